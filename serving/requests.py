@@ -1,0 +1,115 @@
+"""What a caller asks of the serving layer, and what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+from uuid import uuid4
+
+from agentsys.blackboard.labels import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message in the roles of the OpenAI chat format."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. ``temperature`` 0 is greedy; ``seed`` makes sampling reproducible per request."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and not negative, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A grammar that every output must match: a JSON schema (as JSON text), a Lark grammar, or a regular expression."""
+
+    kind: Literal["json_schema", "lark", "regex"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One model call. ``prompt`` is chat messages, raw text, or token ids.
+
+    ``urgency`` is κ, the latest start time of the call on the caller's clock in seconds: smaller runs first.
+    ``label`` decides which caches and replicas the call may touch: prefix caches are shared only between requests
+    whose labels have the same readers.
+    """
+
+    prompt: Sequence[Message] | str | Sequence[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    constraint: Constraint | None = None
+    urgency: float = math.inf
+    label: Label = field(default_factory=Label)
+    request_id: str = field(default_factory=lambda: uuid4().hex)
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one call. ``cached_tokens`` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds: waiting before the first schedule, to the first token, and in all."""
+
+    queued: float = 0.0
+    first_token: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed answer; the last one carries ``finish_reason``, ``usage`` and ``timings``."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    model: str = ""
