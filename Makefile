@@ -1,0 +1,50 @@
+# Every target sets up what it needs in .venv; nothing is installed by hand.
+.DEFAULT_GOAL := help
+SHELL := bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-all check format lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+setup: $(READY) ## create .venv with the locked dependencies
+
+# torch first and alone: a resolver that meets it among others may pick another build of it.
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,demo]'
+	@touch $@
+
+demo: $(READY) ## pull the model, ask questions of a real public data lake
+	$(BIN)/agentsys models pull
+	$(BIN)/agentsys ask --lake package:vega_datasets --questions benchmarks/data/demo_questions.json --take 6
+
+test: $(READY) ## style checks aside, everything that runs within minutes
+	$(BIN)/agentsys models pull
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(READY) ## the slow suites too
+	$(BIN)/agentsys models pull
+	$(BIN)/python -m pytest -q
+
+check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p agentsys
+	$(BIN)/lint-imports
+	$(BIN)/agentsys bench structure --check
+
+format: $(READY) ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY) ## write requirements.lock from what is installed in .venv
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[^+]*).*/\1/' > requirements.lock
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

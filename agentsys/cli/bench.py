@@ -1,0 +1,65 @@
+"""``agentsys bench``: one command for every claim the documents make."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, print_table, reported_errors
+from agentsys.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentsys.benchmarks.harness import BenchResult
+
+BENCHMARKS = {
+    "engine": "the torch engine against transformers generate: tokens/s and perplexity of each weight format",
+    "discovery": "recall of the right files of a data lake, against BM25",
+    "demo": "the demo lake with the local model: right file, right answer, memory",
+    "structure": "lengths of files and functions, import circles",
+}
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="Benchmark to run, or `list`.", autocompletion=lambda: list(BENCHMARKS))],
+    quick: Annotated[bool, typer.Option(help="Fewer repetitions and cases.")] = False,
+    check: Annotated[bool, typer.Option(help="Exit 1 when a bar is missed.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each arm.")] = 5,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("benchmarks/results/local"),
+    as_json: JsonOption = False,
+) -> None:
+    """Run a benchmark: a table on stdout, a JSON file with the machine's fingerprint, the figure last."""
+    if name == "list":
+        print_table(["benchmark", "what it measures"], list(BENCHMARKS.items()))
+        return
+    with reported_errors(as_json=as_json):
+        if name not in BENCHMARKS:
+            raise ConfigurationError(
+                f"There is no benchmark {name!r}.", remedy=f"Choose one of: {', '.join(BENCHMARKS)}."
+            )
+        from agentsys.benchmarks.harness import Options, write_json
+
+        module = importlib.import_module(f"agentsys.benchmarks.{name}")
+        result: BenchResult = module.main(Options(quick=quick, repeats=repeats))
+    path = write_json(result, output)
+    if as_json:
+        print_json({"figure": result.figure, "columns": result.columns, "rows": result.rows, "file": str(path)})
+    else:
+        _print(result)
+    err.print(f"written to {path}", highlight=False)
+    if not as_json:
+        out.print(result.figure, highlight=False)
+    if check and not all(bar.met for bar in result.bars):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _print(result: BenchResult) -> None:
+    print_table(result.columns, result.rows, title=result.name)
+    for note in result.notes:
+        out.print(note, highlight=False, markup=False)
+    for bar in result.bars:
+        sign = "≥" if bar.at_least else "≤"
+        mark = "[green]met[/]   " if bar.met else "[red]missed[/]"
+        out.print(f"{mark} {bar.name}: {bar.value:.4g} (bar {sign} {bar.bound:g})", highlight=False)

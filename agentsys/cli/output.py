@@ -1,0 +1,80 @@
+"""How commands speak: data on stdout, progress and errors on stderr, one exit code for each kind of end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentsys.errors import AgentsysError, ConfigurationError, LabelError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True)
+
+
+class ExitCode(IntEnum):
+    """What the process returns."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    WAITING = 4
+    INTERRUPTED = 130
+
+
+def exit_code_of(error: AgentsysError) -> ExitCode:
+    """Map an error to the documented exit code."""
+    if isinstance(error, ConfigurationError):
+        return ExitCode.USAGE
+    if isinstance(error, LabelError):
+        return ExitCode.REFUSED
+    return ExitCode.FAILED
+
+
+def print_json(data: Any) -> None:
+    """Write ``data`` as one JSON document on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """Write a table on stdout; cells are shown as they are, markup characters included."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    return "" if value is None else str(value)
+
+
+@contextmanager
+def reported_errors(*, as_json: bool = False) -> Iterator[None]:
+    """Turn an :class:`AgentsysError` into a message on stderr (JSON with ``--json``) and its exit code."""
+    try:
+        yield
+    except AgentsysError as error:
+        if as_json:
+            sys.stderr.write(json.dumps({"error": error.to_json()}) + "\n")
+        else:
+            err.print(f"[bold red]error[/] [bold]{error.code}[/] {escape(error.message)}", highlight=False)
+            err.print(f"[dim]→ {escape(error.remedy)}[/]", highlight=False)
+        raise typer.Exit(exit_code_of(error)) from error
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None

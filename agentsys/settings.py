@@ -1,0 +1,174 @@
+"""Settings: flag > environment (``AGENTSYS_*``) > ``agentsys.toml`` > default. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentsys.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "AGENTSYS_"
+SETTINGS_FILE = "agentsys.toml"
+
+
+class Section(BaseModel):
+    """A table of ``agentsys.toml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Section):
+    """Which model agents use, and how the in-process engine runs it."""
+
+    name: str = Field(
+        "smollm2-135m",
+        description="a pulled model, a folder, a Hugging Face id, or http://host/v1#model for an OpenAI-compatible URL",
+    )
+    api_key: str | None = Field(None, description="bearer token of an OpenAI-compatible URL", repr=False)
+    weight_format: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="how weights are held; auto is the fastest batch-invariant format"
+    )
+    threads: int | None = Field(None, ge=1, description="cores the engine may use; default: all but one")
+    kv_cache_mib: int = Field(256, ge=1, description="upper bound of the key-value cache, in MiB")
+    max_batch: int = Field(16, ge=1, description="requests that run at once")
+    speculation: bool = Field(True, description="lossless prompt-lookup speculation")
+
+
+class BoardSettings(Section):
+    """Where the shared state lives."""
+
+    path: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("agentsys") / "board.db", description="the board's file"
+    )
+    durability: Literal["full", "normal"] = Field("full", description="normal may lose the last commits on power cut")
+
+
+class LakeSettings(Section):
+    """How data lakes are read and queried."""
+
+    cache: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("agentsys") / "lakes", description="normalised tables"
+    )
+    query_seconds: float = Field(30.0, gt=0, description="time limit of one query")
+    query_memory_mib: int = Field(512, ge=16, description="memory limit of one query, in MiB")
+    query_rows: int = Field(1000, ge=1, description="rows a query may return")
+
+
+class RunSettings(Section):
+    """Bounds of a run."""
+
+    deadline_seconds: float | None = Field(None, gt=0, description="deadline of a run, from its start")
+    volunteers: int = Field(8, ge=1, description="agents that may answer one request")
+
+
+class Settings(Section):
+    """All settings. Environment names join section and key with two underscores: ``AGENTSYS_MODEL__NAME``."""
+
+    models_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("agentsys") / "models", description="pulled weights"
+    )
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    board: BoardSettings = Field(default_factory=BoardSettings)
+    lake: LakeSettings = Field(default_factory=LakeSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"AGENTSYS_CONFIG"})
+
+
+class LoadedSettings(BaseModel):
+    """Settings with the source of each value, by dotted key (``model.name`` → ``environment``)."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+
+def load_settings(
+    flags: dict[str, Any] | None = None, *, directory: Path | None = None, environment: dict[str, str] | None = None
+) -> LoadedSettings:
+    """Merge all sources. ``flags`` maps dotted keys to values; ``None`` values are ignored.
+
+    Raises :class:`ConfigurationError` naming every unknown key and bad value at once, each with its source.
+    """
+    environment = dict(os.environ) if environment is None else environment
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = Path(environment.get("AGENTSYS_CONFIG", (directory or Path.cwd()) / SETTINGS_FILE))
+    layers = [
+        (str(path), _from_file(path, required="AGENTSYS_CONFIG" in environment)),
+        ("environment", _from_environment(environment)),
+        ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
+    ]
+    for source, layer in layers:
+        for key, value in layer.items():
+            values[key] = value
+            sources[key] = source
+    try:
+        settings = Settings.model_validate(_nest(values))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, sources)) from error
+    return LoadedSettings(settings=settings, sources={key: sources.get(key, "default") for key in flatten(settings)})
+
+
+def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Return ``{"model.name": value, …}`` over all sections."""
+    flat: dict[str, Any] = {}
+    for key in type(settings).model_fields:
+        value = getattr(settings, key)
+        if isinstance(value, BaseModel):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
+    if not path.exists():
+        if required:
+            raise ConfigurationError(f"AGENTSYS_CONFIG names {path}, which does not exist.")
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"{path} cannot be read as TOML: {error}.") from error
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
+    names = [name for name in environment if name.startswith(ENVIRONMENT_PREFIX)]
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."): environment[name]
+        for name in names
+        if name not in Settings.RESERVED_ENVIRONMENT and not name.startswith("AGENTSYS_TEST_")
+    }
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *sections, key = dotted.split(".")
+        table = nested
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[key] = value
+    return nested
+
+
+def _explain(error: ValidationError, sources: dict[str, str]) -> str:
+    faults = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        where = sources.get(key, "unknown source")
+        what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+        faults.append(f"{key} = {fault['input']!r} (from {where}): {what}")
+    return "Bad settings: " + "; ".join(faults) + "."

@@ -1,0 +1,42 @@
+"""Precedence, sources, and bad input of the settings."""
+
+import pytest
+
+from agentsys.errors import ConfigurationError
+from agentsys.settings import load_settings
+
+
+def test_precedence_and_sources(tmp_path):
+    (tmp_path / "agentsys.toml").write_text('[model]\nname = "from-file"\nthreads = 3\n[lake]\nquery_rows = 7\n')
+    loaded = load_settings(
+        {"model.name": "from-flag", "model.threads": None},
+        directory=tmp_path,
+        environment={"AGENTSYS_MODEL__NAME": "from-environment", "AGENTSYS_LAKE__QUERY_ROWS": "9"},
+    )
+    assert loaded.settings.model.name == "from-flag"
+    assert loaded.settings.model.threads == 3
+    assert loaded.settings.lake.query_rows == 9
+    assert loaded.sources["model.name"] == "flag"
+    assert loaded.sources["model.threads"] == str(tmp_path / "agentsys.toml")
+    assert loaded.sources["lake.query_rows"] == "environment"
+    assert loaded.sources["board.durability"] == "default"
+
+
+def test_every_fault_is_named_at_once_with_its_source(tmp_path):
+    (tmp_path / "agentsys.toml").write_text('[model]\nnmae = "x"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={"AGENTSYS_MODEL__THREADS": "many", "AGENTSYS_TYPO": "1"})
+    message = str(caught.value)
+    for part in ("model.nmae", "agentsys.toml", "model.threads", "'many'", "environment", "typo"):
+        assert part in message
+
+
+def test_broken_toml_is_named(tmp_path):
+    (tmp_path / "agentsys.toml").write_text("[model\n")
+    with pytest.raises(ConfigurationError, match="cannot be read as TOML"):
+        load_settings(directory=tmp_path, environment={})
+
+
+def test_a_named_file_must_exist(tmp_path):
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_settings(environment={"AGENTSYS_CONFIG": str(tmp_path / "absent.toml")})
