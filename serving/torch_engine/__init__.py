@@ -1,0 +1,1 @@
+"""The in-process engine: a Llama-family model on plain tensors, with native kernels where a compiler is at hand."""

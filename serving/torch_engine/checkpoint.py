@@ -1,0 +1,76 @@
+"""Reads named tensors out of a model folder's safetensors files, memory-mapped, whether single or sharded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from agentsys.errors import ServingError
+
+INDEX_FILE = "model.safetensors.index.json"
+
+
+class InvalidWeightsError(ServingError):
+    """The weight files are missing, damaged or do not fit the configuration."""
+
+    code = "AGS-0451"
+    remedy = "Pull the model again with `agentsys models pull`, or give a folder with complete safetensors files."
+
+
+class Checkpoint:
+    """All tensors of a model folder by name; a tensor's pages are read from disk when first touched."""
+
+    def __init__(self, model_dir: Path) -> None:
+        """Open the folder's files.
+
+        Raises:
+            InvalidWeightsError: no safetensors file, a listed shard is missing, or a file is damaged.
+        """
+        self.model_dir = model_dir
+        self._files: dict[str, Any] = {}
+        for path in _weight_files(model_dir):
+            try:
+                opened: Any = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise InvalidWeightsError(f"{path} cannot be read: {error}.") from error
+            self._files.update(dict.fromkeys(opened.keys(), opened))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a tensor in its stored type, backed by the file where the type allows it.
+
+        Raises:
+            InvalidWeightsError: the tensor is absent or has another shape.
+        """
+        if name not in self._files:
+            raise InvalidWeightsError(f"{self.model_dir} has no tensor {name!r}.")
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise InvalidWeightsError(
+                f"Tensor {name!r} has shape {tuple(tensor.shape)}, the configuration says {shape}."
+            )
+        return tensor
+
+    def optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+        """Return the tensor, or None when the checkpoint has none of that name."""
+        return self.tensor(name, shape) if name in self else None
+
+
+def _weight_files(model_dir: Path) -> list[Path]:
+    index = model_dir / INDEX_FILE
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (model_dir / name).is_file()]
+        if missing:
+            raise InvalidWeightsError(f"{index} lists files that are not there: {', '.join(missing)}.")
+        return [model_dir / name for name in names]
+    files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise InvalidWeightsError(f"{model_dir} has no *.safetensors file.")
+    return files

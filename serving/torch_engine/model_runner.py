@@ -1,0 +1,61 @@
+"""Loads a model folder and runs batched steps over it: the one thing the engine loop calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from agentsys.serving.torch_engine.batch import FlatBatch, SequenceSlice
+from agentsys.serving.torch_engine.checkpoint import Checkpoint
+from agentsys.serving.torch_engine.kv_cache import KVCache
+from agentsys.serving.torch_engine.model import TorchModel
+from agentsys.serving.torch_engine.model_config import ModelConfig
+from agentsys.serving.torch_engine.model_weights import ModelWeights
+from agentsys.serving.torch_engine.weight_formats import check_weight_format
+
+__all__ = ["DEFAULT_WEIGHT_FORMAT", "ModelRunner", "SequenceSlice"]
+
+DEFAULT_WEIGHT_FORMAT = "int8"
+
+
+class ModelRunner:
+    """A loaded model with its KV cache. Not thread-safe: one caller steps at a time."""
+
+    def __init__(self, config: ModelConfig, kv: KVCache, model: TorchModel, weight_format: str) -> None:
+        self.config = config
+        self.kv = kv
+        self.weight_format = weight_format
+        self.batch_invariant = model.batch_invariant
+        self._model = model
+
+    @staticmethod
+    def load(
+        model_dir: Path,
+        *,
+        weight_format: str = DEFAULT_WEIGHT_FORMAT,
+        threads: int | None = None,
+        kv_cache_bytes: int = 512 * 2**20,
+        block_size: int = 16,
+        device: str = "cpu",
+    ) -> ModelRunner:
+        """Load a folder with ``config.json`` and safetensors files.
+
+        Raises:
+            UnsupportedModelError, InvalidWeightsError, UnknownWeightFormatError, KVCacheTooSmallError.
+        """
+        check_weight_format(weight_format)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        config = ModelConfig.load(model_dir)
+        kv = KVCache(config, size_bytes=kv_cache_bytes, block_size=block_size, dtype=torch.float32, device=device)
+        weights = ModelWeights(config, Checkpoint(model_dir))
+        model = TorchModel(config, weights, kv, weight_format=weight_format, device=device)
+        return ModelRunner(config, kv, model, weight_format)
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[SequenceSlice]) -> list[torch.Tensor]:
+        """Process the slices' new tokens and return, per slice, float32 logits ``[wanted rows, vocab]``."""
+        flat = FlatBatch.of(batch, self.kv.block_size)
+        return flat.split(self._model.forward(flat))

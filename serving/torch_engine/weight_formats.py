@@ -1,0 +1,90 @@
+"""Weight formats and their reference linear layers on plain torch operations.
+
+``float32`` is exact. ``bfloat16`` rounds weights and layer inputs to bfloat16 and accumulates in float32. ``int8``
+keeps one scale per output channel and quantises each input row by its own scale: the products are summed as integers,
+which is exact, so a row's result cannot depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as functional
+
+from agentsys.errors import ServingError
+
+INT8_LIMIT = 127.0
+SMALLEST_SCALE = 1e-10
+
+
+class UnknownWeightFormatError(ServingError):
+    """The engine was asked for a weight format that does not exist."""
+
+    code = "AGS-0452"
+
+
+class Linear(Protocol):
+    """Maps float32 ``[rows, in]`` to float32 ``[rows, out]``."""
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+
+def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise each row symmetrically: int8 ``[rows, n]`` and float32 scales ``[rows, 1]``; values ≈ int8 · scale."""
+    values = values.to(torch.float32)
+    scales = values.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_SCALE) / INT8_LIMIT
+    return torch.round(values / scales).to(torch.int8), scales
+
+
+class Float32Linear:
+    """Weights ``[out, in]`` in float32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = weight.to(torch.float32)
+        self._bias = None if bias is None else bias.to(torch.float32)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return functional.linear(inputs, self._weight, self._bias)
+
+
+class BFloat16Linear:
+    """Weights and inputs in bfloat16, result float32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = weight.to(torch.bfloat16)
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return functional.linear(inputs.to(torch.bfloat16), self._weight, self._bias).to(torch.float32)
+
+
+class Int8Linear:
+    """Weights int8 with a scale per output channel, inputs int8 with a scale per row, sums in int32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        quantized, scales = quantize_rows(weight)
+        self._weight = quantized.t()
+        self._scales = scales.t()
+        self._bias = None if bias is None else bias.to(torch.float32)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        quantized, scales = quantize_rows(inputs)
+        outputs = torch._int_mm(quantized, self._weight).to(torch.float32) * scales * self._scales
+        return outputs if self._bias is None else outputs + self._bias
+
+
+LINEARS: dict[str, type[Float32Linear] | type[BFloat16Linear] | type[Int8Linear]] = {
+    "float32": Float32Linear,
+    "bfloat16": BFloat16Linear,
+    "int8": Int8Linear,
+}
+
+
+def check_weight_format(name: str) -> str:
+    """Return ``name`` when it is a weight format, else raise :class:`UnknownWeightFormatError`."""
+    if name not in LINEARS:
+        raise UnknownWeightFormatError(
+            f"Weight format {name!r} does not exist.", remedy=f"Use one of: {', '.join(LINEARS)}."
+        )
+    return name

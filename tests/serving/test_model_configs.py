@@ -1,0 +1,170 @@
+"""Every supported architecture gives the logits that transformers gives, on tiny random weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from agentsys.serving.torch_engine.checkpoint import InvalidWeightsError
+from agentsys.serving.torch_engine.kv_cache import KVCacheTooSmallError
+from agentsys.serving.torch_engine.model_config import UnsupportedModelError
+from agentsys.serving.torch_engine.model_runner import ModelRunner, SequenceSlice
+from agentsys.serving.torch_engine.weight_formats import UnknownWeightFormatError
+
+SHAPE = {
+    "vocab_size": 131,
+    "hidden_size": 96,
+    "intermediate_size": 176,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "smollm2": {"model_type": "llama", "tie_word_embeddings": True},
+    "llama-untied": {"model_type": "llama", "tie_word_embeddings": False},
+    "llama3-rope": {"model_type": "llama", "rope_parameters": LLAMA3},
+    "linear-rope": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    },
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2-window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    "qwen3": {"model_type": "qwen3", "head_dim": 32},
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "mistral-window": {"model_type": "mistral", "sliding_window": 7},
+}
+
+
+def build(folder: Path, max_shard_size: str = "5GB", **options: Any) -> Any:
+    """Save a random model whose biases and norms are not the identity, and return it."""
+    torch.manual_seed(3)
+    settings = SHAPE | {"head_dim": 16} | options
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    return model
+
+
+def load(folder: Path, weight_format: str = "float32") -> ModelRunner:
+    return ModelRunner.load(folder, weight_format=weight_format, threads=1, kv_cache_bytes=2**20)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model = build(tmp_path, **ARCHITECTURES[name])
+    runner = load(tmp_path)
+    tokens = torch.randint(0, SHAPE["vocab_size"], (70,)).tolist()
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens])).logits[0]
+    table = [7, 3, 1, 9, 2]
+    first, second = 37, 33
+    whole = runner.step([SequenceSlice(tokens[:first], 0, table, 0)])[0]
+    rest = runner.step([SequenceSlice(tokens[first:], first, table, 0)])[0]
+    assert len(rest) == second
+    torch.testing.assert_close(torch.cat([whole, rest]), expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(("weight_format", "tolerance"), [("bfloat16", 0.05), ("int8", 0.08)])
+def test_reduced_formats_stay_near_float32(weight_format: str, tolerance: float, tmp_path: Path) -> None:
+    build(tmp_path, **ARCHITECTURES["qwen3"])
+    tokens = list(range(40))
+    piece = SequenceSlice(tokens, 0, [0, 1, 2], 0)
+    exact, reduced = load(tmp_path).step([piece])[0], load(tmp_path, weight_format).step([piece])[0]
+    error = (reduced - exact).norm() / exact.norm()
+    assert 0 < error < tolerance
+
+
+def test_sharded_checkpoints_load(tmp_path: Path) -> None:
+    build(tmp_path / "single", model_type="llama")
+    build(tmp_path / "sharded", max_shard_size="100KB", model_type="llama")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    piece = SequenceSlice([5, 6, 7], 0, [0], 2)
+    single, sharded = (load(tmp_path / name).step([piece])[0] for name in ("single", "sharded"))
+    assert torch.equal(single, sharded)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "mamba"}, "mamba"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "artial"),
+    ],
+)
+def test_unsupported_models_are_refused_by_name(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
+    build(tmp_path, model_type="llama")
+    edit_config(tmp_path, **changes)
+    with pytest.raises(UnsupportedModelError, match=named):
+        load(tmp_path)
+
+
+def test_config_must_exist_and_be_complete(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"no config\.json"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UnsupportedModelError, match="not valid JSON"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_attention_heads": 2}')
+    with pytest.raises(UnsupportedModelError, match="vocab_size"):
+        load(tmp_path)
+
+
+def test_output_bias_is_refused(tmp_path: Path) -> None:
+    build(tmp_path, model_type="llama", attention_bias=True)
+    with pytest.raises(UnsupportedModelError, match=r"o_proj\.bias"):
+        load(tmp_path)
+
+
+def test_missing_misshapen_and_damaged_weights_are_named(tmp_path: Path) -> None:
+    build(tmp_path, model_type="llama")
+    edit_config(tmp_path, num_hidden_layers=4)
+    with pytest.raises(InvalidWeightsError, match=r"layers\.3"):
+        load(tmp_path)
+    edit_config(tmp_path, num_hidden_layers=3, intermediate_size=160)
+    with pytest.raises(InvalidWeightsError, match="shape"):
+        load(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InvalidWeightsError, match=r"model\.safetensors"):
+        load(tmp_path)
+    weights.unlink()
+    with pytest.raises(InvalidWeightsError, match="no \\*"):
+        load(tmp_path)
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    build(tmp_path, max_shard_size="100KB", model_type="llama")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(InvalidWeightsError, match=shard.name):
+        load(tmp_path)
+
+
+def test_unknown_format_and_too_small_cache_are_refused(tmp_path: Path) -> None:
+    build(tmp_path, model_type="llama")
+    with pytest.raises(UnknownWeightFormatError, match="int3"):
+        load(tmp_path, "int3")
+    with pytest.raises(KVCacheTooSmallError, match="1000 bytes"):
+        ModelRunner.load(tmp_path, kv_cache_bytes=1000)
