@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from agentsys.serving.torch_engine.batch import FlatBatch, SequenceSlice
 from agentsys.serving.torch_engine.checkpoint import Checkpoint
+from agentsys.serving.torch_engine.kernels import kernels
+from agentsys.serving.torch_engine.kernels_model import NativeModel, supports
 from agentsys.serving.torch_engine.kv_cache import KVCache
 from agentsys.serving.torch_engine.model import TorchModel
 from agentsys.serving.torch_engine.model_config import ModelConfig
@@ -20,10 +23,20 @@ __all__ = ["DEFAULT_WEIGHT_FORMAT", "ModelRunner", "SequenceSlice"]
 DEFAULT_WEIGHT_FORMAT = "int8"
 
 
+class Model(Protocol):
+    """A forward pass over the rows of a batch."""
+
+    batch_invariant: bool
+
+    def forward(self, batch: FlatBatch) -> torch.Tensor:
+        """Return float32 logits ``[wanted, vocab]``."""
+        ...
+
+
 class ModelRunner:
     """A loaded model with its KV cache. Not thread-safe: one caller steps at a time."""
 
-    def __init__(self, config: ModelConfig, kv: KVCache, model: TorchModel, weight_format: str) -> None:
+    def __init__(self, config: ModelConfig, kv: KVCache, model: Model, weight_format: str) -> None:
         self.config = config
         self.kv = kv
         self.weight_format = weight_format
@@ -39,8 +52,12 @@ class ModelRunner:
         kv_cache_bytes: int = 512 * 2**20,
         block_size: int = 16,
         device: str = "cpu",
+        native: bool = True,
     ) -> ModelRunner:
         """Load a folder with ``config.json`` and safetensors files.
+
+        ``threads`` defaults to torch's number of threads. ``native=False`` runs the torch path even where the native
+        kernels work. Keys and values are float32 in the ``float32`` format and float16 in the others.
 
         Raises:
             UnsupportedModelError, InvalidWeightsError, UnknownWeightFormatError, KVCacheTooSmallError.
@@ -49,9 +66,17 @@ class ModelRunner:
         if threads is not None:
             torch.set_num_threads(threads)
         config = ModelConfig.load(model_dir)
-        kv = KVCache(config, size_bytes=kv_cache_bytes, block_size=block_size, dtype=torch.float32, device=device)
+        dtype = torch.float32 if weight_format == "float32" else torch.float16
+        kv = KVCache(config, size_bytes=kv_cache_bytes, block_size=block_size, dtype=dtype, device=device)
         weights = ModelWeights(config, Checkpoint(model_dir))
-        model = TorchModel(config, weights, kv, weight_format=weight_format, device=device)
+        use_native = native and device == "cpu" and supports(config, block_size)
+        library = kernels().library if use_native else None
+        model: Model
+        if library is None:
+            model = TorchModel(config, weights, kv, weight_format=weight_format, device=device)
+        else:
+            count = threads or torch.get_num_threads()
+            model = NativeModel(config, weights, kv, library, weight_format=weight_format, threads=count)
         return ModelRunner(config, kv, model, weight_format)
 
     @torch.inference_mode()

@@ -9,6 +9,8 @@ import torch
 from agentsys.serving.torch_engine.checkpoint import Checkpoint
 from agentsys.serving.torch_engine.model_config import ModelConfig, UnsupportedModelError
 
+EMBEDDING = "model.embed_tokens.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
@@ -34,9 +36,16 @@ class ModelWeights:
         self._config = config
         self._checkpoint = checkpoint
         table = (config.vocab_size, config.hidden_size)
-        self.embedding = checkpoint.tensor("model.embed_tokens.weight", table)
+        self.embedding = checkpoint.tensor(EMBEDDING, table)
         self.norm = checkpoint.tensor("model.norm.weight", (config.hidden_size,))
         self.head = self.embedding if config.tie_word_embeddings else checkpoint.tensor("lm_head.weight", table)
+
+    def release(self) -> None:
+        """Map the files anew and keep only the embedding: pages read while packing leave the process's memory."""
+        shape = tuple(self.embedding.shape)
+        del self.embedding, self.head
+        self._checkpoint = Checkpoint(self._checkpoint.model_dir)
+        self.embedding = self._checkpoint.tensor(EMBEDDING, shape)
 
     def layer(self, index: int) -> LayerWeights:
         """Return the tensors of one layer.

@@ -61,14 +61,15 @@ def build(folder: Path, max_shard_size: str = "5GB", **options: Any) -> Any:
     return model
 
 
-def load(folder: Path, weight_format: str = "float32") -> ModelRunner:
-    return ModelRunner.load(folder, weight_format=weight_format, threads=1, kv_cache_bytes=2**20)
+def load(folder: Path, weight_format: str = "float32", *, native: bool = True) -> ModelRunner:
+    return ModelRunner.load(folder, weight_format=weight_format, threads=1, kv_cache_bytes=2**20, native=native)
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+def test_logits_equal_those_of_transformers(name: str, native: bool, tmp_path: Path) -> None:
     model = build(tmp_path, **ARCHITECTURES[name])
-    runner = load(tmp_path)
+    runner = load(tmp_path, native=native)
     tokens = torch.randint(0, SHAPE["vocab_size"], (70,)).tolist()
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).logits[0]
