@@ -41,7 +41,7 @@ def download(url: str, sha256: str, target: Path, *, progress: ProgressListener)
 
 
 def accept(part: Path, sha256: str, target: Path) -> Path:
-    """Move ``part`` to ``target`` if its hash is the pinned one, else delete it and raise :class:`HashMismatchError`."""
+    """Move ``part`` to ``target`` if its hash is right, else delete it and raise :class:`HashMismatchError`."""
     found = file_sha256(part)
     if found != sha256:
         part.unlink()

@@ -15,8 +15,8 @@ _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.tx
 def fetch_from_hub(repository: str) -> Path:
     """Return the local snapshot of a hub repository, downloading what is missing (the hub library resumes).
 
-    ``repository`` is ``organisation/name`` or ``organisation/name@revision``. Raises :class:`UnknownModelError` when the
-    hub does not have it (or wants a token), :class:`DownloadError` when the hub cannot be reached.
+    ``repository`` is ``organisation/name`` or ``organisation/name@revision``. Raises :class:`UnknownModelError` when
+    the hub does not have it (or wants a token), :class:`DownloadError` when the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

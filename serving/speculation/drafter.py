@@ -1,0 +1,22 @@
+"""What proposes tokens for verification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class DraftSession(Protocol):
+    """Drafts for one sequence; it may keep state, and sees only that sequence, so no draft crosses a label."""
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Sequence[int]:
+        """Return at most ``limit`` guesses at what follows ``tokens``, which only ever grows between calls."""
+        ...
+
+
+class Drafter(Protocol):
+    """Opens a session for each new sequence."""
+
+    def session(self) -> DraftSession:
+        """Return a fresh session."""
+        ...

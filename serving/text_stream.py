@@ -1,0 +1,62 @@
+"""Generated tokens to streamed text: whole characters only, nothing of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers.decoders import DecodeStream
+
+from agentsys.serving.tokenizer import ModelTokenizer
+
+
+class TextStream:
+    """The text of one answer as it grows.
+
+    Text that may turn out to begin a stop string, and bytes that do not yet make a character, are held back.
+    """
+
+    def __init__(self, tokenizer: ModelTokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._stop = tuple(text for text in stop if text)
+        self._tokens: list[int] = []
+        self._decoded = ""
+        self._sent = 0
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Take one token and return the text that is now certain; sets ``stopped`` when a stop string is complete."""
+        self._tokens.append(token)
+        piece = self._decoder.step(self._tokenizer.backend, token)
+        if not piece:
+            return ""
+        # A stop string that ends in the new piece may have begun in text held back, never in text already sent.
+        searched_from = self._sent
+        self._decoded += piece
+        starts = [start for text in self._stop if (start := self._decoded.find(text, searched_from)) >= 0]
+        if starts:
+            self.stopped = True
+            return self._send(min(starts))
+        return self._send(len(self._decoded) - self._held())
+
+    def finish(self) -> str:
+        """Return the rest: held-back text, and a replacement character for bytes that never made one."""
+        if self.stopped:
+            return ""
+        self._decoded = self._tokenizer.decode(self._tokens)
+        return self._send(len(self._decoded))
+
+    def _send(self, end: int) -> str:
+        text = self._decoded[self._sent : end]
+        self._sent = max(end, self._sent)
+        return text
+
+    def _held(self) -> int:
+        unsent = len(self._decoded) - self._sent
+        longest = 0
+        for text in self._stop:
+            for length in range(min(len(text) - 1, unsent), longest, -1):
+                if self._decoded.endswith(text[:length]):
+                    longest = length
+                    break
+        return longest

@@ -1,0 +1,190 @@
+"""The engine without its thread: schedule, step the model, choose tokens, deliver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from agentsys.errors import ServingError
+from agentsys.serving.engine import EngineStats
+from agentsys.serving.speculation.draft_length import PROBE_ROWS, VerifyCost, best_draft_length
+from agentsys.serving.speculation.drafter import Drafter
+from agentsys.serving.torch_engine.active_request import ActiveRequest
+from agentsys.serving.torch_engine.batch import SequenceSlice
+from agentsys.serving.torch_engine.runner_protocol import Runner
+from agentsys.serving.torch_engine.scheduler import Scheduler, SchedulerLimits, Work, no_drafts
+from agentsys.serving.torch_engine.sequence import SequenceState
+
+
+class DuplicateRequestError(ServingError):
+    """A request id is already in use."""
+
+    code = "AGS-0415"
+    remedy = "Give every request its own request_id, or wait for the earlier one to end."
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How to draft: by whom, at most how many tokens a step, and at which measured price.
+
+    Without ``cost`` every draft has the full length: for tests and experiments.
+    """
+
+    drafter: Drafter
+    max_tokens: int = 8
+    cost: VerifyCost | None = None
+
+
+class EngineCore:
+    """Everything the engine's thread does. Not thread-safe."""
+
+    def __init__(self, runner: Runner, limits: SchedulerLimits, speculation: Speculation | None = None) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(limits)
+        self._speculation = speculation
+        self._active: dict[str, ActiveRequest] = {}
+        self._steps = 0
+        self._ended = EngineStats()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._active)
+
+    def add(self, request: ActiveRequest) -> None:
+        """Queue a request; a refusal is delivered as its stream's error."""
+        request_id = request.sequence.request_id
+        try:
+            if request_id in self._active:
+                raise DuplicateRequestError(f"request {request_id!r} is still being answered.")
+            self._scheduler.add(request.sequence)
+        except ServingError as error:
+            request.deliver(error)
+            return
+        if self._speculation is not None:
+            request.session = self._speculation.drafter.session()
+        self._active[request_id] = request
+
+    def find(self, request_id: str) -> ActiveRequest | None:
+        return self._active.get(request_id)
+
+    def abort(self, request: ActiveRequest | None) -> None:
+        """Stop a request if it is being answered."""
+        if request is not None and self._active.get(request.sequence.request_id) is request:
+            self._end(request)
+            request.abort()
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        """Change a request's κ if it is being answered."""
+        request = self._active.get(request_id)
+        if request is not None:
+            request.sequence.urgency = urgency
+
+    def close(self, error: ServingError) -> None:
+        """End every request with ``error`` and let go of the model; only :meth:`stats` may be called after."""
+        for request in list(self._active.values()):
+            self._end(request)
+            request.deliver(error)
+        del self._runner
+
+    def step(self) -> None:
+        """Run one step over the most urgent requests."""
+        works = self._scheduler.schedule(no_drafts if self._speculation is None else self._draft)
+        if not works:
+            return
+        self._note_scheduled(works)
+        logits = self._runner.step([_slice(work) for work in works])
+        self._steps += 1
+        for work, rows in zip(works, logits, strict=True):
+            self._finish_work(work, rows)
+
+    def stats(self) -> EngineStats:
+        """Return load and totals, requests in progress included."""
+        totals = _add_usage(self._ended, list(self._active.values()))
+        return EngineStats(
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            kv_used_blocks=self._scheduler.pool.owned,
+            kv_total_blocks=self._scheduler.pool.num_blocks,
+            prompt_tokens=totals.prompt_tokens,
+            cached_tokens=totals.cached_tokens,
+            generated_tokens=totals.generated_tokens,
+            drafted_tokens=totals.drafted_tokens,
+            accepted_tokens=totals.accepted_tokens,
+            preemptions=self._scheduler.preemptions,
+            steps=self._steps,
+        )
+
+    def _finish_work(self, work: Work, logits: torch.Tensor) -> None:
+        request = self._active[work.sequence.request_id]
+        try:
+            tokens = request.advance(logits, work.draft) if work.completes else []
+        except ServingError as error:
+            self._end(request)
+            request.deliver(error)
+            return
+        if work.draft:
+            request.drafting.record(len(work.draft), len(tokens) - 1)
+        self._scheduler.commit(work, tokens)
+        if request.finish_reason is not None:
+            self._end(request)
+        request.send()
+
+    def _draft(self, sequence: SequenceState, rows: int, limit: int) -> Sequence[int]:
+        request = self._active[sequence.request_id]
+        speculation = self._speculation
+        if speculation is None or request.session is None:
+            return ()
+        limit = min(limit, speculation.max_tokens)
+        forced = [] if request.matcher is None else request.matcher.forced()
+        request.drafting = request.forced if forced else request.lookups
+        length = limit
+        if speculation.cost is not None:
+            length = best_draft_length(speculation.cost, request.drafting, rows, limit)
+        if length == 0:
+            return ()
+        draft = forced[:length] or request.session.propose(sequence.tokens, length)
+        return draft if request.matcher is None else draft[: request.matcher.valid_prefix(draft)]
+
+    def _note_scheduled(self, works: Sequence[Work]) -> None:
+        now = time.perf_counter()
+        for work in works:
+            request = self._active[work.sequence.request_id]
+            if request.scheduled_at is None:
+                request.scheduled_at = now
+
+    def _end(self, request: ActiveRequest) -> None:
+        self._scheduler.remove(request.sequence)
+        del self._active[request.sequence.request_id]
+        self._ended = _add_usage(self._ended, [request])
+
+
+def _slice(work: Work) -> SequenceSlice:
+    tokens = [*work.sequence.tokens[work.start : work.start + work.count], *work.draft]
+    wanted = work.count - 1 if work.completes else len(tokens)
+    return SequenceSlice(tokens, work.start, work.sequence.blocks, wanted)
+
+
+def _add_usage(stats: EngineStats, requests: Sequence[ActiveRequest]) -> EngineStats:
+    usages = [request.usage() for request in requests]
+    return EngineStats(
+        prompt_tokens=stats.prompt_tokens + sum(usage.prompt_tokens for usage in usages),
+        cached_tokens=stats.cached_tokens + sum(usage.cached_tokens for usage in usages),
+        generated_tokens=stats.generated_tokens + sum(usage.completion_tokens for usage in usages),
+        drafted_tokens=stats.drafted_tokens + sum(usage.drafted_tokens for usage in usages),
+        accepted_tokens=stats.accepted_tokens + sum(usage.accepted_tokens for usage in usages),
+    )
+
+
+def measure_verify_cost(runner: Runner, max_rows: int) -> VerifyCost:
+    """Time steps of one to ``max_rows`` rows on an idle runner (well under a second for a small model)."""
+
+    def seconds(rows: int) -> float:
+        table = list(range(-(-rows // runner.kv.block_size)))
+        started = time.perf_counter()
+        runner.step([SequenceSlice([0] * rows, 0, table, 0)])
+        return time.perf_counter() - started
+
+    return VerifyCost.measure(seconds, [rows for rows in PROBE_ROWS if rows <= max_rows])

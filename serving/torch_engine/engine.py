@@ -1,0 +1,255 @@
+"""The in-process engine: a thread that steps the model, streams that any event loop can read."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import itertools
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from agentsys.errors import ServingError
+from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
+from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.serving.speculation.drafter import Drafter
+from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
+from agentsys.serving.text_stream import TextStream
+from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.torch_engine.active_request import ActiveRequest
+from agentsys.serving.torch_engine.block_pool import domain_digest
+from agentsys.serving.torch_engine.core import EngineCore, Speculation, measure_verify_cost
+from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner
+from agentsys.serving.torch_engine.runner_protocol import Runner
+from agentsys.serving.torch_engine.sampling import Sampler
+from agentsys.serving.torch_engine.scheduler import SchedulerLimits
+from agentsys.serving.torch_engine.sequence import SequenceState
+
+DEFAULT_KV_CACHE_BYTES = 512 * 2**20
+DEFAULT_MAX_BATCH = 16
+DEFAULT_MAX_STEP_TOKENS = 256
+_MAX_DRAFT_TOKENS = 8
+
+
+class EngineClosedError(ServingError):
+    """The engine was closed."""
+
+    code = "AGS-0412"
+    remedy = "Load the engine again."
+
+
+class EngineFailedError(ServingError):
+    """The model's step failed, so nothing in the engine can be trusted any more."""
+
+    code = "AGS-0413"
+    remedy = "Load the engine again, with a smaller KV cache or batch if memory ran out; report the cause otherwise."
+
+
+def default_threads() -> int:
+    """Return the threads of a step: all cores but one, which the rest of the program needs."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
+class TorchEngine:
+    """Serves one model in this process with continuous batching; see :mod:`agentsys.serving.engine` for the protocol.
+
+    ``token_ids`` of the chunks include the end token; ``text`` does not.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: ModelTokenizer,
+        *,
+        name: str,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
+        speculation: Speculation | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = runner.config.eos_token_ids
+        self._compiler = ConstraintCompiler(tokenizer, runner.config.vocab_size, sorted(self._eos_token_ids))
+        limits = SchedulerLimits(
+            num_blocks=runner.kv.num_blocks,
+            block_size=runner.kv.block_size,
+            context_length=runner.config.context_length,
+            max_batch=max_batch,
+            max_step_tokens=max_step_tokens,
+        )
+        self._core = EngineCore(runner, limits, speculation)
+        self._capabilities = Capabilities(
+            model=name,
+            context_length=limits.longest,
+            constraints=CONSTRAINT_KINDS,
+            priority=True,
+            preemption=True,
+            rekey=True,
+            speculation=speculation is not None,
+            batch_invariant=runner.batch_invariant,
+        )
+        self._arrivals = itertools.count()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._ended: ServingError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"torch-engine-{name}", daemon=True)
+        self._thread.start()
+        # A daemon thread inside native code while the interpreter is torn down would crash the process.
+        atexit.register(self._stop)
+
+    @staticmethod
+    def load(
+        model_dir: Path,
+        *,
+        weight_format: str = DEFAULT_WEIGHT_FORMAT,
+        threads: int | None = None,
+        kv_cache_bytes: int = DEFAULT_KV_CACHE_BYTES,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
+        drafter: Drafter | Literal["auto"] | None = "auto",
+    ) -> TorchEngine:
+        """Load a model folder.
+
+        ``threads`` defaults to :func:`default_threads`. ``kv_cache_bytes`` bounds the memory of keys and values.
+        ``drafter`` "auto" drafts by prompt lookup where the weight format makes that lossless, None never drafts.
+
+        Raises the errors of ``ModelRunner.load`` and ``PromptError`` for an unreadable tokenizer.
+        """
+        runner = ModelRunner.load(
+            model_dir,
+            weight_format=weight_format,
+            threads=default_threads() if threads is None else threads,
+            kv_cache_bytes=kv_cache_bytes,
+        )
+        if drafter == "auto":
+            drafter = PromptLookupDrafter() if runner.batch_invariant else None
+        speculation = None
+        if drafter is not None:
+            cost = measure_verify_cost(runner, min(max_step_tokens, runner.kv.num_blocks * runner.kv.block_size))
+            speculation = Speculation(drafter, _MAX_DRAFT_TOKENS, cost)
+        return TorchEngine(
+            runner,
+            ModelTokenizer(model_dir),
+            name=model_dir.name,
+            max_batch=max_batch,
+            max_step_tokens=max_step_tokens,
+            speculation=speculation,
+        )
+
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        """Stream the answer; closing the iterator aborts the request.
+
+        Raises ``PromptError``, ``ConstraintError``, ``RequestTooLongError``, ``DuplicateRequestError``,
+        :class:`EngineClosedError` or :class:`EngineFailedError`.
+        """
+        mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
+        deliver = _deliver_to(mailbox, asyncio.get_running_loop())
+        # Long prompts and large grammars take a while to read, and the event loop has other things to do.
+        active = await asyncio.to_thread(self._prepare, request, next(self._arrivals), deliver)
+        self._command(partial(self._core.add, active))
+        try:
+            while True:
+                item = await mailbox.get()
+                if isinstance(item, ServingError):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            with contextlib.suppress(EngineClosedError, EngineFailedError):
+                self._command(partial(self._core.abort, active))
+
+    def abort(self, request_id: str) -> None:
+        self._command(lambda: self._core.abort(self._core.find(request_id)))
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        self._command(partial(self._core.rekey, request_id, urgency))
+
+    def stats(self) -> EngineStats:
+        return self._core.stats()
+
+    async def close(self) -> None:
+        """Stop the thread; answers in progress end with :class:`EngineClosedError`."""
+        await asyncio.to_thread(self._stop)
+
+    def _prepare(
+        self, request: GenerateRequest, arrival: int, deliver: Callable[[Chunk | ServingError], None]
+    ) -> ActiveRequest:
+        tokens = self._tokenizer.encode(request.prompt)
+        sampling = request.sampling
+        matcher = None if request.constraint is None else self._compiler.compile(request.constraint)
+        sequence = SequenceState(
+            request_id=request.request_id,
+            tokens=tokens,
+            prompt_length=len(tokens),
+            limit=len(tokens) + sampling.max_tokens,
+            urgency=request.urgency,
+            arrival=arrival,
+            domain=domain_digest(request.label.readers),
+        )
+        return ActiveRequest(
+            sequence=sequence,
+            sampler=Sampler.of(sampling, fallback_seed=secrets.randbits(64)),
+            text=TextStream(self._tokenizer, sampling.stop),
+            eos_token_ids=frozenset() if sampling.ignore_eos else self._eos_token_ids,
+            deliver=deliver,
+            matcher=matcher,
+        )
+
+    def _command(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            if self._ended is not None:
+                raise self._ended
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _stop(self) -> None:
+        with self._wake:
+            if self._ended is None:
+                self._ended = EngineClosedError(f"the engine of {self._capabilities.model} is closed.")
+            self._wake.notify()
+        self._thread.join()
+        atexit.unregister(self._stop)
+
+    def _run(self) -> None:
+        try:
+            while self._execute_commands():
+                self._core.step()
+        except Exception as error:  # whatever the native code raised, no stream may be left waiting for ever
+            failure = EngineFailedError(f"a step of {self._capabilities.model} failed: {error!r}.")
+            failure.__cause__ = error
+            with self._wake:
+                self._ended = failure
+        for command in self._commands:
+            command()
+        self._core.close(self._ended or EngineClosedError("the engine is closed."))
+
+    def _execute_commands(self) -> bool:
+        with self._wake:
+            while not (self._commands or self._core.has_work or self._ended):
+                self._wake.wait()
+            commands = list(self._commands)
+            self._commands.clear()
+        for command in commands:
+            command()
+        return self._ended is None
+
+
+def _deliver_to(
+    mailbox: asyncio.Queue[Chunk | ServingError], loop: asyncio.AbstractEventLoop
+) -> Callable[[Chunk | ServingError], None]:
+    def deliver(item: Chunk | ServingError) -> None:
+        # The reader's loop may be gone with its thread or test; its request is then nobody's.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(mailbox.put_nowait, item)
+
+    return deliver

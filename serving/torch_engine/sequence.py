@@ -1,0 +1,52 @@
+"""What the scheduler knows of one request: its tokens, its place in the queue, its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agentsys.serving.torch_engine.block_pool import chain_digest
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """One request inside the engine.
+
+    ``tokens`` is the prompt followed by what was generated; the first ``computed`` of them have their keys and values
+    in ``blocks``. ``limit`` is the greatest length ``tokens`` may reach. ``arrival`` breaks ties of equal urgency.
+    """
+
+    request_id: str
+    tokens: list[int]
+    prompt_length: int
+    limit: int
+    urgency: float
+    arrival: int
+    domain: bytes
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    cached_tokens: int | None = None
+    preemptions: int = 0
+    _digests: list[bytes] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[float, int]:
+        """Order of service: smallest first."""
+        return (self.urgency, self.arrival)
+
+    @property
+    def remaining(self) -> int:
+        """Known tokens without keys and values; at least one, since the last token is computed to get the next."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.computed > 0 and self.remaining == 1
+
+    def block_digests(self, block_size: int, tokens: int) -> list[bytes]:
+        """Return the chain of the full blocks among the first ``tokens`` tokens."""
+        full = tokens // block_size
+        while len(self._digests) < full:
+            start = len(self._digests) * block_size
+            parent = self._digests[-1] if self._digests else self.domain
+            self._digests.append(chain_digest(parent, self.tokens[start : start + block_size]))
+        return self._digests[:full]
