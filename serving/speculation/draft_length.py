@@ -14,7 +14,6 @@ PROBE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MINIMUM_GAIN = 1.03
 _PRIOR_WEIGHT = 4.0
 _DECAY = 0.9
-_PROBE_EVERY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,43 +42,36 @@ class VerifyCost:
         return self.seconds[index - 1] + slope * (count - low)
 
 
-@dataclass(slots=True)
 class Acceptance:
     """Running estimate of the chance that a drafted token is right, recent drafts counting most."""
 
-    accepted: float = 0.5 * _PRIOR_WEIGHT
-    tried: float = _PRIOR_WEIGHT
-    idle_steps: int = 0
+    def __init__(self, expected: float) -> None:
+        """``expected`` is the estimate before anything was tried."""
+        self._accepted = expected * _PRIOR_WEIGHT
+        self._tried = _PRIOR_WEIGHT
 
     @property
     def rate(self) -> float:
-        return self.accepted / self.tried
+        return self._accepted / self._tried
 
     def record(self, drafted: int, accepted: int) -> None:
         """Note one verified draft: tokens after the first wrong one were never tried."""
-        tried = min(drafted, accepted + 1)
-        self.accepted = self.accepted * _DECAY + accepted
-        self.tried = self.tried * _DECAY + tried
-        self.idle_steps = 0
+        self._accepted = self._accepted * _DECAY + accepted
+        self._tried = self._tried * _DECAY + min(drafted, accepted + 1)
 
 
-def best_draft_length(cost: VerifyCost, acceptance: Acceptance, rows: int, limit: int) -> int:
+def best_draft_length(cost: VerifyCost, rate: float, rows: int, limit: int) -> int:
     """Return the draft length with the greatest expected tokens per second for a step that has ``rows`` rows.
 
-    The other rows' time is everybody's, so a draft must pay for slowing the whole step: past the knee of the cost
-    curve the answer is 0. A sequence whose drafts failed tries a single token now and then, to notice a change.
+    ``rate`` is the chance that a drafted token is right. The step's time is everybody's, so a draft must pay for
+    slowing all of its rows: past the knee of the cost curve the answer is 0.
     """
-    rate = min(acceptance.rate, 0.99)
+    rate = min(rate, 0.99)
     base = cost.of(rows)
     best, best_gain = 0, _MINIMUM_GAIN
     for length in range(1, limit + 1):
         expected = (1 - rate ** (length + 1)) / (1 - rate)
-        # Each of the other sequences in the step still yields its token, later by the added time.
         gain = (rows - 1 + expected) / rows * base / cost.of(rows + length)
         if gain > best_gain:
             best, best_gain = length, gain
-    if best == 0 and rows == 1 and limit > 0:
-        acceptance.idle_steps += 1
-        if acceptance.idle_steps % _PROBE_EVERY == 0:
-            return 1
     return best

@@ -7,36 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST_NGRAM = 3
+from agentsys.serving.speculation.drafter import Draft
+
+EXPECTED_BY_SIZE = {3: 0.6, 2: 0.4, 1: 0.15}
+"""Usual chance that a continuation is right, by the length of the n-gram that found it, longest first."""
 
 
 class PromptLookupSession:
     """Indexes each n-gram's latest continuation as the sequence grows: constant work per new token."""
 
-    def __init__(self, longest: int = LONGEST_NGRAM) -> None:
-        self._sizes = range(longest, 0, -1)
+    def __init__(self) -> None:
         self._continuation: dict[tuple[int, ...], int] = {}
-        self._indexed = 0
+        self._indexed = 1
 
-    def propose(self, tokens: Sequence[int], limit: int) -> Sequence[int]:
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft | None:
         """Return the continuation of the longest n-gram of the sequence's end that occurred before, if any."""
         self._index(tokens)
-        for size in self._sizes:
-            found = self._continuation.get(tuple(tokens[-size:])) if size <= len(tokens) else None
+        for size, expected in EXPECTED_BY_SIZE.items():
+            found = self._continuation.get(tuple(tokens[-size:]))
             if found is not None:
-                return self._copy(tokens, found, limit)
-        return ()
+                return Draft(self._copy(tokens, found, limit), f"lookup-{size}", expected)
+        return None
 
     @staticmethod
-    def _copy(tokens: Sequence[int], start: int, limit: int) -> Sequence[int]:
+    def _copy(tokens: Sequence[int], start: int, limit: int) -> list[int]:
         # A copy that runs past the end goes on with itself, so a repetition of period 1 still drafts `limit` tokens.
         period = len(tokens) - start
         return [tokens[start + offset % period] for offset in range(limit)]
 
     def _index(self, tokens: Sequence[int]) -> None:
         # The n-gram that ends the sequence has no continuation yet, so indexing stops one token short of the end.
-        for end in range(max(self._indexed, 1), len(tokens)):
-            for size in self._sizes:
+        for end in range(self._indexed, len(tokens)):
+            for size in EXPECTED_BY_SIZE:
                 if size <= end:
                     self._continuation[tuple(tokens[end - size : end])] = end
         self._indexed = max(self._indexed, len(tokens))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,21 +12,20 @@ from agentsys.errors import ServingError
 from agentsys.serving.constraints import TokenMatcher
 from agentsys.serving.requests import Chunk, FinishReason, Timings, Usage
 from agentsys.serving.speculation.draft_length import Acceptance
-from agentsys.serving.speculation.drafter import DraftSession
+from agentsys.serving.speculation.drafter import Draft, DraftSession
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.torch_engine.sampling import Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
 
-FORCED_PRIOR = 0.95
-"""Expected share of a grammar's forced tokens that the model cuts the canonical way."""
+_FORCED_EXPECTED = 0.95  # the model may cut text that a grammar forces into other tokens than the canonical ones
 
 
 @dataclass(slots=True, eq=False)
 class ActiveRequest:
     """State of one answer. ``deliver`` takes chunks, or the error that ends the stream, from the engine's thread.
 
-    ``eos_token_ids`` is empty for requests that ignore the end token. ``lookups`` and ``forced`` estimate how often
-    drafts are right, by their source; ``drafting`` is the one in use. Times are of ``time.perf_counter``.
+    ``eos_token_ids`` is empty for requests that ignore the end token. ``acceptance`` estimates how often drafts are
+    right by their source; ``draft_source`` made the current one. Times are of ``time.perf_counter``.
     """
 
     sequence: SequenceState
@@ -39,17 +38,13 @@ class ActiveRequest:
     finish_reason: FinishReason | None = None
     drafted: int = 0
     accepted: int = 0
-    lookups: Acceptance = field(default_factory=Acceptance)
-    forced: Acceptance = field(default_factory=lambda: Acceptance(FORCED_PRIOR * 4, 4.0))
-    drafting: Acceptance = field(init=False)
+    acceptance: dict[str, Acceptance] = field(default_factory=dict)
+    draft_source: str = ""
     submitted_at: float = field(default_factory=time.perf_counter)
     scheduled_at: float | None = None
     first_token_at: float | None = None
     _unsent_text: str = ""
     _unsent_tokens: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.drafting = self.lookups
 
     def advance(self, logits: torch.Tensor, draft: Sequence[int]) -> list[int]:
         """Return the new tokens of one step: the drafted ones that the model chooses too, and one more.
@@ -69,6 +64,20 @@ class ActiveRequest:
         self.drafted += len(draft)
         self.accepted += len(tokens) - 1
         return tokens
+
+    def propose(self, limit: int) -> Draft | None:
+        """Return the next tokens guessed: those the grammar forces, else the drafter's that the grammar allows."""
+        if self.session is None:
+            return None
+        if self.matcher is None:
+            return self.session.propose(self.sequence.tokens, limit)
+        forced = self.matcher.forced()
+        if forced:
+            return Draft(forced[:limit], "forced", _FORCED_EXPECTED)
+        draft = self.session.propose(self.sequence.tokens, limit)
+        if draft is None:
+            return None
+        return replace(draft, tokens=draft.tokens[: self.matcher.valid_prefix(draft.tokens)])
 
     def send(self) -> None:
         """Deliver what is new; the last chunk carries reason, usage and timings."""

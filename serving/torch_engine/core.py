@@ -10,7 +10,7 @@ import torch
 
 from agentsys.errors import ServingError
 from agentsys.serving.engine import EngineStats
-from agentsys.serving.speculation.draft_length import PROBE_ROWS, VerifyCost, best_draft_length
+from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.batch import SequenceSlice
@@ -126,7 +126,7 @@ class EngineCore:
             request.deliver(error)
             return
         if work.draft:
-            request.drafting.record(len(work.draft), len(tokens) - 1)
+            request.acceptance[request.draft_source].record(len(work.draft), len(tokens) - 1)
         self._scheduler.commit(work, tokens)
         if request.finish_reason is not None:
             self._end(request)
@@ -135,18 +135,14 @@ class EngineCore:
     def _draft(self, sequence: SequenceState, rows: int, limit: int) -> Sequence[int]:
         request = self._active[sequence.request_id]
         speculation = self._speculation
-        if speculation is None or request.session is None:
+        draft = None if speculation is None else request.propose(min(limit, speculation.max_tokens))
+        if speculation is None or draft is None:
             return ()
-        limit = min(limit, speculation.max_tokens)
-        forced = [] if request.matcher is None else request.matcher.forced()
-        request.drafting = request.forced if forced else request.lookups
-        length = limit
-        if speculation.cost is not None:
-            length = best_draft_length(speculation.cost, request.drafting, rows, limit)
-        if length == 0:
-            return ()
-        draft = forced[:length] or request.session.propose(sequence.tokens, length)
-        return draft if request.matcher is None else draft[: request.matcher.valid_prefix(draft)]
+        acceptance = request.acceptance.setdefault(draft.source, Acceptance(draft.expected))
+        request.draft_source = draft.source
+        if speculation.cost is None:
+            return draft.tokens
+        return draft.tokens[: best_draft_length(speculation.cost, acceptance.rate, rows, len(draft.tokens))]
 
     def _note_scheduled(self, works: Sequence[Work]) -> None:
         now = time.perf_counter()

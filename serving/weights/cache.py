@@ -39,37 +39,37 @@ def models_dir() -> Path:
     return Path(configured).expanduser() if configured else platformdirs.user_cache_path("agentsys") / "models"
 
 
-def find_pulled(name: str) -> Path | None:
+def find_pulled(directory: Path, name: str) -> Path | None:
     """Return the folder of a model that is wholly there, else None."""
-    folder = models_dir() / name
+    folder = directory / name
     return folder if (folder / _MANIFEST).is_file() else None
 
 
-def list_models() -> list[PulledModel]:
-    """Return the models in the cache, ordered by name; folders without a readable manifest are not models."""
-    manifests = sorted(models_dir().glob(f"*/{_MANIFEST}"))
+def list_models(directory: Path | None = None) -> list[PulledModel]:
+    """Return the models in ``directory`` (default :func:`models_dir`) by name; a folder without manifest is none."""
+    manifests = sorted((directory or models_dir()).glob(f"*/{_MANIFEST}"))
     return [_read_manifest(manifest) for manifest in manifests if not manifest.parent.name.startswith(".")]
 
 
 @contextmanager
-def exclusive(name: str) -> Iterator[None]:
-    """Hold the model's lock, waiting for another process that pulls it."""
-    with full_disk_named(models_dir()):
-        models_dir().mkdir(parents=True, exist_ok=True)
-    with FileLock(models_dir() / f".{name}.lock"):
+def exclusive(directory: Path, name: str) -> Iterator[None]:
+    """Hold the model's lock, waiting for another process that pulls it; creates the cache folder."""
+    with full_disk_named(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / f".{name}.lock"):
         yield
 
 
 @contextmanager
-def publish(name: str, *, source: str, sha256: str) -> Iterator[Path]:
+def publish(directory: Path, name: str, *, source: str, sha256: str) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes the model ``name``, on failure it vanishes."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=models_dir()))
+    staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory))
     try:
         with full_disk_named(staging):
             yield staging
             (staging / _MANIFEST).write_text(json.dumps({"source": source, "sha256": sha256}), encoding="utf-8")
             staging.chmod(0o755)
-            target = models_dir() / name
+            target = directory / name
             # A folder without manifest is what an interrupted deletion leaves: rename() would refuse to replace it.
             shutil.rmtree(target, ignore_errors=True)
             staging.rename(target)

