@@ -1,0 +1,143 @@
+"""The serving layer's front: named engines, created when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+from agentsys.blackboard.labels import NOBODY, Readers
+from agentsys.errors import ServingError
+from agentsys.serving.engine import Capabilities, Engine, EngineStats
+from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Generation, Timings, Usage
+
+EngineFactory = Callable[[], Engine]
+
+
+class UnknownEngineError(ServingError):
+    """No engine has the name that a call asked for."""
+
+    code = "AGS-0416"
+    remedy = "Name one of the configured models, or leave the name out for the default."
+
+
+class ServingClient:
+    """Routes each call to a named engine. Use it from one event loop; engines themselves do not care which."""
+
+    def __init__(
+        self, engines: Mapping[str, Engine | EngineFactory], default: str, *, audience: Readers = NOBODY
+    ) -> None:
+        """``engines`` maps names to engines or to functions that load one; ``default`` names one of them.
+
+        ``audience`` is who learns the prompts beside this machine: the operators of remote engines.
+        Raises :class:`UnknownEngineError` if ``default`` names none.
+        """
+        self.audience = audience
+        self._sources = dict(engines)
+        self._loaded: dict[str, Engine] = {}
+        self._loading: dict[str, asyncio.Task[Engine]] = {}
+        self._default = default
+        self._source(default)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names that calls may use; the default comes first."""
+        return (self._default, *sorted(set(self._sources) - {self._default}))
+
+    async def engine(self, model: str | None = None) -> Engine:
+        """Return an engine, loading it in a thread on first use; a failed load is tried again by the next call."""
+        name = model or self._default
+        source = self._source(name)
+        if name not in self._loaded:
+            if name not in self._loading:
+                self._loading[name] = asyncio.create_task(asyncio.to_thread(_load, source))
+            try:
+                # A caller that gives up must not take the load away from the others who wait for it.
+                self._loaded[name] = await asyncio.shield(self._loading[name])
+            finally:
+                if name in self._loading and self._loading[name].done():
+                    del self._loading[name]
+        return self._loaded[name]
+
+    async def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        model: str | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None,
+    ) -> Generation:
+        """Return the whole answer, showing each chunk to ``on_chunk`` as it comes.
+
+        Raises :class:`UnknownEngineError` and whatever :class:`ServingError` the engine raises.
+        """
+        text: list[str] = []
+        tokens: list[int] = []
+        last = Chunk("")
+        async with aclosing(self.stream(request, model=model)) as chunks:
+            async for chunk in chunks:
+                text.append(chunk.text)
+                tokens.extend(chunk.token_ids)
+                last = chunk
+                if on_chunk is not None:
+                    on_chunk(chunk)
+        return Generation(
+            text="".join(text),
+            token_ids=tuple(tokens),
+            finish_reason=last.finish_reason or FinishReason.ABORTED,
+            usage=last.usage or Usage(completion_tokens=len(tokens)),
+            timings=last.timings or Timings(),
+            model=self._loaded[model or self._default].capabilities().model,
+        )
+
+    async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
+        """Stream the answer; closing the iterator aborts the request."""
+        engine = await self.engine(model)
+        stream = engine.submit(request)
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        """Return what an engine can do, its context length among it; loads the engine, blocking, if need be."""
+        name = model or self._default
+        if name not in self._loaded:
+            self._loaded[name] = _load(self._source(name))
+        return self._loaded[name].capabilities()
+
+    def abort(self, request_id: str) -> None:
+        """Stop a request wherever it runs."""
+        for engine in self._loaded.values():
+            engine.abort(request_id)
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        """Change κ of a request wherever it waits or runs."""
+        for engine in self._loaded.values():
+            engine.rekey(request_id, urgency)
+
+    def stats(self) -> dict[str, EngineStats]:
+        """Return the load of every engine that is loaded, by name."""
+        return {name: engine.stats() for name, engine in self._loaded.items()}
+
+    async def close(self) -> None:
+        """Close every engine, also those still loading."""
+        loading = await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        engines = {id(engine): engine for engine in (*self._loaded.values(), *loading)}
+        self._loaded.clear()
+        self._loading.clear()
+        for engine in engines.values():
+            if not isinstance(engine, BaseException):
+                await engine.close()
+
+    def _source(self, name: str) -> Engine | EngineFactory:
+        try:
+            return self._sources[name]
+        except KeyError:
+            known = ", ".join(sorted(self._sources)) or "none"
+            raise UnknownEngineError(f"no model is configured as {name!r}; configured: {known}.") from None
+
+
+def _load(source: Engine | EngineFactory) -> Engine:
+    return source if isinstance(source, Engine) else source()

@@ -1,0 +1,258 @@
+"""Any server that speaks the OpenAI HTTP API, as an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from agentsys.errors import ServingError
+from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.openai_format import (
+    EndOfStream,
+    RemoteProtocolError,
+    endpoint_and_body,
+    parse_event,
+)
+from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timings, Usage
+
+_ATTEMPTS = 3
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_LONGEST_PAUSE_SECONDS = 20.0
+
+
+class RemoteUnavailableError(ServingError):
+    """A model server cannot be reached, is overloaded, or broke off."""
+
+    code = "AGS-0420"
+    remedy = "Check that the server runs and that the URL (usually ending in /v1) is right, then try again."
+
+
+class RemoteRefusedError(ServingError):
+    """A model server understood the request and refused it."""
+
+    code = "AGS-0421"
+    remedy = "Check the model's name, the API key and the request against what the server supports."
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """Mutable-by-replacement tally of one stream."""
+
+    chunks: int = 0
+    usage: Usage | None = None
+    reason: FinishReason | None = None
+    first_at: float | None = None
+
+
+class OpenAIEngine:
+    """One model of a remote server. Answers carry text only: a remote server does not tell token ids."""
+
+    def __init__(
+        self,
+        base_url: str,
+        capabilities: Capabilities,
+        *,
+        api_key: str | None = None,
+        timeout: float = 120.0,
+        retry_pause: float = 0.5,
+    ) -> None:
+        """``base_url`` usually ends in ``/v1``; ``timeout`` and ``retry_pause`` are seconds.
+
+        ``timeout`` bounds the wait for each piece of an answer. A capability for ``lark`` or ``regex`` sends vLLM's
+        ``structured_outputs``, ``priority`` sends vLLM's priority.
+        """
+        self._base_url = base_url.rstrip("/")
+        self._capabilities = capabilities
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
+        self._retry_pause = retry_pause
+        self._certificates: ssl.SSLContext = httpx.create_ssl_context()
+        self._aborts: dict[str, Callable[[], None]] = {}
+        self._totals = EngineStats()
+        self._closed = False
+
+    @staticmethod
+    def connect(
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        context_length: int = 8192,
+        timeout: float = 120.0,
+    ) -> OpenAIEngine:
+        """Ask the server for its models and return an engine for one of them, by default the first.
+
+        vLLM is recognised, and its constraints, priority and context length used; ``context_length`` (tokens) is
+        assumed of servers that do not tell. Blocks. Raises :class:`RemoteUnavailableError`,
+        :class:`RemoteRefusedError` or ``RemoteProtocolError``.
+        """
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        listed = _list_models(base_url.rstrip("/"), headers, timeout)
+        if model is None and not listed:
+            raise RemoteRefusedError(f"{base_url} lists no models.", remedy="Name one: URL#model.")
+        entry = next((item for item in listed if item.get("id") == model), None if model else listed[0])
+        if entry is None and listed:
+            known = ", ".join(str(item.get("id")) for item in listed[:5])
+            raise RemoteRefusedError(f"{base_url} has no model {model!r}; it lists {known}.")
+        entry = entry or {"id": model}
+        is_vllm = entry.get("owned_by") == "vllm"
+        capabilities = Capabilities(
+            model=str(entry["id"]),
+            context_length=int(entry.get("max_model_len") or context_length),
+            constraints=frozenset({"json_schema", "regex", "lark"} if is_vllm else {"json_schema"}),
+            priority=is_vllm,
+        )
+        return OpenAIEngine(base_url, capabilities, api_key=api_key, timeout=timeout)
+
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def submit(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        """Stream the answer; closing the iterator drops the connection, on which servers stop generating.
+
+        Raises ``UnsupportedConstraintError``, :class:`RemoteUnavailableError`, :class:`RemoteRefusedError` or
+        ``RemoteProtocolError``.
+        """
+        if self._closed:
+            raise RemoteUnavailableError("the engine is closed.", remedy="Create the engine again.")
+        endpoint, body = endpoint_and_body(request, self._capabilities)
+        events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+        pump = asyncio.create_task(self._pump(endpoint, body, events))
+        loop = asyncio.get_running_loop()
+        aborted = Chunk("", finish_reason=FinishReason.ABORTED, usage=Usage(), timings=Timings())
+        self._aborts[request.request_id] = lambda: _call_soon(loop, lambda: events.put_nowait(aborted))
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if event.finish_reason is not None:
+                    return
+        finally:
+            del self._aborts[request.request_id]
+            pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await pump
+
+    def abort(self, request_id: str) -> None:
+        abort = self._aborts.get(request_id)
+        if abort is not None:
+            abort()
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        """Do nothing: no OpenAI-compatible server lets a priority change after submission."""
+
+    def stats(self) -> EngineStats:
+        return replace(self._totals, running=len(self._aborts))
+
+    async def close(self) -> None:
+        """Refuse further requests and abort those in progress."""
+        self._closed = True
+        for abort in list(self._aborts.values()):
+            abort()
+
+    async def _pump(self, endpoint: str, body: dict[str, Any], events: asyncio.Queue[Chunk | Exception]) -> None:
+        started = time.perf_counter()
+        try:
+            async with httpx.AsyncClient(verify=self._certificates, timeout=self._timeout) as client:
+                response = await self._open(client, endpoint, body)
+                try:
+                    await self._relay(response, events, started)
+                finally:
+                    await response.aclose()
+        except ServingError as error:
+            events.put_nowait(error)
+        except httpx.HTTPError as error:
+            events.put_nowait(RemoteUnavailableError(f"{self._base_url} broke off: {error or type(error).__name__}."))
+
+    async def _open(self, client: httpx.AsyncClient, endpoint: str, body: dict[str, Any]) -> httpx.Response:
+        for attempt in range(1, _ATTEMPTS + 1):
+            request = client.build_request("POST", self._base_url + endpoint, json=body, headers=self._headers)
+            pause = self._retry_pause * 2 ** (attempt - 1)
+            try:
+                response = await client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if attempt == _ATTEMPTS:
+                    message = f"{self._base_url} cannot be reached: {error or type(error).__name__}."
+                    raise RemoteUnavailableError(message) from error
+            else:
+                if response.status_code == httpx.codes.OK:
+                    return response
+                await response.aread()
+                if response.status_code not in _RETRIED or attempt == _ATTEMPTS:
+                    raise _refusal(self._base_url, response)
+                pause = _retry_after(response, pause)
+            await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _relay(self, response: httpx.Response, events: asyncio.Queue[Chunk | Exception], started: float) -> None:
+        answered = _Answered()
+        async for line in response.aiter_lines():
+            event = parse_event(line)
+            if isinstance(event, EndOfStream):
+                break
+            if event is None:
+                continue
+            answered = replace(answered, usage=event.usage or answered.usage, reason=event.reason or answered.reason)
+            if event.text:
+                first_at = answered.first_at or time.perf_counter()
+                answered = replace(answered, chunks=answered.chunks + 1, first_at=first_at)
+                events.put_nowait(Chunk(event.text))
+        if answered.reason is None:
+            raise RemoteProtocolError(f"{self._base_url} ended its answer without a finish reason.")
+        now = time.perf_counter()
+        # A server that reports no usage sends about one token a chunk.
+        usage = answered.usage or Usage(completion_tokens=answered.chunks)
+        timings = Timings(first_token=(answered.first_at or now) - started, total=now - started)
+        self._count(usage)
+        events.put_nowait(Chunk("", finish_reason=answered.reason, usage=usage, timings=timings))
+
+    def _count(self, usage: Usage) -> None:
+        totals = self._totals
+        self._totals = replace(
+            totals,
+            prompt_tokens=totals.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=totals.cached_tokens + usage.cached_tokens,
+            generated_tokens=totals.generated_tokens + usage.completion_tokens,
+        )
+
+
+def _list_models(base_url: str, headers: dict[str, str], timeout: float) -> list[dict[str, Any]]:
+    try:
+        response = httpx.get(f"{base_url}/models", headers=headers, timeout=min(timeout, 15.0))
+    except httpx.HTTPError as error:
+        message = f"{base_url} cannot be reached: {error or type(error).__name__}."
+        raise RemoteUnavailableError(message) from error
+    if response.status_code == httpx.codes.NOT_FOUND:
+        return []  # some servers answer completions only
+    if response.is_error:
+        raise _refusal(base_url, response)
+    try:
+        return [dict(item) for item in response.json()["data"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RemoteProtocolError(f"{base_url}/models is not a list of models: {error!r}.") from error
+
+
+def _refusal(base_url: str, response: httpx.Response) -> ServingError:
+    message = f"{base_url} answered HTTP {response.status_code}: {response.text.strip()[:300]}."
+    busy = response.status_code in _RETRIED
+    return RemoteUnavailableError(message) if busy else RemoteRefusedError(message)
+
+
+def _retry_after(response: httpx.Response, pause: float) -> float:
+    header = response.headers.get("retry-after", "")
+    return min(float(header), _LONGEST_PAUSE_SECONDS) if header.replace(".", "", 1).isdigit() else pause
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    # The reader's loop may have been closed; then nobody waits for the chunk.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)

@@ -1,0 +1,126 @@
+"""Requests and streamed events in the OpenAI HTTP format, with vLLM's extensions."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from agentsys.errors import ServingError
+from agentsys.serving.engine import Capabilities
+from agentsys.serving.requests import Constraint, FinishReason, GenerateRequest, Message, Usage
+
+_STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
+_MILLISECONDS = 1000
+
+
+class RemoteProtocolError(ServingError):
+    """A model server answered in no known form."""
+
+    code = "AGS-0422"
+    remedy = "Check that the URL is that of an OpenAI-compatible API and that the server is not behind a login page."
+
+
+class UnsupportedConstraintError(ServingError):
+    """A model server cannot decode under this kind of grammar."""
+
+    code = "AGS-0423"
+    remedy = "Use the in-process engine or a vLLM server, or give the constraint as a JSON schema."
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one line of a stream says."""
+
+    text: str = ""
+    reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfStream:
+    """The line ``data: [DONE]``."""
+
+
+def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> tuple[str, dict[str, Any]]:
+    """Return path and JSON body of a streamed call; raises :class:`UnsupportedConstraintError`."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": capabilities.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.ignore_eos:
+        body["ignore_eos"] = True
+    if capabilities.priority and math.isfinite(request.urgency):
+        body["priority"] = int(request.urgency * _MILLISECONDS)
+    messages = [item for item in request.prompt if isinstance(item, Message)]
+    if request.constraint is not None:
+        body |= _constraint(request.constraint, capabilities, chat=bool(messages))
+    if messages:
+        body["messages"] = [{"role": message.role, "content": message.content} for message in messages]
+        return "/chat/completions", body
+    body["prompt"] = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
+    return "/completions", body
+
+
+def parse_event(line: str) -> Event | EndOfStream | None:
+    """Read one line of server-sent events; None for lines without data. Raises :class:`RemoteProtocolError`."""
+    if not line.startswith("data:"):
+        if line.lstrip().startswith(("{", "<")):
+            raise RemoteProtocolError(f"expected a stream of events, got {line[:200]!r}.")
+        return None
+    data = line.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return EndOfStream()
+    try:
+        content = json.loads(data)
+        if "error" in content:
+            raise RemoteProtocolError(f"the server reported an error in its stream: {content['error']}.")
+        choices = content.get("choices") or [{}]
+        delta = choices[0].get("delta")
+        text = choices[0].get("text") if delta is None else delta.get("content")
+        return Event(text or "", _finish_reason(choices[0].get("finish_reason")), _usage(content.get("usage")))
+    except (ValueError, AttributeError, TypeError, LookupError) as error:
+        raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
+
+
+def _constraint(constraint: Constraint, capabilities: Capabilities, *, chat: bool) -> dict[str, Any]:
+    is_schema = constraint.kind == "json_schema"
+    # Outside chat there is no response_format: only a server that takes vLLM's extensions can be told.
+    known = capabilities.constraints if chat or "regex" in capabilities.constraints else frozenset[str]()
+    if constraint.kind not in known:
+        listed = ", ".join(sorted(known)) or "none"
+        raise UnsupportedConstraintError(f"{capabilities.model} takes constraints {listed}, not {constraint.kind}.")
+    try:
+        source = json.loads(constraint.source) if is_schema else constraint.source
+    except ValueError as error:
+        raise UnsupportedConstraintError(f"the json_schema constraint is not JSON: {error}.") from error
+    if is_schema and chat:
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": source}}}
+    return {"structured_outputs": {_STRUCTURED_OUTPUT[constraint.kind]: source}}
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    if reason is None:
+        return None
+    return FinishReason.LENGTH if reason == "length" else FinishReason.STOP
+
+
+def _usage(usage: dict[str, Any] | None) -> Usage | None:
+    if not usage:
+        return None
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        cached_tokens=int(details.get("cached_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+    )
