@@ -1,0 +1,291 @@
+"""The board: the one object through which a team's shared state is read, changed and watched."""
+
+import math
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from agentsys.blackboard.committer import BoardClosed, Committer
+from agentsys.blackboard.effects import Effect, EffectState
+from agentsys.blackboard.entries import Entry, Json, check_name
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.lock import WriterLock
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.sqlite import SqliteStorage, open_reader
+from agentsys.blackboard.storage import BoardMissing, CursorState, Reader, Storage
+from agentsys.blackboard.subscriptions import Subscription, SubscriptionMismatch
+from agentsys.blackboard.transactions import Commit, Isolation, Transaction
+from agentsys.errors import BoardError
+
+TEMPORARY: Final = ":memory:"
+READ_ONLY_POLL_SECONDS: Final = 0.1
+SCAN_PAGE: Final = 200
+
+
+class ReadOnlyBoard(BoardError):
+    """A board opened read-only was asked to change."""
+
+    code = "AGS-0206"
+    remedy = "Open it with `Board.open` in the one process that writes."
+
+
+class InvalidSnapshot(BoardError):
+    """A past or future state was asked for that the board does not have."""
+
+    code = "AGS-0214"
+    remedy = "Pass a commit sequence number between 0 (empty) and `Board.head`."
+
+
+class Board:
+    """A board in one file. Thread-safe; commits block until they are durable. Use it as a context manager or close it.
+
+    One process writes; any number read (:meth:`open_read_only`).
+    """
+
+    def __init__(self, reader: Reader, storage: Storage | None, release: "_Resources") -> None:
+        """Use :meth:`open` or :meth:`open_read_only`."""
+        self._reader = reader
+        self._release = release
+        self._advanced = threading.Condition()
+        self._head = reader.state().head
+        self._closed = False
+        self._committer = None if storage is None else Committer(storage, self._publish)
+
+    @staticmethod
+    def open(path: Path | str, *, durability: Literal["full", "normal"] = "full") -> "Board":
+        """Open or create the board at ``path`` for writing; ``":memory:"`` is a board that vanishes when closed.
+
+        Raises :class:`BoardBusy` while another process writes it, :class:`BoardCorrupt`, :class:`SchemaTooNew`.
+        """
+        resources = _Resources()
+        try:
+            if str(path) == TEMPORARY:
+                storage = SqliteStorage(resources.temporary_folder() / "board.db", "off")
+            else:
+                storage = SqliteStorage(resources.locked(Path(path)), durability)
+            return Board(storage, storage, resources)
+        except BaseException:
+            resources.release()
+            raise
+
+    @staticmethod
+    def open_read_only(path: Path | str) -> "Board":
+        """Open the board at ``path`` for reading, whoever writes it. Raises :class:`BoardMissing`."""
+        return Board(open_reader(Path(path)), None, _Resources())
+
+    @property
+    def head(self) -> int:
+        """The newest commit's sequence number; 0 while the log is empty."""
+        return self._head if self._committer is not None else self._open_reader().state().head
+
+    @property
+    def epoch(self) -> int:
+        """How often the board was opened for writing."""
+        return self._open_reader().state().epoch
+
+    def get(self, topic: str, key: str, *, at: int | None = None) -> Entry | None:
+        """Return the entry, now or as it was after commit ``at``."""
+        entry = self._open_reader().version_at(topic, key, self._snapshot(at))
+        return None if entry is None or entry.deleted else entry
+
+    def query(self, predicate: Predicate, *, at: int | None = None, limit: int | None = None) -> list[Entry]:
+        """Return the matching entries ordered by (topic, key), now or as they were after commit ``at``."""
+        return self._open_reader().query_at(predicate, self._snapshot(at), limit)
+
+    def begin(
+        self,
+        principal: str,
+        *,
+        run: str | None = None,
+        isolation: Isolation = "serializable",
+        urgency: float = math.inf,
+    ) -> Transaction:
+        """Begin a transaction over the present state. Smaller ``urgency`` (a time) commits sooner when many wait."""
+        return Transaction(self._open_reader(), self.head, principal, run, isolation, urgency)
+
+    def commit(self, tx: Transaction) -> Commit:
+        """Commit ``tx`` and wait until it is durable; committing it again returns the same commit.
+
+        Raises :class:`Conflict`, and :class:`BoardFull` or :class:`StorageFailed`, after which ``tx`` may be
+        committed again.
+        """
+        return self.submit(tx).result()
+
+    def submit(self, tx: Transaction) -> Future[Commit]:
+        """Queue ``tx`` and return a future of what :meth:`commit` returns."""
+        request = tx.seal()
+        committer = self._writable()
+        if not request.changes_nothing:
+            return committer.submit(request)
+        done: Future[Commit] = Future()
+        at = time.time()
+        done.set_result(
+            Commit(tx.snapshot, tx.id, tx.principal, tx.run, tx.snapshot, tx.isolation, at, (), (), (), "", "")
+        )
+        return done
+
+    def log(self, *, after: int = 0, limit: int | None = None, run: str | None = None) -> list[Commit]:
+        """Return the commits after sequence number ``after`` in order, all or those of one run."""
+        return self._open_reader().commits(after, limit=limit, run=run)
+
+    def wait_for(self, seq: int, timeout: float | None = None) -> bool:
+        """Wait until commit ``seq`` exists and return whether it does; ``timeout`` in seconds."""
+        if self._committer is not None:
+            with self._advanced:
+                self._advanced.wait_for(lambda: self._head >= seq or self._closed, timeout)
+            return self._head >= seq
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while self.head < seq:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            time.sleep(min(READ_ONLY_POLL_SECONDS, remaining))
+        return True
+
+    def subscribe(self, name: str, predicate: Predicate, *, after: int = 0) -> Subscription:
+        """Return the durable subscription ``name``, created at position ``after`` unless it exists.
+
+        Raises :class:`SubscriptionMismatch` if it exists with another predicate.
+        """
+        wanted = CursorState(check_name(name, "subscription"), predicate, after)
+        stored = self._writable().create_cursor(wanted).result()
+        if stored.predicate != predicate:
+            raise SubscriptionMismatch(f"Subscription {name} exists for {stored.predicate.to_json()}.")
+        return Subscription(self, name, predicate)
+
+    def cursor(self, name: str) -> CursorState | None:
+        """Return the stored state of a subscription."""
+        return self._open_reader().cursor(name)
+
+    def matching(self, predicate: Predicate, after: int, limit: int | None) -> list[Commit]:
+        """Return commits after ``after`` that wrote an entry ``predicate`` matches, or deleted one it covers."""
+        found: list[Commit] = []
+        while limit is None or len(found) < limit:
+            page = self._open_reader().commits(after, limit=SCAN_PAGE, predicate=predicate)
+            found += [commit for commit in page if any(_concerns(predicate, entry) for entry in commit.writes)]
+            if len(page) < SCAN_PAGE:
+                break
+            after = page[-1].seq
+        return found[:limit]
+
+    def effects(self, run: str | None = None, state: EffectState | str | None = None) -> list[Effect]:
+        """Return effects in their present state, in the order of their last step."""
+        return self._open_reader().effects(run=run, state=None if state is None else EffectState(state))
+
+    def effect(self, effect_id: str) -> Effect | None:
+        """Return one effect in its present state."""
+        found = self._open_reader().effects(ids=[effect_id])
+        return found[0] if found else None
+
+    def start_effect(self, effect_id: str, *, principal: str = "runtime") -> Effect:
+        """Record durably that the next attempt of an effect begins. Raises :class:`EffectRefused`."""
+        tx = self.begin(principal, run=self._run_of(effect_id))
+        tx.start_effect(effect_id)
+        return self.commit(tx).effects[-1]
+
+    def finish_effect(
+        self,
+        effect_id: str,
+        outcome: Literal["succeeded", "failed", "in_doubt", "compensated"],
+        result: Json = None,
+        label: Label | None = None,
+        *,
+        principal: str = "runtime",
+    ) -> Effect:
+        """Record durably what became of an effect; without ``label`` the result counts as external free text."""
+        tx = self.begin(principal, run=self._run_of(effect_id))
+        tx.finish_effect(effect_id, outcome, result, label)
+        return self.commit(tx).effects[-1]
+
+    def verify(self) -> int:
+        """Check the file and every hash of the log; return the number of commits.
+
+        Raises :class:`BoardCorrupt` for a damaged file and :class:`ChainBroken` naming the first altered commit.
+        """
+        return self._open_reader().check()
+
+    def close(self) -> None:
+        """Commit what is queued, release the file and the lock; a second call does nothing."""
+        with self._advanced:
+            if self._closed:
+                return
+            self._closed = True
+            self._advanced.notify_all()
+        try:
+            if self._committer is not None:
+                self._committer.close()
+            self._reader.close()
+        finally:
+            self._release.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _publish(self, commits: Sequence[Commit]) -> None:
+        with self._advanced:
+            self._head = commits[-1].seq
+            self._advanced.notify_all()
+
+    def _snapshot(self, at: int | None) -> int:
+        head = self.head
+        if at is None:
+            return head
+        if not 0 <= at <= head:
+            raise InvalidSnapshot(f"The board has commits 0 to {head}, not {at}.")
+        return at
+
+    def _run_of(self, effect_id: str) -> str | None:
+        effect = self.effect(effect_id)
+        return None if effect is None else effect.intent.run
+
+    def _open_reader(self) -> Reader:
+        if self._closed:
+            raise BoardClosed("The board was closed.")
+        return self._reader
+
+    def _writable(self) -> Committer:
+        self._open_reader()
+        if self._committer is None:
+            raise ReadOnlyBoard("This board was opened read-only.")
+        return self._committer
+
+
+class _Resources:
+    """What an open board holds besides its connections: the writer's lock, or a folder to remove."""
+
+    def __init__(self) -> None:
+        self._lock: WriterLock | None = None
+        self._folder: Path | None = None
+
+    def locked(self, path: Path) -> Path:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = WriterLock(path)
+        except OSError as error:
+            raise BoardMissing(f"{path} cannot be opened for writing: {error}.") from error
+        return path
+
+    def temporary_folder(self) -> Path:
+        self._folder = Path(tempfile.mkdtemp(prefix="agentsys-board-"))
+        return self._folder
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _concerns(predicate: Predicate, entry: Entry) -> bool:
+    return predicate.covers(entry) if entry.deleted else predicate.matches(entry)

@@ -1,0 +1,67 @@
+"""The hash chain over the commit log: each commit's hash covers its content and the hash before it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from agentsys.blackboard.effects import Effect
+from agentsys.blackboard.entries import Entry, canonical_json
+from agentsys.blackboard.transactions import Commit
+
+GENESIS: Final = "0" * 64
+"""The hash before the first commit."""
+
+
+def commit_hash(commit: Commit, texts: Sequence[str | None]) -> str:
+    """Return the hash of ``commit`` (its own ``hash`` aside); ``texts`` are the JSON texts of its writes' values."""
+    content = [
+        commit.prev_hash,
+        commit.seq,
+        commit.tx_id,
+        commit.principal,
+        commit.run,
+        commit.snapshot,
+        commit.isolation,
+        commit.at,
+        [_entry(entry, text) for entry, text in zip(commit.writes, texts, strict=True)],
+        [_effect(effect) for effect in commit.effects],
+        [[move.subscription, move.from_seq, move.to_seq] for move in commit.cursors],
+    ]
+    return hashlib.sha256(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+
+
+def _entry(entry: Entry, text: str | None) -> list[Any]:
+    return [
+        entry.topic,
+        entry.key,
+        entry.version,
+        entry.type,
+        # A digest instead of the text keeps the cost of escaping a large value a second time away.
+        None if text is None else hashlib.sha256(text.encode()).hexdigest(),
+        label_text(entry),
+        [[ref.topic, ref.key, ref.version] for ref in entry.derived_from],
+        None if entry.endorsement is None else [entry.endorsement.by, entry.endorsement.reason],
+    ]
+
+
+def label_text(entry: Entry) -> str:
+    return canonical_json(entry.label.to_json())
+
+
+def _effect(effect: Effect) -> list[Any]:
+    intent = effect.intent
+    return [
+        intent.id,
+        intent.run,
+        intent.step,
+        intent.tool,
+        intent.effect_class.value,
+        canonical_json(intent.arguments),
+        intent.label.to_json(),
+        effect.state.value,
+        effect.attempt,
+        effect.epoch,
+        canonical_json(effect.result),
+        None if effect.result_label is None else effect.result_label.to_json(),
+    ]

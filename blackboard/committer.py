@@ -1,0 +1,229 @@
+"""The committer: one thread that validates transactions in order of urgency and stores them in groups.
+
+While one group is on its way to the disk the next one gathers, so the cost of a durable write is shared by all that
+wait for it, and the log's order is simply the order in which this thread works.
+"""
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from agentsys.blackboard.chain import commit_hash
+from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.storage import BoardState, CursorState, PreparedCommit, Storage, StorageFailed
+from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write
+from agentsys.blackboard.validation import BatchState, validate
+from agentsys.errors import BoardError
+
+MAX_BATCH: Final = 256
+
+
+class BoardClosed(BoardError):
+    """The board was closed."""
+
+    code = "AGS-0207"
+    remedy = "Open the board again."
+
+
+@dataclass(order=True, slots=True)
+class _Waiting:
+    """A request in the queue, ordered by urgency (a time: smaller is sooner), then age."""
+
+    urgency: float
+    age: int
+    request: CommitRequest = field(compare=False)
+    future: Future[Commit] = field(compare=False)
+
+
+class Committer:
+    """Owns the writing side of ``storage`` from construction to :meth:`close`."""
+
+    def __init__(self, storage: Storage, publish: Callable[[Sequence[Commit]], None]) -> None:
+        """``publish`` is called on the committer's thread after each group is durable, before it is acknowledged."""
+        self._storage = storage
+        self._publish = publish
+        self._state: BoardState = storage.state()
+        self._ages = itertools.count()
+        self._queue: list[_Waiting] = []
+        self._cursors: list[tuple[CursorState, Future[CursorState]]] = []
+        self._closed = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="agentsys-committer", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: CommitRequest) -> Future[Commit]:
+        """Queue ``request``; the future fails with :class:`Conflict` or another :class:`BoardError`."""
+        future: Future[Commit] = Future()
+        with self._wake:
+            self._check_open()
+            heapq.heappush(self._queue, _Waiting(request.urgency, next(self._ages), request, future))
+            self._wake.notify()
+        return future
+
+    def create_cursor(self, cursor: CursorState) -> Future[CursorState]:
+        """Queue the creation of ``cursor``; the future holds what is stored under its name."""
+        future: Future[CursorState] = Future()
+        with self._wake:
+            self._check_open()
+            self._cursors.append((cursor, future))
+            self._wake.notify()
+        return future
+
+    def close(self) -> None:
+        """Commit what is queued, then stop."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BoardClosed("The board was closed before this was submitted.")
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._queue or self._cursors or self._closed):
+                    self._wake.wait()
+                if not (self._queue or self._cursors):
+                    return
+                cursors, self._cursors = self._cursors, []
+                batch = [heapq.heappop(self._queue) for _ in range(min(MAX_BATCH, len(self._queue)))]
+            for cursor, future in cursors:
+                self._create(cursor, future)
+            self._commit([member for member in batch if member.future.set_running_or_notify_cancel()])
+
+    def _create(self, cursor: CursorState, future: Future[CursorState]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(self._storage.create_cursor(cursor))
+        except Exception as error:
+            future.set_exception(_as_board_error(error))
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        """Store what is valid of ``batch``. If storing fails as a whole, each member gets its own try."""
+        if not batch:
+            return
+        try:
+            outcomes = self._store(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].future.set_exception(_as_board_error(error))
+            for member in batch if len(batch) > 1 else ():
+                self._commit([member])
+            return
+        for member, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Commit):
+                member.future.set_result(outcome)
+            else:
+                member.future.set_exception(outcome)
+
+    def _store(self, batch: Sequence[_Waiting]) -> list[Commit | Exception]:
+        """Return what became of each member, once everything accepted is durable."""
+        requests = [member.request for member in batch]
+        known = {commit.tx_id: commit for commit in self._storage.commits(0, tx_ids=[r.tx_id for r in requests])}
+        state = BatchState(self._storage, requests)
+        accepted: list[PreparedCommit] = []
+        outcomes: list[Commit | Exception] = []
+        for request in requests:
+            if request.tx_id in known:
+                outcomes.append(known[request.tx_id])
+                continue
+            try:
+                prepared = self._prepare(request, state, accepted)
+            except Exception as error:
+                outcomes.append(_as_board_error(error))
+                continue
+            state.accept(prepared)
+            accepted.append(prepared)
+            known[request.tx_id] = prepared.commit
+            outcomes.append(prepared.commit)
+        if accepted:
+            self._storage.append(accepted, self._state.epoch)
+            last = accepted[-1].commit
+            self._state = replace(self._state, head=last.seq, head_hash=last.hash)
+            self._publish([item.commit for item in accepted])
+        return outcomes
+
+    def _prepare(self, request: CommitRequest, state: BatchState, accepted: Sequence[PreparedCommit]) -> PreparedCommit:
+        """Return the commit that ``request`` becomes after ``accepted``; raises what speaks against it."""
+        validate(request, state)
+        previous = accepted[-1].commit if accepted else None
+        seq = (previous.seq if previous else self._state.head) + 1
+        for move in request.cursors:
+            if move.to_seq >= seq:
+                raise InvalidCursorMove(f"Subscription {move.subscription} cannot pass the log's end to {move.to_seq}.")
+        at = time.time()
+        # Deleting what is not there changes nothing, and must not create a version.
+        writes = [write for write in request.writes if write.text is not None or _exists(write, state)]
+        commit = Commit(
+            seq=seq,
+            tx_id=request.tx_id,
+            principal=request.principal,
+            run=request.run,
+            snapshot=request.snapshot,
+            isolation=request.isolation,
+            at=at,
+            writes=tuple(_entry(write, request, state, seq, at) for write in writes),
+            effects=_effects(request, state, self._state.epoch, seq, at),
+            cursors=request.cursors,
+            prev_hash=previous.hash if previous else self._state.head_hash,
+            hash="",
+        )
+        texts = tuple(write.text for write in writes)
+        return PreparedCommit(replace(commit, hash=commit_hash(commit, texts)), texts)
+
+
+def _exists(write: Write, state: BatchState) -> bool:
+    head = state.head((write.topic, write.key))
+    return head is not None and not head.deleted
+
+
+def _entry(write: Write, request: CommitRequest, state: BatchState, seq: int, at: float) -> Entry:
+    head = state.head((write.topic, write.key))
+    return Entry(
+        write.topic,
+        write.key,
+        write.type,
+        1 if head is None else head.version + 1,
+        write.value,
+        write.label,
+        seq,
+        request.principal,
+        request.run,
+        write.derived_from,
+        at,
+        write.endorsement,
+        write.text is None,
+    )
+
+
+def _effects(request: CommitRequest, state: BatchState, epoch: int, seq: int, at: float) -> tuple[Effect, ...]:
+    """Return the effects after the steps that ``request`` asks for; each step may follow one of the same request."""
+    current: dict[str, Effect | None] = {item.id: state.effect(item.id) for item in request.effects}
+    taken: list[Effect] = []
+    for item in request.effects:
+        if isinstance(item, EffectIntent):
+            after = plan(current[item.id], item, seq, at)
+        else:
+            after = step(current[item.id], item, epoch, seq, at)
+        if after is not None:
+            current[item.id] = after
+            taken.append(after)
+    return tuple(taken)
+
+
+def _as_board_error(error: Exception) -> Exception:
+    """Return ``error`` if the board raised it on purpose, else wrap it: a commit's caller handles board errors."""
+    if isinstance(error, BoardError):
+        return error
+    wrapped = StorageFailed(f"The transaction could not be committed: {type(error).__name__}: {error}.")
+    wrapped.__cause__ = error
+    return wrapped

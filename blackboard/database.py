@@ -1,0 +1,92 @@
+"""Connections to a board's SQLite file, and the translation of its errors."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardMissing, StorageFailed
+from agentsys.errors import BoardError
+
+Durability: TypeAlias = Literal["full", "normal", "off"]
+"""``full``: every commit reaches the disk before it is acknowledged. ``normal``: survives a crash of the process, and
+may lose the newest commits in a power cut. ``off``: for boards that are thrown away."""
+
+BUSY_TIMEOUT_MS: Final = 5_000
+CHECKPOINT_PAGES: Final = 4_000
+"""A checkpoint stalls commits for a few fsyncs; one every 16 MB of log keeps that rare and the -wal file small."""
+
+_ERRORS: Final[dict[int, type[BoardError]]] = {
+    sqlite3.SQLITE_FULL: BoardFull,
+    sqlite3.SQLITE_CORRUPT: BoardCorrupt,
+    sqlite3.SQLITE_NOTADB: BoardCorrupt,
+    sqlite3.SQLITE_CANTOPEN: BoardMissing,
+}
+
+
+@contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Raise database errors as the board's own, naming ``path``."""
+    try:
+        yield
+    except DBAPIError as error:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
+        # The low byte is the primary code; the rest says more of the same.
+        kind = StorageFailed if code is None else _ERRORS.get(code & 0xFF, StorageFailed)
+        raise kind(f"{path}: {error.orig} ({name}).") from error
+
+
+def writer_engine(path: Path, durability: Durability) -> Engine:
+    """Return an engine for the one connection that writes and checkpoints."""
+    engine = create_engine(
+        f"sqlite+pysqlite:///{path}", poolclass=QueuePool, pool_size=1, connect_args=_connect_args(uri=False)
+    )
+    pragmas = (
+        "journal_mode=WAL",
+        f"synchronous={durability.upper()}",
+        f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+        "journal_size_limit=67108864",
+    )
+    event.listen(engine, "connect", _configure(pragmas))
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def reader_engine(path: Path) -> Engine:
+    """Return an engine of connections that cannot write."""
+    engine = create_engine(
+        f"sqlite+pysqlite:///file:{path}?mode=ro&uri=true",
+        poolclass=QueuePool,
+        pool_size=8,
+        max_overflow=-1,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+        connect_args=_connect_args(uri=True),
+    )
+    event.listen(engine, "connect", _configure(("query_only=ON", "wal_autocheckpoint=0")))
+    return engine
+
+
+def _connect_args(*, uri: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
+    return arguments | ({"uri": True} if uri else {})
+
+
+def _configure(pragmas: tuple[str, ...]) -> Callable[[sqlite3.Connection, object], None]:
+    def configure(connection: sqlite3.Connection, _: object) -> None:
+        # The driver must not open transactions of its own: the begin event does, with the right kind of lock.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    return configure
+
+
+def _begin_immediate(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

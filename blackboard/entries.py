@@ -1,0 +1,125 @@
+"""Entries: the versioned, labelled values on the board, and the JSON they hold."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from agentsys.blackboard.labels import Label
+from agentsys.errors import BoardError
+
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
+"""What an entry can hold. Numbers are finite, keys of objects are strings."""
+
+Key: TypeAlias = tuple[str, str]
+"""Address of an entry: (topic, key)."""
+
+MAX_DEPTH: Final = 64
+MAX_NAME_LENGTH: Final = 1024
+LAST_CODE_POINT: Final = "\U0010ffff"
+"""Never part of a name, so that ``prefix + LAST_CODE_POINT`` bounds every name that starts with ``prefix``."""
+
+
+class InvalidValue(BoardError):
+    """A value is not JSON."""
+
+    code = "AGS-0211"
+    remedy = "Pass None, bool, int, finite float, str, list or dict with str keys, nested at most 64 deep."
+
+
+class InvalidName(BoardError):
+    """A topic, key, type or principal cannot be stored."""
+
+    code = "AGS-0212"
+    remedy = "Use 1 to 1024 characters, without NUL, lone surrogates or U+10FFFF."
+
+
+@dataclass(frozen=True, slots=True)
+class EntryVersionRef:
+    """Name of one version of one entry."""
+
+    topic: str
+    key: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The recorded decision of ``by`` to give an entry a lower label than what it was derived from."""
+
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version of one entry.
+
+    ``seq`` is the commit that wrote it, ``version`` counts from 1; both are 0 while the writing transaction is open.
+    ``committed_at`` is in Unix seconds. A ``deleted`` version marks the end of the entry and holds no value.
+    """
+
+    topic: str
+    key: str
+    type: str
+    version: int
+    value: Json
+    label: Label
+    seq: int
+    writer: str
+    run: str | None
+    derived_from: tuple[EntryVersionRef, ...]
+    committed_at: float
+    endorsement: Endorsement | None = None
+    deleted: bool = False
+
+    @property
+    def ref(self) -> EntryVersionRef:
+        return EntryVersionRef(self.topic, self.key, self.version)
+
+    @property
+    def address(self) -> Key:
+        return self.topic, self.key
+
+
+def canonical_json(value: Json) -> str:
+    """Return the one JSON text of ``value`` (sorted keys, no spaces); raises :class:`InvalidValue` naming the fault."""
+    _check(value, "value", MAX_DEPTH)
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, UnicodeEncodeError) as error:
+        raise InvalidValue(f"The value cannot be written as JSON: {error}.") from error
+    return text
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name`` if it can be stored as a ``what``; raises :class:`InvalidName`."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise InvalidName(f"{what} must be a string of 1 to {MAX_NAME_LENGTH} characters, got {name!r:.80}.")
+    if not name.isascii() and (LAST_CODE_POINT in name or any("\ud800" <= char <= "\udfff" for char in name)):
+        raise InvalidName(f"{what} holds a character that cannot be stored: {name!r:.80}.")
+    if "\0" in name:
+        raise InvalidName(f"{what} holds a NUL character: {name!r:.80}.")
+    return name
+
+
+def _check(value: object, path: str, depth: int) -> None:
+    if value is None or isinstance(value, (str, bool, int)):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValue(f"{path} is {value!r}, which JSON cannot hold.")
+        return
+    if depth == 0:
+        raise InvalidValue(f"{path[:200]} is nested more than {MAX_DEPTH} deep.")
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check(item, f"{path}[{index}]", depth - 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidValue(f"{path} has the key {key!r:.80} of type {type(key).__name__}; keys are strings.")
+            _check(item, f"{path}.{key}", depth - 1)
+    else:
+        raise InvalidValue(f"{path} is a {type(value).__name__}, which JSON cannot hold.")

@@ -1,0 +1,72 @@
+"""Predicates: the closed form in which sets of entries are read, watched and validated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentsys.blackboard.entries import Entry, Json, canonical_json
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A conjunction of conditions on one entry; what is left out is not asked.
+
+    ``key_from`` is inclusive and ``key_to`` exclusive. ``equals`` compares top-level fields of an object value by
+    their JSON text, so ``1``, ``1.0`` and ``true`` differ.
+    """
+
+    topic: str | None = None
+    topic_prefix: str | None = None
+    type: str | None = None
+    run: str | None = None
+    key_from: str | None = None
+    key_to: str | None = None
+    equals: Mapping[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The texts are compared for every candidate entry, so they are computed once.
+        object.__setattr__(self, "_texts", {name: canonical_json(wanted) for name, wanted in self.equals.items()})
+
+    def __hash__(self) -> int:
+        return hash(canonical_json(self.to_json()))
+
+    def covers(self, entry: Entry) -> bool:
+        """Whether address, type and run of ``entry`` fit, whatever its value is and even if it is a deletion."""
+        return (
+            (self.topic is None or entry.topic == self.topic)
+            and (self.topic_prefix is None or entry.topic.startswith(self.topic_prefix))
+            and (self.type is None or entry.type == self.type)
+            and (self.run is None or entry.run == self.run)
+            and (self.key_from is None or entry.key >= self.key_from)
+            and (self.key_to is None or entry.key < self.key_to)
+        )
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether ``entry`` exists (is no deletion) and fulfils every condition."""
+        return not entry.deleted and self.covers(entry) and self._equals(entry.value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object :meth:`from_json` reads; conditions not asked are left out."""
+        conditions = {
+            "topic": self.topic,
+            "topic_prefix": self.topic_prefix,
+            "type": self.type,
+            "run": self.run,
+            "key_from": self.key_from,
+            "key_to": self.key_to,
+            "equals": dict(self.equals) or None,
+        }
+        return {name: value for name, value in conditions.items() if value is not None}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Predicate":
+        """Rebuild a predicate; raises ``TypeError`` for a condition that does not exist."""
+        return Predicate(**data)
+
+    def _equals(self, value: Json) -> bool:
+        texts: dict[str, str] = self.__dict__["_texts"]
+        if not texts:
+            return True
+        return isinstance(value, dict) and all(
+            name in value and canonical_json(value[name]) == text for name, text in texts.items()
+        )

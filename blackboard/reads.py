@@ -1,0 +1,195 @@
+"""Reads of a board's tables in SQLAlchemy Core, for any database."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Engine, Select, and_, bindparam, or_, select
+
+from agentsys.blackboard.chain import GENESIS, commit_hash
+from agentsys.blackboard.database import translated_errors
+from agentsys.blackboard.effects import Effect, EffectState
+from agentsys.blackboard.entries import LAST_CODE_POINT, Entry
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.rows import (
+    ENTRY_COLUMNS,
+    AnyRow,
+    commit_from_row,
+    cursor_from_row,
+    effect_from_row,
+    entry_from_row,
+)
+from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES
+from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken, CursorState
+from agentsys.blackboard.transactions import Commit
+
+PAGE: Final = 500
+"""Commits assembled per step when the log is read."""
+
+_VERSION_AT: Final = (
+    select(*ENTRY_COLUMNS)
+    .where(
+        ENTRIES.c.topic == bindparam("topic"),
+        ENTRIES.c.key == bindparam("key"),
+        ENTRIES.c.valid_from <= bindparam("at"),
+    )
+    .order_by(ENTRIES.c.version.desc())
+    .limit(1)
+)
+_EFFECT_COLUMNS: Final = [
+    *EFFECTS.columns,
+    *(column for column in EFFECT_EVENTS.columns if column.name not in ("effect_id", "valid_to")),
+]
+
+
+def covers(predicate: Predicate, entries: Any = ENTRIES.c) -> list[ColumnElement[bool]]:
+    """Return SQL conditions for :meth:`Predicate.covers` over the columns ``entries``."""
+    conditions: list[ColumnElement[bool]] = addressed(predicate, entries)
+    if predicate.type is not None:
+        conditions.append(entries.type == predicate.type)
+    if predicate.run is not None:
+        conditions.append(entries.run == predicate.run)
+    return conditions
+
+
+def addressed(predicate: Predicate, entries: Any = ENTRIES.c) -> list[ColumnElement[bool]]:
+    """Return the part of :func:`covers` that every version of an entry shares: topic and key."""
+    conditions: list[ColumnElement[bool]] = []
+    if predicate.topic is not None:
+        conditions.append(entries.topic == predicate.topic)
+    if predicate.topic_prefix:
+        conditions.append(entries.topic >= predicate.topic_prefix)
+        conditions.append(entries.topic < predicate.topic_prefix + LAST_CODE_POINT)
+    if predicate.key_from is not None:
+        conditions.append(entries.key >= predicate.key_from)
+    if predicate.key_to is not None:
+        conditions.append(entries.key < predicate.key_to)
+    return conditions
+
+
+class SqlReader:
+    """Reads of committed state over ``engine``; every call borrows a connection and gives it back."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self._readers = engine
+        self._path = path
+
+    def state(self) -> BoardState:
+        head, head_hash, epoch = self._rows(select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch))[0]
+        return BoardState(head, head_hash, epoch)
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        rows = self._rows(_VERSION_AT, {"topic": topic, "key": key, "at": at})
+        return entry_from_row(rows[0]) if rows else None
+
+    def query_at(self, predicate: Predicate, at: int, limit: int | None = None) -> list[Entry]:
+        statement = (
+            select(*ENTRY_COLUMNS)
+            .where(
+                *covers(predicate),
+                ENTRIES.c.valid_from <= at,
+                or_(ENTRIES.c.valid_to.is_(None), ENTRIES.c.valid_to > at),
+                ENTRIES.c.value.is_not(None),
+            )
+            .order_by(ENTRIES.c.topic, ENTRIES.c.key)
+        )
+        if limit is not None and not predicate.equals:
+            statement = statement.limit(limit)
+        found = (entry for entry in map(entry_from_row, self._rows(statement)) if predicate.matches(entry))
+        return list(found)[:limit]
+
+    def commits(
+        self,
+        after: int,
+        *,
+        limit: int | None = None,
+        run: str | None = None,
+        predicate: Predicate | None = None,
+        tx_ids: Collection[str] | None = None,
+    ) -> list[Commit]:
+        statement = select(COMMITS).where(COMMITS.c.seq > after).order_by(COMMITS.c.seq)
+        if run is not None:
+            statement = statement.where(COMMITS.c.run == run)
+        if tx_ids is not None:
+            statement = statement.where(COMMITS.c.tx_id.in_(tx_ids))
+        if predicate is not None:
+            writing = select(ENTRIES.c.valid_from).where(ENTRIES.c.valid_from > after, *covers(predicate))
+            statement = statement.where(COMMITS.c.seq.in_(writing))
+        rows = self._rows(statement.limit(limit))
+        return [
+            commit for start in range(0, len(rows), PAGE) for commit, _ in self._assemble(rows[start : start + PAGE])
+        ]
+
+    def effects(
+        self, *, run: str | None = None, state: EffectState | None = None, ids: Collection[str] | None = None
+    ) -> list[Effect]:
+        statement = (
+            select(*_EFFECT_COLUMNS)
+            .join(EFFECT_EVENTS, and_(EFFECT_EVENTS.c.effect_id == EFFECTS.c.id, EFFECT_EVENTS.c.valid_to.is_(None)))
+            .order_by(EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal)
+        )
+        if run is not None:
+            statement = statement.where(EFFECTS.c.run == run)
+        if state is not None:
+            statement = statement.where(EFFECT_EVENTS.c.state == state.value)
+        if ids is not None:
+            statement = statement.where(EFFECTS.c.id.in_(ids))
+        return [effect_from_row(row) for row in self._rows(statement)]
+
+    def cursor(self, name: str) -> CursorState | None:
+        rows = self._rows(select(CURSORS).where(CURSORS.c.name == bindparam("name")), {"name": name})
+        return cursor_from_row(rows[0]) if rows else None
+
+    def check(self) -> int:
+        for (message,) in self._rows_of_text("PRAGMA quick_check(1)"):
+            if message != "ok":
+                raise BoardCorrupt(f"{self._path}: {message}.")
+        state = self.state()
+        seq, previous = 0, GENESIS
+        statement = select(COMMITS).order_by(COMMITS.c.seq).limit(PAGE)
+        while page := self._rows(statement.where(COMMITS.c.seq > seq, COMMITS.c.seq <= state.head)):
+            for commit, texts in self._assemble(page):
+                seq += 1
+                if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, texts) != commit.hash:
+                    raise ChainBroken(f"{self._path}: commit {seq} of {state.head} is not what was committed.")
+                previous = commit.hash
+        if (seq, previous) != (state.head, state.head_hash):
+            raise ChainBroken(f"{self._path}: the log ends at commit {seq}, the board at {state.head}.")
+        return seq
+
+    def close(self) -> None:
+        self._readers.dispose()
+
+    def _assemble(self, rows: Sequence[AnyRow]) -> Iterable[tuple[Commit, tuple[str | None, ...]]]:
+        """Yield the commits of ``rows`` with the JSON texts of their values."""
+        if not rows:
+            return
+        first, last = rows[0].seq, rows[-1].seq
+        entries: dict[int, list[AnyRow]] = defaultdict(list)
+        for row in self._rows(
+            select(*ENTRY_COLUMNS)
+            .where(ENTRIES.c.valid_from.between(first, last))
+            .order_by(ENTRIES.c.valid_from, ENTRIES.c.ordinal)
+        ):
+            entries[row.valid_from].append(row)
+        effects: dict[int, list[Effect]] = defaultdict(list)
+        for row in self._rows(
+            select(*_EFFECT_COLUMNS)
+            .join(EFFECT_EVENTS, EFFECT_EVENTS.c.effect_id == EFFECTS.c.id)
+            .where(EFFECT_EVENTS.c.seq.between(first, last))
+            .order_by(EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal)
+        ):
+            effects[row.seq].append(effect_from_row(row))
+        for row in rows:
+            written = entries[row.seq]
+            commit = commit_from_row(row, map(entry_from_row, written), effects[row.seq])
+            yield commit, tuple(entry.value for entry in written)
+
+    def _rows(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any] | None = None) -> Sequence[AnyRow]:
+        with translated_errors(self._path), self._readers.connect() as connection:
+            return connection.execute(statement, parameters or {}).all()
+
+    def _rows_of_text(self, statement: str) -> Sequence[AnyRow]:
+        with translated_errors(self._path), self._readers.connect() as connection:
+            return connection.exec_driver_sql(statement).all()

@@ -1,0 +1,182 @@
+"""Translation between board records and table rows."""
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, get_args
+
+from sqlalchemy import Row
+
+from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
+from agentsys.blackboard.entries import Endorsement, Entry, EntryVersionRef, canonical_json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.schema import ENTRIES
+from agentsys.blackboard.storage import CursorState
+from agentsys.blackboard.transactions import Commit, CursorMove, Isolation
+
+Values: TypeAlias = dict[str, Any]
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+
+ENTRY_COLUMNS: Final = [column for column in ENTRIES.columns if column.name not in ("valid_to", "ordinal")]
+_ISOLATIONS: Final[dict[str, Isolation]] = {name: name for name in get_args(Isolation)}
+
+
+@lru_cache(maxsize=4096)
+def label_to_text(label: Label) -> str:
+    return canonical_json(label.to_json())
+
+
+@lru_cache(maxsize=4096)
+def label_from_text(text: str) -> Label:
+    return Label.from_json(json.loads(text))
+
+
+def entry_to_row(entry: Entry, text: str | None, ordinal: int) -> Values:
+    """Return the row of ``entry`` as the current version; ``ordinal`` is its place among the commit's writes."""
+    endorsement = entry.endorsement
+    return {
+        "topic": entry.topic,
+        "key": entry.key,
+        "version": entry.version,
+        "valid_from": entry.seq,
+        "valid_to": None,
+        "ordinal": ordinal,
+        "type": entry.type,
+        "writer": entry.writer,
+        "run": entry.run,
+        "value": text,
+        "label": label_to_text(entry.label),
+        "derived_from": _refs_to_text(entry.derived_from),
+        "endorsement": None if endorsement is None else canonical_json([endorsement.by, endorsement.reason]),
+        "committed_at": entry.committed_at,
+    }
+
+
+def entry_from_row(row: Iterable[Any]) -> Entry:
+    """Return the entry in a row of :data:`ENTRY_COLUMNS`."""
+    topic, key, version, seq, type_, writer, run, text, label, derived_from, endorsement, at = row
+    return Entry(
+        topic,
+        key,
+        type_,
+        version,
+        None if text is None else json.loads(text),
+        label_from_text(label),
+        seq,
+        writer,
+        run,
+        _refs_from_text(derived_from),
+        at,
+        None if endorsement is None else Endorsement(*json.loads(endorsement)),
+        text is None,
+    )
+
+
+def commit_to_row(commit: Commit) -> Values:
+    return {
+        "seq": commit.seq,
+        "tx_id": commit.tx_id,
+        "principal": commit.principal,
+        "run": commit.run,
+        "snapshot": commit.snapshot,
+        "isolation": commit.isolation,
+        "committed_at": commit.at,
+        "cursors": canonical_json([[move.subscription, move.from_seq, move.to_seq] for move in commit.cursors]),
+        "prev_hash": commit.prev_hash,
+        "hash": commit.hash,
+    }
+
+
+def commit_from_row(row: AnyRow, writes: Iterable[Entry], effects: Iterable[Effect]) -> Commit:
+    """Return the commit in a row of the commit table's columns, with its writes and effects."""
+    seq, tx_id, principal, run, snapshot, isolation, at, cursors, prev_hash, hash_ = row
+    moves = tuple(CursorMove(*move) for move in json.loads(cursors))
+    return Commit(
+        seq,
+        tx_id,
+        principal,
+        run,
+        snapshot,
+        _ISOLATIONS[isolation],
+        at,
+        tuple(writes),
+        tuple(effects),
+        moves,
+        prev_hash,
+        hash_,
+    )
+
+
+def intent_to_row(intent: EffectIntent) -> Values:
+    return {
+        "id": intent.id,
+        "run": intent.run,
+        "step": intent.step,
+        "tool": intent.tool,
+        "effect_class": intent.effect_class.value,
+        "arguments": canonical_json(intent.arguments),
+        "label": label_to_text(intent.label),
+    }
+
+
+def effect_to_row(effect: Effect, ordinal: int) -> Values:
+    """Return the row of the effect's newest step; ``ordinal`` is its place among the commit's effects."""
+    return {
+        "seq": effect.seq,
+        "ordinal": ordinal,
+        "effect_id": effect.id,
+        "state": effect.state.value,
+        "attempt": effect.attempt,
+        "epoch": effect.epoch,
+        "result": canonical_json(effect.result),
+        "result_label": None if effect.result_label is None else label_to_text(effect.result_label),
+        "committed_at": effect.at,
+        "valid_to": None,
+    }
+
+
+def effect_from_row(row: AnyRow) -> Effect:
+    """Return the effect in a row that joins its intent and one of its steps."""
+    values = row._mapping
+    intent = EffectIntent(
+        values["id"],
+        values["run"],
+        values["step"],
+        values["tool"],
+        EffectClass(values["effect_class"]),
+        json.loads(values["arguments"]),
+        label_from_text(values["label"]),
+    )
+    result_label = values["result_label"]
+    return Effect(
+        intent,
+        EffectState(values["state"]),
+        values["attempt"],
+        values["epoch"],
+        json.loads(values["result"]),
+        None if result_label is None else label_from_text(result_label),
+        values["seq"],
+        values["committed_at"],
+    )
+
+
+def cursor_to_row(cursor: CursorState) -> Values:
+    return {
+        "name": cursor.name,
+        "predicate": canonical_json(cursor.predicate.to_json()),
+        "position": cursor.position,
+    }
+
+
+def cursor_from_row(row: AnyRow) -> CursorState:
+    name, predicate, position = row
+    return CursorState(name, Predicate.from_json(json.loads(predicate)), position)
+
+
+def _refs_to_text(refs: tuple[EntryVersionRef, ...]) -> str:
+    return canonical_json([[ref.topic, ref.key, ref.version] for ref in refs]) if refs else "[]"
+
+
+def _refs_from_text(text: str) -> tuple[EntryVersionRef, ...]:
+    return () if text == "[]" else tuple(EntryVersionRef(*ref) for ref in json.loads(text))

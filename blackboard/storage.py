@@ -1,0 +1,155 @@
+"""What the committer and the readers need of a database; :mod:`agentsys.blackboard.sqlite` provides it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentsys.blackboard.effects import Effect, EffectState
+from agentsys.blackboard.entries import Entry, Key
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import Commit
+from agentsys.errors import BoardError
+
+
+class BoardCorrupt(BoardError):
+    """The board's file is damaged, or is no board."""
+
+    code = "AGS-0202"
+    remedy = "Restore the file and its -wal companion from a backup, or move both away to start an empty board."
+
+
+class BoardFull(BoardError):
+    """The disk, or the size the database may take, is used up. The transaction was not committed."""
+
+    code = "AGS-0203"
+    remedy = "Free space and submit the same transaction again; everything acknowledged is kept and can be read."
+
+
+class StorageFailed(BoardError):
+    """The database could not be read or written."""
+
+    code = "AGS-0204"
+    remedy = "Check the disk and the file's permissions; submitting the same transaction again is always safe."
+
+
+class SchemaTooNew(BoardError):
+    """The board was written by a newer agentsys."""
+
+    code = "AGS-0205"
+    remedy = "Upgrade agentsys, or open another board."
+
+
+class StaleEpoch(BoardError):
+    """Another process opened the board for writing since; this one may not write any more."""
+
+    code = "AGS-0208"
+    remedy = "Close this board and open it again."
+
+
+class BoardMissing(BoardError):
+    """There is no board at the path, or its folder cannot be used."""
+
+    code = "AGS-0209"
+    remedy = "Check the path; a board is created by the first process that opens it for writing."
+
+
+class ChainBroken(BoardError):
+    """The stored log differs from what was committed."""
+
+    code = "AGS-0218"
+    remedy = "Somebody edited the file: restore it from a backup, and trust nothing from the commit named on."
+
+
+@dataclass(frozen=True, slots=True)
+class BoardState:
+    """``head``: newest commit, ``head_hash``: its hash, ``epoch``: how often the board was opened for writing."""
+
+    head: int
+    head_hash: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An entry's step from version ``old`` to ``new``; ``old`` may be a deletion, as may ``new``."""
+
+    old: Entry | None
+    new: Entry
+
+    def concerns(self, predicate: Predicate) -> bool:
+        """Whether the set that ``predicate`` describes differs before and after."""
+        return predicate.matches(self.new) or (self.old is not None and predicate.matches(self.old))
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCommit:
+    """A commit to store; ``texts`` are the JSON texts of its writes' values, ``None`` for deletions."""
+
+    commit: Commit
+    texts: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CursorState:
+    """A durable subscription as stored."""
+
+    name: str
+    predicate: Predicate
+    position: int
+
+
+class Reader(Protocol):
+    """Reads of committed state. Thread-safe; no database transaction outlives a call."""
+
+    def state(self) -> BoardState: ...
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        """Return the version current at commit ``at``, deletions included."""
+
+    def query_at(self, predicate: Predicate, at: int, limit: int | None = None) -> list[Entry]:
+        """Return the existing entries that match at commit ``at``, ordered by address."""
+
+    def commits(
+        self,
+        after: int,
+        *,
+        limit: int | None = None,
+        run: str | None = None,
+        predicate: Predicate | None = None,
+        tx_ids: Collection[str] | None = None,
+    ) -> list[Commit]:
+        """Return commits in order; with ``predicate`` those that wrote an entry it covers (by address and type)."""
+
+    def effects(
+        self, *, run: str | None = None, state: EffectState | None = None, ids: Collection[str] | None = None
+    ) -> list[Effect]:
+        """Return effects in their present state, in the order of their last step."""
+
+    def cursor(self, name: str) -> CursorState | None: ...
+
+    def check(self) -> int:
+        """Verify the file and the hash chain; return the number of commits.
+
+        Raises :class:`BoardCorrupt` and :class:`ChainBroken`.
+        """
+
+    def close(self) -> None: ...
+
+
+class Storage(Reader, Protocol):
+    """The committer's side: used by its one thread only, and never while another process may write."""
+
+    def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
+        """Return the newest version of each address that has one, deletions included."""
+
+    def changes(self, after: int, predicate: Predicate) -> list[Change]:
+        """Return the changes committed after ``after`` that concern ``predicate``."""
+
+    def append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
+        """Store ``commits`` durably in one step, or nothing of them. Raises :class:`StaleEpoch` after a take-over."""
+
+    def create_cursor(self, cursor: CursorState) -> CursorState:
+        """Store ``cursor`` unless its name is taken; return what is stored."""
+
+    def positions(self, names: Collection[str]) -> Mapping[str, int]:
+        """Return the positions of the cursors that exist."""

@@ -1,0 +1,346 @@
+"""Transactions: buffered on the client, reading one snapshot and their own writes, committed in one short request.
+
+No database transaction is open while a model thinks: a :class:`Transaction` remembers what it read (entries and
+predicates) and what it wants to write; the committer validates that in one step.
+"""
+
+import json
+import math
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from agentsys.blackboard.effects import Effect, EffectChange, EffectIntent, EffectState
+from agentsys.blackboard.entries import (
+    Endorsement,
+    Entry,
+    EntryVersionRef,
+    Json,
+    Key,
+    canonical_json,
+    check_name,
+)
+from agentsys.blackboard.labels import BOTTOM, Label, join_all
+from agentsys.blackboard.predicates import Predicate
+from agentsys.errors import BoardError, LabelError
+
+Isolation: TypeAlias = Literal["serializable", "snapshot"]
+
+
+class LabelTooLow(LabelError):
+    """A transaction wrote below the label of what it had read."""
+
+    code = "AGS-0301"
+    remedy = "Leave the label out, or pass `endorsed=Endorsement(by, reason)` to put the decision on record."
+
+
+class TransactionClosed(BoardError):
+    """A transaction was used after it had been submitted."""
+
+    code = "AGS-0213"
+    remedy = "Begin a new transaction."
+
+
+class UnknownSavepoint(BoardError):
+    """A transaction was rolled back to a mark it does not have."""
+
+    code = "AGS-0219"
+    remedy = "Roll back only to marks from `savepoint()` that lie before every mark rolled back to since."
+
+
+class InvalidCursorMove(BoardError):
+    """A cursor was moved without a poll, backwards, or past the end of the log."""
+
+    code = "AGS-0220"
+    remedy = "Call `poll()`, handle the commits, then advance to the last one handled."
+
+
+@dataclass(frozen=True, slots=True)
+class CursorMove:
+    """A durable subscription's step over the log, from the position it was polled at."""
+
+    subscription: str
+    from_seq: int
+    to_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One committed transaction. ``at`` is in Unix seconds; ``hash`` covers it and ``prev_hash``: the log is a chain.
+
+    A transaction that changed nothing is not in the log: its ``seq`` is its snapshot and its hashes are empty.
+    """
+
+    seq: int
+    tx_id: str
+    principal: str
+    run: str | None
+    snapshot: int
+    isolation: Isolation
+    at: float
+    writes: tuple[Entry, ...]
+    effects: tuple[Effect, ...]
+    cursors: tuple[CursorMove, ...]
+    prev_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A buffered new version of an entry; ``text`` is the canonical JSON of its value, ``None`` for a deletion."""
+
+    topic: str
+    key: str
+    type: str
+    text: str | None
+    value: Json
+    label: Label
+    derived_from: tuple[EntryVersionRef, ...]
+    endorsement: Endorsement | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """All a committer needs to know of a transaction. ``reads`` maps addresses to the version seen, if any."""
+
+    tx_id: str
+    principal: str
+    run: str | None
+    snapshot: int
+    isolation: Isolation
+    urgency: float
+    reads: dict[Key, Entry | None]
+    predicates: tuple[Predicate, ...]
+    writes: tuple[Write, ...]
+    effects: tuple[EffectIntent | EffectChange, ...]
+    cursors: tuple[CursorMove, ...]
+
+    @property
+    def changes_nothing(self) -> bool:
+        return not (self.writes or self.effects or self.cursors)
+
+
+class View(Protocol):
+    """What a transaction reads from: past states of the board by commit sequence number."""
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        """Return the version current at ``at``, deletions included."""
+
+    def query_at(self, predicate: Predicate, at: int) -> list[Entry]:
+        """Return the existing entries that match, ordered by address."""
+
+
+class Polled(Protocol):
+    """A subscription as far as a transaction needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def polled_from(self) -> int | None: ...
+
+
+class Transaction:
+    """One unit of work: reads of the snapshot, buffered writes, planned effects. Used by one thread at a time."""
+
+    def __init__(
+        self, view: View, snapshot: int, principal: str, run: str | None, isolation: Isolation, urgency: float
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.snapshot = snapshot
+        self.principal = check_name(principal, "principal")
+        self.run = run if run is None else check_name(run, "run")
+        self.isolation = isolation
+        self.urgency = urgency
+        self._view = view
+        self._reads: dict[Key, Entry | None] = {}
+        self._predicates: dict[Predicate, None] = {}
+        self._seen: dict[EntryVersionRef, None] = {}
+        self._label: Label | None = None
+        self._operations: list[Write | EffectIntent | EffectChange | CursorMove] = []
+        self._request: CommitRequest | None = None
+
+    @property
+    def reads_label(self) -> Label:
+        """The join of all that was read so far, also by what was rolled back since; of nothing, ``BOTTOM``."""
+        return BOTTOM if self._label is None else self._label
+
+    @property
+    def reads(self) -> tuple[EntryVersionRef, ...]:
+        """The versions read so far, in order of first reading."""
+        return tuple(self._seen)
+
+    def get(self, topic: str, key: str) -> Entry | None:
+        """Return the entry as this transaction sees it, or ``None``; an own write has version and seq 0."""
+        self._check_open()
+        own = self._own_writes().get((topic, key))
+        if own is not None:
+            self._label = join_all([self.reads_label, own.label])
+            return self._pending_entry(own)
+        if (topic, key) not in self._reads:
+            entry = self._view.version_at(topic, key, self.snapshot)
+            self._reads[topic, key] = entry
+            if entry is not None:
+                self._remember([entry])
+        entry = self._reads[topic, key]
+        return None if entry is None or entry.deleted else entry
+
+    def query(self, predicate: Predicate) -> list[Entry]:
+        """Return the matching entries ordered by (topic, key), own writes included."""
+        self._check_open()
+        found = {entry.address: entry for entry in self._view.query_at(predicate, self.snapshot)}
+        self._predicates[predicate] = None
+        self._remember(found.values())
+        for address, write in self._own_writes().items():
+            found.pop(address, None)
+            entry = self._pending_entry(write)
+            if entry is not None and predicate.matches(entry):
+                self._label = join_all([self.reads_label, entry.label])
+                found[address] = entry
+        return [found[address] for address in sorted(found)]
+
+    def put(
+        self,
+        topic: str,
+        key: str,
+        value: Json,
+        *,
+        type: str,
+        label: Label | None = None,
+        derived_from: Sequence[EntryVersionRef] | None = None,
+        endorsed: Endorsement | None = None,
+    ) -> None:
+        """Buffer a new version of an entry.
+
+        Without ``label`` the entry gets the join of everything read, or the principal's own label if nothing was.
+        Without ``derived_from`` it derives from everything read. Raises :class:`LabelTooLow` for a label that is not
+        above the reads unless ``endorsed``, :class:`InvalidValue` and :class:`InvalidName`.
+        """
+        self._check_open()
+        check_name(topic, "topic")
+        check_name(key, "key")
+        check_name(type, "type")
+        text = canonical_json(value)
+        label = self._label_for(f"{topic}/{key}", label, endorsed)
+        sources = self.reads if derived_from is None else tuple(derived_from)
+        # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
+        self._operations.append(Write(topic, key, type, text, json.loads(text), label, sources, endorsed))
+
+    def delete(self, topic: str, key: str) -> None:
+        """Buffer the end of an entry. Deleting what does not exist changes nothing."""
+        existing = self.get(topic, key)
+        if existing is not None:
+            label = self._label_for(f"{topic}/{key}", None, None)
+            self._operations.append(Write(topic, key, existing.type, None, None, label, self.reads, None))
+
+    def plan_effect(self, intent: EffectIntent) -> None:
+        """Put ``intent`` on record with this transaction's writes; planning the same intent again changes nothing."""
+        self._check_open()
+        check_name(intent.id, "effect id")
+        canonical_json(intent.arguments)
+        self._check_label(f"effect {intent.id}", intent.label)
+        self._operations.append(intent)
+
+    def start_effect(self, effect_id: str) -> None:
+        """Record that the next attempt of an effect begins; commit before dispatching it."""
+        self._check_open()
+        self._operations.append(EffectChange(effect_id, EffectState.STARTED))
+
+    def finish_effect(
+        self,
+        effect_id: str,
+        outcome: Literal["succeeded", "failed", "in_doubt", "compensated"],
+        result: Json = None,
+        label: Label | None = None,
+    ) -> None:
+        """Record the outcome of an effect together with this transaction's writes."""
+        self._check_open()
+        copy = json.loads(canonical_json(result))
+        label = label if label is not None else Label()
+        self._operations.append(EffectChange(effect_id, EffectState(outcome), copy, label))
+
+    def advance(self, subscription: Polled, to_seq: int) -> None:
+        """Move a subscription's cursor to ``to_seq`` with this transaction, from where it was last polled."""
+        self._check_open()
+        start = subscription.polled_from
+        if start is None:
+            raise InvalidCursorMove(f"Subscription {subscription.name} was advanced before it was polled.")
+        if to_seq < start:
+            raise InvalidCursorMove(f"Subscription {subscription.name} cannot go back from {start} to {to_seq}.")
+        self._operations.append(CursorMove(subscription.name, start, to_seq))
+
+    def savepoint(self) -> int:
+        """Return a mark for :meth:`rollback_to`."""
+        self._check_open()
+        return len(self._operations)
+
+    def rollback_to(self, mark: int) -> None:
+        """Drop everything buffered after ``mark``. What was read stays read, and keeps shaping labels."""
+        self._check_open()
+        if not 0 <= mark <= len(self._operations):
+            raise UnknownSavepoint(f"Transaction {self.id} has no savepoint {mark}.")
+        del self._operations[mark:]
+
+    def seal(self) -> CommitRequest:
+        """Close the transaction and return what is to be committed; a second call returns the same request."""
+        if self._request is None:
+            operations = self._operations
+            self._request = CommitRequest(
+                tx_id=self.id,
+                principal=self.principal,
+                run=self.run,
+                snapshot=self.snapshot,
+                isolation=self.isolation,
+                urgency=math.inf if math.isnan(self.urgency) else self.urgency,
+                reads=self._reads,
+                predicates=tuple(self._predicates),
+                writes=tuple(self._own_writes().values()),
+                effects=tuple(item for item in operations if isinstance(item, (EffectIntent, EffectChange))),
+                cursors=tuple(item for item in operations if isinstance(item, CursorMove)),
+            )
+        return self._request
+
+    def _remember(self, entries: Collection[Entry]) -> None:
+        if entries:
+            self._seen.update((entry.ref, None) for entry in entries)
+            self._label = join_all([self.reads_label, *(entry.label for entry in entries)])
+
+    def _own_writes(self) -> dict[Key, Write]:
+        return {(item.topic, item.key): item for item in self._operations if isinstance(item, Write)}
+
+    def _pending_entry(self, write: Write) -> Entry | None:
+        if write.text is None:
+            return None
+        return Entry(
+            write.topic,
+            write.key,
+            write.type,
+            0,
+            json.loads(write.text),
+            write.label,
+            0,
+            self.principal,
+            self.run,
+            write.derived_from,
+            0.0,
+            write.endorsement,
+        )
+
+    def _label_for(self, what: str, label: Label | None, endorsed: Endorsement | None) -> Label:
+        if label is None:
+            return self._label if self._label is not None else Label.trusted(self.principal)
+        if endorsed is None:
+            self._check_label(what, label)
+        return label
+
+    def _check_label(self, what: str, label: Label) -> None:
+        if not self.reads_label.flows_to(label):
+            raise LabelTooLow(
+                f"The label of {what}, {label.to_json()}, is not above what the transaction read, "
+                f"{self.reads_label.to_json()}."
+            )
+
+    def _check_open(self) -> None:
+        if self._request is not None:
+            raise TransactionClosed(f"Transaction {self.id} was submitted already.")

@@ -1,0 +1,100 @@
+"""Optimistic validation: whether what a transaction read still holds, at its turn in the commit order."""
+
+from collections.abc import Collection, Iterable
+
+from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
+from agentsys.blackboard.effects import Effect
+from agentsys.blackboard.entries import Entry, Key
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import Change, PreparedCommit, Storage
+from agentsys.blackboard.transactions import CommitRequest
+
+
+class BatchState:
+    """The board as the next member of a batch finds it: what is stored, and what earlier members will have written."""
+
+    def __init__(self, storage: Storage, requests: Collection[CommitRequest]) -> None:
+        self._storage = storage
+        self._heads = storage.heads({key for request in requests for key in _keys(request)})
+        self._changes: list[Change] = []
+        effect_ids = {effect.id for request in requests for effect in request.effects}
+        self._effects = {item.id: item for item in storage.effects(ids=effect_ids)} if effect_ids else {}
+        cursors = {move.subscription for request in requests for move in request.cursors}
+        self._positions = dict(storage.positions(cursors)) if cursors else {}
+
+    def head(self, key: Key) -> Entry | None:
+        """Return the newest version of an entry that some request of the batch reads or writes."""
+        return self._heads.get(key)
+
+    def effect(self, effect_id: str) -> Effect | None:
+        return self._effects.get(effect_id)
+
+    def position(self, subscription: str) -> int:
+        """Return the cursor of a subscription; 0 if it does not exist."""
+        return self._positions.get(subscription, 0)
+
+    def changes(self, after: int, predicate: Predicate) -> list[Change]:
+        """Return the changes made by commits after ``after`` that concern ``predicate``, oldest first."""
+        stored = self._storage.changes(after, predicate)
+        return stored + [change for change in self._changes if change.concerns(predicate)]
+
+    def accept(self, prepared: PreparedCommit) -> None:
+        """Let later members of the batch see ``prepared``."""
+        commit = prepared.commit
+        for entry in commit.writes:
+            self._changes.append(Change(self._heads.get(entry.address), entry))
+            self._heads[entry.address] = entry
+        self._effects.update((effect.id, effect) for effect in commit.effects)
+        self._positions.update((move.subscription, move.to_seq) for move in commit.cursors)
+
+
+def validate(request: CommitRequest, state: BatchState) -> None:
+    """Raise :class:`Conflict` with every difference if ``request`` may not commit on top of ``state``.
+
+    ``serializable``: all it read is unchanged, in old and new image of every set it queried. ``snapshot``: nobody
+    else wrote what it writes.
+    """
+    items: list[ConflictItem] = [
+        CursorConflict(move.subscription, move.from_seq, state.position(move.subscription))
+        for move in request.cursors
+        if move.from_seq != state.position(move.subscription)
+    ]
+    if request.isolation == "serializable":
+        items += _changed_reads(request, state)
+        items += _changed_sets(request, state)
+    else:
+        items += _overwritten(request, state)
+    if items:
+        raise Conflict(request.tx_id, items)
+
+
+def _keys(request: CommitRequest) -> Iterable[Key]:
+    yield from request.reads
+    for write in request.writes:
+        yield write.topic, write.key
+
+
+def _changed_reads(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
+    for (topic, key), seen in request.reads.items():
+        head = state.head((topic, key))
+        old, new = _existing(seen), _existing(head)
+        if (old and old.version) != (new and new.version):
+            yield KeyConflict(topic, key, old.version if old else 0, old, new)
+
+
+def _changed_sets(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
+    for predicate in request.predicates:
+        for change in state.changes(request.snapshot, predicate):
+            yield PredicateConflict(predicate, _existing(change.old), _existing(change.new))
+
+
+def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
+    for write in request.writes:
+        head = state.head((write.topic, write.key))
+        if head is not None and head.seq > request.snapshot:
+            seen = _existing(request.reads.get((write.topic, write.key)))
+            yield KeyConflict(write.topic, write.key, seen.version if seen else 0, seen, _existing(head))
+
+
+def _existing(entry: Entry | None) -> Entry | None:
+    return None if entry is None or entry.deleted else entry
