@@ -73,7 +73,7 @@ class ColumnProfile:
 
 @dataclass(frozen=True, slots=True)
 class TableProfile:
-    """One table of a file; ``parquet`` holds its typed rows, ``titles`` and ``notes`` the text around them."""
+    """One table of a file; ``parquet`` holds its typed rows, ``title`` and ``notes`` the text around them."""
 
     id: str
     file: str
@@ -87,13 +87,17 @@ class TableProfile:
 
 @dataclass(frozen=True, slots=True)
 class FileProfile:
-    """One readable file: lake-relative path, size in bytes, hash of its content, its tables and its label."""
+    """One readable file: lake-relative path, size in bytes, hash of its content, its tables and its label.
+
+    ``duplicate_of`` names an earlier file with the same bytes whose tables stand for this one's, or is empty.
+    """
 
     path: str
     size: int
     sha256: str
     tables: tuple[TableProfile, ...]
     label: Label
+    duplicate_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,104 @@
+"""Profiles and typed Parquet files, kept by the hash of a file's content.
+
+A folder per content: ``<hash>-<extension>-v<version>/`` with ``tables.json`` and one Parquet file a table. A manifest
+per lake remembers size and modification time, so that an unchanged file is not even read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+from pydantic import TypeAdapter
+
+from agentsys.lake.faults import CacheUnusableError
+from agentsys.lake.profiles import TableProfile
+
+VERSION: Final = 1
+_TABLES: Final = TypeAdapter(tuple[TableProfile, ...])
+
+
+def default_cache() -> Path:
+    """Return the folder in the user's cache that holds profiles of lakes."""
+    return Path(platformdirs.user_cache_dir("agentsys")) / "lake"
+
+
+class ProfileCache:
+    """The cache of one lake. Raises CacheUnusableError where its folder cannot be written."""
+
+    def __init__(self, folder: Path, lake: Path) -> None:
+        self.folder = folder
+        name = hashlib.sha256(str(lake).encode()).hexdigest()[:32]
+        self._manifest_path = folder / f"manifest-{name}-v{VERSION}.json"
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._manifest = self._load_manifest()
+
+    def digest(self, relative: str, path: Path) -> str:
+        """Return the SHA-256 of a file's content, from the manifest where size and time are unchanged."""
+        status = path.stat()
+        known = self._manifest.get(relative)
+        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
+            return str(known[2])
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._manifest[relative] = [status.st_size, status.st_mtime_ns, digest]
+        return digest
+
+    def load(self, digest: str, extension: str) -> tuple[TableProfile, ...] | None:
+        """Return the cached tables of a content, None where they are absent or damaged."""
+        entry = self._entry(digest, extension)
+        try:
+            tables = _TABLES.validate_json((entry / "tables.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        placed = tuple(replace(table, parquet=entry / table.parquet) for table in tables)
+        return placed if all(table.parquet.exists() for table in placed) else None
+
+    def store(self, digest: str, extension: str, built: Path, tables: tuple[TableProfile, ...]) -> None:
+        """Move the folder ``built``, with its Parquet files, into the cache in one step."""
+        entry = self._entry(digest, extension)
+        with _writing(self.folder):
+            (built / "tables.json").write_bytes(_TABLES.dump_json(tables))
+            shutil.rmtree(entry, ignore_errors=True)
+            built.replace(entry)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a temporary folder beside the cached ones, so that moving out of it is atomic."""
+        with _writing(self.folder), tempfile.TemporaryDirectory(prefix="building-", dir=self.folder) as name:
+            yield Path(name)
+
+    def save_manifest(self) -> None:
+        """Write the manifest in one step."""
+        with _writing(self.folder):
+            temporary = self._manifest_path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(self._manifest), encoding="utf-8")
+            temporary.replace(self._manifest_path)
+
+    def _entry(self, digest: str, extension: str) -> Path:
+        return self.folder / f"{digest[:32]}-{extension.lstrip('.') or 'plain'}-v{VERSION}"
+
+    def _load_manifest(self) -> dict[str, list[int | str]]:
+        try:
+            loaded = json.loads(self._manifest_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheUnusableError(f"The cache folder {folder} cannot be written: {error}.") from error

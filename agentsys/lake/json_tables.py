@@ -1,0 +1,110 @@
+"""JSON: lists of records, lists of lists, columns, JSON lines, and records nested somewhere inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from agentsys.lake.encodings import text_encoding
+from agentsys.lake.faults import FileCorruptError, FileTooLargeError, FileWithoutTableError
+from agentsys.lake.headers import column_names
+from agentsys.lake.profiles import LakeLimits
+from agentsys.lake.sources import SourceTable, tables_of_sheet
+
+MAX_DEPTH: Final = 6
+
+
+def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
+    """Return the tables of a JSON or JSON lines file; nested objects become columns joined by their keys.
+
+    A file above ``in_memory_bytes`` is refused with FileTooLargeError.
+    """
+    if path.stat().st_size > limits.in_memory_bytes:
+        raise FileTooLargeError(f"{path.name} has {path.stat().st_size} bytes, above {limits.in_memory_bytes}.")
+    text = path.read_text(encoding=text_encoding(path))
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        document = _lines(path.name, text, error)
+    tables = [table for title, records in _collections(document, ()) if (table := _table(title, records))]
+    if not tables:
+        raise FileWithoutTableError(f"{path.name} is JSON without a list of records or of columns.")
+    return tables
+
+
+def _lines(name: str, text: str, fault: Exception) -> list[Any]:
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError):
+        raise FileCorruptError(f"{name} is neither JSON nor JSON lines: {fault}") from fault
+
+
+def _collections(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield ``(title, items)`` of every list of records, list of lists or set of columns below ``node``."""
+    if isinstance(node, list):
+        yield " ".join(path), node
+    elif isinstance(node, Mapping) and len(path) < MAX_DEPTH:
+        if columns := _as_columns(node):
+            yield " ".join(path), columns
+            return
+        for key, value in node.items():
+            if isinstance(value, Mapping) or (isinstance(value, list) and _holds_rows(value)):
+                yield from _collections(value, (*path, str(key)))
+
+
+def _holds_rows(items: Sequence[Any]) -> bool:
+    return any(isinstance(item, dict | list) for item in items)
+
+
+def _as_columns(node: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Read ``{"a": [1, 2], "b": [3, 4]}`` or ``{"a": {"0": 1}, "b": {"0": 3}}`` as records."""
+    values = list(node.values())
+    if len(values) < 2:
+        return None
+    if all(isinstance(value, list) and not _holds_rows(value) for value in values):
+        if len({len(value) for value in values}) == 1 and values[0]:
+            return [dict(zip(node, row, strict=True)) for row in zip(*values, strict=True)]
+    elif all(isinstance(value, dict) for value in values):
+        keys = list(values[0])
+        scalars = all(not isinstance(item, dict | list) for value in values for item in value.values())
+        if keys and scalars and all(list(value) == keys for value in values):
+            return _indexed(node, keys)
+    return None
+
+
+def _indexed(node: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Orient an object of objects: numbered inner keys are rows (pandas ``columns``), named ones are columns."""
+    if all(key.isdigit() for key in keys):
+        return [{column: node[column][key] for column in node} for key in keys]
+    return [{"key": name, **inner} for name, inner in node.items()]
+
+
+def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
+    records = [_flatten(item) for item in items if isinstance(item, dict)]
+    if records:
+        keys = list(dict.fromkeys(key for record in records for key in record))
+        rows = [[record.get(key, "") for key in keys] for record in records]
+        return SourceTable(column_names([list(key) for key in keys]), title, rows=rows)
+    lists = [[_text(cell) for cell in item] for item in items if isinstance(item, list)]
+    if not lists and len(items) > 1:
+        return SourceTable(column_names([["value"]]), title, rows=[[_text(item)] for item in items])
+    return next(iter(tables_of_sheet(lists, title)), None)
+
+
+def _flatten(record: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    flat: dict[tuple[str, ...], str] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and value and len(path) < MAX_DEPTH:
+            flat.update(_flatten(value, (*path, str(key))))
+        else:
+            flat[(*path, str(key))] = _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,208 @@
+"""Turns a table of texts into a typed Parquet file and profiles its columns, in DuckDB with bounded memory."""
+
+# ruff: noqa: S608 - the SQL is made of generated column names, quoted paths and constant patterns
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from agentsys.lake.faults import CacheUnusableError
+from agentsys.lake.headers import ColumnName
+from agentsys.lake.names import unique
+from agentsys.lake.profiles import NUMERIC_TYPES, SAMPLES, ColumnProfile, LakeLimits, Scalar, TableProfile
+from agentsys.lake.sources import SourceTable
+from agentsys.lake.values import (
+    MIXED_SHARE,
+    TEXT,
+    Interpretation,
+    as_mixed,
+    interpret,
+    marker_sql,
+    text_sql,
+    typed_sql,
+)
+
+SAMPLE_CELLS: Final = 10_000
+SAMPLE_VALUES: Final = 2000
+SAMPLE_ROWS: Final = 200_000
+PERMUTATIONS: Final = 64
+TEXT_LENGTH: Final = 80
+_KEPT_TYPES: Final = ("BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR", "BOOLEAN")
+
+
+class Materialiser:
+    """One DuckDB connection, in memory, that spills to a folder of its own and holds no more than its limit."""
+
+    def __init__(self, limits: LakeLimits, spill: Path) -> None:
+        self._connection = duckdb.connect(
+            config={
+                "memory_limit": f"{limits.memory_bytes // 2**20}MiB",
+                "temp_directory": str(spill),
+                "threads": 2,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+        )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def table(self, source: SourceTable, target: Path) -> TableProfile:
+        """Write ``source`` to ``target`` and profile it; the profile knows no file and no family yet.
+
+        Raises CacheUnusableError where the disk is full, duckdb.Error where the source cannot be parsed.
+        """
+        try:
+            rows, columns = self._write(source, target)
+        except duckdb.IOException as error:
+            if "space" in str(error).lower():
+                raise CacheUnusableError(f"{target.parent} cannot be written: {error}") from error
+            raise
+        return TableProfile("", "", "", Path(target.name), rows, columns, source.title, source.notes)
+
+    def _write(self, source: SourceTable, target: Path) -> tuple[int, tuple[ColumnProfile, ...]]:
+        copy = target.with_suffix(".raw")
+        raw = self._raw(source, copy)
+        if source.typed:
+            names, units = list(source.columns), [""] * len(source.columns)
+            selected = [self._kept(f"c{index}", raw) for index in range(len(names))]
+        else:
+            names, units, selected = self._typed(source.columns, raw)
+        safe = unique(name.name for name in names)
+        body = ", ".join(f'{sql} AS "{name}"' for sql, name in zip(selected, safe, strict=True))
+        self._connection.execute(
+            f"COPY (SELECT {body} FROM {raw}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
+        )
+        self._connection.execute("DROP TABLE IF EXISTS raw")
+        copy.unlink(missing_ok=True)
+        named = [ColumnName(name, item.original, item.leaf) for name, item in zip(safe, names, strict=True)]
+        return self._profile(target, named, units)
+
+    def _raw(self, source: SourceTable, copy: Path) -> str:
+        """Make the source's columns available as ``c0``, ``c1``, … and return the relation's SQL."""
+        columns = [f"c{index}" for index in range(len(source.columns))]
+        if not source.sql:
+            import pyarrow as pa
+
+            data = [pa.array(column, pa.string()) for column in zip(*source.rows, strict=True)]
+            self._connection.register("texts", pa.table(data, names=columns))
+            self._connection.execute("CREATE OR REPLACE TEMP TABLE raw AS SELECT * FROM texts")
+            self._connection.unregister("texts")
+            return "raw"
+        self._connection.execute(
+            f"COPY (SELECT * FROM ({source.sql}) AS source({', '.join(columns)})) TO '{_quoted(copy)}' (FORMAT parquet)"
+        )
+        return f"read_parquet('{_quoted(copy)}')"
+
+    def _kept(self, column: str, raw: str) -> str:
+        """Keep a typed column, in the few types that plans know."""
+        found = str(self._one(f"SELECT typeof({column}) FROM {raw} LIMIT 1")[0]) if self._rows(raw) else "VARCHAR"
+        if found in _KEPT_TYPES:
+            return column
+        if "INT" in found and found not in ("HUGEINT", "UHUGEINT", "UBIGINT", "INTERVAL") and "[" not in found:
+            return f"CAST({column} AS BIGINT)"
+        if found in ("FLOAT", "HUGEINT", "UHUGEINT", "UBIGINT") or found.startswith("DECIMAL"):
+            return f"CAST({column} AS DOUBLE)"
+        return f"CAST({column} AS {'TIMESTAMP' if found.startswith('TIMESTAMP') else 'VARCHAR'})"
+
+    def _typed(self, columns: Sequence[ColumnName], raw: str) -> tuple[list[ColumnName], list[str], list[str]]:
+        names: list[ColumnName] = []
+        units: list[str] = []
+        selected: list[str] = []
+        for index, column in enumerate(columns):
+            how = self._interpret(f"c{index}", raw)
+            names.append(column)
+            units.append(how.unit)
+            selected.append(typed_sql(f"c{index}", how))
+            if how.keep_text:
+                written = f"{column.original} (as written)"
+                names.append(ColumnName(f"{column.name}_text", written, f"{column.leaf}_text"))
+                units.append("")
+                selected.append(text_sql(f"c{index}"))
+        return names, units, selected
+
+    def _interpret(self, column: str, raw: str) -> Interpretation:
+        """Guess from a sample, then hold the guess against every row."""
+        text = text_sql(column)
+        filled_cells = f"SELECT {text} AS v FROM {raw} WHERE v IS NOT NULL LIMIT {SAMPLE_CELLS}"
+        values = self._all(f"SELECT DISTINCT v FROM ({filled_cells})")
+        how = interpret([value for (value,) in values])
+        if how is TEXT:
+            return how
+        filled, misfits = self._one(
+            f"SELECT count({text}), count(CASE WHEN {typed_sql(column, how)} IS NULL AND NOT {marker_sql(column)} "
+            f"THEN {text} END) FROM {raw}"
+        )
+        if not misfits or how.keep_text:
+            return how
+        if how.type not in NUMERIC_TYPES or misfits > (1 - MIXED_SHARE) * filled:
+            return TEXT
+        return as_mixed(how)
+
+    def _profile(
+        self, target: Path, names: Sequence[ColumnName], units: Sequence[str]
+    ) -> tuple[int, tuple[ColumnProfile, ...]]:
+        relation = f"read_parquet('{_quoted(target)}')"
+        rows = self._rows(relation)
+        counted = "count(DISTINCT {0})" if rows <= SAMPLE_ROWS else "approx_count_distinct({0})"
+        aggregates = f"count({{0}}), {counted}, min({{0}}), max({{0}}), any_value(typeof({{0}}))"
+        figures = self._one(f"SELECT {', '.join(aggregates.format(c.name) for c in names)} FROM {relation}")
+        sampled = relation if rows <= SAMPLE_ROWS else f"(FROM {relation} LIMIT {SAMPLE_ROWS})"
+        profiles = []
+        for index, (column, unit) in enumerate(zip(names, units, strict=True)):
+            filled, distinct, low, high, type_ = figures[5 * index : 5 * index + 5]
+            values = self._all(
+                f'SELECT CAST("{column.name}" AS VARCHAR) AS v, hash(v) FROM {sampled} WHERE v IS NOT NULL '
+                f"GROUP BY v ORDER BY count(*) DESC, v LIMIT {SAMPLE_VALUES}"
+            )
+            profiles.append(
+                ColumnProfile(
+                    column.name,
+                    column.original,
+                    column.leaf,
+                    str(type_ or "VARCHAR"),
+                    1 - filled / rows if rows else 1.0,
+                    int(distinct),
+                    _scalar(low),
+                    _scalar(high),
+                    tuple(value[:TEXT_LENGTH] for value, _ in values[:SAMPLES]),
+                    unit,
+                    _signature([hashed for _, hashed in values]),
+                    tuple(value[:TEXT_LENGTH] for value, _ in values) if type_ == "VARCHAR" else (),
+                )
+            )
+        return int(rows), tuple(profiles)
+
+    def _rows(self, raw: str) -> int:
+        return int(self._one(f"SELECT count(*) FROM {raw}")[0])
+
+    def _one(self, sql: str) -> tuple[Any, ...]:
+        row = self._connection.execute(sql).fetchone()
+        return row if row is not None else ()
+
+    def _all(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql).fetchall()
+
+
+def _signature(hashes: Sequence[int]) -> tuple[int, ...]:
+    """Return a MinHash over values that DuckDB has hashed already."""
+    if not hashes:
+        return ()
+    from datasketch import MinHash
+
+    sketch = MinHash(PERMUTATIONS, hashfunc=lambda value: value & 0xFFFFFFFF)
+    sketch.update_batch(hashes)
+    return tuple(int(value) for value in sketch.hashvalues)
+
+
+def _scalar(value: Any) -> Scalar:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)[:TEXT_LENGTH]
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,94 @@
+"""Words of a question and of a lake, brought to one form so that they can be compared."""
+
+from __future__ import annotations
+
+import re
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import Final
+
+from agentsys.lake.names import words
+
+MIN_PREFIX: Final = 4
+MIN_ABBREVIATION: Final = 3
+PREFIX_WEIGHT: Final = 0.6
+_TASK_WORDS: Final = frozenset(
+    "answer decimal decimals explanation give inclusive integer need place places round".split()
+)
+_YEAR: Final = re.compile(r"(?<![\d.,$])(1[5-9]\d\d|20\d\d|21\d\d)(?![\d,%]|\.\d)")
+_RANGE: Final = re.compile(
+    r"(?:(?:between|from|in|during|of)\s+)?(1[5-9]\d\d|20\d\d|21\d\d)\s*(?:-|–|—|to|and|through|until|till)\s*"
+    r"(1[5-9]\d\d|20\d\d|21\d\d)(?!\d)",
+    re.IGNORECASE,
+)
+_SINCE: Final = re.compile(
+    r"\b(?:since|after|from)\s+(1[5-9]\d\d|20\d\d|21\d\d)\b(?!\s*(?:-|–|to|until|through|and))", re.I
+)
+MAX_SPAN: Final = 300
+
+
+def terms(text: str) -> list[str]:
+    """Return the stemmed, lower-case words of a text in order, without stop words, letters and small numbers."""
+    found = (word.lower() for word in words_of(text))
+    return [stem(word) for word in found if len(word) > 1 + word.isdigit() and word not in _stop_words()]
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    """Return the words that say nothing of the data: English function words, and how an answer is to be written."""
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
+
+    return _TASK_WORDS.union(STOPWORDS_EN_PLUS)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of running text; names such as ``NewYork`` are parted too."""
+    return [part for token in text.split() for part in words(token)]
+
+
+def phrases(found: list[str]) -> list[str]:
+    """Return each pair of neighbouring terms, joined by an underscore."""
+    return [f"{first}_{second}" for first, second in pairwise(found)]
+
+
+@lru_cache(maxsize=65536)
+def stem(word: str) -> str:
+    """Cut the plural and the commonest verb endings (a short form of Harman's S stemmer plus -ing and -ed)."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        if len(word) > len(ending) + 3 and word.endswith(ending):
+            return word[: -len(ending)].rstrip("e")
+    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+def kinship(asked: str, known: str) -> float:
+    """Return 1 for the same term, 0.6 where one begins with the other (``freshwater``, ``fresh``)."""
+    if asked == known:
+        return 1.0
+    short, long = sorted((asked, known), key=len)
+    if not long.startswith(short) or "_" in long or short.isdigit():
+        return 0.0
+    abbreviates = len(short) >= MIN_ABBREVIATION and len(long) - len(short) <= 2
+    return PREFIX_WEIGHT if len(short) >= MIN_PREFIX or abbreviates else 0.0
+
+
+def asked_years(question: str, newest: int) -> frozenset[int]:
+    """Return the years a question needs: single ones, ranges in full, and ``since`` up to ``newest``."""
+    years = {int(year) for year in _YEAR.findall(question)}
+    for first, last in _RANGE.findall(question):
+        low, high = sorted((int(first), int(last)))
+        between = question[: question.find(first)].lower().rstrip().endswith(("between", "from", "in", "during"))
+        if high - low <= MAX_SPAN and (between or not _joined_by_and(question, first, last)):
+            years.update(range(low, high + 1))
+    for first in _SINCE.findall(question):
+        years.update(range(int(first), min(newest, int(first) + MAX_SPAN) + 1))
+    return frozenset(years)
+
+
+def _joined_by_and(question: str, first: str, last: str) -> bool:
+    return re.search(rf"{first}\s*and\s*{last}", question, re.IGNORECASE) is not None
