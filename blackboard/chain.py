@@ -7,10 +7,13 @@ from typing import Any, Final
 
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, canonical_json
+from agentsys.blackboard.rows import label_to_text
 from agentsys.blackboard.transactions import Commit
 
 GENESIS: Final = "0" * 64
 """The hash before the first commit."""
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def commit_hash(commit: Commit, texts: Sequence[str | None]) -> str:
@@ -28,7 +31,7 @@ def commit_hash(commit: Commit, texts: Sequence[str | None]) -> str:
         [_effect(effect) for effect in commit.effects],
         [[move.subscription, move.from_seq, move.to_seq] for move in commit.cursors],
     ]
-    return hashlib.sha256(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(content).encode()).hexdigest()
 
 
 def _entry(entry: Entry, text: str | None) -> list[Any]:
@@ -39,14 +42,10 @@ def _entry(entry: Entry, text: str | None) -> list[Any]:
         entry.type,
         # A digest instead of the text keeps the cost of escaping a large value a second time away.
         None if text is None else hashlib.sha256(text.encode()).hexdigest(),
-        label_text(entry),
+        label_to_text(entry.label),
         [[ref.topic, ref.key, ref.version] for ref in entry.derived_from],
         None if entry.endorsement is None else [entry.endorsement.by, entry.endorsement.reason],
     ]
-
-
-def label_text(entry: Entry) -> str:
-    return canonical_json(entry.label.to_json())
 
 
 def _effect(effect: Effect) -> list[Any]:

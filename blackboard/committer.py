@@ -116,8 +116,8 @@ class Committer:
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(_as_board_error(error))
-            for member in batch if len(batch) > 1 else ():
-                self._commit([member])
+            else:
+                self._commit_each(batch)
             return
         for member, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Commit):
@@ -125,10 +125,18 @@ class Committer:
             else:
                 member.future.set_exception(outcome)
 
+    def _commit_each(self, batch: Sequence[_Waiting]) -> None:
+        """Give each member its own try. A failed write may have reached the disk all the same, so look first."""
+        state = self._storage.state()
+        self._state = replace(self._state, head=state.head, head_hash=state.head_hash)
+        for member in batch:
+            request = replace(member.request, resubmitted=True)
+            self._commit([replace(member, request=request)])
+
     def _store(self, batch: Sequence[_Waiting]) -> list[Commit | Exception]:
         """Return what became of each member, once everything accepted is durable."""
         requests = [member.request for member in batch]
-        known = {commit.tx_id: commit for commit in self._storage.commits(0, tx_ids=[r.tx_id for r in requests])}
+        known = self._known(requests)
         state = BatchState(self._storage, requests)
         accepted: list[PreparedCommit] = []
         outcomes: list[Commit | Exception] = []
@@ -151,6 +159,10 @@ class Committer:
             self._state = replace(self._state, head=last.seq, head_hash=last.hash)
             self._publish([item.commit for item in accepted])
         return outcomes
+
+    def _known(self, requests: Sequence[CommitRequest]) -> dict[str, Commit]:
+        ids = [request.tx_id for request in requests if request.resubmitted]
+        return {commit.tx_id: commit for commit in self._storage.commits(0, tx_ids=ids)} if ids else {}
 
     def _prepare(self, request: CommitRequest, state: BatchState, accepted: Sequence[PreparedCommit]) -> PreparedCommit:
         """Return the commit that ``request`` becomes after ``accepted``; raises what speaks against it."""

@@ -82,11 +82,15 @@ class Entry:
         return self.topic, self.key
 
 
+# One encoder for all: json.dumps builds a new one on every call with these settings.
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Json) -> str:
     """Return the one JSON text of ``value`` (sorted keys, no spaces); raises :class:`InvalidValue` naming the fault."""
     _check(value, "value", MAX_DEPTH)
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(value)
         text.encode()
     except (ValueError, UnicodeEncodeError) as error:
         raise InvalidValue(f"The value cannot be written as JSON: {error}.") from error

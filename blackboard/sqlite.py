@@ -1,10 +1,11 @@
 """The board's storage in one SQLite file: one writing connection, separate reading ones, write-ahead log."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, and_, bindparam, insert, inspect, literal, select, tuple_, update
+from sqlalchemy import Connection, Table, and_, bindparam, insert, inspect, literal, select, update
 
 from agentsys.blackboard.chain import GENESIS
 from agentsys.blackboard.database import Durability, reader_engine, translated_errors, writer_engine
@@ -12,6 +13,7 @@ from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.reads import SqlReader, addressed
+from agentsys.blackboard.recent import RecentHeads
 from agentsys.blackboard.rows import (
     ENTRY_COLUMNS,
     Values,
@@ -43,9 +45,14 @@ from agentsys.blackboard.storage import (
 )
 
 LOOKUP: Final = 1_000
-"""Addresses looked up per statement; SQLite binds at most 32,766 values."""
+"""Keys looked up per statement; SQLite binds at most 32,766 values."""
 
 _OLD: Final = ENTRIES.alias("old")
+_HEADS: Final = select(*ENTRY_COLUMNS).where(
+    ENTRIES.c.topic == bindparam("topic"),
+    ENTRIES.c.key.in_(bindparam("keys", expanding=True)),
+    ENTRIES.c.valid_to.is_(None),
+)
 _SUPERSEDE_ENTRY: Final = (
     update(ENTRIES)
     .where(
@@ -87,18 +94,26 @@ class SqliteStorage(SqlReader):
                 _create_or_check(self._writer, path)
                 self._writer.execute(update(BOARD).values(epoch=BOARD.c.epoch + 1))
         super().__init__(reader_engine(path), path)
+        self._recent = RecentHeads()
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        recent = self._recent.get((topic, key))
+        if recent is not None and recent.seq <= at:
+            return recent
+        return super().version_at(topic, key, at)
 
     def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
-        wanted = list(keys)
-        found: dict[Key, Entry] = {}
-        for start in range(0, len(wanted), LOOKUP):
-            statement = select(*ENTRY_COLUMNS).where(
-                tuple_(ENTRIES.c.topic, ENTRIES.c.key).in_(wanted[start : start + LOOKUP]),
-                ENTRIES.c.valid_to.is_(None),
-            )
-            for row in self._rows(statement):
-                entry = entry_from_row(row)
-                found[entry.address] = entry
+        recent = {key: self._recent.get(key) for key in keys}
+        found = {key: entry for key, entry in recent.items() if entry is not None}
+        missing: dict[str, list[str]] = defaultdict(list)
+        for topic, key in keys:
+            if (topic, key) not in found:
+                missing[topic].append(key)
+        # SQLite searches its index for a list of keys within a topic, but scans all of it for a list of pairs.
+        for topic, names in missing.items():
+            for start in range(0, len(names), LOOKUP):
+                rows = self._rows(_HEADS, {"topic": topic, "keys": names[start : start + LOOKUP]})
+                found.update((entry.address, entry) for entry in map(entry_from_row, rows))
         return found
 
     def changes(self, after: int, predicate: Predicate) -> list[Change]:
@@ -134,6 +149,8 @@ class SqliteStorage(SqlReader):
             if moves:
                 rows = [{"of_name": move.subscription, "to_position": move.to_seq} for move in moves]
                 self._writer.execute(_MOVE_CURSOR, rows)
+        for item in commits:
+            self._recent.record(item)
 
     def create_cursor(self, cursor: CursorState) -> CursorState:
         existing = self.cursor(cursor.name)

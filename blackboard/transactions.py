@@ -8,7 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 from agentsys.blackboard.effects import Effect, EffectChange, EffectIntent, EffectState
@@ -102,7 +102,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """All a committer needs to know of a transaction. ``reads`` maps addresses to the version seen, if any."""
+    """All a committer needs to know of a transaction. ``reads`` maps addresses to the version seen, if any.
+
+    Only a ``resubmitted`` one can be in the log already.
+    """
 
     tx_id: str
     principal: str
@@ -115,6 +118,7 @@ class CommitRequest:
     writes: tuple[Write, ...]
     effects: tuple[EffectIntent | EffectChange, ...]
     cursors: tuple[CursorMove, ...]
+    resubmitted: bool = False
 
     @property
     def changes_nothing(self) -> bool:
@@ -283,8 +287,10 @@ class Transaction:
         del self._operations[mark:]
 
     def seal(self) -> CommitRequest:
-        """Close the transaction and return what is to be committed; a second call returns the same request."""
-        if self._request is None:
+        """Close the transaction and return what is to be committed; later calls return it as ``resubmitted``."""
+        if self._request is not None:
+            self._request = replace(self._request, resubmitted=True)
+        else:
             operations = self._operations
             self._request = CommitRequest(
                 tx_id=self.id,
