@@ -16,14 +16,26 @@ import numpy as np
 
 from agentsys.lake.family_names import years_in
 from agentsys.lake.profiles import Family
-from agentsys.lake.terms import asked_years, kinship, phrases, terms
+from agentsys.lake.terms import OPERATIONS, asked_years, is_year, kinship, phrases, terms
 
-FIELD_WEIGHTS: Final[Mapping[str, float]] = {"names": 1.0, "titles": 0.8, "headers": 0.9, "values": 0.5, "notes": 0.15}
+FIELDS: Final[Mapping[str, tuple[float, float]]] = {
+    "names": (1.0, 0.75),
+    "titles": (0.8, 0.75),
+    "headers": (0.9, 0.5),
+    "values": (0.5, 0.1),
+    "parts": (0.5, 0.0),
+    "notes": (0.15, 0.3),
+}
+"""Weight of each field, and how strongly BM25 discounts long ones (its ``b``)."""
+
 PHRASE_WEIGHT: Final = 0.7
-YEAR_WEIGHT: Final = 0.5
+YEAR_WEIGHT: Final = 1.0
+OPERATION_WEIGHT: Final = 0.4
 FURTHER_FIELDS: Final = 0.25
-OFFER_SHARE: Final = 0.45
-SIZE_PENALTY: Final = 0.04
+OFFER_SHARE: Final = 0.55
+SIZE_PENALTY: Final = 0.12
+NEW_NEED: Final = 0.12
+REASONS: Final = 8
 VALUE_TERMS: Final = 20_000
 
 
@@ -46,62 +58,72 @@ class LakeIndex:
     def __init__(self, families: Sequence[Family]) -> None:
         self._families = list(families)
         documents = [_fields(family) for family in self._families]
-        self._fields = {name: _Field([document[name] for document in documents]) for name in FIELD_WEIGHTS}
+        self._fields = {name: _Field([document[name] for document in documents], b) for name, (_, b) in FIELDS.items()}
         self._years = [_covered_years(family) for family in self._families]
         self._vocabulary = sorted(set().union(*(field.vocabulary for field in self._fields.values())))
+        self._positions = {family.name: position for position, family in enumerate(self._families)}
         self._newest = max((year for years in self._years for year in years), default=0)
 
     def rank(self, question: str, families: Iterable[Family] | None = None) -> list[FamilyScore]:
         """Return families with a score above 0, best first; ``families`` restricts who may be named."""
-        allowed = None if families is None else {family.name for family in families}
+        return self._ranked(question, self._matches(question), families)
+
+    def offer(self, question: str, families: Iterable[Family] | None = None) -> list[FamilyScore]:
+        """Return the families that volunteer, best first: those close to the best, and those that answer a new need.
+
+        A large family must come closer, since it brings many files. A new need is a good part of the question's terms
+        that no better family matches as well.
+        """
         matched = self._matches(question)
+        ranked = self._ranked(question, matched, families)
+        if not ranked:
+            return []
+        needs = _Needs(matched)
+        offered = []
+        for claim in ranked:
+            position = self._positions[claim.family.name]
+            cost = 1 + SIZE_PENALTY * math.log2(len(claim.family.files))
+            if claim.score >= OFFER_SHARE * cost * ranked[0].score or needs.gain(position) >= NEW_NEED * cost:
+                needs.cover(position)
+                offered.append(claim)
+        return offered
+
+    def _ranked(
+        self, question: str, matched: Mapping[str, Any], families: Iterable[Family] | None
+    ) -> list[FamilyScore]:
+        allowed = self._positions.keys() if families is None else {family.name for family in families}
         ideal = sum(float(points.max()) for points in matched.values()) or 1.0
         total = sum(matched.values(), np.zeros(len(self._families)))
         years = asked_years(question, self._newest)
         scores = []
         for position in np.argsort(-total, kind="stable"):
             family = self._families[position]
-            if total[position] <= 0 or (allowed is not None and family.name not in allowed):
+            if total[position] <= 0 or family.name not in allowed:
                 continue
             best = sorted(matched, key=lambda term: (-float(matched[term][position]), term))
-            reasons = tuple(term.replace("_", " ") for term in best[:8] if matched[term][position] > 0)
+            reasons = tuple(term.replace("_", " ") for term in best[:REASONS] if matched[term][position] > 0)
             score = min(1.0, float(total[position]) / ideal)
             scores.append(FamilyScore(family, round(score, 4), _best_files(family, question, years), reasons))
         return scores
 
-    def offer(self, question: str, families: Iterable[Family] | None = None) -> list[FamilyScore]:
-        """Return the families that volunteer: close to the best, large ones closer, since they bring many files."""
-        ranked = self.rank(question, families)
-        if not ranked:
-            return []
-        best = ranked[0].score
-        return [
-            claim
-            for claim in ranked
-            if claim.score >= best * min(1.0, OFFER_SHARE + SIZE_PENALTY * math.log2(len(claim.family.files)))
-        ]
-
     def _matches(self, question: str) -> dict[str, Any]:
-        """Return, for each term, phrase and year of the question, the points of every family."""
-        found = terms(question)
-        matched: dict[str, Any] = {}
-        for term in dict.fromkeys(term for term in found if not self._is_year(term)):
-            matched[term] = self._points(term)
+        """Return, for each term and phrase of the question and for its years, the points of every family."""
+        found = [term for term in terms(question) if not is_year(term)]
+        matched = {term: self._points(term) for term in dict.fromkeys(found)}
+        for term in matched.keys() & OPERATIONS:
+            matched[term] = OPERATION_WEIGHT * matched[term]
         for phrase in dict.fromkeys(phrases(found)):
             matched[phrase] = PHRASE_WEIGHT * self._points(phrase)
-        for year in asked_years(question, self._newest):
-            matched[str(year)] = self._year_points(year)
+        if years := asked_years(question, self._newest):
+            span = f"{min(years)} to {max(years)}" if len(years) > 2 else " ".join(map(str, sorted(years)))
+            matched[span] = YEAR_WEIGHT * np.mean([self._year_points(year) for year in years], axis=0)
         return {term: points for term, points in matched.items() if points.any()}
-
-    @staticmethod
-    def _is_year(term: str) -> bool:
-        return bool(years_in(term)) and len(term) == 4
 
     def _points(self, term: str) -> Any:
         """Return each family's points for a term: its best field, and a part of the others."""
         kin = {known: weight for known in self._vocabulary if (weight := kinship(term, known))}
         by_field = []
-        for name, weight in FIELD_WEIGHTS.items():
+        for name, (weight, _) in FIELDS.items():
             field = self._fields[name]
             found = [likeness * field.points(known) for known, likeness in kin.items() if known in field.vocabulary]
             by_field.append(weight * (np.max(found, axis=0) if found else np.zeros(len(self._families))))
@@ -112,20 +134,19 @@ class LakeIndex:
     def _year_points(self, year: int) -> Any:
         covers = np.array([float(year in years) for years in self._years])
         count = covers.sum()
-        return YEAR_WEIGHT * covers * math.log(1 + (len(covers) - count + 0.5) / (count + 0.5))
+        return covers * math.log(1 + (len(covers) - count + 0.5) / (count + 0.5))
 
 
 class _Field:
     """BM25 over one field of all families."""
 
-    def __init__(self, documents: Sequence[Sequence[str]]) -> None:
+    def __init__(self, documents: Sequence[Sequence[str]], discount: float) -> None:
         import bm25s
 
         self.vocabulary = frozenset(term for document in documents for term in document)
-        self._size = len(documents)
         self._cache: dict[str, Any] = {}
         if self.vocabulary:
-            self._bm25 = bm25s.BM25(method="lucene", k1=1.0, b=0.3)
+            self._bm25 = bm25s.BM25(method="lucene", k1=1.0, b=discount)
             self._bm25.index([list(document) for document in documents], show_progress=False)
 
     def points(self, term: str) -> Any:
@@ -135,16 +156,33 @@ class _Field:
         return known
 
 
+class _Needs:
+    """How much of what a question asks is matched by the families taken so far."""
+
+    def __init__(self, matched: Mapping[str, Any]) -> None:
+        self._points = np.stack(list(matched.values()))
+        self._covered = np.zeros(len(self._points))
+        self._ideal = float(self._points.max(axis=1).sum())
+
+    def gain(self, position: int) -> float:
+        """Return the share of the question that this family matches better than those taken."""
+        return float(np.maximum(self._points[:, position] - self._covered, 0).sum()) / self._ideal
+
+    def cover(self, position: int) -> None:
+        self._covered = np.maximum(self._covered, self._points[:, position])
+
+
 def _fields(family: Family) -> dict[str, list[str]]:
-    names = [family.name, *(name for file in family.files for name in PurePosixPath(file).with_suffix("").parts[-2:])]
+    files = [PurePosixPath(file).with_suffix("") for file in family.files]
+    one = len(files) == 1
     titles = dict.fromkeys(table.title for table in family.tables)
     notes = dict.fromkeys(table.notes for table in family.tables)
-    values = (term for column in family.columns for term in column.terms)
     return {
-        "names": _with_phrases(dict.fromkeys(names)),
-        "titles": _with_phrases(titles),
-        "headers": _with_phrases(column.original for column in family.columns),
-        "values": _with_phrases(values)[:VALUE_TERMS],
+        "names": _with_phrases([family.name, files[0].parent.name, *(files[0].name for _ in range(one))]),
+        "titles": _with_phrases(titles if one else [family.description.partition(":")[0]]),
+        "headers": _with_phrases(text for column in family.columns for text in (column.original, column.name)),
+        "values": _with_phrases(term for column in family.columns for term in column.terms)[:VALUE_TERMS],
+        "parts": [] if one else _with_phrases([*(file.name for file in files), *titles]),
         "notes": _with_phrases(notes),
     }
 

@@ -13,8 +13,53 @@ MIN_PREFIX: Final = 4
 MIN_ABBREVIATION: Final = 3
 PREFIX_WEIGHT: Final = 0.6
 _TASK_WORDS: Final = frozenset(
-    "answer decimal decimals explanation give inclusive integer need place places round".split()
+    ("answer", "decimal", "decimals", "explanation", "give", "integer", "round", "rounded", "vs")
 )
+OPERATIONS: Final = frozenset(
+    (
+        *(
+            "averag",
+            "average",
+            "count",
+            "differenc",
+            "difference",
+            "distinct",
+            "exceed",
+            "greatest",
+            "highest",
+            "increas",
+        ),
+        *(
+            "largest",
+            "least",
+            "less",
+            "low",
+            "lowest",
+            "maximum",
+            "mean",
+            "median",
+            "minimum",
+            "most",
+            "number",
+            "overall",
+        ),
+        *(
+            "percent",
+            "percentag",
+            "percentage",
+            "proportion",
+            "ratio",
+            "relativ",
+            "share",
+            "smallest",
+            "sum",
+            "top",
+            "total",
+        ),
+    )
+)
+"""Stems of words that more often say what to compute than what the data are about."""
+
 _YEAR: Final = re.compile(r"(?<![\d.,$])(1[5-9]\d\d|20\d\d|21\d\d)(?![\d,%]|\.\d)")
 _RANGE: Final = re.compile(
     r"(?:(?:between|from|in|during|of)\s+)?(1[5-9]\d\d|20\d\d|21\d\d)\s*(?:-|–|—|to|and|through|until|till)\s*"
@@ -28,9 +73,13 @@ MAX_SPAN: Final = 300
 
 
 def terms(text: str) -> list[str]:
-    """Return the stemmed, lower-case words of a text in order, without stop words, letters and small numbers."""
+    """Return the stemmed, lower-case words of a text in order, without stop words, letters and numbers but years."""
     found = (word.lower() for word in words_of(text))
-    return [stem(word) for word in found if len(word) > 1 + word.isdigit() and word not in _stop_words()]
+    return [
+        stem(word)
+        for word in found
+        if len(word) > 1 and word not in _stop_words() and (is_year(word) or not word.isdigit())
+    ]
 
 
 @cache
@@ -44,6 +93,11 @@ def _stop_words() -> frozenset[str]:
 def words_of(text: str) -> list[str]:
     """Return the words of running text; names such as ``NewYork`` are parted too."""
     return [part for token in text.split() for part in words(token)]
+
+
+def is_year(term: str) -> bool:
+    """Whether a term is a calendar year."""
+    return bool(_YEAR.fullmatch(term))
 
 
 def phrases(found: list[str]) -> list[str]:
