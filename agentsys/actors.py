@@ -1,0 +1,114 @@
+"""Carrying an actor through its attempts: run its code, commit what it did, start again where the commit conflicted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict, PredicateConflict
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Transaction
+from agentsys.context import Actor, Context
+from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
+from agentsys.labelled import unwrap
+from agentsys.scope import RunScope
+from agentsys.tools import to_json
+
+MAX_ATTEMPTS = 5
+
+FATAL = (ReplayDivergence, RecordEnded)
+"""Errors that are about the execution as a whole, never an agent's own failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What an actor's code came to: its result, the label of all that shaped it, the digest of its last writes.
+
+    ``seq`` is the commit that recorded it, 0 where it was on record before.
+    """
+
+    value: Json
+    label: Label
+    writes: str
+    seq: int
+
+
+Body = Callable[[Context], Awaitable[Any]]
+Conclude = Callable[[Transaction, Conclusion], None]
+
+
+class ActorFailed(Exception):
+    """Carries an actor's error together with the label of what was delivered to it before."""
+
+    def __init__(self, cause: Exception, label: Label) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.label = label
+
+
+async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude | None) -> Conclusion:
+    """Run ``body`` and commit its writes with what ``conclude`` adds, or nothing where its end is on record (``None``).
+
+    A lost conflict starts a new attempt at the board's head, which is told what changed; after ``MAX_ATTEMPTS`` the
+    conflict counts as the actor's failure. Raises :class:`ActorFailed` for errors of the body, and :data:`FATAL` ones.
+    """
+    actor = _at_attempt(scope, actor, scope.journal.latest_attempt(actor.path))
+    while True:
+        context = Context(scope, actor)
+        try:
+            return await _attempt(scope, context, body, conclude)
+        except Conflict as conflict:
+            if actor.attempt == MAX_ATTEMPTS:
+                raise ActorFailed(conflict, context.label) from conflict
+            await _record_attempt(scope, actor, conflict)
+            actor = _at_attempt(scope, actor, actor.attempt + 1)
+        except FATAL:
+            raise
+        except Exception as error:
+            raise ActorFailed(error, context.label) from error
+
+
+async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conclude | None) -> Conclusion:
+    value, labels = unwrap(await body(context))
+    transaction, writes = context.conclude()
+    conclusion = Conclusion(to_json(value), context.label.join(*labels), writes, 0)
+    if conclude is None:
+        return conclusion
+    if scope.replaying:
+        raise RecordEnded(f"Run {scope.run} has no record of the end of {context.actor.path}.")
+    conclude(transaction, conclusion)
+    commit = await submit(scope.board, transaction)
+    return replace(conclusion, seq=commit.seq)
+
+
+async def _record_attempt(scope: RunScope, actor: Actor, conflict: Conflict) -> None:
+    changed = [item for item in conflict.items if not isinstance(item, CursorConflict)]
+    labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
+    value: Json = {"snapshot": scope.board.head, "changes": [_describe(item) for item in changed]}
+    key = f"{actor.path}#{actor.attempt + 1}"
+    step = Step(key, "attempt", "", 0, value, actor.label.join(*labels), 0)
+    await scope.journal.record(step, scope.journal.begin(f"agent:{actor.name}"))
+
+
+def _at_attempt(scope: RunScope, actor: Actor, attempt: int) -> Actor:
+    if attempt == 1:
+        return actor
+    step = scope.journal.get(f"{actor.path}#{attempt}")
+    assert step is not None, "an attempt after the first is recorded before it begins"
+    start: Any = step.value
+    return replace(
+        actor, attempt=attempt, label=step.label, snapshot=start["snapshot"], changes=tuple(start["changes"])
+    )
+
+
+def _describe(item: KeyConflict | PredicateConflict) -> Json:
+    entry = item.new or item.old
+    return {
+        "kind": item.kind,
+        "topic": entry.topic if entry else None,
+        "key": entry.key if entry else None,
+        "old": item.old.value if item.old else None,
+        "new": item.new.value if item.new else None,
+    }

@@ -1,0 +1,111 @@
+"""The gateway decides about every tool call and every board write before it happens. What no rule allows is denied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentsys import topics
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label, Readers
+from agentsys.errors import LabelError
+from agentsys.policy import Policy
+from agentsys.tools import Tool, ToolRegistry
+
+
+class PolicyDenied(LabelError):
+    """The gateway refused a call, a write or a release."""
+
+    code = "AGS-0310"
+    remedy = "Let trusted data decide about it, or widen the policy or the declaration if it should be allowed."
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """``arguments`` are the validated arguments of an allowed call."""
+
+    rule: str
+    arguments: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    rule: str
+    reason: str
+
+
+Decision = Allow | Deny
+
+
+class Gateway:
+    """Decides by policy on the control label (of everything delivered to the caller) and on the arguments' labels."""
+
+    def __init__(self, policy: Policy, tools: ToolRegistry) -> None:
+        self.policy = policy
+        self.tools = tools
+
+    def decide(
+        self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
+    ) -> Decision:
+        """Decide about a call of tool ``name``; ``labels`` are of the arguments that carry their own.
+
+        Never raises: an error in the check is a denial.
+        """
+        try:
+            return self._decide_call(name, dict(arguments), {"the caller": control, **labels})
+        except Exception as error:
+            return Deny("error-in-check", f"{type(error).__name__}: {error}")
+
+    def decide_write(self, topic: str, label: Label) -> Decision:
+        """Decide about a write of ``topic`` whose entry will carry ``label``."""
+        if topics.is_reserved(topic):
+            return Deny("reserved-topic", f"the topic {topic!r} holds the runtime's own record")
+        if self.policy.is_open(topic):
+            return Allow("open-topic", {})
+        if not self.policy.trusts(label):
+            return Deny("write-integrity", f"{self._intruders(label)} would shape the shared topic {topic!r}")
+        return Allow("trusted-write", {})
+
+    def decide_disclosure(self, what: str, label: Label, audience: Readers) -> Decision:
+        """Decide whether data with ``label`` may become known to ``audience``."""
+        if label.readers.permits(audience):
+            return Allow("audience", {})
+        return Deny(
+            "audience", f"{what} would disclose to {_names(audience)} what only {_names(label.readers)} may read"
+        )
+
+    def _decide_call(self, name: str, arguments: dict[str, Any], labels: dict[str, Label]) -> Decision:
+        tool = self.tools.get(name)
+        if tool is None:
+            return Deny(
+                "unknown-tool", f"no tool is named {name!r}; there are {', '.join(self.tools.names()) or 'none'}"
+            )
+        try:
+            validated = tool.arguments(arguments)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+            return Deny("bad-arguments", f"{name}: {faults}")
+        return self._check_labels(tool, labels) or Allow(
+            "consequential" if tool.consequential else "harmless", validated
+        )
+
+    def _check_labels(self, tool: Tool, labels: dict[str, Label]) -> Deny | None:
+        for part, label in labels.items():
+            if tool.consequential and not self.policy.trusts(label):
+                return Deny("integrity", f"{tool.name} is consequential and {self._intruders(label)} shaped {part}")
+            disclosure = self.decide_disclosure(f"{tool.name}, through {part},", label, tool.audience)
+            if isinstance(disclosure, Deny):
+                return disclosure
+        return None
+
+    def _intruders(self, label: Label) -> str:
+        return ", ".join(sorted(label.influencers - self.policy.trusted))
+
+
+def _names(readers: Readers) -> str:
+    if readers.members is None:
+        return "everyone"
+    return ", ".join(sorted(readers.members)) or "nobody"

@@ -1,0 +1,117 @@
+"""LangGraph graphs as workflows: every execution of a node is an actor of its own, with its own transaction."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.graph import StateGraph
+
+from agentsys.actors import ActorFailed, Conclusion, perform
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Transaction
+from agentsys.context import Actor, Context
+from agentsys.journal import ReplayDivergence, Step
+from agentsys.scope import RunScope
+
+# LangGraph hands its runtime to a node under this key of the configuration and has no public name for it.
+_RUNTIME = "__pregel_runtime"
+
+
+async def execute_graph(graph: Any, scope: RunScope, context: Context, state: Any) -> Any:
+    """Run a graph (compiled or not) from ``state`` and return its final state.
+
+    Nodes find their own :class:`Context` in ``runtime.context``. Nodes of one superstep run at once and see the board
+    as it was when the superstep began; what they wrote is visible from the next one on.
+    """
+    execution = GraphExecution(scope, context)
+    compiled = execution.instrument(getattr(graph, "builder", graph)).compile()
+    try:
+        return await compiled.ainvoke(state, context=context)
+    finally:
+        execution.finish()
+
+
+class GraphExecution:
+    """The nodes of one execution of a graph."""
+
+    def __init__(self, scope: RunScope, context: Context) -> None:
+        self._scope = scope
+        self._context = context
+        self._ends: list[tuple[int, int, Label]] = []
+
+    def instrument(self, builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any, Any, Any, Any]:
+        """Return a copy of the graph in which each node runs as an actor."""
+        instrumented = copy.copy(builder)
+        instrumented.nodes = {
+            name: replace(spec, runnable=self._as_actor(name, spec.runnable)) for name, spec in builder.nodes.items()
+        }
+        return instrumented
+
+    def finish(self) -> None:
+        """Deliver to the workflow what its nodes saw and wrote."""
+        for _, seq, label in self._ends:
+            self._context.advance(seq)
+            self._context.deliver(label)
+
+    def _as_actor(self, name: str, node: Any) -> Runnable[Any, Any]:
+        async def run(state: Any, config: RunnableConfig) -> Any:
+            return await self._run_node(name, node, state, config)
+
+        def refuse(state: Any) -> Any:
+            raise NotImplementedError("agentsys runs graphs asynchronously")
+
+        return RunnableLambda(refuse, afunc=run, name=name)
+
+    async def _run_node(self, name: str, node: Any, state: Any, config: RunnableConfig) -> Any:
+        place: dict[str, Any] = config["metadata"]
+        superstep, path = int(place["langgraph_step"]), place["langgraph_path"]
+        branch = f".{path[1]}" if isinstance(path[1], int) else ""
+        actor = self._actor_at(superstep, f"{superstep}.{name}{branch}", name)
+        recorded = self._scope.journal.get(f"{actor.path}#end")
+        update: list[Any] = []
+
+        async def body(context: Context) -> None:
+            update[:] = [await node.ainvoke(state, _with_context(config, context))]
+
+        def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
+            value: Json = {"writes": conclusion.writes}
+            end = Step(f"{actor.path}#end", "node", "", 0, value, conclusion.label, 0)
+            self._scope.journal.write(transaction, end)
+
+        try:
+            conclusion = await perform(self._scope, actor, body, None if recorded else conclude)
+        except ActorFailed as failed:
+            self._ends.append((superstep, 0, failed.label))
+            raise failed.cause from None
+        if recorded is not None:
+            self._compare(recorded, conclusion)
+        self._ends.append((superstep, recorded.seq if recorded else conclusion.seq, conclusion.label))
+        return update[0]
+
+    def _actor_at(self, superstep: int, place: str, name: str) -> Actor:
+        before = [(seq, label) for step, seq, label in self._ends if step < superstep]
+        parent = self._context.actor
+        return Actor(
+            path=f"{parent.path}:{place}",
+            name=name,
+            label=self._context.label.join(*(label for _, label in before)),
+            snapshot=max([parent.snapshot, *(seq for seq, _ in before)]),
+            deadline=parent.deadline,
+        )
+
+    def _compare(self, recorded: Step, conclusion: Conclusion) -> None:
+        value: Any = recorded.value
+        if value["writes"] != conclusion.writes:
+            raise ReplayDivergence(
+                f"The writes of {recorded.key} of run {self._scope.run} differ from the recorded ones."
+            )
+
+
+def _with_context(config: RunnableConfig, context: Context) -> RunnableConfig:
+    configurable: dict[str, Any] = dict(config["configurable"])
+    configurable[_RUNTIME] = configurable[_RUNTIME].override(context=context)
+    return {**config, "configurable": configurable}

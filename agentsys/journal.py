@@ -1,0 +1,183 @@
+"""Durable execution: each step of an actor is recorded on the board before its result is used.
+
+An *actor* is the workflow's main function or one agent in one round; its *path* is unique in the run. A run that is
+resumed executes its code again from the start, and every step that was recorded returns what it returned before. A
+step whose input differs from the recorded one is a divergence: it is reported, never silently executed.
+
+An actor whose transaction lost a conflict starts a new *attempt*. There a step equal to one of an earlier attempt
+takes over that step's result, so that no model is asked and no tool is called twice for the same thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from agentsys import topics
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry, Json, canonical_json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.errors import RunError
+
+
+class ReplayDivergence(RunError):
+    """A step of an execution differs from the recorded one."""
+
+    code = "AGS-0620"
+    remedy = (
+        "The workflow's or an agent's code, or something it reads outside its context, changed since the run was "
+        "recorded: restore it, or start a new run."
+    )
+
+
+class RecordEnded(RunError):
+    """A replay reached a step that was never recorded."""
+
+    code = "AGS-0621"
+    remedy = "The run was interrupted there: resume it, then replay it."
+
+
+class Mode(Enum):
+    """``LIVE`` records steps that are new; ``REPLAY`` only compares with the record, and writes nothing."""
+
+    LIVE = "live"
+    REPLAY = "replay"
+
+
+def digest(value: Json) -> str:
+    """Return a short stable hash of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: ``input`` hashes its kind and arguments, ``occurrence`` counts equal steps of one attempt from 0.
+
+    ``seq`` is the commit that recorded it, 0 before that.
+    """
+
+    key: str
+    kind: str
+    input: str
+    occurrence: int
+    value: Json
+    label: Label
+    seq: int
+
+    @staticmethod
+    def of(entry: Entry) -> Step:
+        recorded: Any = entry.value
+        kind, content, occurrence = recorded["kind"], recorded["input"], recorded["occurrence"]
+        return Step(entry.key, kind, content, occurrence, recorded["value"], entry.label, entry.seq)
+
+
+async def submit(board: Board, transaction: Transaction) -> Commit:
+    """Commit without blocking the event loop. A cancelled caller still waits for the commit that is under way."""
+    future = asyncio.wrap_future(board.submit(transaction))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+
+
+class Journal:
+    """The recorded steps of one run."""
+
+    def __init__(self, board: Board, run: str, mode: Mode = Mode.LIVE) -> None:
+        self.board = board
+        self.run = run
+        self.mode = mode
+        self._steps: dict[str, Step] = {}
+        self._attempts: dict[str, int] = {}
+        for entry in board.query(Predicate(topic=topics.steps(run))):
+            self._remember(Step.of(entry))
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def steps(self) -> list[Step]:
+        """All recorded steps in commit order."""
+        return sorted(self._steps.values(), key=lambda step: step.seq)
+
+    def get(self, key: str) -> Step | None:
+        return self._steps.get(key)
+
+    def latest_attempt(self, path: str) -> int:
+        return self._attempts.get(path, 1)
+
+    def begin(self, principal: str) -> Transaction:
+        """Return a transaction for the run's own record."""
+        return self.board.begin(principal, run=self.run)
+
+    def write(self, transaction: Transaction, step: Step) -> None:
+        value = {"kind": step.kind, "input": step.input, "occurrence": step.occurrence, "value": step.value}
+        transaction.put(topics.steps(self.run), step.key, value, type="step", label=step.label)
+
+    async def record(self, step: Step, transaction: Transaction) -> Step:
+        """Commit ``step`` with everything else in ``transaction``, and return it as recorded."""
+        self.write(transaction, step)
+        commit = await submit(self.board, transaction)
+        recorded = replace(step, seq=commit.seq)
+        self._remember(recorded)
+        return recorded
+
+    def _remember(self, step: Step) -> None:
+        self._steps[step.key] = step
+        if step.kind == "attempt":
+            path, _, attempt = step.key.rpartition("#")
+            self._attempts[path] = max(self.latest_attempt(path), int(attempt))
+
+
+class Cursor:
+    """Walks the steps of one attempt of one actor, in the order in which its code asks for them."""
+
+    def __init__(self, journal: Journal, path: str, attempt: int) -> None:
+        self.path = path
+        self.attempt = attempt
+        self._journal = journal
+        self._next = 0
+        self._seen: dict[str, int] = {}
+        self._earlier = _steps_before(journal.steps, path, attempt) if attempt > 1 else {}
+
+    def take(self, kind: str, arguments: Json) -> tuple[Step, Step | None]:
+        """Return the step to execute (value not yet known) and, where it was recorded before, the recorded one.
+
+        Raises :class:`ReplayDivergence` when the record holds another step at this position, and
+        :class:`RecordEnded` when a replay would need a step that was never recorded.
+        """
+        key = f"{self.path}#{self.attempt}:{self._next:04d}"
+        content = digest([kind, arguments])
+        occurrence = self._seen.get(content, 0)
+        self._next += 1
+        self._seen[content] = occurrence + 1
+        recorded = self._journal.get(key)
+        if recorded is not None and (recorded.kind, recorded.input) != (kind, content):
+            raise ReplayDivergence(
+                f"Step {key} of run {self._journal.run} was recorded as {recorded.kind} {recorded.input} and is now "
+                f"{kind} {content}."
+            )
+        recorded = recorded or self._earlier.get((content, occurrence))
+        if recorded is None and self._journal.mode is Mode.REPLAY:
+            raise RecordEnded(f"Run {self._journal.run} has no record of step {key} ({kind}).")
+        return Step(key, kind, content, occurrence, None, Label(), 0), recorded
+
+
+_TAKEN_OVER = frozenset({"generate", "extract", "call", "ask"})
+
+
+def _steps_before(steps: Iterable[Step], path: str, attempt: int) -> dict[tuple[str, int], Step]:
+    """Return what earlier attempts of the actor at ``path`` recorded and a new attempt takes over."""
+    found = {}
+    for step in steps:
+        actor, _, position = step.key.rpartition("#")
+        if actor == path and step.kind in _TAKEN_OVER and int(position.partition(":")[0]) < attempt:
+            found[step.input, step.occurrence] = step
+    return found

@@ -1,0 +1,152 @@
+"""The models behind agents: the serving layer, any LangChain chat model, or a scripted one in tests."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agentsys.blackboard.labels import NOBODY, Readers
+from agentsys.errors import ConfigurationError, ServingError
+from agentsys.serving.requests import (
+    Chunk,
+    Constraint,
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    Message,
+    Timings,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import BaseMessage
+
+OnChunk = Callable[[Chunk], None]
+
+
+class ConstraintUnmet(ServingError):
+    """A model that cannot be constrained kept answering outside the grammar."""
+
+    code = "AGS-0430"
+    remedy = "Use the embedded model or a server with constrained decoding, or loosen the schema."
+
+
+class Model(Protocol):
+    """What a context needs of a model; :class:`agentsys.serving.client.ServingClient` is one."""
+
+    async def generate(
+        self, request: GenerateRequest, *, model: str | None = None, on_chunk: OnChunk | None = None
+    ) -> Generation:
+        """Answer ``request``; ``model`` names one of several. Raises :class:`ServingError` subclasses."""
+        ...
+
+
+def as_model(model: Any) -> Model:
+    """Return ``model`` as a :class:`Model`. Raises :class:`ConfigurationError` for anything else."""
+    chat_models = sys.modules.get("langchain_core.language_models")
+    if chat_models is not None and isinstance(model, chat_models.BaseChatModel):
+        raise ConfigurationError(
+            f"{type(model).__name__} is a LangChain model, and nothing says who learns the prompts sent to it.",
+            remedy="Wrap it: LangChainModel(model, audience=Readers.of(...)); NOBODY if it runs on this machine.",
+        )
+    if not callable(getattr(model, "generate", None)):
+        raise ConfigurationError(
+            f"{model!r} is not a model: it has no generate method.",
+            remedy="Pass a ServingClient, a LangChainModel or a ScriptedModel.",
+        )
+    answering: Model = model
+    return answering
+
+
+def audience_of(model: Model) -> Readers:
+    """Return who learns the prompts beside this process; a model that does not say runs inside it."""
+    audience = getattr(model, "audience", NOBODY)
+    return audience if isinstance(audience, Readers) else NOBODY
+
+
+class LangChainModel:
+    """Any LangChain chat model. Constraints are checked on the finished answer, with a bounded number of retries.
+
+    ``audience`` is who learns the prompts: the provider's principal, or ``NOBODY`` for a model on this machine.
+    """
+
+    def __init__(self, model: BaseChatModel, *, audience: Readers, attempts: int = 3) -> None:
+        self.audience = audience
+        self._model = model
+        self._attempts = attempts
+
+    async def generate(
+        self, request: GenerateRequest, *, model: str | None = None, on_chunk: OnChunk | None = None
+    ) -> Generation:
+        """Answer ``request``. Raises :class:`ConstraintUnmet` after the last attempt."""
+        messages = _messages(request.prompt)
+        for _ in range(self._attempts):
+            generation = await self._answer(messages, request, on_chunk)
+            if request.constraint is None or satisfies(request.constraint, generation.text):
+                return generation
+            correction = f"That does not match this {request.constraint.kind}: {request.constraint.source}"
+            messages = [*messages, Message("assistant", generation.text), Message("user", correction)]
+        raise ConstraintUnmet(f"{self._name} did not match the {request.constraint} in {self._attempts} attempts.")
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self._model, "model_name", type(self._model).__name__))
+
+    async def _answer(
+        self, messages: Sequence[Message], request: GenerateRequest, on_chunk: OnChunk | None
+    ) -> Generation:
+        started, first, text, usage = time.monotonic(), 0.0, "", Usage()
+        stop = list(request.sampling.stop) or None
+        async for piece in self._model.astream([_to_langchain(message) for message in messages], stop=stop):
+            first = first or time.monotonic() - started
+            text += str(piece.text)
+            counts = getattr(piece, "usage_metadata", None)
+            if counts:
+                usage = Usage(counts["input_tokens"], completion_tokens=counts["output_tokens"])
+            if on_chunk:
+                on_chunk(Chunk(str(piece.text)))
+        timings = Timings(first_token=first, total=time.monotonic() - started)
+        return Generation(text, (), FinishReason.STOP, usage, timings, self._name)
+
+
+def satisfies(constraint: Constraint, text: str) -> bool:
+    """Whether ``text`` is a sentence of the grammar. Raises ``ValueError`` for a grammar that is itself wrong."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    match constraint.kind:
+        case "json_schema":
+            grammar = LLMatcher.grammar_from_json_schema(constraint.source)
+        case "regex":
+            grammar = LLMatcher.grammar_from_regex(constraint.source)
+        case "lark":
+            grammar = LLMatcher.grammar_from_lark(constraint.source)
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+    if matcher.is_error():
+        raise ValueError(f"The {constraint.kind} grammar is wrong: {matcher.get_error()}")
+    return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
+
+
+def _messages(prompt: Sequence[Message] | str | Sequence[int]) -> list[Message]:
+    if isinstance(prompt, str):
+        return [Message("user", prompt)]
+    messages = [message for message in prompt if isinstance(message, Message)]
+    if len(messages) != len(prompt):
+        raise ConfigurationError(
+            "A LangChain model takes messages or text, not token ids.", remedy="Use the embedded model for token ids."
+        )
+    return messages
+
+
+def _to_langchain(message: Message) -> BaseMessage:
+    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+    match message.role:
+        case "system":
+            return SystemMessage(message.content)
+        case "assistant":
+            return AIMessage(message.content)
+        case _:
+            return HumanMessage(message.content)

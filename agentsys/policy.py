@@ -1,0 +1,33 @@
+"""What a runtime's owner allows. Everything that is not allowed here is denied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agentsys.blackboard.labels import OWNER, Label
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The owner's word.
+
+    ``trusted``: principals whose influence may lead to consequential calls and to writes of shared topics.
+    ``open_topics``: topic prefixes that agents may write under anybody's influence; the label travels along.
+    ``owner``: the principal on whose behalf unlabelled input of a local caller counts.
+    """
+
+    trusted: frozenset[str] = field(default_factory=lambda: frozenset({OWNER}))
+    open_topics: tuple[str, ...] = ()
+    owner: str = OWNER
+
+    @staticmethod
+    def of(*, trusted: Iterable[str] = (OWNER,), open_topics: Iterable[str] = (), owner: str = OWNER) -> Policy:
+        return Policy(frozenset(trusted), tuple(open_topics), owner)
+
+    def trusts(self, label: Label) -> bool:
+        """Whether only trusted principals shaped what carries ``label``."""
+        return label.influenced_only_by(self.trusted)
+
+    def is_open(self, topic: str) -> bool:
+        return any(topic.startswith(prefix) for prefix in self.open_topics)

@@ -1,0 +1,147 @@
+"""The record of a run on the board, and what a caller gets of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agentsys import topics
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import Transaction
+from agentsys.errors import RunError
+from agentsys.gateway import PolicyDenied
+from agentsys.rounds import Failure
+
+RunStatus = Literal["running", "done", "failed"]
+
+
+class UnknownRun(RunError):
+    """No run has this identifier."""
+
+    code = "AGS-0601"
+    remedy = "List the runs with `agentsys board log`, or with Runtime.runs()."
+
+
+class RunFailed(RunError):
+    """The value of a run was asked for, and the run failed or did not finish."""
+
+    code = "AGS-0602"
+    remedy = "The message names what stopped the run; `agentsys replay RUN` shows its steps."
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it stands on the board.
+
+    Times are unix seconds. ``first_seq`` is the commit that began the run; ``writes`` hashes its last writes.
+    """
+
+    run: str
+    workflow: str
+    input: Json
+    input_label: Label
+    started: float
+    deadline: float | None
+    status: RunStatus = "running"
+    value: Json = None
+    label: Label | None = None
+    failure: Failure | None = None
+    finished: float | None = None
+    writes: str = ""
+    first_seq: int = 0
+
+    @staticmethod
+    def load(board: Board, run: str) -> RunRecord:
+        """Read the record. Raises :class:`UnknownRun`."""
+        entry = board.get(topics.RUNS, run)
+        if entry is None:
+            raise UnknownRun(f"The board has no run {run!r}.")
+        return replace(RunRecord.of(entry), first_seq=board.log(run=run, limit=1)[0].seq)
+
+    @staticmethod
+    def of(entry: Entry) -> RunRecord:
+        body: Any = dict(entry.value) if isinstance(entry.value, dict) else {}
+        body["input_label"] = Label.from_json(body["input_label"])
+        body["failure"] = Failure(**body["failure"]) if body["failure"] else None
+        label = entry.label if body["status"] != "running" else None
+        return RunRecord(run=entry.key, label=label, **body)
+
+    def write(self, transaction: Transaction) -> None:
+        body: Json = {
+            "workflow": self.workflow,
+            "input": self.input,
+            "input_label": self.input_label.to_json(),
+            "started": self.started,
+            "deadline": self.deadline,
+            "status": self.status,
+            "value": self.value,
+            "failure": self.failure.to_json() if self.failure else None,
+            "finished": self.finished,
+            "writes": self.writes,
+        }
+        transaction.put(topics.RUNS, self.run, body, type="run", label=self.label or self.input_label)
+
+    def done(self, value: Json, label: Label, writes: str, at: float) -> RunRecord:
+        return replace(self, status="done", value=value, label=label, writes=writes, finished=at)
+
+    def failed(self, error: BaseException, label: Label, at: float) -> RunRecord:
+        return replace(self, status="failed", failure=Failure.of(error), label=label, finished=at)
+
+
+def list_runs(board: Board) -> list[RunRecord]:
+    """Return all runs, the oldest first."""
+    records = [RunRecord.of(entry) for entry in board.query(Predicate(topic=topics.RUNS))]
+    return sorted(records, key=lambda record: record.started)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came out of a run: its value never goes without its label."""
+
+    record: RunRecord
+
+    @property
+    def run(self) -> str:
+        return self.record.run
+
+    @property
+    def status(self) -> RunStatus:
+        return self.record.status
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.record.failure
+
+    @property
+    def label(self) -> Label:
+        """Who shaped the value, who may read it, how much it can carry."""
+        return self.record.label or self.record.input_label
+
+    @property
+    def value(self) -> Any:
+        """The answer. Raises :class:`RunFailed` unless the run is done."""
+        if self.status != "done":
+            failure = self.failure
+            cause = f"{failure.type} ({failure.code}): {failure.message}" if failure else "it did not finish"
+            raise RunFailed(f"Run {self.run} of {self.record.workflow} has no value: {cause}")
+        return self.record.value
+
+    def release(self, audience: Readers) -> Any:
+        """Return the value for ``audience``. Raises :class:`PolicyDenied` where the label forbids it."""
+        if not self.label.readers.permits(audience):
+            raise PolicyDenied(f"The value of run {self.run} may not be released to {audience}.")
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """How a replay compared with the record: ``divergence`` describes the first difference."""
+
+    run: str
+    steps: int
+    identical: bool
+    complete: bool
+    divergence: str | None = None

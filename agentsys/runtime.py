@@ -1,0 +1,278 @@
+"""The runtime: a board, a model, agents, tools and workflows under one policy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from agentsys import topics
+from agentsys.actors import ActorFailed, Body, Conclusion, perform
+from agentsys.agenda import Agenda
+from agentsys.agents import Agent, AgentRegistry
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import Effect
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Transaction
+from agentsys.context import Actor, Context
+from agentsys.control import ControlLoop
+from agentsys.errors import RunError
+from agentsys.events import Listener, RunFinished, RunStarted
+from agentsys.gateway import Gateway
+from agentsys.journal import Journal, Mode, RecordEnded, ReplayDivergence, submit
+from agentsys.labelled import unwrap
+from agentsys.models import as_model
+from agentsys.policy import Policy
+from agentsys.rounds import Failure
+from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
+from agentsys.scope import RunScope
+from agentsys.tools import Tool, ToolRegistry, to_json
+from agentsys.workflow import Workflow, WorkflowFunction
+
+MAX_ACTING = 16
+"""Agents that act at once in one runtime."""
+
+MAX_VOLUNTEERS = 8
+"""Agents that may answer one request unless the asker says otherwise."""
+
+
+class RunExists(RunError):
+    """A run was started under an identifier that is taken."""
+
+    code = "AGS-0603"
+    remedy = "Resume that run, or leave the identifier out."
+
+
+class RunBusy(RunError):
+    """A run is being executed in this process already."""
+
+    code = "AGS-0604"
+    remedy = "Wait for it to end."
+
+
+class UnknownWorkflow(RunError):
+    """A run belongs to a workflow that is not registered."""
+
+    code = "AGS-0605"
+    remedy = "Pass the workflow to Runtime(workflows=[...]), or to resume() and replay()."
+
+
+class Runtime:
+    """Runs workflows. One runtime owns its board for writing; it can execute many runs at once in one event loop."""
+
+    def __init__(
+        self,
+        board: Board,
+        model: Any,
+        *,
+        agents: Iterable[Agent] = (),
+        tools: Iterable[Tool] = (),
+        workflows: Iterable[Workflow | WorkflowFunction] = (),
+        policy: Policy | None = None,
+        max_volunteers: int = MAX_VOLUNTEERS,
+    ) -> None:
+        self.board = board
+        self.model = as_model(model)
+        self.policy = policy or Policy()
+        self.agents = AgentRegistry(agents)
+        self.workflows = {workflow.name: workflow for workflow in map(Workflow.of, workflows)}
+        self._gateway = Gateway(self.policy, ToolRegistry(tools))
+        self._agenda = Agenda(MAX_ACTING)
+        self._max_volunteers = max_volunteers
+        self._active: set[str] = set()
+
+    @staticmethod
+    def local(path: Path | str | None = None, **arguments: Any) -> Runtime:
+        """Open a board (by default the settings' one) with the settings' model, which is loaded at its first call.
+
+        ``arguments`` are those of the constructor.
+        """
+        from agentsys.serving.client import ServingClient
+        from agentsys.serving.models import EngineOptions, engine_factory
+        from agentsys.settings import load_settings
+
+        settings = load_settings().settings
+        options = EngineOptions(
+            weight_format=settings.model.weight_format,
+            threads=settings.model.threads,
+            kv_cache_bytes=settings.model.kv_cache_mib * 2**20,
+            max_batch=settings.model.max_batch,
+            drafter="auto" if settings.model.speculation else None,
+            models_dir=settings.models_dir,
+            api_key=settings.model.api_key,
+        )
+        name = settings.model.name
+        board = Board.open(path or settings.board.path, durability=settings.board.durability)
+        return Runtime(board, ServingClient({name: engine_factory(name, options)}, default=name), **arguments)
+
+    async def run(
+        self,
+        workflow: Workflow | WorkflowFunction | str,
+        input: Any = None,
+        *,
+        label: Label | None = None,
+        deadline: float | None = None,
+        run_id: str | None = None,
+        listener: Listener | None = None,
+    ) -> RunResult:
+        """Execute a workflow. A failure of the workflow is in the result, with its code.
+
+        ``label`` is of the input; without one, it counts as written by the policy's owner, who makes this call.
+        ``deadline`` is in seconds from now, before the workflow's own.
+        """
+        chosen = self._workflow(workflow)
+        value, labels = unwrap(input)
+        label = (label or Label.trusted(self.policy.owner)).join(*labels)
+        run = run_id or uuid4().hex[:12]
+        if self.board.get(topics.RUNS, run) is not None:
+            raise RunExists(f"The board has a run {run!r} already.")
+        started, seconds = time.time(), deadline if deadline is not None else chosen.deadline
+        ends = None if seconds is None else started + seconds
+        record = RunRecord(run, chosen.name, to_json(value), label, started, ends)
+        with self._activity(run):
+            transaction = self.board.begin(self.policy.owner, run=run)
+            record.write(transaction)
+            await submit(self.board, transaction)
+            return await self._execute(RunRecord.load(self.board, run), chosen, listener, resumed=False)
+
+    async def resume(
+        self,
+        run: str,
+        workflow: Workflow | WorkflowFunction | None = None,
+        *,
+        listener: Listener | None = None,
+    ) -> RunResult:
+        """Go on with an interrupted run where its record ends; of a finished one, return the result.
+
+        Raises :class:`UnknownRun`, :class:`UnknownWorkflow`, :class:`ReplayDivergence`.
+        """
+        record = RunRecord.load(self.board, run)
+        if record.status != "running":
+            return RunResult(record)
+        with self._activity(run):
+            return await self._execute(record, self._workflow(workflow or record.workflow), listener, resumed=True)
+
+    async def replay(self, run: str, workflow: Workflow | WorkflowFunction | None = None) -> ReplayReport:
+        """Execute a run again from its record alone, without model, tool or write, and compare."""
+        record = RunRecord.load(self.board, run)
+        chosen = self._workflow(workflow or record.workflow)
+        scope = self._scope(record, None, Mode.REPLAY)
+        steps = len(scope.journal)
+        try:
+            outcome = await self._repeat(scope, record, chosen)
+        except RecordEnded as end:
+            return ReplayReport(run, steps, identical=True, complete=False, divergence=str(end))
+        except ReplayDivergence as divergence:
+            return ReplayReport(run, steps, identical=False, complete=True, divergence=str(divergence))
+        if outcome != _outcome_of(record):
+            difference = f"The run came to {_outcome_of(record)!r} and now comes to {outcome!r}."
+            return ReplayReport(run, steps, identical=False, complete=True, divergence=difference)
+        return ReplayReport(run, steps, identical=True, complete=record.status != "running")
+
+    def runs(self) -> list[RunRecord]:
+        """Return all runs of the board, the oldest first."""
+        return list_runs(self.board)
+
+    async def settle(self, effect: str, outcome: Literal["succeeded", "failed"], result: Json = None) -> Effect:
+        """Say what became of a tool call in doubt, so that its run's record is complete.
+
+        ``result`` is the call's result, or the reason of its failure. Raises ``EffectRefused``.
+        """
+        body: Json = {"value": result} if outcome == "succeeded" else {"error": str(result)}
+        label = Label.trusted(self.policy.owner)
+        return await asyncio.to_thread(self.board.finish_effect, effect, outcome, body, label)
+
+    async def close(self) -> None:
+        """Close the model and the board."""
+        closing = getattr(self.model, "close", None)
+        if closing is not None:
+            await closing()
+        self.board.close()
+
+    async def _execute(
+        self, record: RunRecord, workflow: Workflow, listener: Listener | None, *, resumed: bool
+    ) -> RunResult:
+        scope = self._scope(record, listener, Mode.LIVE)
+        scope.emit(RunStarted(record.run, record.workflow, resumed))
+
+        def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
+            record.done(conclusion.value, conclusion.label, conclusion.writes, time.time()).write(transaction)
+
+        try:
+            await perform(scope, _main(record), _body(workflow, scope, record), conclude)
+        except ActorFailed as failed:
+            transaction = self.board.begin(self.policy.owner, run=record.run)
+            record.failed(failed.cause, failed.label, time.time()).write(transaction)
+            await submit(self.board, transaction)
+        result = RunResult(RunRecord.load(self.board, record.run))
+        scope.emit(RunFinished(record.run, result.status))
+        return result
+
+    async def _repeat(self, scope: RunScope, record: RunRecord, workflow: Workflow) -> list[Json]:
+        """Return what the run comes to by its record, in the form of :func:`_outcome_of`."""
+        ended = record.status != "running"
+        try:
+            conclusion = await perform(scope, _main(record), _body(workflow, scope, record), None if ended else _refuse)
+        except ActorFailed as failed:
+            return ["failed", Failure.of(failed.cause).to_json(), ""]
+        return ["done", conclusion.value, conclusion.writes]
+
+    def _scope(self, record: RunRecord, listener: Listener | None, mode: Mode) -> RunScope:
+        scope = RunScope(
+            board=self.board,
+            journal=Journal(self.board, record.run, mode),
+            model=self.model,
+            gateway=self._gateway,
+            agents=self.agents,
+            agenda=self._agenda,
+            started=record.started,
+            deadline=record.deadline,
+            max_volunteers=self._max_volunteers,
+            listener=listener,
+        )
+        scope.run_round = ControlLoop(scope).run_round
+        return scope
+
+    def _workflow(self, workflow: Workflow | WorkflowFunction | str) -> Workflow:
+        if not isinstance(workflow, str):
+            return Workflow.of(workflow)
+        if workflow not in self.workflows:
+            known = ", ".join(sorted(self.workflows)) or "none"
+            raise UnknownWorkflow(f"No workflow is named {workflow!r}; registered: {known}.")
+        return self.workflows[workflow]
+
+    @contextmanager
+    def _activity(self, run: str) -> Iterator[None]:
+        if run in self._active:
+            raise RunBusy(f"Run {run} is being executed.")
+        self._active.add(run)
+        try:
+            yield
+        finally:
+            self._active.discard(run)
+
+
+def _main(record: RunRecord) -> Actor:
+    return Actor("main", record.workflow, record.input_label, record.first_seq, record.deadline)
+
+
+def _body(workflow: Workflow, scope: RunScope, record: RunRecord) -> Body:
+    async def body(context: Context) -> Any:
+        return await workflow.execute(scope, context, record.input)
+
+    return body
+
+
+def _refuse(transaction: Transaction, conclusion: Conclusion) -> None:
+    raise AssertionError("a replay commits nothing")
+
+
+def _outcome_of(record: RunRecord) -> list[Json]:
+    if record.failure is not None:
+        return [record.status, record.failure.to_json(), ""]
+    return [record.status, record.value, record.writes]

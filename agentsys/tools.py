@@ -1,0 +1,139 @@
+"""Tools: functions that agents may call through the gateway, with what the gateway must know about them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
+
+from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
+from agentsys.errors import ConfigurationError
+
+IDEMPOTENCY_KEY = "idempotency_key"
+DEFAULT_TIMEOUT = 60.0
+
+ToolFunction = Callable[..., Any]
+OutcomeQuery = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function and its declaration.
+
+    ``parameters`` validates the arguments. A ``consequential`` tool changes something outside; it is called only under
+    trusted influence. ``audience`` learns the arguments. ``source`` is the label of what the function brings in from
+    outside its arguments (``None``: nothing). ``query``, for a ``QUERYABLE`` tool, tells by idempotency key what became
+    of a call: its result, or ``None`` if the call never happened. ``timeout`` is in seconds.
+    """
+
+    name: str
+    function: ToolFunction
+    parameters: type[BaseModel]
+    effect_class: EffectClass
+    consequential: bool
+    audience: Readers
+    source: Label | None
+    timeout: float = DEFAULT_TIMEOUT
+    query: OutcomeQuery | None = None
+    description: str = ""
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Json]:
+        """Return the arguments as JSON, validated. Raises pydantic's ``ValidationError``."""
+        document: dict[str, Json] = self.parameters.model_validate(given).model_dump(mode="json")
+        return document
+
+    async def invoke(self, arguments: dict[str, Json], idempotency_key: str) -> Any:
+        """Call the function; a plain function runs in a thread. Raises what it raises, or ``TimeoutError``."""
+        model = self.parameters.model_validate(arguments)
+        values = {name: getattr(model, name) for name in type(model).model_fields}
+        if IDEMPOTENCY_KEY in inspect.signature(self.function).parameters:
+            values[IDEMPOTENCY_KEY] = idempotency_key
+        async with asyncio.timeout(self.timeout):
+            if inspect.iscoroutinefunction(self.function):
+                return await self.function(**values)
+            return await asyncio.to_thread(self.function, **values)
+
+
+def tool(
+    *,
+    effect: EffectClass = EffectClass.IRREVERSIBLE,
+    name: str | None = None,
+    consequential: bool | None = None,
+    audience: Readers | None = None,
+    source: Label | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    query: OutcomeQuery | None = None,
+) -> Callable[[ToolFunction], Tool]:
+    """Turn a function with type hints into a tool. What is not declared is taken at its worst.
+
+    An undeclared effect is irreversible. Unless said otherwise, a pure tool has no consequence, tells nobody its
+    arguments and brings nothing in; any other tool is consequential, tells everybody, and its result is external.
+    """
+    pure = effect is EffectClass.PURE
+
+    def decorate(function: ToolFunction) -> Tool:
+        named = name or str(getattr(function, "__name__", "tool"))
+        if effect is EffectClass.QUERYABLE and query is None:
+            raise ConfigurationError(
+                f"The tool {named!r} is declared queryable and has no query function.",
+                remedy="Pass query=, a function from an idempotency key to the call's result or None.",
+            )
+        return Tool(
+            name=named,
+            function=function,
+            parameters=_parameters_of(function, named),
+            effect_class=effect,
+            consequential=not pure if consequential is None else consequential,
+            audience=audience or (NOBODY if pure else PUBLIC),
+            source=source or (None if pure else Label()),
+            timeout=timeout,
+            query=query,
+            description=inspect.getdoc(function) or "",
+        )
+
+    return decorate
+
+
+def to_json(value: Any) -> Json:
+    """Return ``value`` as JSON: pydantic models, dataclasses, dates and the like are converted."""
+    document: Json = TypeAdapter(Any).dump_python(value, mode="json")
+    return document
+
+
+def _parameters_of(function: ToolFunction, name: str) -> type[BaseModel]:
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == IDEMPOTENCY_KEY:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name not in hints:
+            raise ConfigurationError(
+                f"The parameter {parameter} of tool {name!r} has no type hint or is variadic.",
+                remedy="Give every parameter of a tool a name and a type hint.",
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+class ToolRegistry:
+    """The tools of a runtime by name."""
+
+    def __init__(self, tools: Iterable[Tool] = ()) -> None:
+        self._tools: dict[str, Tool] = {}
+        for member in tools:
+            if member.name in self._tools:
+                raise ConfigurationError(f"Two tools are named {member.name!r}.", remedy="Give each its own name.")
+            self._tools[member.name] = member
+
+    def get(self, name: str) -> Tool | None:
+        return self._tools.get(name)
+
+    def names(self) -> list[str]:
+        return sorted(self._tools)

@@ -1,0 +1,59 @@
+"""Names of the board topics in which the runtime keeps the record of its runs. Agents can neither read nor write them.
+
+====================================  =========================================  ===================
+topic                                 key                                        entry type
+====================================  =========================================  ===================
+``runs``                              run                                        ``run``
+``runs/{run}/requests``               round                                      ``request``
+``runs/{run}/bids/{round}``           agent                                      ``bid``
+``runs/{run}/responses/{round}``      agent                                      ``response``
+``runs/{run}/rounds``                 round                                      ``round``
+``runs/{run}/steps``                  actor path # attempt : index               ``step``
+``runs/{run}/decisions``              actor path # attempt : index               ``decision``
+====================================  =========================================  ===================
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentsys.blackboard.predicates import Predicate
+
+RUNS: Final = "runs"
+RESERVED_PREFIX: Final = "runs/"
+
+
+def requests(run: str) -> str:
+    return f"{RESERVED_PREFIX}{run}/requests"
+
+
+def bids(run: str, round_id: str) -> str:
+    return f"{RESERVED_PREFIX}{run}/bids/{round_id}"
+
+
+def responses(run: str, round_id: str) -> str:
+    return f"{RESERVED_PREFIX}{run}/responses/{round_id}"
+
+
+def rounds(run: str) -> str:
+    return f"{RESERVED_PREFIX}{run}/rounds"
+
+
+def steps(run: str) -> str:
+    return f"{RESERVED_PREFIX}{run}/steps"
+
+
+def decisions(run: str) -> str:
+    return f"{RESERVED_PREFIX}{run}/decisions"
+
+
+def is_reserved(topic: str) -> bool:
+    return topic == RUNS or topic.startswith(RESERVED_PREFIX)
+
+
+def may_match_reserved(predicate: Predicate) -> bool:
+    """Whether some reserved topic could satisfy ``predicate``."""
+    if predicate.topic is not None:
+        return is_reserved(predicate.topic)
+    prefix = predicate.topic_prefix or ""
+    return prefix.startswith(RESERVED_PREFIX) or RESERVED_PREFIX.startswith(prefix)

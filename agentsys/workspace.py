@@ -1,0 +1,62 @@
+"""An actor's view of the board: snapshot reads, and writes that are buffered until a commit takes them."""
+
+from __future__ import annotations
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import Transaction
+from agentsys.journal import digest
+
+
+class Workspace:
+    """One transaction after another, each begun at a known snapshot, so that an execution can be repeated exactly."""
+
+    def __init__(self, board: Board, run: str, principal: str, snapshot: int) -> None:
+        self._board = board
+        self._run = run
+        self._principal = principal
+        self._snapshot = snapshot
+        self._transaction: Transaction | None = None
+        self._writes: list[Json] = []
+
+    @property
+    def transaction(self) -> Transaction:
+        if self._transaction is None:
+            self._transaction = self._board.begin(self._principal, run=self._run)
+            self._transaction.snapshot = self._snapshot
+        return self._transaction
+
+    def get(self, topic: str, key: str) -> Entry | None:
+        return self.transaction.get(topic, key)
+
+    def query(self, predicate: Predicate) -> list[Entry]:
+        return self.transaction.query(predicate)
+
+    def put(self, topic: str, key: str, value: Json, *, type: str, label: Label) -> None:
+        self.transaction.put(topic, key, value, type=type, label=label)
+        self._writes.append(["put", topic, key, type, value])
+
+    def delete(self, topic: str, key: str) -> None:
+        self.transaction.delete(topic, key)
+        self._writes.append(["delete", topic, key])
+
+    def writes_digest(self) -> str:
+        """Return a hash of the buffered writes, by which a repeated execution is compared with the recorded one."""
+        return digest(self._writes)
+
+    def take(self) -> Transaction:
+        """Hand the transaction over to whoever commits it."""
+        transaction = self.transaction
+        self.drop()
+        return transaction
+
+    def drop(self) -> None:
+        """Forget the buffered reads and writes; they were committed."""
+        self._transaction = None
+        self._writes = []
+
+    def advance(self, seq: int) -> None:
+        """Let the next transaction begin at commit ``seq`` at least; one that is under way keeps its snapshot."""
+        self._snapshot = max(self._snapshot, seq)
