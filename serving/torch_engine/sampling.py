@@ -44,7 +44,9 @@ class Sampler:
         return self._draw(torch.softmax(logits.double() / self.temperature, dim=-1), position)
 
     def _draw(self, probabilities: torch.Tensor, position: int) -> int:
-        uniform = np.random.Generator(np.random.Philox(key=[self.seed, position])).random()
+        # As uint64, since a list would pass through float64 and merge neighbouring seeds.
+        key = np.array([self.seed, position], dtype=np.uint64)
+        uniform = np.random.Generator(np.random.Philox(key=key)).random()
         ordered, tokens = torch.sort(probabilities, descending=True, stable=True)
         cumulative = torch.cumsum(ordered, dim=0)
         kept = int(torch.searchsorted(cumulative, min(self.top_p, float(cumulative[-1])))) + 1

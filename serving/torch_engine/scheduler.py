@@ -143,7 +143,7 @@ class Scheduler:
             self.pool.name(block, digest)
 
     def _reuse_prefix(self, sequence: SequenceState) -> None:
-        if sequence.computed:
+        if sequence.blocks:
             return
         # The last token is always computed: its logits are what the step is for.
         digests = sequence.block_digests(self.limits.block_size, len(sequence.tokens) - 1)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsys.serving.text_stream import TextStream
+from agentsys.serving.tokenizer import ModelTokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir) -> ModelTokenizer:
+    return ModelTokenizer(tiny_model_dir)
+
+
+def stream(tokenizer: ModelTokenizer, text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
+    """Feed the text byte by byte, as the tiny tokenizer cuts it; stop as the engine does."""
+    receiver = TextStream(tokenizer, stop)
+    pieces = []
+    for token in tokenizer.encode(text):
+        pieces.append(receiver.push(token))
+        if receiver.stopped:
+            break
+    pieces.append(receiver.finish())
+    return pieces, receiver
+
+
+def test_a_character_of_several_bytes_comes_whole(tokenizer: ModelTokenizer) -> None:
+    pieces, _ = stream(tokenizer, "a€😀b")
+    assert [piece for piece in pieces if piece] == ["a", "€", "😀", "b"]
+
+
+def test_bytes_that_never_make_a_character_become_a_replacement_at_the_end(tokenizer: ModelTokenizer) -> None:
+    receiver = TextStream(tokenizer)
+    first, second, *_ = tokenizer.encode("€")
+    assert receiver.push(first) == ""
+    assert receiver.push(second) == ""
+    assert set(receiver.finish()) == {"\ufffd"}
+
+
+def test_a_stop_string_and_what_follows_it_is_never_sent(tokenizer: ModelTokenizer) -> None:
+    pieces, receiver = stream(tokenizer, "one END two", ("END",))
+    assert "".join(pieces) == "one "
+    assert receiver.stopped
+
+
+def test_the_beginning_of_a_stop_string_is_held_and_released_if_it_goes_on_otherwise(tokenizer: ModelTokenizer) -> None:
+    receiver = TextStream(tokenizer, ("abc",))
+    assert [receiver.push(token) for token in tokenizer.encode("xabab")] == ["x", "", "", "ab", ""]
+    assert receiver.finish() == "ab"
+
+
+@pytest.mark.parametrize("stop", [("aab",), ("b", "ab"), ("", "ba")])
+def test_the_earliest_stop_string_wins(tokenizer: ModelTokenizer, stop: tuple[str, ...]) -> None:
+    text = "aaabab"
+    ends = [text.find(item) for item in stop if item]
+    pieces, _ = stream(tokenizer, text, stop)
+    assert "".join(pieces) == text[: min(end for end in ends if end >= 0)]
+
+
+@given(
+    text=st.text(alphabet=st.sampled_from("abcé😀 "), min_size=1, max_size=20),
+    stop=st.lists(st.text(alphabet=st.sampled_from("abcé"), min_size=1, max_size=3), max_size=3),
+)
+def test_streamed_text_is_the_text_before_the_first_stop_string_to_complete(
+    text: str, stop: list[str], tiny_model_dir
+) -> None:
+    pieces, _ = stream(ModelTokenizer(tiny_model_dir), text, tuple(stop))
+    completions = [(text.find(item) + len(item), text.find(item)) for item in stop if item in text]
+    end = min((done for done, _ in completions), default=None)
+    expected = text if end is None else text[: min(start for done, start in completions if done == end)]
+    assert "".join(pieces) == expected
