@@ -5,6 +5,9 @@ numeric columns, literals only of the column's kind, and where a column has few 
 without bound, so a constrained generation always ends; ``SqlGrammar.longest`` says after how many bytes at most.
 
 Families and pairs of families that share a column are *scopes*; each scope has its own copy of the rules.
+
+llguidance's lexer takes the longest literal and never goes back: no literal here continues another one with a
+character that could also follow it (so ``"town"`` and ``" IN ("`` are two literals).
 """
 
 from __future__ import annotations
@@ -76,10 +79,15 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """What a SELECT reads from, and the columns it may name."""
+    """What a SELECT reads from (a table, and perhaps a join to another), and the columns it may name."""
 
-    source: str
+    table: str
     columns: tuple[_Column, ...]
+    join: str = ""
+
+    @property
+    def source(self) -> Piece:
+        return _all(f" FROM {self.table}", self.join) if self.join else _all(f" FROM {self.table}")
 
     def of_kind(self, *kinds: str) -> list[_Column]:
         return [column for column in self.columns if column.kind in kinds]
@@ -128,7 +136,7 @@ def _join_scopes(families: Sequence[Family], question: str | None) -> Iterator[_
             if right_kinds.get(column.name) == _kind(column) != "other":
                 names = identifier(left.name), identifier(right.name)
                 columns = (*_columns(left, question, f"{names[0]}."), *_columns(right, question, f"{names[1]}."))
-                yield _Scope(f"{names[0]} JOIN {names[1]} USING ({identifier(column.name)})", columns)
+                yield _Scope(names[0], columns, f" JOIN {names[1]} USING ({identifier(column.name)})")
 
 
 def _columns(family: Family, question: str | None, prefix: str) -> Iterator[_Column]:
@@ -232,7 +240,7 @@ class _ScopeRules:
         condition = self._condition()
         where = self._rule("where", _maybe(" WHERE ", condition, _upto(3, _any(" AND ", " OR "), condition)))
         measure, total = self._measures(condition)
-        tail = _all(f" FROM {self.scope.source}", where)
+        tail = _all(self.scope.source, where)
         totals = self._rule("totals", _all("SELECT ", total, _upto(3, ", ", total), tail))
         queries = [totals, *self._row_queries(tail), *self._group_queries(measure, total, tail)]
         return self._rule("query", _any(*queries))
@@ -282,7 +290,7 @@ class _ScopeRules:
         limit = _maybe(self.terminals["limit"])
         return [
             self._rule("rows", _all("SELECT ", chosen, order, limit)),
-            self._rule("distinct", _all("SELECT DISTINCT ", chosen, _maybe(" ORDER BY 1"), limit)),
+            self._rule("distinct", _all("SELECT ", "DISTINCT ", chosen, _maybe(" ORDER BY 1"), limit)),
         ]
 
     def _group_queries(self, measure: Piece, total: Piece, tail: Piece) -> Iterator[Piece]:
@@ -304,8 +312,8 @@ class _ScopeRules:
         compare, number, string = (self.terminals[name] for name in ("compare", "number", "string"))
         numeric = self._choice("compared", self.scope.of_kind("number"))
         if numeric is not None:
-            inner = _all(_any("max(", "min(", "avg(", "median("), numeric, f") FROM {self.scope.source})")
-            yield _all(numeric, compare, _any(number, _all("(SELECT ", inner)))
+            inner = _all(_any("max(", "min(", "avg(", "median("), numeric, ")", self.scope.source)
+            yield _all(numeric, compare, _any(number, _all("(SELECT ", inner, ")")))
             yield _all(numeric, " BETWEEN ", number, " AND ", number)
         dates = self._choice("dated", self.scope.of_kind("date"))
         if dates is not None:
@@ -327,4 +335,4 @@ class _ScopeRules:
             name = f"values{self.scope.columns.index(column)}"
             value = self._rule(name, _any(*literals))
             yield _all(column.sql, _any(" = ", " <> "), value)
-            yield _all(f"{column.sql} IN (", value, _upto(4, ", ", value), ")")
+            yield _all(column.sql, " IN (", value, _upto(4, ", ", value), ")")

@@ -230,7 +230,8 @@ class _Origins:
     def __init__(self, families: Mapping[str, list[str]], steps: Mapping[str, StatementTrace]) -> None:
         self._known: dict[tuple[int, int], frozenset[str]] = {}
         self._bases = {
-            name: {column: frozenset({f"{name}.{column}"}) for column in columns} for name, columns in families.items()
+            name: {column.lower(): frozenset({f"{name}.{column}"}) for column in columns}
+            for name, columns in families.items()
         }
         for name, step in steps.items():
             if step.outputs is not None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
+from agentsys.lake.plan import FILE_COLUMN
 from agentsys.lake.profiles import ColumnProfile, Family
+from agentsys.lake.terms import terms
 
 _SAMPLES: Final = 3
 _SAMPLE_CHARACTERS: Final = 32
+_TITLE_CHARACTERS: Final = 80
+_VALUES_COMPARED: Final = 200
 
 
 def relevant_columns(family: Family, question: str | None) -> list[ColumnProfile]:
     """Return the family's columns, those first whose name or values share most words with the question."""
-    words = _words(question or "")
+    asked = set(terms(question or ""))
 
-    def overlap(column: ColumnProfile) -> int:
-        named = _words(f"{column.name} {column.original}") & words
-        valued = {word for text in (*column.samples, *column.terms) for word in _words(text)} & words
-        return -(3 * len(named) + min(2, len(valued)))
+    def kinship(column: ColumnProfile) -> int:
+        named = asked.intersection(terms(f"{column.name} {column.original}"))
+        valued = asked.intersection(terms(" ".join((*column.samples, *column.terms[:_VALUES_COMPARED]))))
+        return 3 * len(named) + min(2, len(valued))
 
-    return sorted(family.columns, key=overlap)
+    return sorted(family.columns, key=kinship, reverse=True) if asked else list(family.columns)
 
 
 def schema_text(families: Sequence[Family], *, question: str | None = None, budget: int = 3000) -> str:
@@ -30,19 +33,19 @@ def schema_text(families: Sequence[Family], *, question: str | None = None, budg
     Where the budget is short, sample values go first, then the columns least related to the question, then whole
     families from the end; what was left out is said.
     """
+    ordered = [(family, relevant_columns(family, question)) for family in families]
     for samples in range(_SAMPLES, -1, -1):
-        text = "\n\n".join(_described(family, relevant_columns(family, question), samples) for family in families)
+        text = "\n\n".join(_described(family, columns, samples) for family, columns in ordered)
         if len(text) <= budget:
             return text
-    return _fitted(families, question, budget)
+    return _fitted(ordered, budget)
 
 
-def _fitted(families: Sequence[Family], question: str | None, budget: int) -> str:
+def _fitted(families: Sequence[tuple[Family, list[ColumnProfile]]], budget: int) -> str:
     shown: list[str] = []
     left = budget
-    for position, family in enumerate(families):
+    for position, (family, columns) in enumerate(families):
         share = left // (len(families) - position)
-        columns = relevant_columns(family, question)
         while columns and len(_described(family, columns, 0)) > share:
             columns = columns[:-1]
         if columns:
@@ -56,25 +59,28 @@ def _fitted(families: Sequence[Family], question: str | None, budget: int) -> st
 
 def _described(family: Family, columns: Sequence[ColumnProfile], samples: int) -> str:
     files = family.files
-    origin = files[0].rpartition("/")[2] if len(files) == 1 else f"{len(files)} files"
+    origin = _base_name(files[0]) if len(files) == 1 else f"{len(files)} files"
     rows = sum(table.rows for table in family.tables)
-    lines = [f"TABLE {family.name}  -- {family.description} ({origin}, {rows} rows)"]
+    title = _cut(family.description.partition(":")[0], _TITLE_CHARACTERS)
+    lines = [f"TABLE {family.name}  -- {title} ({origin}, {rows} rows)"]
     lines += [_column_line(column, samples) for column in columns]
+    if len(files) > 1:
+        lines.append(f"  {FILE_COLUMN} VARCHAR" + (f"  -- e.g. '{_base_name(files[0])}'" if samples else ""))
     left_out = len(family.columns) - len(columns)
     return "\n".join([*lines, f"  -- {left_out} more columns"] if left_out else lines)
 
 
 def _column_line(column: ColumnProfile, samples: int) -> str:
     line = f"  {column.name} {column.type}{f' ({column.unit})' if column.unit else ''}"
-    values = [_cut(value) for value in column.samples[:samples]]
+    quote = "'" if column.type == "VARCHAR" else ""
+    values = [f"{quote}{_cut(value, _SAMPLE_CHARACTERS)}{quote}" for value in column.samples[:samples]]
     return f"{line}  -- e.g. {', '.join(values)}" if values else line
 
 
-def _cut(value: str) -> str:
+def _base_name(file: str) -> str:
+    return file.rpartition("/")[2]
+
+
+def _cut(value: str, limit: int) -> str:
     flat = " ".join(value.split())
-    return flat if len(flat) <= _SAMPLE_CHARACTERS else flat[: _SAMPLE_CHARACTERS - 1] + "…"
-
-
-def _words(text: str) -> set[str]:
-    # A trailing s is dropped so that "samples" in a question meets the column "sample".
-    return {word.removesuffix("s") for word in re.findall(r"[a-z0-9]+", text.lower()) if len(word) > 1}
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
