@@ -123,11 +123,11 @@ def _word_series(cluster: list[TableProfile], names: FileWords) -> list[list[Tab
 
 
 def _lone_copies(files: Sequence[FileProfile], groups: Sequence[Sequence[TableProfile]]) -> dict[str, str]:
-    """Map each copy that is in no series to the first file with the same bytes."""
+    """Map each copy that is in no series to the file of the shortest name with the same bytes."""
     in_series = {table.file for group in groups if len({t.file for t in group}) > 1 for table in group}
     first: dict[str, str] = {}
     copies = {}
-    for file in files:
+    for file in sorted(files, key=lambda file: (len(file.path), file.path)):
         original = first.setdefault(file.sha256, file.path)
         if original != file.path and file.path not in in_series:
             copies[file.path] = original

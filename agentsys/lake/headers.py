@@ -31,7 +31,7 @@ def name_columns(block: Block) -> tuple[list[int], list[ColumnName], str]:
         for index in range(width)
         if any(row[index] for row in block.header) or any(row[index] for row in block.body)
     ]
-    headings = [[level[index] for level in levels if level[index]] for index in used]
+    headings = [list(dict.fromkeys(level[index] for level in levels if level[index])) for index in used]
     if not block.header:
         headings = _headless(block, used)
     remark = _exchange_years(headings, [[row[index] for row in block.body] for index in used])

@@ -181,7 +181,8 @@ class _Opening:
         except (FileFaultError, CacheUnusableError, OSError):
             raise
         except Exception as error:  # whatever a parser throws at broken content must not stop the lake
-            raise FileCorruptError(f"{path.name} cannot be parsed: {type(error).__name__}: {error}") from error
+            cause = (str(error).splitlines() or [""])[0][:200].replace(str(self._root), "").replace(str(built), "")
+            raise FileCorruptError(f"{path.name} cannot be parsed: {type(error).__name__}: {cause}") from error
 
 
 def _placed(table: TableProfile, relative: str, number: int) -> TableProfile:

@@ -149,8 +149,14 @@ def _is_group_row(row: Row, below: Row) -> bool:
     """Whether ``row`` holds headings over groups of the columns that ``below`` names."""
     if not _is_header_row(below):
         return False
-    filled, filled_below = sum(map(bool, row)), sum(map(bool, below))
-    return filled * 2 <= filled_below and all(low or not high for high, low in zip(row, below, strict=True))
+    groups, names = _distinct_neighbours(row), _distinct_neighbours(below)
+    spread = groups * 2 <= names or (groups < sum(map(bool, row)) and groups < names)
+    return spread and all(low or not high for high, low in zip(row, below, strict=True))
+
+
+def _distinct_neighbours(row: Row) -> int:
+    """Count the filled cells that differ from the one to their left: a heading spread over columns counts once."""
+    return sum(bool(cell) and (index == 0 or cell != row[index - 1]) for index, cell in enumerate(row))
 
 
 def _contrasts(rows: Sequence[Row], depth: int) -> bool:

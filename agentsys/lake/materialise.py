@@ -155,8 +155,8 @@ class Materialiser:
         for index, (column, unit) in enumerate(zip(names, units, strict=True)):
             filled, distinct, low, high, type_ = figures[5 * index : 5 * index + 5]
             values = self._all(
-                f'SELECT CAST("{column.name}" AS VARCHAR) AS v, hash(v) FROM {sampled} WHERE v IS NOT NULL '
-                f"GROUP BY v ORDER BY count(*) DESC, v LIMIT {SAMPLE_VALUES}"
+                f'SELECT CAST("{column.name}" AS VARCHAR) AS _v, hash(_v) FROM {sampled} WHERE _v IS NOT NULL '
+                f"GROUP BY _v ORDER BY count(*) DESC, _v LIMIT {SAMPLE_VALUES}"
             )
             profiles.append(
                 ColumnProfile(
