@@ -58,7 +58,7 @@ class Bid:
             raise ValueError(f"the cost of a bid is positive, got {self.cost!r} from {self.agent}")
 
 
-class Decline(Exception):  # noqa: N818 - an agent's answer, not a failure
+class Decline(Exception):
     """Raised by ``act`` when the agent finds, after volunteering, that it cannot answer."""
 
 
