@@ -1,0 +1,111 @@
+"""``kill -9`` at random moments of a run, then resume: the same answer, nothing lost, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsys.blackboard.board import Board
+
+PROGRAM = Path(__file__).with_name("crash_program.py")
+KILLS = 50
+JOURNAL_OFF = "--journal-off"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that a run left behind and that a crash must not change."""
+
+    answer: Any
+    writes: Counter[tuple[str, str, int]]
+    effects: Counter[tuple[str, str]]
+    ledger: Counter[str]
+
+    @staticmethod
+    def of(folder: Path, answer: str) -> Trace:
+        with Board.open_read_only(folder / "board.db") as board:
+            board.verify()
+            commits = board.log()
+            effects = Counter((effect.id, effect.state.value) for effect in board.effects())
+        writes = Counter((entry.topic, entry.key, entry.version) for commit in commits for entry in commit.writes)
+        return Trace(json.loads(answer), writes, effects, Counter((folder / "ledger").read_text().splitlines()))
+
+    def faults_against(self, expected: Trace) -> list[str]:
+        """Return what differs from the trace of a run that nothing interrupted."""
+        faults = [] if self.answer == expected.answer else [f"another answer: {self.answer}"]
+        for part in ("writes", "effects", "ledger"):
+            mine, wanted = getattr(self, part), getattr(expected, part)
+            faults += [f"{part} lost: {item}" for item in (wanted - mine)]
+            faults += [f"{part} doubled or new: {item}" for item in (mine - wanted)]
+        return faults
+
+
+def launch(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start the program and return once it holds the board."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, str(PROGRAM), str(folder / "board.db"), str(folder / "ledger"), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n", process.communicate()[1]
+    return process
+
+
+def complete(folder: Path, *options: str) -> Trace:
+    process = launch(folder, *options)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return Trace.of(folder, output)
+
+
+def kill_after(folder: Path, delay: float, *options: str) -> bool:
+    """Kill the program ``delay`` seconds after it opened the board; return whether it was still running."""
+    process = launch(folder, *options)
+    time.sleep(delay)
+    process.kill()
+    process.communicate(timeout=60)
+    return process.returncode < 0
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trace, float]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    started = time.monotonic()
+    process = launch(folder)
+    opened = time.monotonic()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert opened > started
+    return Trace.of(folder, output), time.monotonic() - opened
+
+
+def test_fifty_kills_change_nothing(tmp_path: Path, uninterrupted: tuple[Trace, float]) -> None:
+    expected, duration = uninterrupted
+    chance = random.Random(20261123)
+    kills = runs = 0
+    while kills < KILLS:
+        folder = tmp_path / f"run{runs}"
+        in_this_run = 0
+        while in_this_run < 5 and kill_after(folder, chance.uniform(0.0, 0.5 * duration)):
+            in_this_run += 1
+        kills, runs = kills + in_this_run, runs + 1
+        assert complete(folder).faults_against(expected) == [], f"after {in_this_run} kills of run {runs}"
+
+
+def test_a_runtime_that_forgets_its_journal_is_caught(tmp_path: Path, uninterrupted: tuple[Trace, float]) -> None:
+    expected, duration = uninterrupted
+    folder = tmp_path / "run"
+    assert kill_after(folder, 0.5 * duration, JOURNAL_OFF)
+    try:
+        faults = complete(folder, JOURNAL_OFF).faults_against(expected)
+    except AssertionError as failed_to_resume:
+        faults = [str(failed_to_resume)]
+    assert faults
