@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from agentsys import topics
@@ -33,6 +33,9 @@ from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
 from agentsys.tools import Tool, ToolRegistry, to_json
 from agentsys.workflow import Workflow, WorkflowFunction
+
+if TYPE_CHECKING:
+    from agentsys.settings import Settings
 
 MAX_ACTING = 16
 """Agents that act at once in one runtime."""
@@ -92,11 +95,16 @@ class Runtime:
 
         ``arguments`` are those of the constructor.
         """
-        from agentsys.serving.client import ServingClient
-        from agentsys.serving.models import EngineOptions, engine_factory
         from agentsys.settings import load_settings
 
-        settings = load_settings().settings
+        return Runtime.from_settings(load_settings({"board.path": path}).settings, **arguments)
+
+    @staticmethod
+    def from_settings(settings: Settings, **arguments: Any) -> Runtime:
+        """Return a runtime on the settings' board with the settings' model; ``arguments`` are the constructor's."""
+        from agentsys.serving.client import ServingClient
+        from agentsys.serving.models import EngineOptions, engine_factory
+
         options = EngineOptions(
             weight_format=settings.model.weight_format,
             threads=settings.model.threads,
@@ -107,7 +115,7 @@ class Runtime:
             api_key=settings.model.api_key,
         )
         name = settings.model.name
-        board = Board.open(path or settings.board.path, durability=settings.board.durability)
+        board = Board.open(settings.board.path, durability=settings.board.durability)
         return Runtime(board, ServingClient({name: engine_factory(name, options)}, default=name), **arguments)
 
     async def run(

@@ -14,6 +14,7 @@ from agentsys.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "AGENTSYS_"
 SETTINGS_FILE = "agentsys.toml"
+DEFAULT_MODEL = "smollm2-135m"
 
 
 class Section(BaseModel):
@@ -26,7 +27,7 @@ class ModelSettings(Section):
     """Which model agents use, and how the in-process engine runs it."""
 
     name: str = Field(
-        "smollm2-135m",
+        DEFAULT_MODEL,
         description="a pulled model, a folder, a Hugging Face id, or http://host/v1#model for an OpenAI-compatible URL",
     )
     api_key: str | None = Field(None, description="bearer token of an OpenAI-compatible URL", repr=False)
@@ -37,6 +38,11 @@ class ModelSettings(Section):
     kv_cache_mib: int = Field(256, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int = Field(16, ge=1, description="requests that run at once")
     speculation: bool = Field(True, description="lossless prompt-lookup speculation")
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the small model that every installation can run."""
+        return self.name == DEFAULT_MODEL
 
 
 class BoardSettings(Section):
@@ -57,6 +63,9 @@ class LakeSettings(Section):
     query_seconds: float = Field(30.0, gt=0, description="time limit of one query")
     query_memory_mib: int = Field(512, ge=16, description="memory limit of one query, in MiB")
     query_rows: int = Field(1000, ge=1, description="rows a query may return")
+    planner: Literal["auto", "focused", "free"] = Field(
+        "auto", description="how plans are written: focused for small models, free for capable ones"
+    )
 
 
 class RunSettings(Section):
@@ -77,7 +86,7 @@ class Settings(Section):
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)
 
-    RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"AGENTSYS_CONFIG"})
+    RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS"})
 
 
 class LoadedSettings(BaseModel):

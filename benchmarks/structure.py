@@ -98,7 +98,7 @@ def main(options: Options) -> BenchResult:
     longest = sorted(files, key=lambda item: -item[1])[:5] + sorted(functions, key=lambda item: -item[1])[:5]
     return BenchResult(
         name="structure",
-        figure=f"{len(files)} files (p90 {file_90:.0f} lines), {len(functions)} functions (p90 {function_90:.0f} lines)",
+        figure=f"p90 of {len(files)} files {file_90:.0f} lines, of {len(functions)} functions {function_90:.0f} lines",
         columns=["longest", "lines"],
         rows=[list(item) for item in longest],
         bars=[

@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
-from agentsys.cli import ask, bench, board, config, doctor, models, run
+from agentsys.cli import board, config, models
+from agentsys.cli.ask import ask
+from agentsys.cli.bench import bench
+from agentsys.cli.doctor import doctor
 from agentsys.cli.output import out
+from agentsys.cli.run import replay, run
 
 app = typer.Typer(
     name="agentsys",
@@ -15,11 +19,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("ask")(ask.ask)
-app.command("run")(run.run)
-app.command("replay")(run.replay)
-app.command("doctor")(doctor.doctor)
-app.command("bench")(bench.bench)
+app.command("ask")(ask)
+app.command("run")(run)
+app.command("replay")(replay)
+app.command("doctor")(doctor)
+app.command("bench")(bench)
 app.add_typer(models.app, name="models")
 app.add_typer(board.app, name="board")
 app.add_typer(config.app, name="config")

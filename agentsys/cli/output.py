@@ -19,7 +19,7 @@ from agentsys.errors import AgentsysError, ConfigurationError, LabelError
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
 out = Console(soft_wrap=True)
-err = Console(stderr=True)
+err = Console(stderr=True, soft_wrap=True)
 
 
 class ExitCode(IntEnum):

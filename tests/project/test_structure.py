@@ -50,7 +50,8 @@ def test_a_planted_upward_import_is_caught(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", copy)
     with (copy / "agentsys/blackboard/labels.py").open("a") as labels:
         labels.write("\nimport agentsys.serving.engine\n")
-    script = f"import sys; sys.path.insert(0, {str(copy)!r}); from importlinter.cli import lint_imports_command as run; run()"
+    lint = "from importlinter.cli import lint_imports_command as run; run()"
+    script = f"import sys; sys.path.insert(0, {str(copy)!r}); {lint}"
     done = subprocess.run(
         [sys.executable, "-c", script, "--no-logo", "--no-cache"], cwd=copy, capture_output=True, text=True
     )

@@ -1,0 +1,135 @@
+"""``agentsys ask``: a question over a folder of data files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentsys.cli.composition import lake_folder, lake_runtime, open_lake, planner_for, settings_with
+from agentsys.cli.live import LiveRun
+from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, reported_errors
+from agentsys.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentsys.runs import RunResult
+    from agentsys.runtime import Runtime
+
+SHOWN_FILES = 5
+SHOWN_ROWS = 20
+
+
+def ask(
+    questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.")] = None,
+    lake: Annotated[
+        str, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER of an installed package.")
+    ] = ".",
+    questions_file: Annotated[
+        Path | None, typer.Option("--questions", help="JSON list of questions, or of objects with a `question`.")
+    ] = None,
+    take: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or http://host/v1#model.")
+    ] = None,
+    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    planner: Annotated[str | None, typer.Option(help="auto, focused (small models) or free (capable ones).")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run instead of asking.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask questions of the data files in a folder; answers come with their label, files and columns."""
+    with reported_errors(as_json=as_json):
+        asked = _questions(questions or [], questions_file)[:take]
+        if not asked and resume is None:
+            raise ConfigurationError("There is no question.", remedy='Write: agentsys ask --lake DIR "question".')
+        settings = settings_with(model_name=model, board_path=board, lake_planner=planner)
+        opened = open_lake(lake_folder(lake), settings)
+        runtime = lake_runtime(opened, planner_for(opened, settings), settings)
+        results = asyncio.run(_ask_all(runtime, asked, resume, as_json=as_json))
+    if as_json:
+        print_json([_document(result) for result in results])
+    elif settings.model.is_default:
+        err.print(
+            "A model of 135 million parameters planned these answers. Name a better one with --model: a folder, a "
+            "Hugging Face id, or http://host/v1#model for vLLM and any OpenAI-compatible server.",
+            style="dim",
+            highlight=False,
+        )
+    if any(result.status != "done" for result in results):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+async def _ask_all(runtime: Runtime, questions: list[str], resume: str | None, *, as_json: bool) -> list[RunResult]:
+    from agentsys.lake.ask import ASK
+
+    results = []
+    try:
+        if resume is not None:
+            with LiveRun(err) as live:
+                results.append(await runtime.resume(resume, listener=live.listen))
+        for question in questions:
+            if not as_json:
+                out.print(f"\n[bold]? {question}[/]", highlight=False)
+            with LiveRun(err) as live:
+                results.append(await runtime.run(ASK, {"question": question}, listener=live.listen))
+            if not as_json:
+                _print_answer(results[-1])
+    finally:
+        await runtime.close()
+    return results
+
+
+def _questions(given: list[str], file: Path | None) -> list[str]:
+    if file is None:
+        return given
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        return given + [item if isinstance(item, str) else item["question"] for item in listed]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{file} holds no list of questions: {error!r}.",
+            remedy='Write JSON: ["question", …] or [{"question": …}, …].',
+        ) from error
+
+
+def _print_answer(result: RunResult) -> None:
+    if result.status != "done":
+        failure = result.failure
+        out.print(f"[red]failed[/] {failure.code} {failure.message}" if failure else "failed", highlight=False)
+        return
+    value = result.value
+    answer = value["answer"]
+    shown = answer[:SHOWN_ROWS] if isinstance(answer, list) else answer
+    out.print(f"[bold green]= {shown}[/]", highlight=False)
+    if isinstance(answer, list) and len(answer) > SHOWN_ROWS:
+        out.print(f"  … {len(answer)} rows in all; --json prints every one", highlight=False)
+    out.print(f"  plan   {value['plan']}", highlight=False, markup=False)
+    for source in value["sources"]:
+        columns = ", ".join(source["columns"]) or "no column"
+        out.print(f"  from   {_some(source['files'])} · columns {columns}", highlight=False, markup=False)
+    out.print(f"  label  {_label(result)}", highlight=False, markup=False)
+    out.print(f"  run    {result.run}", highlight=False, markup=False)
+
+
+def _label(result: RunResult) -> str:
+    label = result.label
+    readers = "everyone" if label.readers.members is None else ", ".join(sorted(label.readers.members)) or "nobody"
+    return f"influenced by {_some(sorted(label.influencers))} · readable by {readers}"
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN_FILES
+    return ", ".join(names[:SHOWN_FILES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _document(result: RunResult) -> dict[str, Any]:
+    return {
+        "run": result.run,
+        "status": result.status,
+        "question": result.record.input["question"] if isinstance(result.record.input, dict) else None,
+        "failure": result.failure.to_json() if result.failure else None,
+        "label": result.label.to_json(),
+        **(result.value if result.status == "done" else {}),
+    }

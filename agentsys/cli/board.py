@@ -1,0 +1,131 @@
+"""``agentsys board``: look at the shared state; any process may, also while another one writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentsys.cli.composition import settings_with
+from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
+from agentsys.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentsys.blackboard.board import Board
+    from agentsys.blackboard.entries import Entry
+    from agentsys.blackboard.transactions import Commit
+
+app = typer.Typer(help="Look at the shared state.", no_args_is_help=True)
+
+BoardOption = Annotated[Path | None, typer.Option("--board", help="The board's file.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]
+SHOWN_VALUE = 100
+POLL_SECONDS = 0.5
+
+
+@app.command("log")
+def log(
+    board: BoardOption = None,
+    run: RunOption = None,
+    after: Annotated[int, typer.Option(help="Only commits after this sequence number.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many commits.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List commits: who wrote what, in which run."""
+    with reported_errors(as_json=as_json), _opened(board) as opened:
+        commits = opened.log(after=after, limit=limit, run=run)
+        if as_json:
+            print_json([_commit(commit) for commit in commits])
+            return
+        rows = [[commit.seq, _time(commit.at), commit.run, commit.principal, _summary(commit)] for commit in commits]
+        print_table(["seq", "at", "run", "by", "wrote"], rows)
+
+
+@app.command("show")
+def show(
+    topic: Annotated[str, typer.Argument(help="Topic of the entry, or of all entries to show.")],
+    key: Annotated[str | None, typer.Argument(help="Key of one entry.")] = None,
+    board: BoardOption = None,
+    at: Annotated[int | None, typer.Option(help="As of this sequence number.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an entry, or all entries of a topic, with label and provenance."""
+    with reported_errors(as_json=as_json), _opened(board) as opened:
+        from agentsys.blackboard.predicates import Predicate
+
+        if key is None:
+            entries = opened.query(Predicate(topic=topic), at=at)
+        else:
+            found = opened.get(topic, key, at=at)
+            entries = [] if found is None else [found]
+        if not entries:
+            raise ConfigurationError(
+                f"The board has nothing at {topic}{'/' + key if key else ''}.",
+                remedy="`agentsys board log` lists what was written.",
+            )
+        documents = [_entry(entry) for entry in entries]
+        print_json(documents if key is None or as_json else documents[0])
+
+
+@app.command("tail")
+def tail(board: BoardOption = None, run: RunOption = None) -> None:
+    """Print commits as they happen, until interrupted."""
+    with reported_errors(), _opened(board) as opened:
+        seen = opened.head
+        while True:
+            for commit in opened.log(after=seen, run=run):
+                out.print(f"{commit.seq} {_time(commit.at)} {commit.principal} {_summary(commit)}", highlight=False)
+            seen = max(seen, opened.head)
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[Board]:
+    from agentsys.blackboard.board import Board
+
+    board = Board.open_read_only(settings_with(board_path=path).board.path)
+    try:
+        yield board
+    finally:
+        board.close()
+
+
+def _summary(commit: Commit) -> str:
+    writes = [f"{entry.topic}/{entry.key} v{entry.version}" for entry in commit.writes]
+    effects = [f"{effect.intent.tool} {effect.state}" for effect in commit.effects]
+    return ", ".join(writes + effects)[:SHOWN_VALUE] or "nothing"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+
+
+def _commit(commit: Commit) -> dict[str, Any]:
+    return {
+        "seq": commit.seq,
+        "at": commit.at,
+        "run": commit.run,
+        "principal": commit.principal,
+        "hash": commit.hash,
+        "writes": [_entry(entry) for entry in commit.writes],
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "topic": entry.topic,
+        "key": entry.key,
+        "version": entry.version,
+        "type": entry.type,
+        "value": entry.value,
+        "label": entry.label.to_json(),
+        "seq": entry.seq,
+        "writer": entry.writer,
+        "run": entry.run,
+        "derived_from": [f"{ref.topic}/{ref.key}@{ref.version}" for ref in entry.derived_from],
+    }

@@ -1,0 +1,125 @@
+"""``agentsys doctor``: what this machine has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
+from agentsys.settings import Settings, load_settings
+
+State = Literal["ok", "warning", "fault"]
+LINKED = ("blackboard", "serving", "protocols", "ui", "benchmarks")
+FREE_BYTES_WANTED = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; ``remedy`` is empty when all is well."""
+
+    subject: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Check Python, packages, settings, model files, board, disk and compiler; exit 1 on a fault."""
+    with reported_errors(as_json=as_json):
+        settings = load_settings().settings
+        findings = [check(settings) for check in CHECKS]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "fault": "[red]fault[/]  "}
+        for finding in findings:
+            out.print(f"{marks[finding.state]} {finding.subject}: {finding.detail}", highlight=False)
+            if finding.remedy:
+                out.print(f"        → {finding.remedy}", highlight=False)
+    if any(finding.state == "fault" for finding in findings):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def check_python(_: Settings) -> Finding:
+    """Which Python runs; pip refuses one that is too old."""
+    return Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def check_links(_: Settings) -> Finding:
+    """The subpackages are there: a clone made without symbolic links has files in their place."""
+    package = Path(__file__).resolve().parent.parent
+    broken = [name for name in LINKED if not (package / name).is_dir()]
+    if broken:
+        remedy = "Run `git config core.symlinks true && git checkout -- agentsys` (on Windows with developer mode on)."
+        return Finding("subpackages", "fault", f"{', '.join(broken)} are not folders", remedy)
+    return Finding("subpackages", "ok", "all linked")
+
+
+def check_torch(_: Settings) -> Finding:
+    """Torch is importable; says which device and cores it sees."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        return Finding("torch", "fault", str(error), "Install torch, see README.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Finding("torch", "ok", f"{torch.__version__} on {device}, {os.cpu_count()} cores")
+
+
+def check_kernels(_: Settings) -> Finding:
+    """The native kernels are compiled or compilable."""
+    kernels = importlib.import_module("agentsys.serving.torch_engine.kernels")
+    if kernels.available():
+        return Finding("native kernels", "ok", "compiled for this processor")
+    return Finding(
+        "native kernels", "warning", "no C++ compiler found: the slower torch path is used", "Install g++ or clang++."
+    )
+
+
+def check_model(settings: Settings) -> Finding:
+    """The configured model is pulled or reachable."""
+    cache = importlib.import_module("agentsys.serving.weights.cache")
+    name = settings.model.name
+    if name.startswith(("http://", "https://")):
+        return Finding("model", "ok", f"{name} (remote; not contacted)")
+    if cache.find_pulled(name) or Path(name).expanduser().exists():
+        return Finding("model", "ok", name)
+    return Finding("model", "warning", f"{name} is not pulled", f"Run `agentsys models pull {name}`.")
+
+
+def check_board(settings: Settings) -> Finding:
+    """The board's folder can be written."""
+    folder = settings.board.path.parent
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("board", "fault", f"{existing} is not writable", "Set board.path to a folder you own.")
+    return Finding("board", "ok", str(settings.board.path))
+
+
+def check_disk(settings: Settings) -> Finding:
+    """There is room for models and tables."""
+    existing = next(parent for parent in [settings.models_dir, *settings.models_dir.parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{free / 2**30:.1f} GiB free at {existing}"
+    if free < FREE_BYTES_WANTED:
+        return Finding("disk", "warning", detail, "Free some space or set AGENTSYS_MODELS_DIR.")
+    return Finding("disk", "ok", detail)
+
+
+CHECKS: tuple[Callable[[Settings], Finding], ...] = (
+    check_python,
+    check_links,
+    check_torch,
+    check_kernels,
+    check_model,
+    check_board,
+    check_disk,
+)

@@ -1,0 +1,90 @@
+"""A run as it goes on, for people: rounds, bids, tokens, decisions, one line each on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+if TYPE_CHECKING:
+    from agentsys.events import RunEvent
+
+SHOWN_TEXT = 100
+
+
+class LiveRun:
+    """Prints the events of one run; where the console is a terminal, a spinner shows what is going on."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = Status("starting", console=console) if console.is_terminal else None
+        self._call = ""
+        self._text = ""
+        self._tokens = 0
+        self._began = 0.0
+
+    def __enter__(self) -> LiveRun:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish_call()
+        if self._status:
+            self._status.stop()
+
+    def listen(self, event: RunEvent) -> None:
+        """Show one event."""
+        from agentsys import events
+
+        match event:
+            case events.TokensStreamed():
+                self._stream(event)
+                return
+            case events.RequestPosted():
+                line = f"● {event.asked_by} posts a request for {event.kind}"
+            case events.BidMade():
+                verb = "volunteers" if event.chosen else "volunteers, not chosen"
+                line = f"  {event.agent} {verb} with {event.score:.2f}: {event.reason}"
+            case events.Responded():
+                line = f"  {event.agent} responded: {event.status}" if event.status != "ok" else ""
+            case events.RoundClosed():
+                line = f"● round closed: {event.outcome}"
+            case events.Decided():
+                verdict = "allowed" if event.allowed else "DENIED"
+                line = (
+                    f"● {event.agent}: {event.action} {verdict} ({event.rule}{': ' * bool(event.reason)}{event.reason})"
+                )
+            case _:
+                line = ""
+        self._finish_call()
+        if line:
+            self._console.print(f"[dim]{escape(line)}[/]", highlight=False)
+
+    def _stream(self, event: RunEvent) -> None:
+        from agentsys import events
+
+        assert isinstance(event, events.TokensStreamed)
+        if event.call != self._call:
+            self._finish_call()
+            self._call, self._began = event.call, time.monotonic()
+            self._agent = event.agent
+        self._text += event.text
+        self._tokens += event.tokens
+        if self._status:
+            self._status.update(escape(f"{event.agent}: {self._text[-SHOWN_TEXT:]}"))
+
+    def _finish_call(self) -> None:
+        if not self._call:
+            return
+        rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
+        shown = " ".join(self._text.split())[:SHOWN_TEXT]
+        line = f"● {self._agent} wrote {self._tokens} tokens at {rate:.0f} tokens/s: {shown}"
+        self._console.print(f"[dim]{escape(line)}[/]", highlight=False)
+        self._call, self._text, self._tokens = "", "", 0
