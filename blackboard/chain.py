@@ -40,6 +40,9 @@ def _entry(entry: Entry, text: str | None) -> list[Any]:
         entry.key,
         entry.version,
         entry.type,
+        entry.writer,
+        entry.run,
+        entry.committed_at,
         # A digest instead of the text keeps the cost of escaping a large value a second time away.
         None if text is None else hashlib.sha256(text.encode()).hexdigest(),
         label_to_text(entry.label),
@@ -61,6 +64,7 @@ def _effect(effect: Effect) -> list[Any]:
         effect.state.value,
         effect.attempt,
         effect.epoch,
+        effect.at,
         canonical_json(effect.result),
         None if effect.result_label is None else effect.result_label.to_json(),
     ]

@@ -114,10 +114,7 @@ class Committer:
         try:
             outcomes = self._store(batch)
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].future.set_exception(_as_board_error(error))
-            else:
-                self._commit_each(batch)
+            self._recover(batch, error)
             return
         for member, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Commit):
@@ -125,13 +122,23 @@ class Committer:
             else:
                 member.future.set_exception(outcome)
 
-    def _commit_each(self, batch: Sequence[_Waiting]) -> None:
-        """Give each member its own try. A failed write may have reached the disk all the same, so look first."""
-        state = self._storage.state()
-        self._state = replace(self._state, head=state.head, head_hash=state.head_hash)
+    def _recover(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Go on after a failed write: it may have reached the disk all the same, so look before trying again."""
+        try:
+            stored = self._storage.commits(self._state.head)
+        except BoardError:
+            stored = []
+        if stored:
+            self._advance(stored)
         for member in batch:
-            request = replace(member.request, resubmitted=True)
-            self._commit([replace(member, request=request)])
+            if len(batch) == 1:
+                member.future.set_exception(_as_board_error(error))
+            else:
+                self._commit([replace(member, request=replace(member.request, resubmitted=True))])
+
+    def _advance(self, commits: Sequence[Commit]) -> None:
+        self._state = replace(self._state, head=commits[-1].seq, head_hash=commits[-1].hash)
+        self._publish(commits)
 
     def _store(self, batch: Sequence[_Waiting]) -> list[Commit | Exception]:
         """Return what became of each member, once everything accepted is durable."""
@@ -155,9 +162,7 @@ class Committer:
             outcomes.append(prepared.commit)
         if accepted:
             self._storage.append(accepted, self._state.epoch)
-            last = accepted[-1].commit
-            self._state = replace(self._state, head=last.seq, head_hash=last.hash)
-            self._publish([item.commit for item in accepted])
+            self._advance([item.commit for item in accepted])
         return outcomes
 
     def _known(self, requests: Sequence[CommitRequest]) -> dict[str, Commit]:

@@ -17,7 +17,7 @@ Durability: TypeAlias = Literal["full", "normal", "off"]
 """``full``: every commit reaches the disk before it is acknowledged. ``normal``: survives a crash of the process, and
 may lose the newest commits in a power cut. ``off``: for boards that are thrown away."""
 
-BUSY_TIMEOUT_MS: Final = 5_000
+BUSY_TIMEOUT_SECONDS: Final = 5.0
 CHECKPOINT_PAGES: Final = 4_000
 """A checkpoint stalls commits for a few fsyncs; one every 16 MB of log keeps that rare and the -wal file small."""
 
@@ -34,18 +34,19 @@ def translated_errors(path: Path) -> Iterator[None]:
     """Raise database errors as the board's own, naming ``path``."""
     try:
         yield
-    except DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        name = getattr(error.orig, "sqlite_errorname", type(error.orig).__name__)
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        code = getattr(cause, "sqlite_errorcode", None)
+        name = getattr(cause, "sqlite_errorname", type(cause).__name__)
         # The low byte is the primary code; the rest says more of the same.
         kind = StorageFailed if code is None else _ERRORS.get(code & 0xFF, StorageFailed)
-        raise kind(f"{path}: {error.orig} ({name}).") from error
+        raise kind(f"{path}: {cause} ({name}).") from error
 
 
 def writer_engine(path: Path, durability: Durability) -> Engine:
     """Return an engine for the one connection that writes and checkpoints."""
     engine = create_engine(
-        f"sqlite+pysqlite:///{path}", poolclass=QueuePool, pool_size=1, connect_args=_connect_args(uri=False)
+        "sqlite+pysqlite://", poolclass=QueuePool, pool_size=1, creator=lambda: _connect(path, "rwc")
     )
     pragmas = (
         "journal_mode=WAL",
@@ -61,21 +62,22 @@ def writer_engine(path: Path, durability: Durability) -> Engine:
 def reader_engine(path: Path) -> Engine:
     """Return an engine of connections that cannot write."""
     engine = create_engine(
-        f"sqlite+pysqlite:///file:{path}?mode=ro&uri=true",
+        "sqlite+pysqlite://",
         poolclass=QueuePool,
         pool_size=8,
         max_overflow=-1,
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
-        connect_args=_connect_args(uri=True),
+        creator=lambda: _connect(path, "ro"),
     )
     event.listen(engine, "connect", _configure(("query_only=ON", "wal_autocheckpoint=0")))
     return engine
 
 
-def _connect_args(*, uri: bool) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
-    return arguments | ({"uri": True} if uri else {})
+def _connect(path: Path, mode: Literal["ro", "rwc"]) -> sqlite3.Connection:
+    # The address form quotes whatever the path holds, and alone can ask for reading only.
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False)
 
 
 def _configure(pragmas: tuple[str, ...]) -> Callable[[sqlite3.Connection, object], None]:

@@ -7,7 +7,7 @@ from typing import Any
 from agentsys.blackboard.entries import Entry, Json, canonical_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predicate:
     """A conjunction of conditions on one entry; what is left out is not asked.
 
@@ -26,9 +26,14 @@ class Predicate:
     def __post_init__(self) -> None:
         # The texts are compared for every candidate entry, so they are computed once.
         object.__setattr__(self, "_texts", {name: canonical_json(wanted) for name, wanted in self.equals.items()})
+        object.__setattr__(self, "_text", canonical_json(self.to_json()))
+
+    def __eq__(self, other: object) -> bool:
+        # Python holds 1, 1.0 and True for equal; a predicate does not.
+        return isinstance(other, Predicate) and self.__dict__["_text"] == other.__dict__["_text"]
 
     def __hash__(self) -> int:
-        return hash(canonical_json(self.to_json()))
+        return hash(self.__dict__["_text"])
 
     def covers(self, entry: Entry) -> bool:
         """Whether address, type and run of ``entry`` fit, whatever its value is and even if it is a deletion."""

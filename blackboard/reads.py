@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Engine, Select, and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, Engine, Select, and_, bindparam, exists, func, or_, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.database import translated_errors
@@ -40,6 +40,26 @@ _VERSION_AT: Final = (
 _EFFECT_COLUMNS: Final = [
     *EFFECTS.columns,
     *(column for column in EFFECT_EVENTS.columns if column.name not in ("effect_id", "valid_to")),
+]
+
+_ENTRY_SPANS: Final = select(
+    ENTRIES.c.valid_from.label("seq"),
+    ENTRIES.c.valid_to,
+    func.lead(ENTRIES.c.valid_from)
+    .over(partition_by=[ENTRIES.c.topic, ENTRIES.c.key], order_by=ENTRIES.c.version)
+    .label("next_seq"),
+).subquery()
+_EFFECT_SPANS: Final = select(
+    EFFECT_EVENTS.c.seq,
+    EFFECT_EVENTS.c.valid_to,
+    func.lead(EFFECT_EVENTS.c.seq)
+    .over(partition_by=EFFECT_EVENTS.c.effect_id, order_by=[EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal])
+    .label("next_seq"),
+).subquery()
+_WRONG_SPANS: Final = [
+    # A version is current until exactly the commit that wrote the next one.
+    select(spans.c.seq).where(spans.c.valid_to.is_distinct_from(spans.c.next_seq)).limit(1)
+    for spans in (_ENTRY_SPANS, _EFFECT_SPANS)
 ]
 
 
@@ -114,8 +134,7 @@ class SqlReader:
         if tx_ids is not None:
             statement = statement.where(COMMITS.c.tx_id.in_(tx_ids))
         if predicate is not None:
-            writing = select(ENTRIES.c.valid_from).where(ENTRIES.c.valid_from > after, *covers(predicate))
-            statement = statement.where(COMMITS.c.seq.in_(writing))
+            statement = statement.where(exists().where(ENTRIES.c.valid_from == COMMITS.c.seq, *covers(predicate)))
         rows = self._rows(statement.limit(limit))
         return [
             commit for start in range(0, len(rows), PAGE) for commit, _ in self._assemble(rows[start : start + PAGE])
@@ -149,14 +168,23 @@ class SqlReader:
         seq, previous = 0, GENESIS
         statement = select(COMMITS).order_by(COMMITS.c.seq).limit(PAGE)
         while page := self._rows(statement.where(COMMITS.c.seq > seq, COMMITS.c.seq <= state.head)):
-            for commit, texts in self._assemble(page):
+            for commit, texts in self._assembled_or_broken(page):
                 seq += 1
                 if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, texts) != commit.hash:
                     raise ChainBroken(f"{self._path}: commit {seq} of {state.head} is not what was committed.")
                 previous = commit.hash
         if (seq, previous) != (state.head, state.head_hash):
             raise ChainBroken(f"{self._path}: the log ends at commit {seq}, the board at {state.head}.")
+        for wrong_span in _WRONG_SPANS:
+            for row in self._rows(wrong_span):
+                raise ChainBroken(f"{self._path}: the time for which commit {row.seq} holds was changed.")
         return seq
+
+    def _assembled_or_broken(self, rows: Sequence[AnyRow]) -> list[tuple[Commit, tuple[str | None, ...]]]:
+        try:
+            return list(self._assemble(rows))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ChainBroken(f"{self._path}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
 
     def close(self) -> None:
         self._readers.dispose()
@@ -165,11 +193,11 @@ class SqlReader:
         """Yield the commits of ``rows`` with the JSON texts of their values."""
         if not rows:
             return
-        first, last = rows[0].seq, rows[-1].seq
+        numbers = [row.seq for row in rows]
         entries: dict[int, list[AnyRow]] = defaultdict(list)
         for row in self._rows(
             select(*ENTRY_COLUMNS)
-            .where(ENTRIES.c.valid_from.between(first, last))
+            .where(ENTRIES.c.valid_from.in_(numbers))
             .order_by(ENTRIES.c.valid_from, ENTRIES.c.ordinal)
         ):
             entries[row.valid_from].append(row)
@@ -177,7 +205,7 @@ class SqlReader:
         for row in self._rows(
             select(*_EFFECT_COLUMNS)
             .join(EFFECT_EVENTS, EFFECT_EVENTS.c.effect_id == EFFECTS.c.id)
-            .where(EFFECT_EVENTS.c.seq.between(first, last))
+            .where(EFFECT_EVENTS.c.seq.in_(numbers))
             .order_by(EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal)
         ):
             effects[row.seq].append(effect_from_row(row))

@@ -38,3 +38,6 @@ class RecentHeads:
                 self._entries[entry.address] = (entry, text)
         while len(self._entries) > CAPACITY:
             del self._entries[next(iter(self._entries))]
+
+    def clear(self) -> None:
+        self._entries.clear()

@@ -137,18 +137,13 @@ class SqliteStorage(SqlReader):
         return found
 
     def append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
-        last = commits[-1].commit
-        with translated_errors(self._path), self._writer.begin():
-            fence = update(BOARD).where(BOARD.c.epoch == epoch).values(head=last.seq, head_hash=last.hash)
-            if self._writer.execute(fence).rowcount != 1:
-                raise StaleEpoch(f"{self._path}: epoch {epoch} is over.")
-            self._insert(COMMITS, [commit_to_row(item.commit) for item in commits])
-            self._append_entries(commits)
-            self._append_effects(commits)
-            moves = [move for item in commits for move in item.commit.cursors]
-            if moves:
-                rows = [{"of_name": move.subscription, "to_position": move.to_seq} for move in moves]
-                self._writer.execute(_MOVE_CURSOR, rows)
+        try:
+            with translated_errors(self._path), self._writer.begin():
+                self._append(commits, epoch)
+        except BaseException:
+            # Whether the write reached the disk is unknown, and so is which version is newest.
+            self._recent.clear()
+            raise
         for item in commits:
             self._recent.record(item)
 
@@ -169,6 +164,19 @@ class SqliteStorage(SqlReader):
         with translated_errors(self._path):
             self._writer.close()
             self._writer.engine.dispose()
+
+    def _append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
+        last = commits[-1].commit
+        fence = update(BOARD).where(BOARD.c.epoch == epoch).values(head=last.seq, head_hash=last.hash)
+        if self._writer.execute(fence).rowcount != 1:
+            raise StaleEpoch(f"{self._path}: epoch {epoch} is over.")
+        self._insert(COMMITS, [commit_to_row(item.commit) for item in commits])
+        self._append_entries(commits)
+        self._append_effects(commits)
+        moves = [move for item in commits for move in item.commit.cursors]
+        if moves:
+            rows = [{"of_name": move.subscription, "to_position": move.to_seq} for move in moves]
+            self._writer.execute(_MOVE_CURSOR, rows)
 
     def _append_entries(self, commits: Sequence[PreparedCommit]) -> None:
         rows: list[Values] = []
