@@ -65,7 +65,12 @@ class ProfileCache:
         return placed if all(table.parquet.exists() for table in placed) else None
 
     def store(self, digest: str, extension: str, built: Path, tables: tuple[TableProfile, ...]) -> None:
-        """Move the folder ``built``, with its Parquet files, into the cache in one step."""
+        """Move the folder ``built``, with its Parquet files, into the cache in one step.
+
+        What another process stored meanwhile stays: it has the same content, and may be in use.
+        """
+        if self.load(digest, extension) is not None:
+            return
         entry = self._entry(digest, extension)
         with _writing(self.folder):
             (built / "tables.json").write_bytes(_TABLES.dump_json(tables))

@@ -90,7 +90,7 @@ def _streamed(path: Path, encoding: str, delimiter: str, head: Sequence[str], sc
     sql = (
         f"SELECT {', '.join(f'c{index}' for index in used)} FROM read_csv('{quoted}', delim='{delimiter}', quote='\"', "
         f"escape='\"', header=false, skip={skipped}, columns={{{columns}}}, auto_detect=false, null_padding=true, "
-        f"strict_mode=false, ignore_errors=true)"
+        f"strict_mode=false, ignore_errors=true, store_rejects=true, rejects_limit=1000)"
     )
     return SourceTable(names, SECTION.join(block.title), remark, sql=sql)
 

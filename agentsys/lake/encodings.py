@@ -8,7 +8,7 @@ from typing import Final
 
 from agentsys.lake.faults import FileEncodingUnknownError, FileFormatUnknownError
 
-SAMPLE_BYTES: Final = 1 << 20
+SAMPLE_BYTES: Final = 16 << 20
 _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -20,7 +20,7 @@ _CONTROL: Final = bytes(byte for byte in range(32) if byte not in b"\t\n\r\f\x1a
 
 
 def text_encoding(path: Path) -> str:
-    """Return the Python codec of a text file, judged from its first mebibyte.
+    """Return the Python codec of a text file, judged from its first 16 MiB.
 
     Raises FileFormatUnknownError for binary content and FileEncodingUnknownError for text that nothing decodes.
     """

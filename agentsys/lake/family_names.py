@@ -66,13 +66,18 @@ def family_names(groups: Sequence[Sequence[TableProfile]]) -> list[str]:
 
 
 def _name(group: Sequence[TableProfile], words_of: FileWords, tables_in_file: int) -> str:
-    stems = [words_of.of(table.file) for table in group]
-    shared = [word for word in stems[0] if all(word in stem for stem in stems)]
-    if len(group) > 1:
-        shared = [word for word in shared if not word.isdigit()] or words(PurePosixPath(parent(group[0].file)).name)
+    shared = _shared_words([words_of.of(table.file) for table in group], several=len(group) > 1)
+    shared = shared or _shared_words([stem_words(table.file) for table in group], several=len(group) > 1)
+    shared = shared or words(PurePosixPath(parent(group[0].file)).name)
     if tables_in_file > 1:
         shared = _with_section(shared, group[0])
     return identifier(" ".join(shared), "table")
+
+
+def _shared_words(stems: Sequence[Sequence[str]], *, several: bool) -> list[str]:
+    """Return the words that all names share; of several files, not the numbers that tell them apart."""
+    shared = [word for word in stems[0] if all(word in stem for stem in stems)]
+    return [word for word in shared if not (several and word.isdigit())]
 
 
 def _with_section(shared: list[str], table: TableProfile) -> list[str]:

@@ -57,11 +57,12 @@ class Materialiser:
         """
         try:
             rows, columns = self._write(source, target)
+            notes = "\n".join(filter(None, [source.notes, self._rejected()]))
         except duckdb.IOException as error:
             if "space" in str(error).lower():
                 raise CacheUnusableError(f"{target.parent} cannot be written: {error}") from error
             raise
-        return TableProfile("", "", "", Path(target.name), rows, columns, source.title, source.notes)
+        return TableProfile("", "", "", Path(target.name), rows, columns, source.title, notes)
 
     def _write(self, source: SourceTable, target: Path) -> tuple[int, tuple[ColumnProfile, ...]]:
         copy = target.with_suffix(".raw")
@@ -176,12 +177,20 @@ class Materialiser:
             )
         return int(rows), tuple(profiles)
 
+    def _rejected(self) -> str:
+        """Say which lines DuckDB left out of a streamed file, and forget them."""
+        if not self._one("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'")[0]:
+            return ""
+        lines, first = self._one("SELECT count(DISTINCT line), min(line) FROM reject_errors")
+        self._connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+        return f"{lines} or more lines could not be read, the first is line {first}." if lines else ""
+
     def _rows(self, raw: str) -> int:
         return int(self._one(f"SELECT count(*) FROM {raw}")[0])
 
     def _one(self, sql: str) -> tuple[Any, ...]:
-        row = self._connection.execute(sql).fetchone()
-        return row if row is not None else ()
+        (row,) = self._all(sql)
+        return row
 
     def _all(self, sql: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql).fetchall()

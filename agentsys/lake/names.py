@@ -28,8 +28,8 @@ def identifier(text: str, fallback: str = "column") -> str:
     """
     for symbol, word in _SYMBOLS.items():
         text = text.replace(symbol, word)
-    plain = unicodedata.normalize("NFKD", _split_camel(text)).encode("ascii", "ignore").decode()
-    name = "_".join(re.findall(r"[a-z0-9]+", plain.lower()))[:MAX_LENGTH].rstrip("_")
+    plain = unicodedata.normalize("NFKD", _split_camel(text).casefold()).encode("ascii", "ignore").decode()
+    name = "_".join(re.findall(r"[a-z0-9]+", plain))[:MAX_LENGTH].rstrip("_")
     if not name:
         return fallback
     if name in _keywords():

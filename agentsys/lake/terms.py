@@ -13,62 +13,23 @@ MIN_PREFIX: Final = 4
 MIN_ABBREVIATION: Final = 3
 PREFIX_WEIGHT: Final = 0.6
 _TASK_WORDS: Final = frozenset(
-    ("answer", "decimal", "decimals", "explanation", "give", "integer", "round", "rounded", "vs")
+    ("answer", "decimal", "decimals", "explanation", "give", "integer", "many", "much", "round", "rounded", "vs")
 )
-OPERATIONS: Final = frozenset(
-    (
-        *(
-            "averag",
-            "average",
-            "count",
-            "differenc",
-            "difference",
-            "distinct",
-            "exceed",
-            "greatest",
-            "highest",
-            "increas",
-        ),
-        *(
-            "largest",
-            "least",
-            "less",
-            "low",
-            "lowest",
-            "maximum",
-            "mean",
-            "median",
-            "minimum",
-            "most",
-            "number",
-            "overall",
-        ),
-        *(
-            "percent",
-            "percentag",
-            "percentage",
-            "proportion",
-            "ratio",
-            "relativ",
-            "share",
-            "smallest",
-            "sum",
-            "top",
-            "total",
-        ),
-    )
-)
+# fmt: off
+OPERATIONS: Final = frozenset((
+    "averag", "count", "differenc", "distinct", "exceed", "greatest", "highest", "increas", "largest", "least", "less",
+    "low", "lowest", "maximum", "mean", "median", "minimum", "most", "number", "overall", "percent", "percentag",
+    "proportion", "ratio", "relativ", "share", "smallest", "sum", "top", "total",
+))
+# fmt: on
 """Stems of words that more often say what to compute than what the data are about."""
 
-_YEAR: Final = re.compile(r"(?<![\d.,$])(1[5-9]\d\d|20\d\d|21\d\d)(?![\d,%]|\.\d)")
+_Y: Final = r"(1[5-9]\d\d|20\d\d|21\d\d)"
+_YEAR: Final = re.compile(rf"(?<![\d.,$]){_Y}(?![\d,%]|\.\d)")
 _RANGE: Final = re.compile(
-    r"(?:(?:between|from|in|during|of)\s+)?(1[5-9]\d\d|20\d\d|21\d\d)\s*(?:-|–|—|to|and|through|until|till)\s*"
-    r"(1[5-9]\d\d|20\d\d|21\d\d)(?!\d)",
-    re.IGNORECASE,
+    rf"between\s+{_Y}\s+and\s+{_Y}(?!\d)|\b{_Y}\s*(?:-|–|—|to|through|until|till)\s*{_Y}(?!\d)", re.IGNORECASE
 )
-_SINCE: Final = re.compile(
-    r"\b(?:since|after|from)\s+(1[5-9]\d\d|20\d\d|21\d\d)\b(?!\s*(?:-|–|to|until|through|and))", re.I
-)
+_SINCE: Final = re.compile(rf"\b(?:since|after|from)\s+{_Y}\b(?!\s*(?:-|–|to|until|through|and))", re.IGNORECASE)
 MAX_SPAN: Final = 300
 
 
@@ -134,15 +95,9 @@ def kinship(asked: str, known: str) -> float:
 def asked_years(question: str, newest: int) -> frozenset[int]:
     """Return the years a question needs: single ones, ranges in full, and ``since`` up to ``newest``."""
     years = {int(year) for year in _YEAR.findall(question)}
-    for first, last in _RANGE.findall(question):
-        low, high = sorted((int(first), int(last)))
-        between = question[: question.find(first)].lower().rstrip().endswith(("between", "from", "in", "during"))
-        if high - low <= MAX_SPAN and (between or not _joined_by_and(question, first, last)):
-            years.update(range(low, high + 1))
+    for match in _RANGE.finditer(question):
+        low, high = sorted(int(year) for year in match.groups() if year)
+        years.update(range(low, min(high, low + MAX_SPAN) + 1))
     for first in _SINCE.findall(question):
         years.update(range(int(first), min(newest, int(first) + MAX_SPAN) + 1))
     return frozenset(years)
-
-
-def _joined_by_and(question: str, first: str, last: str) -> bool:
-    return re.search(rf"{first}\s*and\s*{last}", question, re.IGNORECASE) is not None

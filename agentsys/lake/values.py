@@ -24,6 +24,7 @@ NUMBER: Final = (
 )
 MARKER: Final = r"[^\d]{1,2}|(?i:n/?a|#n/a|nan|null|nil|none|n\.a\.|missing|unknown|not available|\(null\)|-+|\.+|\*+)"
 CODE: Final = r"0\d+"
+DECIMAL_COMMA: Final = r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?"
 _SCALE: Final = re.compile(r"([KMBkmb]|[Tt]housand|[Mm]illion|[Bb]illion)\s*\)?\s*[*†‡]?$")
 _FRACTION: Final = re.compile(r"\.|%|\d[eE]")
 _CURRENCY: Final = re.compile(r"[$€£]")
@@ -50,12 +51,12 @@ _DATE: Final = re.compile(
 )
 _TIME: Final = re.compile(r"[ T](\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)\s*([AaPp][Mm])?\s*(Z|[+-]\d{2}:?\d{2})?")
 _number, _plain, _integer = re.compile(NUMBER), re.compile(PLAIN), re.compile(INTEGER)
-_marker, _code = re.compile(MARKER), re.compile(CODE)
+_marker, _code, _decimal_comma = re.compile(MARKER), re.compile(CODE), re.compile(DECIMAL_COMMA)
 
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """How a column's texts are read. ``form`` is plain, formatted, date, truth or text."""
+    """How a column's texts are read. ``form`` is plain, formatted, decimal comma, date, truth or text."""
 
     type: str
     form: str
@@ -71,7 +72,7 @@ def kind(cell: str) -> str:
     """Return ``empty``, ``number``, ``date`` or ``text``."""
     if not cell:
         return "empty"
-    if _is_number(cell):
+    if _is_number(cell) or _decimal_comma.fullmatch(cell):
         return "number"
     return "date" if _date_shape(cell) else "text"
 
@@ -102,6 +103,8 @@ def interpret(sample: Sequence[str]) -> Interpretation:
         return TEXT
     if all(value.lower() in ("true", "false") for value in values):
         return Interpretation("BOOLEAN", "truth")
+    if all(_decimal_comma.fullmatch(value) for value in values) and not all(map(_is_number, values)):
+        return Interpretation("DOUBLE", "decimal comma")
     numbers = [value for value in values if _is_number(value)]
     if len(numbers) >= MIXED_SHARE * len(values):
         return _numeric(values, numbers)
@@ -135,12 +138,12 @@ def _temporal(values: Sequence[str]) -> Interpretation:
 
 def _date_formats(days: set[str]) -> tuple[str, ...]:
     """Return the one format that reads every day, else the unambiguous formats that do together, else none."""
-    parsed = {form: {day for day in days if _parses(day, form)} for form in DATE_FORMATS}
     for form in DATE_FORMATS:
-        if parsed[form] == days:
+        if all(_parses(day, form) for day in days):
             return (form,)
-    mixed = tuple(form for form in DATE_FORMATS if parsed[form] and ("%b" in form.lower() or form.startswith("%Y")))
-    return mixed if set().union(*(parsed[form] for form in mixed)) == days else ()
+    clear = [form for form in DATE_FORMATS if "%b" in form.lower() or form.startswith("%Y")]
+    read = {form: {day for day in days if _parses(day, form)} for form in clear}
+    return tuple(form for form in clear if read[form]) if set().union(*read.values()) == days else ()
 
 
 def _parses(day: str, form: str) -> bool:
@@ -164,6 +167,9 @@ def typed_sql(column: str, how: Interpretation) -> str:
     if how.form == "plain":
         pattern = INTEGER if how.type == "BIGINT" else PLAIN
         return f"CASE WHEN regexp_full_match({text}, '{pattern}') THEN TRY_CAST({text} AS {how.type}) END"
+    if how.form == "decimal comma":
+        plain = f"TRY_CAST(replace(replace({text}, '.', ''), ',', '.') AS DOUBLE)"
+        return f"CASE WHEN regexp_full_match({text}, '{DECIMAL_COMMA}') THEN {plain} END"
     if how.form == "formatted":
         return _formatted_sql(text, how.type)
     if how.form == "date":
