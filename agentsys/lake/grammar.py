@@ -107,20 +107,26 @@ class _Rules:
         return "\n".join(f"{name}: {body.text}" for name, body in self.written.items()) + "\n"
 
 
-def sql_constraint(families: Sequence[Family], question: str | None = None) -> Constraint:
+def sql_constraint(families: Sequence[Family], question: str | None = None, *, breadth: int = 3) -> Constraint:
     """Return the constraint that lets a model write only SQL over ``families``; see ``sql_grammar``."""
-    return Constraint("lark", sql_grammar(families, question).lark)
+    return Constraint("lark", sql_grammar(families, question, breadth=breadth).lark)
 
 
-def sql_grammar(families: Sequence[Family], question: str | None = None) -> SqlGrammar:
-    """Return the grammar over ``families`` (at least one). Wide tables keep the columns nearest the question."""
-    if not families:
-        raise ValueError("a grammar needs at least one family")
+def sql_grammar(families: Sequence[Family], question: str | None = None, *, breadth: int = 3) -> SqlGrammar:
+    """Return the grammar over ``families`` (at least one). Wide tables keep the columns nearest the question.
+
+    A list (of results, conditions, values) has at most ``breadth`` items after its first: the smaller, the shorter
+    the longest sentence, for models whose answer must fit few tokens.
+    """
+    if not families or breadth < 1:
+        raise ValueError(f"a grammar needs at least one family and a breadth of 1, got {len(families)} and {breadth}")
     rules = _Rules()
     terminals = _write_terminals(rules)
     scopes = [_family_scope(family, question) for family in families]
     scopes += itertools.islice(_join_scopes(families, question), MAX_JOINS)
-    queries = [_ScopeRules(f"s{number}", scope, rules, terminals).query() for number, scope in enumerate(scopes)]
+    queries = [
+        _ScopeRules(f"s{number}", scope, rules, terminals, breadth).query() for number, scope in enumerate(scopes)
+    ]
     start = rules.rule("start", _any(*queries))
     return SqlGrammar(rules.to_lark(), start.longest)
 
@@ -229,24 +235,28 @@ def _write_terminals(rules: _Rules) -> Mapping[str, Piece]:
 class _ScopeRules:
     """Writes the rules of one scope; every rule name starts with the scope's ``prefix``."""
 
-    def __init__(self, prefix: str, scope: _Scope, rules: _Rules, terminals: Mapping[str, Piece]) -> None:
+    def __init__(self, prefix: str, scope: _Scope, rules: _Rules, terminals: Mapping[str, Piece], breadth: int) -> None:
         self.prefix = prefix
         self.scope = scope
         self.rules = rules
         self.terminals = terminals
+        self.breadth = breadth
 
     def query(self) -> Piece:
         """Write the rules and return the one for a whole SELECT."""
         condition = self._condition()
-        where = self._rule("where", _maybe(" WHERE ", condition, _upto(3, _any(" AND ", " OR "), condition)))
+        where = self._rule("where", _maybe(" WHERE ", condition, self._list(_any(" AND ", " OR "), condition)))
         measure, total = self._measures(condition)
         tail = _all(self.scope.source, where)
-        totals = self._rule("totals", _all("SELECT ", total, _upto(3, ", ", total), tail))
+        totals = self._rule("totals", _all("SELECT ", total, self._list(", ", total), tail))
         queries = [totals, *self._row_queries(tail), *self._group_queries(measure, total, tail)]
         return self._rule("query", _any(*queries))
 
     def _rule(self, name: str, body: Piece) -> Piece:
         return self.rules.rule(f"{self.prefix}_{name}", body)
+
+    def _list(self, *pieces: Piece | str) -> Piece:
+        return _upto(self.breadth, *pieces)
 
     def _choice(self, name: str, columns: Sequence[_Column]) -> Piece | None:
         return self._rule(name, _any(*(column.sql for column in columns))) if columns else None
@@ -286,7 +296,7 @@ class _ScopeRules:
         if column is None:
             return []
         order = _maybe(" ORDER BY ", column, _maybe(self.terminals["direction"]))
-        chosen = _all(column, _upto(5, ", ", column), tail)
+        chosen = _all(column, self._list(", ", column), tail)
         limit = _maybe(self.terminals["limit"])
         return [
             self._rule("rows", _all("SELECT ", chosen, order, limit)),
@@ -300,7 +310,7 @@ class _ScopeRules:
         keys += [f"{part}({column.sql})" for column in self.scope.of_kind("date") for part in ("year", "month")]
         for number, key in enumerate(keys):
             order = _maybe(" ORDER BY ", _any(total, key), _maybe(self.terminals["direction"]))
-            chosen = _any(_all(key, _upto(3, ", ", total)), _all(total, _upto(2, ", ", total)))
+            chosen = _any(_all(key, self._list(", ", total)), _all(total, self._list(", ", total)))
             yield self._rule(f"group{number}", _all("SELECT ", chosen, tail, f" GROUP BY {key}", having, order, limit))
 
     def _condition(self) -> Piece:
@@ -335,4 +345,4 @@ class _ScopeRules:
             name = f"values{self.scope.columns.index(column)}"
             value = self._rule(name, _any(*literals))
             yield _all(column.sql, _any(" = ", " <> "), value)
-            yield _all(column.sql, " IN (", value, _upto(4, ", ", value), ")")
+            yield _all(column.sql, " IN (", value, self._list(", ", value), ")")

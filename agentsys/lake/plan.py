@@ -111,13 +111,20 @@ class Plan:
         if not body.startswith("{"):
             return Plan.of(body.rstrip().rstrip(";"))
         try:
-            steps = tuple(PlanStep(str(step["name"]), str(step["sql"])) for step in json.loads(body)["steps"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlanSyntaxError(f"The plan is not a JSON object with steps of name and sql ({error!r}).") from error
-        return Plan(steps)
+            return Plan.from_json(json.loads(body))
+        except ValueError as error:
+            raise PlanSyntaxError(f"The plan is not JSON: {error}.") from error
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Plan:
+        """Rebuild a plan from ``to_json``; raises PlanSyntaxError."""
+        try:
+            return Plan(tuple(PlanStep(str(step["name"]), str(step["sql"])) for step in data["steps"]))
+        except (KeyError, TypeError) as error:
+            raise PlanSyntaxError(f"The plan is not an object with steps of name and sql ({error!r}).") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that ``parse`` reads."""
+        """Return the object that ``from_json`` and, as text, ``parse`` read."""
         return {"steps": [{"name": step.name, "sql": step.sql} for step in self.steps]}
 
     def validate(self, grants: Sequence[Family]) -> None:
@@ -178,7 +185,7 @@ def trace(plan: Plan, grants: Sequence[Family]) -> dict[str, StatementTrace]:
         tree = parse_select(step.sql)
         try:
             traces[step.name.lower()] = _traced(tree.copy(), families, traces)
-        except (sqlglot.errors.SqlglotError, KeyError, RecursionError):
+        except (sqlglot.errors.SqlglotError, LookupError, ValueError, RecursionError):
             traces[step.name.lower()] = _coarse(tree, families, traces)
     needed = {plan.steps[-1].name.lower()}
     for name in reversed(traces):
@@ -204,7 +211,9 @@ def _traced(tree: exp.Query, families: Mapping[str, list[str]], steps: Mapping[s
     )
     tree = qualify(tree, schema=schema, dialect="duckdb", quote_identifiers=False)
     if any(isinstance(node, exp.Star | exp.Columns) and not isinstance(node.parent, exp.Count) for node in tree.walk()):
-        raise KeyError("a star stays unresolved")
+        raise LookupError("a star stays unresolved")
+    if any(operation.args.get("by_name") for operation in tree.find_all(exp.SetOperation)):
+        raise LookupError("a union by name has columns of no one position")
     scopes = traverse_scope(tree)
     found = StatementTrace(names=[select.alias_or_name for select in tree.selects])
     origins = _Origins(families, steps)

@@ -167,7 +167,7 @@ class QuerySandbox:
     def _ask_worker(self, request: dict[str, Any]) -> dict[str, Any]:
         # Interpreter flags and environment: no user site, no script folder, none of the caller's variables.
         command = [sys.executable, "-s", "-P", "-c", _WORKER]
-        environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment = {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
         patience = 2 * self.limits.seconds + _START_SECONDS
         try:
             done = subprocess.run(

@@ -61,7 +61,7 @@ def sentence(tokenizer: llguidance.LLTokenizer, lark: str, chooser: random.Rando
     return tokenizer.decode_bytes(tokens).decode()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chooser=st.randoms(use_true_random=False), stop=st.sampled_from([0.05, 0.5]))
 def test_every_sentence_parses_binds_and_traces(bound: Bound, chooser: random.Random, stop: float) -> None:
     sql = sentence(llguidance.LLTokenizer("byte"), bound.grammar.lark, chooser, stop)
@@ -160,6 +160,17 @@ def test_the_constraint_is_a_lark_grammar(bound: Bound) -> None:
     assert constraint.source == bound.grammar.lark
 
 
-def test_no_family_is_an_error() -> None:
+def test_breadth_bounds_every_list(bound: Bound) -> None:
+    narrow = sql_grammar(bound.families, breadth=1)
+    assert narrow.longest < bound.grammar.longest
+    assert accepts(narrow.lark, "SELECT june, july FROM rain WHERE june > 1 AND july > 1")
+    assert not accepts(narrow.lark, "SELECT june, july, year FROM rain")
+    assert not accepts(narrow.lark, "SELECT june FROM rain WHERE june > 1 AND july > 1 AND year > 1")
+
+
+@pytest.mark.parametrize("breadth", [0, -1])
+def test_no_family_or_no_breadth_is_an_error(bound: Bound, breadth: int) -> None:
     with pytest.raises(ValueError, match="at least one family"):
         sql_grammar([])
+    with pytest.raises(ValueError, match="breadth"):
+        sql_grammar(bound.families, breadth=breadth)

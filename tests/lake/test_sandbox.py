@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from agentsys.lake.plan import ForbiddenQueryError, Plan, PlanSyntaxError, UnknownTableError
@@ -135,6 +136,17 @@ def test_an_attack_stops_at_the_outer_wall(sandbox: QuerySandbox, sql: str) -> N
     with pytest.raises((ForbiddenQueryError, UnknownTableError, PlanSyntaxError)) as refusal:
         Plan.of(sql).validate(sandbox.grants)
     assert refusal.value.remedy
+
+
+def test_every_other_table_function_of_duckdb_is_refused(sandbox: QuerySandbox) -> None:
+    rows = duckdb.sql(
+        "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type LIKE 'table%'"
+    ).fetchall()
+    names = {row[0] for row in rows} - {"unnest", "range", "generate_series"}
+    assert len(names) > 50
+    for name in names:
+        with pytest.raises((ForbiddenQueryError, PlanSyntaxError)):
+            Plan.of(f"SELECT * FROM {name}('x')").validate(sandbox.grants)
 
 
 INNER = ["read a file", "read csv", "list files", "replacement scan", "attach", "copy out", "load", "install", "set"]
