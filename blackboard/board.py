@@ -11,14 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from agentsys.blackboard.committer import BoardClosed, Committer
+from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Json, check_name
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.lock import WriterLock
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
-from agentsys.blackboard.storage import BoardMissing, CursorState, Reader, Storage
+from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader, Storage
 from agentsys.blackboard.subscriptions import Subscription, SubscriptionMismatch
 from agentsys.blackboard.transactions import Commit, Isolation, Transaction
 from agentsys.errors import BoardError

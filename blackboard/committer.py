@@ -16,19 +16,12 @@ from typing import Final
 from agentsys.blackboard.chain import commit_hash
 from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
 from agentsys.blackboard.entries import Entry
-from agentsys.blackboard.storage import BoardState, CursorState, PreparedCommit, Storage, StorageFailed
+from agentsys.blackboard.storage import BoardClosed, BoardState, CursorState, PreparedCommit, Storage, StorageFailed
 from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write
 from agentsys.blackboard.validation import BatchState, validate
 from agentsys.errors import BoardError
 
 MAX_BATCH: Final = 256
-
-
-class BoardClosed(BoardError):
-    """The board was closed."""
-
-    code = "AGS-0207"
-    remedy = "Open the board again."
 
 
 @dataclass(order=True, slots=True)

@@ -1,11 +1,12 @@
 """Reads of a board's tables in SQLAlchemy Core, for any database."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Engine, Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, bindparam, exists, func, or_, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.database import translated_errors
@@ -21,7 +22,7 @@ from agentsys.blackboard.rows import (
     entry_from_row,
 )
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES
-from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken, CursorState
+from agentsys.blackboard.storage import BoardClosed, BoardCorrupt, BoardState, ChainBroken, CursorState
 from agentsys.blackboard.transactions import Commit
 
 PAGE: Final = 500
@@ -94,6 +95,7 @@ class SqlReader:
     def __init__(self, engine: Engine, path: Path) -> None:
         self._readers = engine
         self._path = path
+        self._closed = False
 
     def state(self) -> BoardState:
         head, head_hash, epoch = self._rows(select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch))[0]
@@ -187,6 +189,8 @@ class SqlReader:
             raise ChainBroken(f"{self._path}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
 
     def close(self) -> None:
+        """End every later read with :class:`BoardClosed`, also of transactions that outlive the board."""
+        self._closed = True
         self._readers.dispose()
 
     def _assemble(self, rows: Sequence[AnyRow]) -> Iterable[tuple[Commit, tuple[str | None, ...]]]:
@@ -215,9 +219,17 @@ class SqlReader:
             yield commit, tuple(entry.value for entry in written)
 
     def _rows(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any] | None = None) -> Sequence[AnyRow]:
-        with translated_errors(self._path), self._readers.connect() as connection:
+        with self._connection() as connection:
             return connection.execute(statement, parameters or {}).all()
 
     def _rows_of_text(self, statement: str) -> Sequence[AnyRow]:
-        with translated_errors(self._path), self._readers.connect() as connection:
+        with self._connection() as connection:
             return connection.exec_driver_sql(statement).all()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        if self._closed:
+            # The engine would quietly connect again.
+            raise BoardClosed(f"{self._path} was closed.")
+        with translated_errors(self._path), self._readers.connect() as connection:
+            yield connection

@@ -39,6 +39,13 @@ class SchemaTooNew(BoardError):
     remedy = "Upgrade agentsys, or open another board."
 
 
+class BoardClosed(BoardError):
+    """The board was closed."""
+
+    code = "AGS-0207"
+    remedy = "Open the board again."
+
+
 class StaleEpoch(BoardError):
     """Another process opened the board for writing since; this one may not write any more."""
 

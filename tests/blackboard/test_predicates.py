@@ -27,7 +27,7 @@ PREDICATES = st.builds(
 ROWS = st.lists(st.tuples(NAMES, NAMES, TYPES, RUNS, VALUES), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS, st.lists(PREDICATES, min_size=1, max_size=5), st.integers(1, 3))
 def test_a_query_returns_what_matches(rows: list[tuple[Any, ...]], predicates: list[Predicate], limit: int) -> None:
     with Board.open(":memory:") as board:

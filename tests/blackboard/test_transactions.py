@@ -5,10 +5,10 @@ import math
 import pytest
 
 from agentsys.blackboard.board import Board, InvalidSnapshot
-from agentsys.blackboard.committer import BoardClosed
 from agentsys.blackboard.entries import Endorsement, EntryVersionRef, InvalidName, InvalidValue
 from agentsys.blackboard.labels import BOTTOM, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import BoardClosed
 from agentsys.blackboard.transactions import LabelTooLow, TransactionClosed, UnknownSavepoint
 from agentsys.errors import BoardError, LabelError
 
@@ -208,9 +208,15 @@ def test_a_closed_board_says_so() -> None:
     board = Board.open(":memory:")
     tx = board.begin(ANN)
     tx.put("notes", "a", 1, type="note")
+    reading = board.begin(ANN)
     board.close()
     board.close()
-    for use in (lambda: board.commit(tx), lambda: board.get("notes", "a"), board.log):
+    for use in (
+        lambda: board.commit(tx),
+        lambda: reading.get("notes", "a"),
+        lambda: board.get("notes", "a"),
+        board.log,
+    ):
         with pytest.raises(BoardClosed):
             use()
 
