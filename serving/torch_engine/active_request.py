@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import TokenMatcher
 from agentsys.serving.requests import Chunk, FinishReason, Timings, Usage
 from agentsys.serving.speculation.draft_length import Acceptance
 from agentsys.serving.speculation.drafter import Draft, DraftSession
 from agentsys.serving.text_stream import TextStream
-from agentsys.serving.torch_engine.sampling import Sampler
+from agentsys.serving.torch_engine.sampling import Logits, Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 _FORCED_EXPECTED = 0.95  # the model may cut text that a grammar forces into other tokens than the canonical ones
@@ -46,10 +44,10 @@ class ActiveRequest:
     _unsent_text: str = ""
     _unsent_tokens: list[int] = field(default_factory=list)
 
-    def advance(self, logits: torch.Tensor, draft: Sequence[int]) -> list[int]:
+    def advance(self, logits: Logits, draft: Sequence[int]) -> list[int]:
         """Return the new tokens of one step: the drafted ones that the model chooses too, and one more.
 
-        ``logits`` is float32 ``[len(draft) + 1, vocab]``. Each token is chosen as if no draft existed, from the row
+        ``logits`` has the shape ``[len(draft) + 1, vocab]``. Each token is chosen as if no draft existed, from the row
         after its predecessor; a row counts only while every drafted token before it was the one chosen.
         """
         tokens: list[int] = []
@@ -106,8 +104,8 @@ class ActiveRequest:
             preemptions=sequence.preemptions,
         )
 
-    def _choose(self, logits: torch.Tensor, position: int) -> int:
-        allowed = None if self.matcher is None else torch.from_numpy(self.matcher.allowed())
+    def _choose(self, logits: Logits, position: int) -> int:
+        allowed = None if self.matcher is None else self.matcher.allowed()
         return self.sampler.choose(logits, allowed, position)
 
     def _take(self, token: int, length: int) -> None:

