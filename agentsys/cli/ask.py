@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.composition import lake_folder, lake_runtime, open_lake, planner_for, settings_with
+from agentsys.cli.composition import open_lake, settings_with
 from agentsys.cli.live import LiveRun
 from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, reported_errors
 from agentsys.errors import ConfigurationError
@@ -45,8 +45,9 @@ def ask(
         if not asked and resume is None:
             raise ConfigurationError("There is no question.", remedy='Write: agentsys ask --lake DIR "question".')
         settings = settings_with(model_name=model, board_path=board, lake_planner=planner)
-        opened = open_lake(lake_folder(lake), settings)
-        runtime = lake_runtime(opened, planner_for(opened, settings), settings)
+        from agentsys.lake.local import lake_runtime
+
+        runtime = lake_runtime(open_lake(lake, settings), settings)
         results = asyncio.run(_ask_all(runtime, asked, resume, as_json=as_json))
     if as_json:
         print_json([_document(result) for result in results])

@@ -33,12 +33,13 @@ def log(
     board: BoardOption = None,
     run: RunOption = None,
     after: Annotated[int, typer.Option(help="Only commits after this sequence number.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many commits.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many commits, the newest.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """List commits: who wrote what, in which run."""
+    """List the newest commits: who wrote what, in which run."""
     with reported_errors(as_json=as_json), _opened(board) as opened:
-        commits = opened.log(after=after, limit=limit, run=run)
+        first = after if run else max(after, opened.head - limit)
+        commits = opened.log(after=first, run=run)[-limit:]
         if as_json:
             print_json([_commit(commit) for commit in commits])
             return
@@ -96,7 +97,7 @@ def _opened(path: Path | None) -> Iterator[Board]:
 
 
 def _summary(commit: Commit) -> str:
-    writes = [f"{entry.topic}/{entry.key} v{entry.version}" for entry in commit.writes]
+    writes = [f"{entry.type} {entry.key} v{entry.version}" for entry in commit.writes]
     effects = [f"{effect.intent.tool} {effect.state}" for effect in commit.effects]
     return ", ".join(writes + effects)[:SHOWN_VALUE] or "nothing"
 

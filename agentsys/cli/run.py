@@ -144,11 +144,11 @@ def _replayed_runtime(file: Path | None, lake: str | None, board: Path | None) -
         )
     if file is not None:
         return _runtime(file, None, board)
-    from agentsys.cli.composition import lake_folder, lake_runtime, open_lake, planner_for, settings_with
+    from agentsys.cli.composition import open_lake, settings_with
+    from agentsys.lake.local import lake_runtime
 
     settings = settings_with(board_path=board)
-    opened = open_lake(lake_folder(str(lake)), settings)
-    return lake_runtime(opened, planner_for(opened, settings), settings)
+    return lake_runtime(open_lake(str(lake), settings), settings)
 
 
 def _load(file: Path) -> Any:

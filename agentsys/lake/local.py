@@ -1,0 +1,55 @@
+"""A lake and its agents under one runtime, from settings."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from agentsys.errors import ConfigurationError
+from agentsys.lake.agents import family_agents
+from agentsys.lake.ask import ask_workflow
+from agentsys.lake.lake import Lake
+from agentsys.lake.planners import FocusedPlanner, FreePlanner, Planner
+from agentsys.lake.sandbox import SandboxLimits
+from agentsys.lake.tools import lake_tools
+from agentsys.runtime import Runtime
+from agentsys.settings import Settings
+
+PACKAGE_PREFIX = "package:"
+
+
+def lake_folder(lake: str) -> Path:
+    """Resolve ``--lake``: a folder, or ``package:NAME/SUBFOLDER`` for the data files an installed package carries."""
+    if not lake.startswith(PACKAGE_PREFIX):
+        return Path(lake).expanduser()
+    name, _, inner = lake.removeprefix(PACKAGE_PREFIX).partition("/")
+    # find_spec imports parents of dotted names, so that --lake must not be able to run more than it names.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError(
+            f"No installed package is called {name!r}.", remedy=f"Run `pip install {name}`, or pass a folder."
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+def lake_runtime(lake: Lake, settings: Settings) -> Runtime:
+    """Return a runtime whose agents own the lake's families and whose workflow is ``ask``."""
+    limits = SandboxLimits(
+        seconds=settings.lake.query_seconds,
+        memory_bytes=settings.lake.query_memory_mib * 2**20,
+        rows=settings.lake.query_rows,
+    )
+    return Runtime.from_settings(
+        settings,
+        agents=family_agents(lake),
+        tools=lake_tools(lake, limits),
+        workflows=[ask_workflow(planner_for(lake, settings), deadline=settings.run.deadline_seconds)],
+    )
+
+
+def planner_for(lake: Lake, settings: Settings) -> Planner:
+    """Return the planner of ``lake.planner``; ``auto`` is focused for models in this process and free for servers."""
+    focused = settings.lake.planner == "focused"
+    if settings.lake.planner == "auto":
+        focused = not settings.model.name.startswith(("http://", "https://"))
+    return FocusedPlanner(lake) if focused else FreePlanner()
