@@ -224,9 +224,8 @@ async def test_a_call_without_outcome_is_redriven_only_if_repeatable(tmp_path, e
         return (await context.call("act")).value
 
     public = Label.trusted(readers=PUBLIC)
-    with Board.open(tmp_path / "board.db") as board:
-        with pytest.raises(Crash):
-            await Runtime(board, ScriptedModel(str), tools=[act]).run(workflow, run_id="r1", label=public)
+    with Board.open(tmp_path / "board.db") as board, pytest.raises(Crash):
+        await Runtime(board, ScriptedModel(str), tools=[act]).run(workflow, run_id="r1", label=public)
     alive = True
     with Board.open(tmp_path / "board.db") as board:
         result = await Runtime(board, ScriptedModel(str), tools=[act]).resume("r1", workflow)
