@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import NOBODY, Label, Readers
+from agentsys.errors import ConfigurationError
+from agentsys.models import ConstraintUnmet, LangChainModel, as_model, audience_of, satisfies
+from agentsys.runtime import Runtime
+from agentsys.serving.requests import Chunk, Constraint, GenerateRequest, Message
+
+DIGITS = Constraint("regex", "[0-9]+")
+
+
+def scripted(*answers: str, audience: Readers = NOBODY) -> LangChainModel:
+    return LangChainModel(GenericFakeChatModel(messages=iter(map(AIMessage, answers))), audience=audience)
+
+
+def request(constraint: Constraint | None = None) -> GenerateRequest:
+    return GenerateRequest([Message("system", "s"), Message("user", "u")], constraint=constraint, label=Label())
+
+
+async def test_a_langchain_model_streams_and_answers():
+    chunks: list[Chunk] = []
+    generation = await scripted("some words here").generate(request(), on_chunk=chunks.append)
+    assert generation.text == "some words here" == "".join(chunk.text for chunk in chunks)
+    assert len(chunks) > 1
+
+
+async def test_an_answer_outside_the_constraint_is_asked_for_again_and_then_refused():
+    assert (await scripted("a few", "12").generate(request(DIGITS))).text == "12"
+    with pytest.raises(ConstraintUnmet):
+        await scripted("a", "b", "c", "12").generate(request(DIGITS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "grammar", "good", "bad"),
+    [
+        ("regex", "[0-9]+", "42", "4x"),
+        ("json_schema", '{"type": "array", "items": {"type": "integer"}}', "[1, 2]", '["a"]'),
+        ("lark", 'start: "yes" | "no"', "yes", "maybe"),
+    ],
+)
+def test_constraints_are_checked_on_the_finished_text(kind, grammar, good, bad):
+    assert satisfies(Constraint(kind, grammar), good)
+    assert not satisfies(Constraint(kind, grammar), bad)
+    assert not satisfies(Constraint(kind, grammar), good[:-1] if kind != "regex" else "")
+
+
+def test_a_wrong_grammar_is_an_error():
+    with pytest.raises(ValueError, match="lark"):
+        satisfies(Constraint("lark", "start: ("), "x")
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ConfigurationError, match="audience"):
+        as_model(GenericFakeChatModel(messages=iter([])))
+    with pytest.raises(ConfigurationError, match="generate"):
+        as_model("gpt")
+
+
+async def test_a_langchain_model_works_behind_a_context():
+    async def workflow(context, value):
+        return (await context.generate(value)).value
+
+    model = scripted("hello", audience=Readers.of("provider:x"))
+    assert audience_of(model) == Readers.of("provider:x")
+    with Board.open(":memory:") as board:
+        allowed = Label.trusted(readers=Readers.of("user:owner", "provider:x"))
+        assert (await Runtime(board, model).run(workflow, "hi", label=allowed)).value == "hello"
+        assert (await Runtime(board, model).run(workflow, "hi")).status == "failed"

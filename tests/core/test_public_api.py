@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+import agentsys
+
+EXPORTS = [
+    "Agent",
+    "AgentsysError",
+    "Bid",
+    "Board",
+    "Context",
+    "EffectClass",
+    "Label",
+    "Labelled",
+    "Lake",
+    "Policy",
+    "Request",
+    "RunResult",
+    "Runtime",
+    "ServingClient",
+    "Tool",
+    "Workflow",
+    "agent",
+    "tool",
+]
+
+
+def test_the_exports_are_these_and_sorted():
+    assert agentsys.__all__ == EXPORTS == sorted(EXPORTS)
+    assert set(EXPORTS) <= set(dir(agentsys))
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_export_is_there(name):
+    if name == "Lake" and importlib.util.find_spec("agentsys.lake.lake") is None:
+        pytest.skip("the data lake is not part of this checkout")
+    assert getattr(agentsys, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = agentsys.nothing
+
+
+def test_importing_the_runtime_loads_no_heavy_library():
+    heavy = ["torch", "transformers", "langgraph", "langchain_core", "duckdb", "pyarrow", "llguidance"]
+    code = f"import agentsys.runtime, sys; print([name for name in {heavy} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
