@@ -174,3 +174,19 @@ def test_no_family_or_no_breadth_is_an_error(bound: Bound, breadth: int) -> None
         sql_grammar([])
     with pytest.raises(ValueError, match="breadth"):
         sql_grammar(bound.families, breadth=breadth)
+
+
+@pytest.mark.model
+def test_sentences_of_the_real_vocabulary_bind_too(bound: Bound) -> None:
+    from agentsys.serving.weights.errors import DownloadError
+    from agentsys.serving.weights.pull import pull
+
+    try:
+        tokenizer = llguidance.LLTokenizer(str(pull() / "tokenizer.json"))
+    except DownloadError as error:
+        pytest.skip(f"the default model cannot be pulled here: {error}")
+    chooser = random.Random(5)
+    for _ in range(40):
+        sql = sentence(tokenizer, bound.grammar.lark, chooser, stop=0.3)
+        Plan.of(sql).validate(bound.families)
+        bound.connection.execute(f"EXPLAIN {sql}")
