@@ -7,8 +7,10 @@ best in everything asked, and the scores of one question can be compared as bids
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from agentsys.lake.family_names import years_in
 from agentsys.lake.profiles import Family
-from agentsys.lake.terms import OPERATIONS, asked_years, is_year, kinship, phrases, terms
+from agentsys.lake.terms import MIN_ABBREVIATION, OPERATIONS, asked_years, is_year, kinship, phrases, terms
 
 FIELDS: Final[Mapping[str, tuple[float, float]]] = {
     "names": (1.0, 0.75),
@@ -121,7 +123,7 @@ class LakeIndex:
 
     def _points(self, term: str) -> Any:
         """Return each family's points for a term: its best field, and a part of the others."""
-        kin = {known: weight for known in self._vocabulary if (weight := kinship(term, known))}
+        kin = self._kin(term)
         by_field = []
         for name, (weight, _) in FIELDS.items():
             field = self._fields[name]
@@ -130,6 +132,13 @@ class LakeIndex:
         stacked = np.stack(by_field)
         best = stacked.max(axis=0)
         return best + FURTHER_FIELDS * (stacked.sum(axis=0) - best)
+
+    def _kin(self, term: str) -> dict[str, float]:
+        """Return the lake's terms that are akin to a term, by looking only where the alphabet can have them."""
+        following = range(bisect_left(self._vocabulary, term), len(self._vocabulary))
+        longer = takewhile(lambda known: known.startswith(term), (self._vocabulary[place] for place in following))
+        shorter = (term[:length] for length in range(MIN_ABBREVIATION, len(term)))
+        return {known: weight for known in (*longer, *shorter) if (weight := kinship(term, known))}
 
     def _year_points(self, year: int) -> Any:
         covers = np.array([float(year in years) for years in self._years])

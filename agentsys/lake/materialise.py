@@ -46,6 +46,8 @@ class Materialiser:
                 "autoload_known_extensions": False,
             }
         )
+        # A long query would draw on standard output, which belongs to data.
+        self._connection.execute("SET enable_progress_bar = false")
 
     def close(self) -> None:
         self._connection.close()
