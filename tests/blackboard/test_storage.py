@@ -245,3 +245,25 @@ def test_an_old_snapshot_reads_large_and_evicted_values(path: Path, monkeypatch:
             board.commit(note(board, "same", number))
         assert [len(board.get("notes", f"k{number}").value) for number in range(4)] == [0, 5000, 10000, 15000]
         assert [board.get("notes", "same", at=2 * (number + 1)).value for number in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_write_that_failed_after_reaching_the_disk_is_found_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Board.open(path) as board:
+        storage = board._committer._storage
+        append = storage.append
+
+        def store_then_fail(*arguments: object) -> None:
+            monkeypatch.setattr(storage, "append", append)
+            append(*arguments)
+            raise StorageFailed("The acknowledgement of the disk was lost.")
+
+        monkeypatch.setattr(storage, "append", store_then_fail)
+        tx = note(board, "a", 1)
+        with pytest.raises(StorageFailed):
+            board.commit(tx)
+        assert board.head == 1
+        assert board.commit(tx).seq == 1
+        assert board.commit(note(board, "a", 2)).seq == 2
+        assert board.verify() == 2
