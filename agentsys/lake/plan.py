@@ -195,13 +195,17 @@ def trace(plan: Plan, grants: Sequence[Family]) -> dict[str, StatementTrace]:
 
 
 def _coarse(tree: exp.Query, families: Mapping[str, list[str]], steps: Mapping[str, StatementTrace]) -> StatementTrace:
-    tables = {table.name.lower() for table in tree.find_all(exp.Table)} & (families.keys() | steps.keys())
+    tables = _tables_read(tree, families, steps)
     read = tables & families.keys()
     return StatementTrace(
         tables=tables,
         columns={f"{family}.{column}" for family in read for column in families[family]},
         probes=dict.fromkeys(read),
     )
+
+
+def _tables_read(tree: exp.Query, families: Mapping[str, object], steps: Mapping[str, object]) -> set[str]:
+    return {table.name.lower() for table in tree.find_all(exp.Table)} & (families.keys() | steps.keys())
 
 
 def _traced(tree: exp.Query, families: Mapping[str, list[str]], steps: Mapping[str, StatementTrace]) -> StatementTrace:
@@ -215,17 +219,17 @@ def _traced(tree: exp.Query, families: Mapping[str, list[str]], steps: Mapping[s
     if any(operation.args.get("by_name") for operation in tree.find_all(exp.SetOperation)):
         raise LookupError("a union by name has columns of no one position")
     scopes = traverse_scope(tree)
-    found = StatementTrace(names=[select.alias_or_name for select in tree.selects])
+    tables = _tables_read(tree, families, steps)
+    found = StatementTrace(names=[select.alias_or_name for select in tree.selects], tables=tables)
     origins = _Origins(families, steps)
     for scope in scopes:
         for alias, (_, source) in scope.selected_sources.items():
-            if isinstance(source, exp.Table):
-                found.tables.add(source.name.lower())
-                if source.name.lower() in families:
-                    _add_probe(found.probes, source.name.lower(), _file_probe(scope, alias, tree))
+            if isinstance(source, exp.Table) and source.name.lower() in families:
+                _add_probe(found.probes, source.name.lower(), _file_probe(scope, alias, tree))
         for column in scope.columns:
             found.columns |= origins.of_column(scope, column)
-    found.columns = {column for column in found.columns if column.split(".")[0] in families}
+    # Semi and anti joins, for example, are no sources of a scope.
+    found.probes |= dict.fromkeys(tables & families.keys() - found.probes.keys())
     found.outputs = [origins.of_output(scopes[-1], position) for position in range(len(tree.selects))]
     return found
 
@@ -286,8 +290,9 @@ def _add_probe(probes: dict[str, list[str] | None], family: str, probe: str | No
 
 
 def _file_probe(scope: Scope, alias: str, tree: exp.Query) -> str | None:
-    """Return a statement for the files whose rows pass the scope's joins and filters; ``None`` when correlated."""
-    if scope.external_columns or not isinstance(scope.expression, exp.Select):
+    """Return a statement for the files whose rows pass the scope's joins and filters; ``None`` if it needs an outer row."""
+    nested = sum(1 for _ in tree.find_all(exp.CTE)) > len(tree.ctes)
+    if nested or scope.external_columns or not isinstance(scope.expression, exp.Select):
         return None
     probe = exp.select(exp.column(FILE_COLUMN, table=alias)).distinct()
     for part in ("from", "from_", "joins", "laterals", "where"):

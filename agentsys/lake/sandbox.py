@@ -159,7 +159,7 @@ class QuerySandbox:
             types=tuple(answer["types"]),
             rows=tuple(tuple(row) for row in answer["rows"]),
             sources=tuple(_source(family, traces, answer["files"][family.name]) for family in families),
-            derivation=_derivation(answer["columns"], traces[plan.steps[-1].name.lower()]),
+            derivation=_derivation(answer["columns"], traces),
             truncated=answer["truncated"],
             seconds=answer["seconds"],
         )
@@ -222,10 +222,11 @@ def _source(family: Family, traces: Mapping[str, StatementTrace], names: list[st
     return Source(family.name, tuple(files), tuple(sorted(columns)), narrowed=names is not None)
 
 
-def _derivation(columns: Sequence[str], statement: StatementTrace) -> dict[str, tuple[str, ...]]:
-    origins = statement.outputs
+def _derivation(columns: Sequence[str], traces: Mapping[str, StatementTrace]) -> dict[str, tuple[str, ...]]:
+    *_, last = traces.values()
+    origins = last.outputs
     if origins is None or len(origins) != len(columns):
-        origins = [frozenset(statement.columns)] * len(columns)
+        origins = [frozenset().union(*(found.columns for found in traces.values()))] * len(columns)
     return {column: tuple(sorted(origin)) for column, origin in zip(columns, origins, strict=True)}
 
 

@@ -125,6 +125,11 @@ class TestProvenance:
             ("SELECT count(*) FROM (SELECT * FROM samples WHERE year = 2005)", YEARS[:1]),
             ("SELECT count(*) FROM rain WHERE year IN (SELECT year FROM samples WHERE year = 2007)", YEARS[2:]),
             ("SELECT count(*) FROM samples WHERE year = 1999", ()),
+            (
+                "WITH y AS (SELECT 2005 AS n) SELECT 1 FROM samples, y WHERE year = n UNION ALL SELECT n FROM y",
+                YEARS[:1],
+            ),
+            ("WITH samples AS (SELECT * FROM samples WHERE year = 2007) SELECT count(*) FROM samples", YEARS[2:]),
         ],
     )
     def test_files_are_those_whose_rows_pass(self, sql: str, files: tuple[str, ...], sandbox: QuerySandbox) -> None:
@@ -138,6 +143,8 @@ class TestProvenance:
             "SELECT (SELECT max(s.enterococcus) FROM samples s WHERE s.year = r.year) FROM rain r WHERE r.year = 2005",
             "SELECT count(*) FROM (UNPIVOT samples ON enterococcus INTO NAME n VALUE v) WHERE year = 2005",
             "SELECT COLUMNS('y.*') FROM samples WHERE year = 2005",
+            "SELECT count(*) FROM (WITH rain AS (SELECT 2005 AS year) SELECT * FROM samples JOIN rain USING (year))",
+            "SELECT count(*) FROM rain SEMI JOIN samples USING (year)",
         ],
     )
     def test_where_it_cannot_be_known_every_file_is_named(self, sql: str, sandbox: QuerySandbox) -> None:
@@ -156,6 +163,12 @@ class TestProvenance:
             "worst": ("samples.enterococcus",),
             "one": (),
         }
+
+    def test_what_a_step_hides_is_derived_from_all_it_reads(self, sandbox: QuerySandbox) -> None:
+        plan = Plan.of(
+            "SELECT max(wet) AS wettest FROM long", long="SELECT * FROM (UNPIVOT rain ON june INTO NAME m VALUE wet)"
+        )
+        assert "rain.june" in sandbox.run(plan).derivation["wettest"]
 
     def test_derivation_of_a_union_is_that_of_all_its_branches(self, sandbox: QuerySandbox) -> None:
         result = sandbox.run("SELECT june AS level FROM rain UNION ALL SELECT enterococcus FROM samples")
