@@ -290,7 +290,7 @@ def _add_probe(probes: dict[str, list[str] | None], family: str, probe: str | No
 
 
 def _file_probe(scope: Scope, alias: str, tree: exp.Query) -> str | None:
-    """Return a statement for the files whose rows pass the scope's joins and filters; ``None`` if it needs an outer row."""
+    """Return a statement for the files whose rows pass the scope's joins and filters; ``None`` if correlated."""
     nested = sum(1 for _ in tree.find_all(exp.CTE)) > len(tree.ctes)
     if nested or scope.external_columns or not isinstance(scope.expression, exp.Select):
         return None
