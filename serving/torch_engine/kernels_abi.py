@@ -15,7 +15,6 @@ class NativeLinear(ctypes.Structure):
     _fields_: ClassVar = [
         ("weights", _POINTER),
         ("scales", _POINTER),
-        ("offsets", _POINTER),
         ("bias", _POINTER),
         ("inputs", _INTEGER),
         ("outputs", _INTEGER),

@@ -24,7 +24,7 @@ LANES = 16
 TILE = 2 * LANES
 WIDTH_MULTIPLE = 64
 GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4}
-INPUT_OFFSET = 128
+WEIGHT_OFFSET = 128
 
 
 class NativeModel:
@@ -126,8 +126,7 @@ class NativeModel:
         if self._format == "int8":
             weight, scales = quantize_rows(weight)
             linear.scales = self._vector(scales.flatten())
-            offsets = weight.sum(dim=1, dtype=torch.int32) * INPUT_OFFSET
-            linear.offsets = self._hold(functional.pad(offsets, (0, outputs - len(weight))))
+            weight = weight.to(torch.int16).add_(WEIGHT_OFFSET).to(torch.uint8)
         else:
             weight = weight.to(getattr(torch, self._format))
         weight = functional.pad(weight, (0, inputs - weight.shape[1], 0, outputs - len(weight)))

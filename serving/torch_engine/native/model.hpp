@@ -7,10 +7,9 @@ extern "C" {
 
 struct AgentsysLinear {
     const void* weights;
-    const float* scales;
-    const int32_t* offsets;
+    const float* scales;  // one per output, for int8
     const float* bias;
-    int64_t inputs;   // padded to the format's group and to 64
+    int64_t inputs;   // padded to 64
     int64_t outputs;  // padded to 32
 };
 

@@ -69,6 +69,14 @@ class Session {
         const AgentsysBatch& batch, const AgentsysLayer& layer, int64_t index, const float* heads, int64_t stride,
         float* outputs, int64_t output_stride);
 
+    void plan(const AgentsysBatch& batch);
+
+    struct Run {
+        int64_t row;
+        int64_t rows;
+    };
+    static constexpr int64_t kRunRows = 8;
+
     template <class Cache>
     Cache* layer_cache(void* base, int64_t index) const {
         return static_cast<Cache*>(base) + index * model_.blocks * model_.kv_heads * model_.head_dim * model_.block_size;
@@ -76,8 +84,10 @@ class Session {
 
     const AgentsysModel model_;
     Pool pool_;
-    Scratch<float> heads_, attended_, inner_, normalized_, last_, scales_, scores_;
-    Scratch<float> prepared_;
+    std::vector<Run> runs_;
+    int64_t longest_ = 0;
+    Scratch<int32_t> corrections_;
+    Scratch<float> heads_, attended_, inner_, normalized_, prepared_, scales_, scores_, last_;
 };
 
 void Session::normalize(const float* row, int64_t width, const float* weights, float* result) const {
@@ -91,9 +101,9 @@ void Session::normalize(const float* row, int64_t width, const float* weights, f
 // Norm (where weights are given) and conversion of rows to the inputs of a product.
 template <class Format>
 Inputs Session::prepare(const float* rows, int64_t stride, int64_t count, int64_t width, const float* norm) {
-    using Input = typename Format::Input;
-    const int64_t out = padded(width);
-    Inputs inputs{prepared_.at_least(count * out), scales_.at_least(count), out};
+    const int64_t out = padded(width), spans = out / kSpan;
+    const Inputs inputs{
+        prepared_.at_least(count * out), scales_.at_least(count * spans), corrections_.at_least(count * spans), out};
     float* normalized = norm == nullptr ? nullptr : normalized_.at_least(pool_.size() * out);
     pool_.run(count, [&](int64_t row, int thread) {
         const float* source = rows + row * stride;
@@ -101,7 +111,7 @@ Inputs Session::prepare(const float* rows, int64_t stride, int64_t count, int64_
             normalize(source, width, norm, normalized + thread * out);
             source = normalized + thread * out;
         }
-        prepare_row(Format{}, source, out, static_cast<Input*>(inputs.values) + row * out, inputs.scales + row);
+        prepare_row(Format{}, source, inputs, row);
     });
     return inputs;
 }
@@ -148,29 +158,46 @@ void Session::attend_rows(
     const AgentsysBatch& batch, const AgentsysLayer& layer, int64_t index, const float* heads, int64_t stride,
     float* outputs, int64_t output_stride) {
     const int64_t dim = model_.head_dim, group = model_.heads / model_.kv_heads;
-    int64_t longest = 0;
-    for (int64_t row = 0; row < batch.rows; ++row) {
-        if (batch.positions[row] > longest) longest = batch.positions[row];
-    }
-    const int64_t room = padded(longest + 1 + model_.block_size);
-    float* scores = scores_.at_least(pool_.size() * 4 * room);
-    pool_.run(batch.rows * model_.kv_heads, [&](int64_t chunk, int thread) {
-        const int64_t row = chunk / model_.kv_heads, head = chunk % model_.kv_heads;
-        const int64_t last = batch.positions[row];
-        const int64_t first = layer.window > 0 && last >= layer.window ? last - layer.window + 1 : 0;
-        const int64_t offset = head * dim * model_.block_size;
-        const HeadCache<Cache> cache{
+    const int64_t room = padded(longest_ + 2 * kLanes);
+    float* scores = scores_.at_least(pool_.size() * kMostQueries * room);
+    pool_.run(static_cast<int64_t>(runs_.size()) * model_.kv_heads, [&](int64_t chunk, int thread) {
+        const Run& run = runs_[chunk / model_.kv_heads];
+        const int64_t head = chunk % model_.kv_heads, offset = head * dim * model_.block_size;
+        const Pages<Cache> pages{
             layer_cache<Cache>(model_.keys, index) + offset, layer_cache<Cache>(model_.values, index) + offset,
-            model_.kv_heads * dim * model_.block_size, model_.block_size, dim};
-        const Span span{batch.tables + batch.sequences[row] * batch.table_stride, first, last};
-        attend_group(
-            cache, span, group, heads + row * stride + head * group * dim,
-            outputs + row * output_stride + head * group * dim, scores + thread * 4 * room, room);
+            batch.tables + batch.sequences[run.row] * batch.table_stride, model_.kv_heads * dim * model_.block_size,
+            model_.block_size, dim};
+        Query queries[kMostQueries];
+        int64_t count = 0;
+        for (int64_t i = 0; i < run.rows * group; ++i) {
+            const int64_t row = run.row + i / group, column = (head * group + i % group) * dim;
+            const int64_t last = batch.positions[row];
+            const int64_t first = layer.window > 0 && last >= layer.window ? last - layer.window + 1 : 0;
+            queries[count++] = {heads + row * stride + column, outputs + row * output_stride + column, first, last};
+            if (count == kMostQueries || i + 1 == run.rows * group) {
+                attend_all(pages, queries, count, scores + thread * kMostQueries * room, room);
+                count = 0;
+            }
+        }
     });
+}
+
+// Group neighbouring rows of one sequence, which read the same keys.
+void Session::plan(const AgentsysBatch& batch) {
+    runs_.clear();
+    longest_ = 0;
+    for (int64_t row = 0; row < batch.rows; ++row) {
+        const bool joins = !runs_.empty() && runs_.back().rows < kRunRows &&
+                           batch.sequences[runs_.back().row] == batch.sequences[row];
+        if (joins) ++runs_.back().rows;
+        else runs_.push_back({row, 1});
+        if (batch.positions[row] >= longest_) longest_ = batch.positions[row] + 1;
+    }
 }
 
 template <class Format, class Cache>
 void Session::forward(const AgentsysBatch& batch) {
+    plan(batch);
     const int64_t rows = batch.rows, width = model_.hidden_padded;
     const int64_t attention_width = model_.heads * model_.head_dim, attention_stride = padded(attention_width);
     const auto add = [&](int64_t row, int64_t column, Floats left, Floats right) {
