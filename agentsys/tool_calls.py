@@ -9,10 +9,9 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectClass, EffectState
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.errors import RunError
+from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
-from agentsys.rounds import Failure
 from agentsys.tools import Tool, to_json
 
 
@@ -21,6 +20,13 @@ class ToolFailed(RunError):
 
     code = "AGS-0630"
     remedy = "The tool's own message says why; catch ToolFailed in the agent to go on without the result."
+
+
+class UnknownTool(RunError):
+    """A run to be resumed or replayed needs a tool that is not registered."""
+
+    code = "AGS-0632"
+    remedy = "Register the tools that the run was started with."
 
 
 class EffectInDoubt(RunError):
@@ -53,7 +59,7 @@ def result_of(tool: Tool, effect: Effect) -> Labelled[Json]:
     reason = result["error"]
     if effect.state is EffectState.IN_DOUBT:
         raise EffectInDoubt(f"The call {effect.intent.id} of {tool.name} may or may not have taken effect: {reason}.")
-    raise ToolFailed(f"{tool.name} failed: {reason}.")
+    raise ToolFailed(f"{tool.name} failed: {reason}")
 
 
 def label_of(effect: Effect) -> Label:
@@ -89,10 +95,10 @@ async def _dispatch(board: Board, tool: Tool, effect: Effect) -> Effect:
             raise
         return effect
     except Exception as error:
-        failure = Failure.of(error)
+        reason = str(error) if isinstance(error, AgentsysError) else f"{type(error).__name__}: {error}"
         # The message may quote what the tool read, so it carries the label of a result.
         _, failure_label = _labelled(tool, None, label)
-        return await _finish(board, effect, "failed", {"error": f"{failure.type}: {failure.message}"}, failure_label)
+        return await _finish(board, effect, "failed", {"error": reason}, failure_label)
     return await _finish(board, effect, "succeeded", {"value": value}, result_label)
 
 

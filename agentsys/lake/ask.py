@@ -1,12 +1,13 @@
 """The main job: a question over a lake, answered by agents that own its files.
 
 ``discover`` posts an un-addressed request and collects what the volunteering family agents offer; ``choose`` grants
-families; ``plan`` lets the model write a query plan; ``query`` runs it through the gateway, and a refused plan goes
-back to ``plan`` as long as attempts are left.
+families; ``plan`` lets the model write a query plan, or say what data it still needs, which posts another request;
+``query`` runs the plan through the gateway, and a refused plan goes back to ``plan`` as long as attempts are left.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal, TypedDict, cast
 
 from langgraph.graph import END, START, StateGraph
@@ -23,7 +24,10 @@ from agentsys.workflow import Workflow
 
 ASK = "ask"
 MAX_FAMILIES = 16
-"""Families that may answer one question."""
+"""Families that may answer one request."""
+
+MAX_NEEDS = 3
+"""Further requests that one question may lead to."""
 
 
 class NothingVolunteered(RunError):
@@ -46,6 +50,7 @@ class AskState(TypedDict, total=False):
     """State of the graph; everything in it is JSON."""
 
     question: str
+    needs: list[str]
     offers: list[dict[str, Any]]
     granted: list[str]
     plan: str
@@ -61,12 +66,15 @@ class Analyst:
 
     async def discover(self, state: AskState, runtime: Runtime[Any]) -> AskState:
         context: Context = runtime.context
-        question = state["question"]
-        outcome = await context.ask(DATA_REQUEST, {"question": question}, max_volunteers=MAX_FAMILIES)
-        offers = [cast("dict[str, Any]", response.value) for response in outcome.answers]
+        wanted = [state["question"], *state.get("needs", [])][-1]
+        outcome = await context.ask(DATA_REQUEST, {"question": wanted}, max_volunteers=MAX_FAMILIES)
+        known = state.get("offers", [])
+        names = {offer["family"] for offer in known}
+        found = [cast("dict[str, Any]", response.value) for response in outcome.answers]
+        offers = known + [offer for offer in found if offer["family"] not in names]
         if not offers:
-            raise NothingVolunteered(f"Nothing in the lake answers {question!r}: {outcome.describe()}.")
-        return {"offers": sorted(offers, key=lambda offer: -offer["score"]), "refused": []}
+            raise NothingVolunteered(f"Nothing in the lake answers {wanted!r}: {outcome.describe()}.")
+        return {"offers": sorted(offers, key=lambda offer: -offer["score"]), "refused": state.get("refused", [])}
 
     async def choose(self, state: AskState, runtime: Runtime[Any]) -> AskState:
         granted = await self._planner.choose(runtime.context, state["question"], _offers(state))
@@ -76,7 +84,13 @@ class Analyst:
         offers = [offer for offer in _offers(state) if offer.family in state["granted"]]
         refused = [(text, fault) for text, fault in state["refused"]]
         plan = await self._planner.plan(runtime.context, state["question"], offers, refused)
-        return {"plan": plan.value}
+        need = needed(plan.value)
+        if need is None:
+            return {"plan": plan.value}
+        needs = state.get("needs", [])
+        if len(needs) == MAX_NEEDS:
+            raise NoPlanWorked(f"After {MAX_NEEDS} further requests the model still needs {need!r}.")
+        return {"plan": "", "needs": [*needs, need]}
 
     async def query(self, state: AskState, runtime: Runtime[Any]) -> AskState:
         try:
@@ -104,7 +118,7 @@ def ask_workflow(planner: Planner, *, deadline: float | None = None) -> Workflow
     graph.add_edge(START, "discover")
     graph.add_edge("discover", "choose")
     graph.add_edge("choose", "plan")
-    graph.add_edge("plan", "query")
+    graph.add_conditional_edges("plan", _after_plan, ["discover", "query"])
     graph.add_conditional_edges("query", _after_query, ["plan", END])
     return Workflow(ASK, graph, deadline=deadline, output="answer")
 
@@ -116,6 +130,21 @@ def short_answer(result: dict[str, Any]) -> Json:
         values = [row[0] for row in rows]
         return values[0] if len(values) == 1 else values
     return [list(row) for row in rows]
+
+
+def needed(plan: str) -> str | None:
+    """Return what data a model asks for instead of writing a plan (``{"need": text}``), or ``None``."""
+    if not plan.lstrip().startswith("{"):
+        return None
+    try:
+        need = json.loads(plan).get("need")
+    except ValueError:
+        return None
+    return need if isinstance(need, str) and need else None
+
+
+def _after_plan(state: AskState) -> Literal["discover", "query"]:
+    return "query" if state["plan"] else "discover"
 
 
 def _after_query(state: AskState) -> Literal["plan", "__end__"]:

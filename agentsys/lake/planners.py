@@ -137,6 +137,7 @@ Answer the question with a query plan over the tables described, in DuckDB's SQL
 Write either one SELECT, or a JSON object {"steps": [{"name": "first", "sql": "SELECT …"}, …]} in which a later step
 may read an earlier one as a table; the last step's result is the answer. Each table has a column _file, the name of the
 file that a row came from. Return only what was asked for: the fewest columns and rows, rounded as the question says.
+If data is missing, write {"need": "words that describe it"} instead; more tables may then be offered.
 Write nothing but the plan."""
 
 
