@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agentsys.actor import Actor
 from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
-from agentsys.context import Actor, Context
+from agentsys.context import Context
+from agentsys.decisions import DecisionLog
 from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
 from agentsys.labelled import unwrap
 from agentsys.scope import RunScope
@@ -40,12 +42,13 @@ Conclude = Callable[[Transaction, Conclusion], None]
 
 
 class ActorFailed(Exception):
-    """Carries an actor's error together with the label of what was delivered to it before."""
+    """Carries an actor's error, the label of what was delivered to it before, and decisions not yet on record."""
 
-    def __init__(self, cause: Exception, label: Label) -> None:
+    def __init__(self, cause: Exception, label: Label, decisions: DecisionLog) -> None:
         super().__init__(str(cause))
         self.cause = cause
         self.label = label
+        self.decisions = decisions
 
 
 async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude | None) -> Conclusion:
@@ -61,13 +64,13 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
             return await _attempt(scope, context, body, conclude)
         except Conflict as conflict:
             if actor.attempt == MAX_ATTEMPTS:
-                raise ActorFailed(conflict, context.label) from conflict
+                raise ActorFailed(conflict, context.label, context.decisions) from conflict
             await _record_attempt(scope, actor, conflict)
             actor = _at_attempt(scope, actor, actor.attempt + 1)
         except FATAL:
             raise
         except Exception as error:
-            raise ActorFailed(error, context.label) from error
+            raise ActorFailed(error, context.label, context.decisions) from error
 
 
 async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conclude | None) -> Conclusion:

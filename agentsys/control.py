@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentsys import topics
+from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
 from agentsys.agenda import rating
 from agentsys.agents import Agent, Bid, Decline, Request
@@ -19,10 +20,11 @@ from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
-from agentsys.context import Actor, Context
+from agentsys.context import Context
+from agentsys.decisions import DecisionLog
 from agentsys.errors import RunError
 from agentsys.events import BidMade, Responded, RoundClosed
-from agentsys.journal import ReplayDivergence, submit
+from agentsys.journal import RecordEnded, ReplayDivergence, submit
 from agentsys.rounds import Failure, Response, ResponseStatus, RoundOutcome, classify
 from agentsys.scope import Round, RunScope
 
@@ -82,6 +84,8 @@ class ControlLoop:
         if request.id.count("/") >= MAX_DEPTH:
             raise TooDeep(f"The request {request.kind!r} of {request.asked_by} is {MAX_DEPTH} requests deep.")
         closed = self._board.get(topics.rounds(request.run), request.id)
+        if closed is None and self._scope.replaying:
+            raise RecordEnded(f"Run {request.run} has no record of the end of round {request.id}.")
         bids = self._recorded_bids(request)
         if closed is None and not bids:
             bids = await self._collect_bids(posted)
@@ -173,7 +177,9 @@ class ControlLoop:
             return None
         except TimeoutError:
             late = TimeoutError(f"no answer within {posted.timeout} s")
-            await self._record_failure(posted, member, ActorFailed(late, actor.label), "timed_out")
+            await self._record_failure(
+                posted, member, ActorFailed(late, actor.label, DecisionLog(self._scope, actor.name)), "timed_out"
+            )
             return None
         self._scope.emit(Responded(request.run, request.id, member.name, "ok"))
         return conclusion
@@ -189,6 +195,7 @@ class ControlLoop:
             response = Response(member.name, status, None, failed.label, Failure.of(failed.cause))
             transaction = self._scope.journal.begin("runtime")
             self._put_response(transaction, request, response, "")
+            failed.decisions.write(transaction, f"{request.id}/{member.name}:failed", failed.label)
             await submit(self._board, transaction)
         self._scope.emit(Responded(request.run, request.id, member.name, status))
 

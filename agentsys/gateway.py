@@ -25,9 +25,14 @@ class PolicyDenied(LabelError):
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """``arguments`` are the validated arguments of an allowed call."""
-
     rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowCall(Allow):
+    """An allowed call of ``tool`` with its validated ``arguments``."""
+
+    tool: Tool
     arguments: dict[str, Json]
 
 
@@ -49,7 +54,7 @@ class Gateway:
 
     def decide(
         self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
-    ) -> Decision:
+    ) -> AllowCall | Deny:
         """Decide about a call of tool ``name``; ``labels`` are of the arguments that carry their own.
 
         Never raises: an error in the check is a denial.
@@ -64,20 +69,20 @@ class Gateway:
         if topics.is_reserved(topic):
             return Deny("reserved-topic", f"the topic {topic!r} holds the runtime's own record")
         if self.policy.is_open(topic):
-            return Allow("open-topic", {})
+            return Allow("open-topic")
         if not self.policy.trusts(label):
             return Deny("write-integrity", f"{self._intruders(label)} would shape the shared topic {topic!r}")
-        return Allow("trusted-write", {})
+        return Allow("trusted-write")
 
     def decide_disclosure(self, what: str, label: Label, audience: Readers) -> Decision:
         """Decide whether data with ``label`` may become known to ``audience``."""
         if label.readers.permits(audience):
-            return Allow("audience", {})
+            return Allow("audience")
         return Deny(
             "audience", f"{what} would disclose to {_names(audience)} what only {_names(label.readers)} may read"
         )
 
-    def _decide_call(self, name: str, arguments: dict[str, Any], labels: dict[str, Label]) -> Decision:
+    def _decide_call(self, name: str, arguments: dict[str, Any], labels: dict[str, Label]) -> AllowCall | Deny:
         tool = self.tools.get(name)
         if tool is None:
             return Deny(
@@ -88,9 +93,8 @@ class Gateway:
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             return Deny("bad-arguments", f"{name}: {faults}")
-        return self._check_labels(tool, labels) or Allow(
-            "consequential" if tool.consequential else "harmless", validated
-        )
+        denial = self._check_labels(tool, labels)
+        return denial or AllowCall("consequential" if tool.consequential else "harmless", tool, validated)
 
     def _check_labels(self, tool: Tool, labels: dict[str, Label]) -> Deny | None:
         for part, label in labels.items():

@@ -9,11 +9,12 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import StateGraph
 
+from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
-from agentsys.context import Actor, Context
+from agentsys.context import Context
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.scope import RunScope
 

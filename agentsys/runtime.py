@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from agentsys import topics
+from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Body, Conclusion, perform
 from agentsys.agenda import Agenda
 from agentsys.agents import Agent, AgentRegistry
@@ -19,7 +20,7 @@ from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
-from agentsys.context import Actor, Context
+from agentsys.context import Context
 from agentsys.control import ControlLoop
 from agentsys.errors import RunError
 from agentsys.events import Listener, RunFinished, RunStarted
@@ -215,6 +216,7 @@ class Runtime:
             await perform(scope, _main(record), _body(workflow, scope, record), conclude)
         except ActorFailed as failed:
             transaction = self.board.begin(self.policy.owner, run=record.run)
+            failed.decisions.write(transaction, "main:failed", failed.label)
             record.failed(failed.cause, failed.label, time.time()).write(transaction)
             await submit(self.board, transaction)
         result = RunResult(RunRecord.load(self.board, record.run))

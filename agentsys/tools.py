@@ -76,14 +76,14 @@ def tool(
     arguments and brings nothing in; any other tool is consequential, tells everybody, and its result is external.
     """
     pure = effect is EffectClass.PURE
+    if effect is EffectClass.QUERYABLE and query is None:
+        raise ConfigurationError(
+            "A queryable tool has no query function.",
+            remedy="Pass query=, a function from an idempotency key to the call's result or None.",
+        )
 
     def decorate(function: ToolFunction) -> Tool:
         named = name or str(getattr(function, "__name__", "tool"))
-        if effect is EffectClass.QUERYABLE and query is None:
-            raise ConfigurationError(
-                f"The tool {named!r} is declared queryable and has no query function.",
-                remedy="Pass query=, a function from an idempotency key to the call's result or None.",
-            )
         return Tool(
             name=named,
             function=function,

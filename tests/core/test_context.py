@@ -73,7 +73,23 @@ async def test_a_tainted_context_cannot_write_or_delete_shared_topics_and_the_re
     await run(make_runtime(tools=[look]), workflow)
     assert [entry.key for entry in board.query(Predicate(topic="notes"))] == ["before"]
     refused = [entry.value["action"] for entry in board.query(Predicate(type="decision", equals={"allowed": False}))]
-    assert refused == ["write notes/after", "write notes/before", "write runs/x"]
+    assert refused == ["write notes/after", "delete notes/before", "write runs/x"]
+
+
+async def test_a_refusal_that_ends_an_agent_or_a_run_is_recorded_too(make_runtime, board):
+    @agent(kind="question")
+    async def careless(context, request):
+        await context.call("look", what="x")
+        context.put("notes", "by-agent", 1, type="note")
+
+    async def workflow(context, value):
+        await context.ask("question")
+        context.put("notes", "by-run", 1, type="note")
+
+    result = await make_runtime(agents=[careless], tools=[look]).run(workflow)
+    assert (result.status, result.failure.code) == ("failed", "AGS-0310")
+    refused = board.query(Predicate(type="decision", equals={"allowed": False}))
+    assert {entry.value["action"] for entry in refused} == {"write notes/by-agent", "write notes/by-run"}
 
 
 async def test_a_conflict_starts_a_new_attempt_that_knows_what_changed(make_runtime, board):

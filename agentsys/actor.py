@@ -1,0 +1,27 @@
+"""Who acts in a run: the workflow's main function, a node of its graph, or one agent in one round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An actor at the start of one attempt: its path in the run, its name, the label of what it starts from.
+
+    ``snapshot`` is the commit up to which its first transaction sees the board; ``deadline`` is in unix seconds;
+    ``rated`` is its rating on the agenda, ``None`` for one that needs no turn. ``changes`` lists, from the second
+    attempt on, what other transactions changed under the one before.
+    """
+
+    path: str
+    name: str
+    label: Label
+    snapshot: int
+    deadline: float | None = None
+    rated: float | None = None
+    attempt: int = 1
+    changes: tuple[Json, ...] = ()

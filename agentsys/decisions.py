@@ -1,0 +1,46 @@
+"""The gateway's decisions about one actor, on their way to the board."""
+
+from __future__ import annotations
+
+from agentsys import topics
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Transaction
+from agentsys.events import Decided
+from agentsys.gateway import Allow, Decision, Deny, PolicyDenied
+from agentsys.scope import RunScope
+
+
+class DecisionLog:
+    """Keeps decisions until the actor's next commit, whichever that is, takes them along."""
+
+    def __init__(self, scope: RunScope, agent: str) -> None:
+        self._scope = scope
+        self._agent = agent
+        self._pending: list[tuple[str, Decision]] = []
+
+    def note(self, action: str, decision: Decision) -> None:
+        """Keep a decision, and tell the listener."""
+        self._pending.append((action, decision))
+        reason = decision.reason if isinstance(decision, Deny) else ""
+        allowed = isinstance(decision, Allow)
+        self._scope.emit(Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason))
+
+    def require(self, action: str, decision: Decision) -> None:
+        """Return if the action is allowed. Raises :class:`PolicyDenied` after noting the denial."""
+        if isinstance(decision, Deny):
+            self.note(action, decision)
+            raise PolicyDenied(f"{self._agent} may not {action}, by rule {decision.rule}: {decision.reason}.")
+
+    def write(self, transaction: Transaction, key: str, label: Label) -> None:
+        """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
+        for number, (action, decision) in enumerate(self._pending):
+            body = {
+                "agent": self._agent,
+                "action": action,
+                "allowed": isinstance(decision, Allow),
+                "rule": decision.rule,
+                "reason": decision.reason if isinstance(decision, Deny) else "",
+            }
+            topic = topics.decisions(self._scope.run)
+            transaction.put(topic, f"{key}/{number}", body, type="decision", label=label)
+        self._pending = []
