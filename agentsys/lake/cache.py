@@ -42,6 +42,7 @@ class ProfileCache:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._manifest = self._load_manifest()
+        self._changed = False
 
     def digest(self, relative: str, path: Path) -> str:
         """Return the SHA-256 of a file's content, from the manifest where size and time are unchanged."""
@@ -52,6 +53,7 @@ class ProfileCache:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self._manifest[relative] = [status.st_size, status.st_mtime_ns, digest]
+        self._changed = True
         return digest
 
     def load(self, digest: str, extension: str) -> tuple[TableProfile, ...] | None:
@@ -80,11 +82,16 @@ class ProfileCache:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Give a temporary folder beside the cached ones, so that moving out of it is atomic."""
-        with _writing(self.folder), tempfile.TemporaryDirectory(prefix="building-", dir=self.folder) as name:
+        with _writing(self.folder):
+            folder = tempfile.TemporaryDirectory(prefix="building-", dir=self.folder)
+        # The body reads the lake's files: its errors are not the cache's.
+        with folder as name:
             yield Path(name)
 
     def save_manifest(self) -> None:
-        """Write the manifest in one step."""
+        """Write the manifest in one step, if it has changed."""
+        if not self._changed:
+            return
         with _writing(self.folder):
             temporary = self._manifest_path.with_suffix(f".{os.getpid()}")
             temporary.write_text(json.dumps(self._manifest), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -73,11 +74,7 @@ class Lake:
 
     def family(self, name: str) -> Family:
         """Return the family of that name; raises KeyError."""
-        return next((family for family in self.families if family.name == name), None) or _missing(name)
-
-
-def _missing(name: str) -> Family:
-    raise KeyError(name)
+        return {family.name: family for family in self.families}[name]
 
 
 class _Opening:
@@ -97,18 +94,24 @@ class _Opening:
 
     def run(self) -> Lake:
         paths = sorted(self._walk())
-        for done, relative in enumerate(paths, 1):
-            self._add(relative)
-            if self._progress:
-                self._progress(LakeProgress(done, len(paths), relative))
-        if self._materialiser:
-            self._materialiser.close()
-            self._store.save_manifest()
+        try:
+            for done, relative in enumerate(paths, 1):
+                self._add(relative)
+                if self._progress:
+                    self._progress(LakeProgress(done, len(paths), relative))
+        finally:
+            self._close_materialiser()
+        self._store.save_manifest()
         if not self._files:
             reasons = "; ".join(f"{item.path}: {item.code} {item.reason}" for item in self._skipped[:5])
             raise LakeEmptyError(f"{self._root} holds no readable table. {reasons}".rstrip())
         files, families = group_tables(self._files)
         return Lake(self._root, files, families, sorted(self._skipped, key=lambda item: item.path))
+
+    def _close_materialiser(self) -> None:
+        if self._materialiser is not None:
+            self._materialiser.close()
+            self._materialiser = None
 
     def _walk(self) -> Iterator[str]:
         found = 0
@@ -157,6 +160,8 @@ class _Opening:
         except CacheUnusableError:
             raise
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CacheUnusableError(f"{relative} cannot be prepared in {self._store.folder}: {error}.") from error
             self._skip(relative, FileUnreadableError(f"{relative} cannot be read: {error.strerror or error}."))
 
     def _build(self, path: Path, digest: str, extension: str) -> tuple[TableProfile, ...]:
@@ -181,6 +186,7 @@ class _Opening:
         except (FileFaultError, CacheUnusableError, OSError):
             raise
         except Exception as error:  # whatever a parser throws at broken content must not stop the lake
+            self._close_materialiser()  # after some errors DuckDB refuses all further work
             cause = (str(error).splitlines() or [""])[0][:200].replace(str(self._root), "").replace(str(built), "")
             raise FileCorruptError(f"{path.name} cannot be parsed: {type(error).__name__}: {cause}") from error
 

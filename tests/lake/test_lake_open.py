@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsys.lake import cache as cache_module
+from agentsys.lake import readers
 from agentsys.lake.faults import CacheUnusableError, LakeEmptyError, LakeNotFoundError
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import LakeLimits, LakeProgress, TableProfile
@@ -184,6 +185,35 @@ def test_unreadable_file_is_skipped(lake: Path, monkeypatch: pytest.MonkeyPatch)
     assert "Permission denied" in skipped.reason
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(PermissionError(errno.EACCES, "Permission denied"), "AGS-0505"), (RuntimeError("parser bug"), "AGS-0509")],
+)
+def test_a_fault_while_reading_skips_only_that_file(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, code: str
+) -> None:
+    for name in "abc":
+        (lake / f"{name}.csv").write_text(f"x,{name}\n1,2\n3,4\n")
+    real = readers.read_tables
+
+    def faulty(path: Path, *arguments):
+        if path.name == "b.csv":
+            raise fault
+        return real(path, *arguments)
+
+    monkeypatch.setattr(readers, "read_tables", faulty)
+    found = opened(lake)
+    assert [file.path for file in found.files] == ["a.csv", "c.csv"]
+    assert [(item.path, item.code) for item in found.skipped] == [("b.csv", code)]
+
+
+def test_nothing_temporary_stays_in_the_cache(lake: Path) -> None:
+    (lake / "a.csv").write_text("a,b\n1,2\n3,4\n")
+    (lake / "b.json").write_text("{")
+    opened(lake)
+    assert not [path.name for path in (lake.parent / "cache").iterdir() if path.name.startswith(("building", "spill"))]
+
+
 def test_missing_and_empty_lakes_are_typed_errors(lake: Path) -> None:
     with pytest.raises(LakeNotFoundError, match="nowhere"):
         opened(lake / "nowhere")
@@ -305,7 +335,7 @@ SEEDS = [
     st.binary(max_size=300),
     st.sampled_from(["csv", "txt", "json", "html", "xlsx", "parquet", "tsv"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_bytes_are_profiled_or_skipped_with_a_code(seed: bytes, noise: bytes, extension: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "lake"
