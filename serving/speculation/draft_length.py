@@ -24,12 +24,14 @@ class VerifyCost:
     seconds: tuple[float, ...]
 
     @staticmethod
-    def measure(step: Callable[[int], float], rows: Sequence[int] = PROBE_ROWS, repeats: int = 3) -> VerifyCost:
+    def measure(step: Callable[[int], float], rows: Sequence[int] = PROBE_ROWS, repeats: int = 4) -> VerifyCost:
         """Time ``step(rows)``, which returns its own seconds, keeping the fastest of ``repeats`` for each size.
 
         A smaller step never costs more than a larger one: readings disturbed by other processes are lowered.
         """
-        fastest = [min(step(count) for _ in range(repeats)) for count in rows]
+        # All sizes in every round, so that a burst of other load does not fall on one size alone.
+        rounds = [[step(count) for count in rows] for _ in range(repeats)]
+        fastest = [min(readings) for readings in zip(*rounds, strict=True)]
         for index in range(len(fastest) - 2, -1, -1):
             fastest[index] = min(fastest[index], fastest[index + 1])
         return VerifyCost(tuple(rows), tuple(fastest))

@@ -9,8 +9,12 @@ from collections.abc import Sequence
 
 from agentsys.serving.speculation.drafter import Draft
 
-EXPECTED_BY_SIZE = {3: 0.6, 2: 0.4, 1: 0.15}
-"""Usual chance that a continuation is right, by the length of the n-gram that found it, longest first."""
+EXPECTED_BY_SIZE = {3: 0.75, 2: 0.55, 1: 0.25}
+"""Chance that a continued token is right, by the length of the n-gram that found it, longest first.
+
+Measured with SmolLM2-135M-Instruct in int8 over 48 Spec-Bench prompts: 0.77, 0.57, and for one token 0.22 (first
+token of a draft) to 0.32 (any token).
+"""
 
 
 class PromptLookupSession:

@@ -18,6 +18,8 @@ from agentsys.serving.torch_engine.runner_protocol import Runner
 from agentsys.serving.torch_engine.scheduler import Scheduler, SchedulerLimits, Work, no_drafts
 from agentsys.serving.torch_engine.sequence import SequenceState
 
+_PROBE_CONTEXT = 256
+
 
 class DuplicateRequestError(ServingError):
     """A request id is already in use."""
@@ -175,12 +177,19 @@ def _add_usage(stats: EngineStats, requests: Sequence[ActiveRequest]) -> EngineS
 
 
 def measure_verify_cost(runner: Runner, max_rows: int) -> VerifyCost:
-    """Time steps of one to ``max_rows`` rows on an idle runner (well under a second for a small model)."""
+    """Time steps of one to ``max_rows`` rows on an idle runner (well under a second for a small model).
+
+    The rows follow a context of usual length, since each of them attends to all of it.
+    """
+    block_size = runner.kv.block_size
+    longest = min(runner.config.context_length, runner.kv.num_blocks * block_size)
+    sizes = [rows for rows in PROBE_ROWS if rows <= min(max_rows, longest)]
+    context = min(_PROBE_CONTEXT, longest - sizes[-1])
 
     def seconds(rows: int) -> float:
-        table = list(range(-(-rows // runner.kv.block_size)))
+        table = list(range(-(-(context + rows) // block_size)))
         started = time.perf_counter()
-        runner.step([SequenceSlice([0] * rows, 0, table, 0)])
+        runner.step([SequenceSlice([0] * rows, context, table, 0)])
         return time.perf_counter() - started
 
-    return VerifyCost.measure(seconds, [rows for rows in PROBE_ROWS if rows <= max_rows])
+    return VerifyCost.measure(seconds, sizes)

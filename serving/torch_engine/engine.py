@@ -131,7 +131,7 @@ class TorchEngine:
             drafter = PromptLookupDrafter() if runner.batch_invariant else None
         speculation = None
         if drafter is not None:
-            cost = measure_verify_cost(runner, min(max_step_tokens, runner.kv.num_blocks * runner.kv.block_size))
+            cost = measure_verify_cost(runner, max_step_tokens)
             speculation = Speculation(drafter, _MAX_DRAFT_TOKENS, cost)
         return TorchEngine(
             runner,
