@@ -1,0 +1,94 @@
+"""Greedy answers in float32 are token for token those of transformers, alone, in batches and with speculation."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from agentsys.serving.requests import GenerateRequest, Message, SamplingParams
+from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
+from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.torch_engine.core import Speculation
+from agentsys.serving.torch_engine.engine import TorchEngine
+from agentsys.serving.torch_engine.model_runner import ModelRunner
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(1200)]
+
+NEW_TOKENS = 24
+PROMPTS = json.loads((Path(__file__).parent / "equality_prompts.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def prompts(smollm2_dir: Path) -> list[list[int]]:
+    tokenizer = ModelTokenizer(smollm2_dir)
+    return [
+        tokenizer.encode([Message("user", item["text"])] if item["kind"] == "chat" else item["text"])
+        for item in PROMPTS
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2_dir: Path, prompts: list[list[int]]) -> list[list[int]]:
+    """What ``generate`` of transformers answers, each prompt alone."""
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
+    answers = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            tokens = torch.tensor([prompt])
+            whole = model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW_TOKENS, do_sample=False
+            )
+            answers.append(whole[0, len(prompt) :].tolist())
+    return answers
+
+
+@pytest.fixture(scope="module")
+def runner(smollm2_dir: Path) -> Iterator[ModelRunner]:
+    yield ModelRunner.load(smollm2_dir, weight_format="float32", threads=2, kv_cache_bytes=256 * 2**20)
+
+
+async def answers(engine: TorchEngine, prompts: Sequence[Sequence[int]], concurrency: int) -> list[list[int]]:
+    slots = asyncio.Semaphore(concurrency)
+
+    async def answer(prompt: Sequence[int]) -> list[int]:
+        async with slots:
+            request = GenerateRequest(prompt, SamplingParams(max_tokens=NEW_TOKENS))
+            return [token async for chunk in engine.submit(request) for token in chunk.token_ids]
+
+    return await asyncio.gather(*(answer(prompt) for prompt in prompts))
+
+
+def test_the_prompts_are_fifty_and_of_mixed_length(prompts: list[list[int]]) -> None:
+    assert len(prompts) == 50
+    assert min(map(len, prompts)) < 8
+    assert max(map(len, prompts)) >= 400
+
+
+@pytest.mark.parametrize("drafts", [False, True], ids=["plain", "speculative"])
+@pytest.mark.parametrize("batch", [1, 8])
+async def test_greedy_answers_equal_those_of_transformers(
+    runner: ModelRunner,
+    smollm2_dir: Path,
+    prompts: list[list[int]],
+    expected: list[list[int]],
+    batch: int,
+    drafts: bool,
+) -> None:
+    engine = TorchEngine(
+        runner,
+        ModelTokenizer(smollm2_dir),
+        name="smollm2",
+        max_batch=batch,
+        speculation=Speculation(PromptLookupDrafter(), 6) if drafts else None,
+    )
+    try:
+        found = await answers(engine, prompts, batch)
+        drafted = engine.stats().drafted_tokens
+    finally:
+        await engine.close()
+    assert found == expected
+    assert (drafted > 0) == drafts
