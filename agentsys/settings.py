@@ -63,8 +63,8 @@ class LakeSettings(Section):
     query_seconds: float = Field(30.0, gt=0, description="time limit of one query")
     query_memory_mib: int = Field(512, ge=16, description="memory limit of one query, in MiB")
     query_rows: int = Field(1000, ge=1, description="rows a query may return")
-    planner: Literal["auto", "focused", "free"] = Field(
-        "auto", description="how plans are written: focused for small models, free for capable ones"
+    planner: Literal["auto", "focused", "grammar", "free"] = Field(
+        "auto", description="how plans are written: focused (small models), grammar (larger ones), free (capable ones)"
     )
 
 

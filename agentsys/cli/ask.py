@@ -35,7 +35,9 @@ def ask(
         str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or http://host/v1#model.")
     ] = None,
     board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
-    planner: Annotated[str | None, typer.Option(help="auto, focused (small models) or free (capable ones).")] = None,
+    planner: Annotated[
+        str | None, typer.Option(help="auto, focused, grammar or free: for small, larger and capable models.")
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run instead of asking.")] = None,
     as_json: JsonOption = False,
 ) -> None:

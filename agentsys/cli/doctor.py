@@ -76,12 +76,11 @@ def check_torch(_: Settings) -> Finding:
 
 def check_kernels(_: Settings) -> Finding:
     """The native kernels are compiled or compilable."""
-    kernels = importlib.import_module("agentsys.serving.torch_engine.kernels")
-    if kernels.available():
-        return Finding("native kernels", "ok", "compiled for this processor")
-    return Finding(
-        "native kernels", "warning", "no C++ compiler found: the slower torch path is used", "Install g++ or clang++."
-    )
+    found = importlib.import_module("agentsys.serving.torch_engine.kernels").kernels()
+    if found.library is not None:
+        return Finding("native kernels", "ok", found.reason)
+    remedy = "Install g++ or clang++ for several times the speed; without, a slower torch path serves."
+    return Finding("native kernels", "warning", found.reason, remedy)
 
 
 def check_model(settings: Settings) -> Finding:

@@ -9,7 +9,7 @@ from agentsys.errors import ConfigurationError
 from agentsys.lake.agents import family_agents
 from agentsys.lake.ask import ask_workflow
 from agentsys.lake.lake import Lake
-from agentsys.lake.planners import FocusedPlanner, FreePlanner, Planner
+from agentsys.lake.planners import FocusedPlanner, FreePlanner, GrammarPlanner, Planner
 from agentsys.lake.sandbox import SandboxLimits
 from agentsys.lake.tools import lake_tools
 from agentsys.runtime import Runtime
@@ -48,8 +48,14 @@ def lake_runtime(lake: Lake, settings: Settings) -> Runtime:
 
 
 def planner_for(lake: Lake, settings: Settings) -> Planner:
-    """Return the planner of ``lake.planner``; ``auto`` is focused for models in this process and free for servers."""
-    focused = settings.lake.planner == "focused"
-    if settings.lake.planner == "auto":
-        focused = not settings.model.name.startswith(("http://", "https://"))
-    return FocusedPlanner(lake) if focused else FreePlanner()
+    """Return the planner of ``lake.planner``.
+
+    ``auto`` is focused for the small default model, grammar for other models in this process, free for servers.
+    """
+    kind = settings.lake.planner
+    if kind == "auto":
+        remote = settings.model.name.startswith(("http://", "https://"))
+        kind = "free" if remote else "focused" if settings.model.is_default else "grammar"
+    if kind == "free":
+        return FreePlanner()
+    return FocusedPlanner(lake) if kind == "focused" else GrammarPlanner(lake)

@@ -1,4 +1,4 @@
-"""How a model writes a query plan: under a grammar narrowed to the question, or freely with its errors told."""
+"""How a model writes a query plan: under a grammar narrowed to the question, under one of SQL, or freely."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from agentsys.context import Context
 from agentsys.labelled import Labelled
 from agentsys.lake.focused_grammar import focused_constraint
+from agentsys.lake.grammar import sql_constraint
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import Family
 from agentsys.serving.requests import Constraint, Message, SamplingParams
@@ -122,14 +123,25 @@ class FreePlanner:
     async def plan(
         self, context: Context, question: str, offers: Sequence[Offer], refused: Sequence[tuple[str, str]]
     ) -> Labelled[str]:
-        schemas = "\n\n".join(offer.schema for offer in offers)
-        messages = [
-            Message("system", FREE_INSTRUCTIONS),
-            Message("user", f"{schemas}\n\nQuestion: {question}"),
-        ]
-        for text, fault in refused:
-            messages += [Message("assistant", text), Message("user", f"That failed: {fault}\nWrite a corrected plan.")]
+        messages = _conversation(FREE_INSTRUCTIONS, question, offers, refused)
         return await context.generate(messages, sampling=SamplingParams(max_tokens=_MAX_PLAN_TOKENS))
+
+
+class GrammarPlanner(FreePlanner):
+    """For local models of some size: every offered family, one statement that a grammar of SQL keeps right in form."""
+
+    attempts = 2
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+
+    async def plan(
+        self, context: Context, question: str, offers: Sequence[Offer], refused: Sequence[tuple[str, str]]
+    ) -> Labelled[str]:
+        families = [self._lake.family(offer.family) for offer in offers]
+        messages = _conversation(GRAMMAR_INSTRUCTIONS, question, offers, refused)
+        sampling = SamplingParams(max_tokens=_MAX_PLAN_TOKENS)
+        return await context.generate(messages, constraint=sql_constraint(families, question), sampling=sampling)
 
 
 FREE_INSTRUCTIONS: Final = """\
@@ -139,6 +151,21 @@ may read an earlier one as a table; the last step's result is the answer. Each t
 file that a row came from. Return only what was asked for: the fewest columns and rows, rounded as the question says.
 If data is missing, write {"need": "words that describe it"} instead; more tables may then be offered.
 Write nothing but the plan."""
+
+
+GRAMMAR_INSTRUCTIONS: Final = """\
+Answer the question with one SELECT over the tables described. Return only what was asked for: the fewest columns and
+rows, rounded as the question says."""
+
+
+def _conversation(
+    instructions: str, question: str, offers: Sequence[Offer], refused: Sequence[tuple[str, str]]
+) -> list[Message]:
+    schemas = "\n\n".join(offer.schema for offer in offers)
+    messages = [Message("system", instructions), Message("user", f"{schemas}\n\nQuestion: {question}")]
+    for text, fault in refused:
+        messages += [Message("assistant", text), Message("user", f"That failed: {fault}\nWrite a corrected plan.")]
+    return messages
 
 
 def _heading(family: Family) -> str:

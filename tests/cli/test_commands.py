@@ -1,0 +1,201 @@
+"""The command line as a user meets it: exit codes, streams, JSON, bad input. Each command is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentsys.blackboard.board import Board
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+WORKFLOW = """
+from agentsys import EffectClass, Workflow, agent, tool
+
+
+@tool(effect=EffectClass.PURE)
+def double(number: int) -> int:
+    return 2 * number
+
+
+@agent(kind="double")
+async def doubler(context, request):
+    return (await context.call("double", number=request.value)).value
+
+
+async def main(context, number):
+    outcome = await context.ask("double", number, single=True)
+    return outcome.value + 1
+
+
+workflow = Workflow("arithmetic", main)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run ``agentsys`` with the tests' own board, lake cache and home."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")},
+        "AGENTSYS_BOARD__PATH": str(tmp_path / "state" / "board.db"),
+        "AGENTSYS_LAKE__CACHE": str(tmp_path / "lakes"),
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
+
+    def invoke(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from agentsys.cli.app import main; main()", *arguments],
+            cwd=tmp_path,
+            env={**environment, **changes},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    return invoke
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    folder = tmp_path / "lake"
+    folder.mkdir()
+    (folder / "towns.csv").write_text("town,people\nRome,2800000\nOslo,700000\n")
+    return folder
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    error: dict[str, str] = json.loads(done.stderr.strip().splitlines()[-1])["error"]
+    return error
+
+
+def test_help_names_every_command(run: Run) -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("ask", "run", "replay", "models", "board", "doctor", "config", "bench"):
+        assert command in done.stdout
+
+
+def test_completion_scripts_are_there(run: Run) -> None:
+    assert "_AGENTSYS_COMPLETE" in run("--show-completion", "bash").stdout or run("--show-completion").returncode == 0
+
+
+def test_a_run_its_record_and_its_replay(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "arithmetic.py").write_text(WORKFLOW)
+    done = run("run", "arithmetic.py", "--input", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["status"], document["value"]) == ("done", 41)
+    assert document["label"]["influencers"] == ["user:owner"]
+    assert "doubler volunteers" in done.stderr
+
+    replayed = run("replay", document["run"], "--file", "arithmetic.py", "--json")
+    assert json.loads(replayed.stdout)["identical"] is True
+
+    commits = json.loads(run("board", "log", "--run", document["run"], "--json").stdout)
+    assert [commit["seq"] for commit in commits] == sorted(commit["seq"] for commit in commits)
+    shown = json.loads(run("board", "show", "runs", document["run"], "--json").stdout)
+    assert shown[0]["value"]["value"] == 41
+
+    resumed = run("run", "arithmetic.py", "--resume", document["run"], "--json")
+    assert json.loads(resumed.stdout)["value"] == 41
+
+
+def test_a_changed_workflow_diverges(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "arithmetic.py").write_text(WORKFLOW)
+    document = json.loads(run("run", "arithmetic.py", "--input", "20", "--json").stdout)
+    (tmp_path / "arithmetic.py").write_text(WORKFLOW.replace('ask("double", number', 'ask("double", number + 1'))
+    replayed = run("replay", document["run"], "--file", "arithmetic.py")
+    assert replayed.returncode == 1
+    assert "DIVERGES" in replayed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["run", "absent.py"], "AGS-0100", 2),
+        (["run", "towns.txt", "--input", "{"], "AGS-0100", 2),
+        (["ask", "--lake", "nowhere", "how many?"], "AGS-05", 1),
+        (["ask", "--lake", "package:no_such_package", "how many?"], "AGS-0100", 2),
+        (["ask", "--lake", "lake"], "AGS-0100", 2),
+        (["ask", "--lake", "lake", "--planner", "clever", "how many?"], "AGS-0100", 2),
+        (["board", "show", "nothing"], "AGS-0209", 1),
+        (["bench", "nonsense"], "AGS-0100", 2),
+        (["models", "pull", "no-such-model"], "AGS-04", 1),
+    ],
+)
+def test_bad_input_is_named_with_a_code_and_a_remedy(
+    arguments: list[str], code: str, exit_code: int, run: Run, lake: Path
+) -> None:
+    done = run(*arguments, "--json")
+    assert done.returncode == exit_code, done.stderr
+    error = error_of(done)
+    assert error["code"].startswith(code)
+    assert error["message"] and error["remedy"]
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_setting_is_refused(run: Run) -> None:
+    done = run("config", "show", "--json", AGENTSYS_MODEL__NMAE="x")
+    assert done.returncode == 2
+    assert "model.nmae" in error_of(done)["message"]
+
+
+def test_config_show_names_sources_and_hides_secrets(run: Run) -> None:
+    shown = json.loads(run("config", "show", "--json", AGENTSYS_MODEL__API_KEY="secret").stdout)
+    assert shown["model.api_key"] == {"value": "(hidden)", "source": "environment"}
+    assert shown["lake.query_rows"] == {"value": 1000, "source": "default"}
+
+
+def test_an_empty_lake_is_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert error_of(run("ask", "--lake", "empty", "how many?", "--json"))["code"].startswith("AGS-05")
+
+
+@pytest.mark.model
+def test_broken_files_are_named_and_the_rest_answers(run: Run, lake: Path) -> None:
+    (lake / "broken.parquet").write_bytes(b"PAR1 this is no parquet file")
+    (lake / "picture.csv").write_bytes(bytes(range(256)) * 64)
+    (lake / "nothing.csv").write_text("")
+    done = run("ask", "--lake", "lake", "What is the highest number of people of a town?", "--json")
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout)
+    assert answer["answer"] == 2800000
+    assert [source["files"] for source in answer["sources"]] == [["towns.csv"]]
+    for name in ("broken.parquet", "picture.csv", "nothing.csv"):
+        assert f"skipped {name}: AGS-05" in done.stderr
+
+
+@pytest.mark.model
+def test_an_answer_for_people_has_label_files_and_columns(run: Run, lake: Path) -> None:
+    done = run("ask", "--lake", "lake", "What is the highest number of people of a town?")
+    assert done.returncode == 0, done.stderr
+    for part in ("= 2800000", "towns.csv", "columns people", "influenced by file:towns.csv, user:owner", "run "):
+        assert part in done.stdout
+    for part in ("files.towns volunteers", "round closed: answered", "tokens/s", "call run_query allowed"):
+        assert part in done.stderr
+    assert "135 million parameters" in done.stderr
+
+
+def test_a_second_process_on_the_board_is_refused_and_may_read(run: Run, lake: Path, tmp_path: Path) -> None:
+    (tmp_path / "arithmetic.py").write_text(WORKFLOW)
+    run("run", "arithmetic.py", "--input", "20")
+    with Board.open(tmp_path / "state" / "board.db"):
+        done = run("run", "arithmetic.py", "--input", "20", "--json")
+        assert (done.returncode, error_of(done)["code"]) == (1, "AGS-0201")
+        assert str(os.getpid()) in error_of(done)["message"]
+        assert run("board", "log").returncode == 0
+    assert run("run", "arithmetic.py", "--input", "20").returncode == 0
+
+
+def test_doctor_reports_each_part(run: Run) -> None:
+    done = run("doctor", "--json")
+    subjects = {finding["subject"] for finding in json.loads(done.stdout)}
+    assert {"python", "subpackages", "torch", "native kernels", "model", "board", "disk"} <= subjects
