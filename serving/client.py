@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 
-from agentsys.blackboard.labels import NOBODY, Readers
+from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Generation, Timings, Usage
@@ -25,14 +25,15 @@ class ServingClient:
     """Routes each call to a named engine. Use it from one event loop; engines themselves do not care which."""
 
     def __init__(
-        self, engines: Mapping[str, Engine | EngineFactory], default: str, *, audience: Readers = NOBODY
+        self, engines: Mapping[str, Engine | EngineFactory], default: str, *, audience: Readers | None = None
     ) -> None:
         """``engines`` maps names to engines or to functions that load one; ``default`` names one of them.
 
-        ``audience`` is who learns the prompts beside this machine: the operators of remote engines.
+        ``audience`` is who learns the prompts beside this machine; by default what the engines and functions state
+        in an attribute of that name (``OpenAIEngine`` and ``engine_factory`` do), all together.
         Raises :class:`UnknownEngineError` if ``default`` names none.
         """
-        self.audience = audience
+        self.audience = _joint_audience(engines.values()) if audience is None else audience
         self._sources = dict(engines)
         self._loaded: dict[str, Engine] = {}
         self._loading: dict[str, asyncio.Task[Engine]] = {}
@@ -137,6 +138,13 @@ class ServingClient:
         except KeyError:
             known = ", ".join(sorted(self._sources)) or "none"
             raise UnknownEngineError(f"no model is configured as {name!r}; configured: {known}.") from None
+
+
+def _joint_audience(sources: Iterable[object]) -> Readers:
+    audiences: list[Readers] = [getattr(source, "audience", NOBODY) for source in sources]
+    everyone = [audience.members for audience in audiences]
+    members = [named for named in everyone if named is not None]
+    return Readers(frozenset().union(*members)) if len(members) == len(everyone) else PUBLIC
 
 
 def _load(source: Engine | EngineFactory) -> Engine:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urldefrag, urlsplit
+from urllib.parse import urldefrag
 
 from agentsys.blackboard.labels import NOBODY, Readers
-from agentsys.serving.client import EngineFactory, ServingClient
 from agentsys.serving.engine import Engine
+from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 
 _URL_SCHEMES = ("http://", "https://")
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +34,38 @@ class EngineOptions:
     context_length: int = 8192
 
 
+@dataclass(frozen=True, slots=True)
+class SpecifiedEngine:
+    """Loads the engine of ``spec`` when called, where blocking is allowed."""
+
+    spec: str
+    options: EngineOptions
+    progress: ProgressListener
+
+    @property
+    def audience(self) -> Readers:
+        """Who learns the prompts: ``model-server:HOST`` of a URL, nobody if the model runs on this machine."""
+        return audience_of_url(self.spec) if self.spec.startswith(_URL_SCHEMES) else NOBODY
+
+    def __call__(self) -> Engine:
+        if self.spec.startswith(_URL_SCHEMES):
+            return _remote(self.spec, self.options)
+        return _in_process(self.spec, self.options, self.progress)
+
+
 def engine_factory(
     spec: str, options: EngineOptions | None = None, *, progress: ProgressListener = ignore_progress
-) -> EngineFactory:
-    """Return a function that loads the engine of ``spec``; call it where blocking is allowed.
+) -> SpecifiedEngine:
+    """Return what loads the engine of ``spec``.
 
     ``spec`` is ``http(s)://host/v1#model`` for any OpenAI-compatible server (without ``#model``, the server's first),
     or anything that :func:`~agentsys.serving.weights.pull.pull` takes: a catalogue name, a folder, a ``.gguf``
     file, a Hugging Face id.
     """
-    options = options or EngineOptions()
-    if spec.startswith(_URL_SCHEMES):
-        return lambda: _remote(spec, options)
-    return lambda: _in_process(spec, options, progress)
-
-
-def serving_client(
-    spec: str, options: EngineOptions | None = None, *, progress: ProgressListener = ignore_progress
-) -> ServingClient:
-    """Return a client whose one engine serves ``spec``; the audience of a remote URL is ``model-server:HOST``."""
-    engines = {spec: engine_factory(spec, options, progress=progress)}
-    return ServingClient(engines, spec, audience=audience_of_spec(spec))
-
-
-def audience_of_spec(spec: str) -> Readers:
-    """Return who learns the prompts sent to ``spec``: nobody if it runs on this machine."""
-    host = urlsplit(spec).hostname if spec.startswith(_URL_SCHEMES) else None
-    return NOBODY if host is None or host in _LOOPBACK else Readers.of(f"model-server:{host}")
+    return SpecifiedEngine(spec, options or EngineOptions(), progress)
 
 
 def _remote(spec: str, options: EngineOptions) -> Engine:
-    from agentsys.serving.openai_engine import OpenAIEngine
-
     url, model = urldefrag(spec)
     return OpenAIEngine.connect(
         url, model=model or None, api_key=options.api_key, context_length=options.context_length

@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, EngineStats
 from agentsys.serving.openai_format import (
@@ -25,6 +27,7 @@ from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timi
 _ATTEMPTS = 3
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE_SECONDS = 20.0
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class RemoteUnavailableError(ServingError):
@@ -41,9 +44,15 @@ class RemoteRefusedError(ServingError):
     remedy = "Check the model's name, the API key and the request against what the server supports."
 
 
+def audience_of_url(url: str) -> Readers:
+    """Return who learns what is sent to ``url``: ``model-server:HOST``, or nobody beside this machine."""
+    host = urlsplit(url).hostname
+    return NOBODY if host in _LOOPBACK else Readers.of(f"model-server:{host}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """Mutable-by-replacement tally of one stream."""
+    """What a stream has said so far."""
 
     chunks: int = 0
     usage: Usage | None = None
@@ -68,6 +77,7 @@ class OpenAIEngine:
         ``timeout`` bounds the wait for each piece of an answer. A capability for ``lark`` or ``regex`` sends vLLM's
         ``structured_outputs``, ``priority`` sends vLLM's priority.
         """
+        self.audience = audience_of_url(base_url)
         self._base_url = base_url.rstrip("/")
         self._capabilities = capabilities
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from agentsys.serving.client import ServingClient, UnknownEngineError
-from agentsys.serving.models import EngineOptions, engine_factory, serving_client
+from agentsys.serving.models import EngineOptions, engine_factory
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.engine import TorchEngine
@@ -104,7 +104,7 @@ async def test_abort_and_rekey_reach_the_engine(make_engine) -> None:
 
 
 async def test_an_unknown_model_fails_at_first_use(tmp_path) -> None:
-    client = serving_client("no-such-model", EngineOptions(models_dir=tmp_path))
+    client = ServingClient({"m": engine_factory("no-such-model", EngineOptions(models_dir=tmp_path))}, "m")
     with pytest.raises(UnknownModelError):
         await client.generate(GenerateRequest(PROMPT))
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from agentsys.blackboard.labels import PUBLIC
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine import Engine
-from agentsys.serving.models import audience_of_spec, engine_factory
+from agentsys.serving.models import engine_factory
 from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError, UnsupportedConstraintError
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
@@ -243,7 +244,12 @@ async def test_a_url_is_a_model_specification(server) -> None:
     await client.close()
 
 
-def test_who_learns_a_prompt_follows_from_the_specification() -> None:
-    assert audience_of_spec("smollm2-135m").members == frozenset()
-    assert audience_of_spec("http://localhost:8000/v1#m").members == frozenset()
-    assert audience_of_spec("https://models.example.org/v1#m").members == {"model-server:models.example.org"}
+def test_who_learns_a_prompt_follows_from_the_specification(server) -> None:
+    remote = "https://models.example.org/v1#m"
+    operator = {"model-server:models.example.org"}
+    assert engine_factory("smollm2-135m").audience.members == frozenset()
+    assert engine_factory("http://localhost:8000/v1#m").audience.members == connect(server).audience.members == set()
+    assert engine_factory(remote).audience.members == operator
+    engines = {"here": engine_factory("smollm2-135m"), "there": engine_factory(remote)}
+    assert ServingClient(engines, "here").audience.members == operator
+    assert ServingClient(engines, "here", audience=PUBLIC).audience == PUBLIC
