@@ -23,7 +23,9 @@ from pydantic import TypeAdapter
 from agentsys.lake.faults import CacheUnusableError
 from agentsys.lake.profiles import TableProfile
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""To be raised with every change of how files are read, so that no older reading is used again."""
+
 _TABLES: Final = TypeAdapter(tuple[TableProfile, ...])
 
 

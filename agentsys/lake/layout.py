@@ -129,7 +129,7 @@ def _add_segment(blocks: list[Block], rows: list[Row], start: int, title: list[s
 
 def header_depth(rows: Sequence[Row]) -> int:
     """Return how many of the first rows are header: 0 where the first row already holds data."""
-    if not rows or not _is_header_row(rows[0]):
+    if not rows or not (_is_header_row(rows[0]) or _has_date_headings(rows)):
         return 0
     depth = 1
     while depth < min(HEADER_LEVELS, len(rows) - 1) and _is_group_row(rows[depth - 1], rows[depth]):
@@ -138,11 +138,20 @@ def header_depth(rows: Sequence[Row]) -> int:
 
 
 def _is_header_row(row: Row) -> bool:
-    kinds = [kind(cell) for cell in row if cell]
-    if all(item == "text" for item in kinds):
-        return True
+    """Whether all cells are texts, or texts and distinct years."""
     others = [cell for cell in row if cell and kind(cell) != "text"]
-    return "text" in kinds and len(others) >= 2 and len(set(others)) == len(others) and all(map(is_year, others))
+    if not others:
+        return True
+    named = len(others) < sum(map(bool, row))
+    return named and len(others) >= 2 and len(set(others)) == len(others) and all(map(is_year, others))
+
+
+def _has_date_headings(rows: Sequence[Row]) -> bool:
+    """Whether the first row holds texts and dates, and the columns below the dates are of another kind."""
+    if {kind(cell) for cell in rows[0] if cell} != {"text", "date"} or len(rows) < 2:
+        return False
+    dated = [index for index, cell in enumerate(rows[0]) if kind(cell) == "date"]
+    return all(column_kind([row[index] for row in rows[1:50]]) not in ("date", "empty") for index in dated)
 
 
 def _is_group_row(row: Row, below: Row) -> bool:

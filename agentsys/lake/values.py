@@ -187,7 +187,7 @@ def _formatted_sql(text: str, type_: str) -> str:
     )
     scaled = f"TRY_CAST({digits} AS {type_}) * ({sign}) * ({scale})"
     money = f"(regexp_matches({text}, '[$€£]') OR NOT regexp_matches({text}, '[A-Za-z]\\)?$'))"
-    return f"CASE WHEN regexp_full_match({text}, '{NUMBER}') AND {money} THEN CAST({scaled} AS {type_}) END"
+    return f"CASE WHEN regexp_full_match({text}, '{NUMBER}') AND {money} THEN TRY(CAST({scaled} AS {type_})) END"
 
 
 def _temporal_sql(text: str, how: Interpretation) -> str:

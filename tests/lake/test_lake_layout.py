@@ -73,6 +73,11 @@ def test_years_may_be_headings() -> None:
     assert names("country,2019,2020\nFR,1,2\nDE,3,4\n") == [["country", "n2019", "n2020"]]
 
 
+def test_dates_may_be_headings_over_other_values_only() -> None:
+    assert names("site,2020-01-01,2020-01-02\nx,1,2\ny,3,4\n") == [["site", "n2020_01_01", "n2020_01_02"]]
+    assert names("x,2020-01-01,1\ny,2020-01-02,2\n") == [["column_1", "column_2", "column_3"]]
+
+
 def test_no_header_gives_numbered_columns() -> None:
     assert names("1,a,2.5\n2,b,3.5\n3,c,4.5\n") == [["column_1", "column_2", "column_3"]]
 
