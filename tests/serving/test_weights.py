@@ -162,6 +162,14 @@ def test_a_model_appears_whole_or_not_at_all(tmp_path) -> None:
     assert (listed.name, listed.source, listed.sha256) == ("m", "s", "h") and listed.size_bytes > 2
 
 
+def test_what_a_killed_pull_left_is_removed_by_the_next_and_other_models_are_not(tmp_path) -> None:
+    for name in (".m@abandoned", ".m-large@running"):
+        (tmp_path / name).mkdir()
+    with publish(tmp_path, "m", source="s", sha256="h"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".m-large@running", "m"]
+
+
 def test_an_unreadable_manifest_is_named(tmp_path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "agentsys.json").write_text("{")
