@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import shutil
@@ -67,7 +66,7 @@ def check_links(_: Settings) -> Finding:
 def check_torch(_: Settings) -> Finding:
     """Torch is importable; says which device and cores it sees."""
     try:
-        torch = importlib.import_module("torch")
+        import torch
     except ImportError as error:
         return Finding("torch", "fault", str(error), "Install torch, see README.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,7 +75,9 @@ def check_torch(_: Settings) -> Finding:
 
 def check_kernels(_: Settings) -> Finding:
     """The native kernels are compiled or compilable."""
-    found = importlib.import_module("agentsys.serving.torch_engine.kernels").kernels()
+    from agentsys.serving.torch_engine.kernels import kernels
+
+    found = kernels()
     if found.library is not None:
         return Finding("native kernels", "ok", found.reason)
     remedy = "Install g++ or clang++ for several times the speed; without, a slower torch path serves."
@@ -85,11 +86,12 @@ def check_kernels(_: Settings) -> Finding:
 
 def check_model(settings: Settings) -> Finding:
     """The configured model is pulled or reachable."""
-    cache = importlib.import_module("agentsys.serving.weights.cache")
+    from agentsys.serving.weights.cache import find_pulled
+
     name = settings.model.name
     if name.startswith(("http://", "https://")):
         return Finding("model", "ok", f"{name} (remote; not contacted)")
-    if cache.find_pulled(name) or Path(name).expanduser().exists():
+    if find_pulled(settings.models_dir, name) or Path(name).expanduser().exists():
         return Finding("model", "ok", name)
     return Finding("model", "warning", f"{name} is not pulled", f"Run `agentsys models pull {name}`.")
 

@@ -30,9 +30,10 @@ def pull(
     with reported_errors(as_json=as_json):
         from agentsys.serving.weights.pull import pull as pull_weights
 
-        wanted = source or load_settings().settings.model.name
+        settings = load_settings().settings
+        wanted = source or settings.model.name
         with _ProgressBar(wanted) as bar:
-            folder = pull_weights(wanted, progress=bar.update)
+            folder = pull_weights(wanted, progress=bar.update, directory=settings.models_dir)
     if as_json:
         print_json({"model": wanted, "path": str(folder)})
     else:
@@ -46,7 +47,7 @@ def list_(as_json: JsonOption = False) -> None:
         from agentsys.serving.weights.cache import describe, list_models
         from agentsys.serving.weights.catalogue import CATALOGUE
 
-        pulled = [describe(model) for model in list_models()]
+        pulled = [describe(model) for model in list_models(load_settings().settings.models_dir)]
     known = [name for name in CATALOGUE if name not in {model["name"] for model in pulled}]
     if as_json:
         print_json({"pulled": pulled, "known": known})
