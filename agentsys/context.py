@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from agentsys import topics
 from agentsys.actor import Actor
@@ -23,13 +23,13 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow, Transaction
 from agentsys.capacity import capacity_of
 from agentsys.decisions import DecisionLog
-from agentsys.errors import AgentsysError
+from agentsys.errors import AgentsysError, ServingError
 from agentsys.events import RequestPosted, TokensStreamed
 from agentsys.gateway import Deny, PolicyDenied
 from agentsys.journal import Cursor, ReplayDivergence, Step, digest
 from agentsys.labelled import Labelled, unwrap
-from agentsys.models import audience_of
-from agentsys.rounds import RoundOutcome
+from agentsys.models import InvalidAnswer, ModelFailed, audience_of
+from agentsys.rounds import Failure, RoundOutcome
 from agentsys.scope import Round, RunScope
 from agentsys.serving.requests import Chunk, Constraint, GenerateRequest, Message, SamplingParams
 from agentsys.tool_calls import UnknownTool, carry_out, label_of, result_of
@@ -184,7 +184,7 @@ class Context:
             constraint = schema_constraint(schema)
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
         answer = await self._ask_model("generate", messages, self._label, constraint, sampling, model)
-        return answer if schema is None else replace(answer, value=schema.model_validate_json(answer.value))
+        return answer if schema is None else replace(answer, value=_parse(schema, answer.value))
 
     async def extract(
         self, value: Labelled[Any], schema: type[M], *, model: str | None = None, max_tokens: int = 512
@@ -203,7 +203,7 @@ class Context:
         sampling = SamplingParams(max_tokens=max_tokens)
         answer = await self._ask_model("extract", messages, label, schema_constraint(schema), sampling, model)
         bounded = replace(answer.label, capacity=min(answer.label.capacity, capacity_of(schema)))
-        return Labelled(schema.model_validate_json(answer.value), bounded)
+        return Labelled(_parse(schema, answer.value), bounded)
 
     async def now(self) -> float:
         """Return the time in unix seconds, recorded."""
@@ -247,7 +247,6 @@ class Context:
         body = {name: getattr(request, name) for name in ("kind", "value", "asked_by", "deadline", "single")}
         value: Json = {"writes": self._workspace.writes_digest(), "deadline": request.deadline}
         transaction = self._workspace.take()
-        self.decisions.write(transaction, step.key, self._label)
         transaction.put(topics.requests(self.run), step.key, body, type="request", label=request.label)
         recorded = await self._record(replace(step, value=value, label=request.label), transaction)
         self._workspace.advance(recorded.seq)
@@ -270,7 +269,6 @@ class Context:
         label = self._label.join(*labels.values())
         transaction = self._scope.journal.begin(f"agent:{self.agent}")
         self.decisions.note(f"call {tool}", decision)
-        self.decisions.write(transaction, step.key, self._label)
         if isinstance(decision, Deny):
             value: Json = {"denied": decision.rule, "reason": decision.reason}
             return await self._record(replace(step, value=value, label=label), transaction)
@@ -293,22 +291,36 @@ class Context:
         grammar: Json = None if constraint is None else [constraint.kind, constraint.source]
         step, recorded = self._take(kind, [chat, grammar, to_json(asdict(sampling)), model])
         if recorded is None:
-            audience = audience_of(self._scope.model)
-            decision = self._scope.gateway.decide_disclosure("the prompt", label, audience)
-            self.decisions.require("ask the model", decision)
             request = GenerateRequest(messages, sampling, constraint, self._scope.urgency(self.actor.deadline), label)
-            generation = await self._scope.model.generate(request, model=model, on_chunk=self._stream(step))
-            value: dict[str, Json] = {
-                "text": generation.text,
-                "model": generation.model,
-                "finish": str(generation.finish_reason),
-                "usage": to_json(asdict(generation.usage)),
-                "seconds": generation.timings.total,
-            }
+            value = await self._answer(step, request, model)
             recorded = await self._record(replace(step, value=value, label=label))
         outcome: Any = recorded.value
         self.deliver(recorded.label)
+        if "denied" in outcome:
+            raise PolicyDenied(f"{self.agent} may not ask the model, by rule {outcome['denied']}: {outcome['reason']}.")
+        if "failure" in outcome:
+            raise ModelFailed(Failure(**outcome["failure"]))
         return Labelled(outcome["text"], recorded.label)
+
+    async def _answer(self, step: Step, request: GenerateRequest, model: str | None) -> Json:
+        """Return what to record of a model call: its answer, its denial, or its failure."""
+        audience = audience_of(self._scope.model)
+        decision = self._scope.gateway.decide_disclosure("the prompt", request.label, audience)
+        if isinstance(decision, Deny):
+            self.decisions.note("ask the model", decision)
+            return {"denied": decision.rule, "reason": decision.reason}
+        try:
+            generation = await self._scope.model.generate(request, model=model, on_chunk=self._stream(step))
+        except ServingError as error:
+            # Recorded like an answer: what the actor does about it must happen again when it is repeated.
+            return {"failure": Failure.of(error).to_json()}
+        return {
+            "text": generation.text,
+            "model": generation.model,
+            "finish": str(generation.finish_reason),
+            "usage": to_json(asdict(generation.usage)),
+            "seconds": generation.timings.total,
+        }
 
     def _stream(self, step: Step) -> Callable[[Chunk], None]:
         def emit(chunk: Chunk) -> None:
@@ -325,16 +337,19 @@ class Context:
     def _take(self, kind: str, arguments: Json) -> tuple[Step, Step | None]:
         self._check()
         try:
-            return self._cursor.take(kind, arguments)
+            step, recorded = self._cursor.take(kind, arguments)
         except AgentsysError as error:
             self._fault = error
             raise
+        if recorded is not None and recorded.key == step.key:
+            self.decisions.drop()
+        return step, recorded
 
     async def _record(self, step: Step, transaction: Transaction | None = None) -> Step:
+        transaction = transaction or self._scope.journal.begin(f"agent:{self.agent}")
+        self.decisions.write(transaction, step.key, self._label)
         try:
-            return await self._scope.journal.record(
-                step, transaction or self._scope.journal.begin(f"agent:{self.agent}")
-            )
+            return await self._scope.journal.record(step, transaction)
         except Conflict as conflict:
             self._fault = conflict
             raise
@@ -353,6 +368,15 @@ class Context:
 def schema_constraint(schema: type[BaseModel]) -> Constraint:
     """Return the constraint that admits exactly the JSON of ``schema``."""
     return Constraint("json_schema", json.dumps(schema.model_json_schema()))
+
+
+def _parse(schema: type[M], answer: str) -> M:
+    try:
+        return schema.model_validate_json(answer)
+    except ValidationError as error:
+        raise InvalidAnswer(
+            f"The model's answer {answer[:200]!r} is no {schema.__name__}: {error.errors()[0]['msg']}."
+        ) from error
 
 
 def _unwrap_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Label]]:

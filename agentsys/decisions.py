@@ -31,6 +31,10 @@ class DecisionLog:
             self.note(action, decision)
             raise PolicyDenied(f"{self._agent} may not {action}, by rule {decision.rule}: {decision.reason}.")
 
+    def drop(self) -> None:
+        """Forget the kept decisions: a commit that is being repeated has them on record."""
+        self._pending = []
+
     def write(self, transaction: Transaction, key: str, label: Label) -> None:
         """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
         for number, (action, decision) in enumerate(self._pending):
@@ -43,4 +47,4 @@ class DecisionLog:
             }
             topic = topics.decisions(self._scope.run)
             transaction.put(topic, f"{key}/{number}", body, type="decision", label=label)
-        self._pending = []
+        self.drop()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ConfigurationError, ServingError
+from agentsys.rounds import Failure
 from agentsys.serving.requests import (
     Chunk,
     Constraint,
@@ -32,6 +33,24 @@ class ConstraintUnmet(ServingError):
 
     code = "AGS-0430"
     remedy = "Use the embedded model or a server with constrained decoding, or loosen the schema."
+
+
+class ModelFailed(ServingError):
+    """A model call failed; ``failure`` keeps the code and message of the error underneath."""
+
+    code = "AGS-0431"
+    remedy = "The message begins with the code of the error underneath."
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.type} ({failure.code}): {failure.message}")
+        self.failure = failure
+
+
+class InvalidAnswer(ServingError):
+    """A model's answer does not fit the schema that was asked for."""
+
+    code = "AGS-0432"
+    remedy = "Raise `max_tokens` if the answer was cut off; otherwise use a model with constrained decoding."
 
 
 class Model(Protocol):

@@ -30,6 +30,10 @@ class Failure:
 
     @staticmethod
     def of(error: BaseException) -> Failure:
+        """Describe ``error``; one that stands for another, recorded failure is described as that."""
+        recorded = getattr(error, "failure", None)
+        if isinstance(recorded, Failure):
+            return recorded
         code = getattr(error, "code", None)
         message = getattr(error, "message", None) or str(error)
         return Failure(code if isinstance(code, str) else RunError.code, type(error).__name__, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import pytest
@@ -14,6 +15,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import PolicyDenied
 from agentsys.labelled import Labelled
+from agentsys.models import ConstraintUnmet, ModelFailed
 from agentsys.policy import Policy
 from agentsys.tools import tool
 
@@ -187,12 +189,69 @@ async def test_extraction_bounds_capacity_keeps_influencers_and_sees_nothing_els
     assert "earlier" not in messages[0].content
 
 
+async def test_a_failed_model_call_is_recorded_and_keeps_its_code(make_runtime):
+    def failing(prompt: str) -> str:
+        raise ConstraintUnmet("not a number.")
+
+    async def workflow(context, value):
+        try:
+            await context.generate("handled")
+        except ModelFailed as error:
+            assert error.failure.code == "AGS-0430"
+        await context.now()
+        return (await context.generate("not handled")).value
+
+    runtime = make_runtime(script=failing, workflows=[workflow])
+    result = await runtime.run("workflow", run_id="m")
+    assert (result.status, result.failure.code, result.failure.type) == ("failed", "AGS-0430", "ConstraintUnmet")
+    report = await runtime.replay("m")
+    assert (report.identical, report.complete) == (True, True)
+    assert len(runtime.model.requests) == 2
+
+
+async def test_an_answer_that_does_not_fit_the_schema_is_an_error_naming_it(make_runtime):
+    async def workflow(context, value):
+        await context.generate("Rome", schema=City)
+
+    result = await make_runtime(script=lambda prompt: '{"country": "i').run(workflow)
+    assert result.failure.code == "AGS-0432"
+    assert "City" in result.failure.message
+
+
+async def test_refusals_are_replayed_and_a_resumed_run_does_not_record_them_again(make_runtime, board):
+    class Crash(BaseException):
+        pass
+
+    alive = False
+
+    async def workflow(context, value):
+        await context.call("look", what="x")
+        with suppress(PolicyDenied):
+            context.put("notes", "n", 1, type="note")
+        await context.generate("a step that takes the refusal along")
+        with suppress(PolicyDenied):
+            await context.call("nothing")
+        if not alive:
+            raise Crash
+        return "end"
+
+    runtime = make_runtime(tools=[look], workflows=[workflow])
+    with pytest.raises(Crash):
+        await runtime.run("workflow", run_id="r")
+    alive = True
+    assert (await runtime.resume("r")).value == "end"
+    decided = [entry.value["action"] for entry in board.query(Predicate(type="decision"))]
+    assert sorted(decided) == ["call look", "call nothing", "write notes/n"]
+    assert (await runtime.replay("r")).identical
+
+
 async def test_a_model_that_tells_others_gets_only_what_they_may_read(make_runtime):
     async def workflow(context, value):
         with pytest.raises(PolicyDenied, match="disclose"):
             await context.generate("my secret")
 
-    runtime = make_runtime()
+    runtime = make_runtime(workflows=[workflow])
     runtime.model.audience = Readers.of("provider:x")
-    await run(runtime, workflow)
+    assert (await runtime.run("workflow", run_id="r")).status == "done"
     assert runtime.model.requests == []
+    assert (await runtime.replay("r")).complete
