@@ -76,7 +76,7 @@ class Gateway:
 
     def decide_disclosure(self, what: str, label: Label, audience: Readers) -> Decision:
         """Decide whether data with ``label`` may become known to ``audience``."""
-        if label.readers.permits(audience):
+        if self.policy.permits(label, audience):
             return Allow("audience")
         return Deny(
             "audience", f"{what} would disclose to {_names(audience)} what only {_names(label.readers)} may read"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agentsys.blackboard.labels import OWNER, Label
+from agentsys.blackboard.labels import OWNER, Label, Readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +15,33 @@ class Policy:
     ``trusted``: principals whose influence may lead to consequential calls and to writes of shared topics.
     ``open_topics``: topic prefixes that agents may write under anybody's influence; the label travels along.
     ``owner``: the principal on whose behalf unlabelled input of a local caller counts.
+    ``processors``: principals that compute for the owner (a model server the owner chose) and may learn any prompt.
     """
 
     trusted: frozenset[str] = field(default_factory=lambda: frozenset({OWNER}))
     open_topics: tuple[str, ...] = ()
     owner: str = OWNER
+    processors: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(*, trusted: Iterable[str] = (OWNER,), open_topics: Iterable[str] = (), owner: str = OWNER) -> Policy:
-        return Policy(frozenset(trusted), tuple(open_topics), owner)
+    def of(
+        *,
+        trusted: Iterable[str] = (OWNER,),
+        open_topics: Iterable[str] = (),
+        owner: str = OWNER,
+        processors: Iterable[str] = (),
+    ) -> Policy:
+        return Policy(frozenset(trusted), tuple(open_topics), owner, frozenset(processors))
 
     def trusts(self, label: Label) -> bool:
         """Whether only trusted principals shaped what carries ``label``."""
         return label.influenced_only_by(self.trusted)
+
+    def permits(self, label: Label, audience: Readers) -> bool:
+        """Whether ``audience``, the owner's processors aside, may read what carries ``label``."""
+        if audience.members is not None:
+            audience = Readers(audience.members - self.processors)
+        return label.readers.permits(audience)
 
     def is_open(self, topic: str) -> bool:
         return any(topic.startswith(prefix) for prefix in self.open_topics)

@@ -102,7 +102,10 @@ class Runtime:
 
     @staticmethod
     def from_settings(settings: Settings, **arguments: Any) -> Runtime:
-        """Return a runtime on the settings' board with the settings' model; ``arguments`` are the constructor's."""
+        """Return a runtime on the settings' board with the settings' model; ``arguments`` are the constructor's.
+
+        Without a policy of its own, naming a model server in the settings makes it a processor of the owner's data.
+        """
         from agentsys.serving.client import ServingClient
         from agentsys.serving.models import EngineOptions, engine_factory
 
@@ -116,8 +119,11 @@ class Runtime:
             api_key=settings.model.api_key,
         )
         name = settings.model.name
+        client = ServingClient({name: engine_factory(name, options)}, default=name)
+        if arguments.get("policy") is None:
+            arguments["policy"] = Policy.of(processors=client.audience.members or ())
         board = Board.open(settings.board.path, durability=settings.board.durability)
-        return Runtime(board, ServingClient({name: engine_factory(name, options)}, default=name), **arguments)
+        return Runtime(board, client, **arguments)
 
     async def run(
         self,
