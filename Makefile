@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all check format lock clean
+.PHONY: help setup demo test test-all check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -22,7 +22,7 @@ $(READY): pyproject.toml requirements.lock
 
 demo: $(READY) ## pull the model, ask questions of a real public data lake
 	$(BIN)/agentsys models pull
-	$(BIN)/agentsys ask --lake package:vega_datasets --questions benchmarks/data/demo_questions.json --take 6
+	$(BIN)/agentsys ask --lake package:vega_datasets/_data --questions benchmarks/data/demo_questions.json --take 6
 
 test: $(READY) ## style checks aside, everything that runs within minutes
 	$(BIN)/agentsys models pull
@@ -42,6 +42,9 @@ check: $(READY) ## lint, format, types, floors, and the lengths of files and fun
 format: $(READY) ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## write the pages that come from the code
+	$(BIN)/python docs/generate_errors.py
 
 lock: $(READY) ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[^+]*).*/\1/' > requirements.lock

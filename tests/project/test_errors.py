@@ -1,37 +1,27 @@
-"""Codes are unique, documented and picklable."""
+"""Codes are unique and documented, and errors cross process boundaries."""
 
-import importlib
 import pickle
-import pkgutil
-import re
+import runpy
 from pathlib import Path
 
-import agentsys
-from agentsys.errors import AgentsysError, ConfigurationError
+from agentsys.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
+GENERATOR = runpy.run_path(str(ROOT / "docs/generate_errors.py"))
 
 
-def every_error() -> list[type[AgentsysError]]:
-    for module in pkgutil.walk_packages(agentsys.__path__, "agentsys."):
-        importlib.import_module(module.name)
-    found, queue = [], [AgentsysError]
-    while queue:
-        kind = queue.pop()
-        found.append(kind)
-        queue.extend(kind.__subclasses__())
-    return [kind for kind in found if kind.__module__.startswith("agentsys")]
-
-
-def test_codes_are_unique_and_documented():
-    documented = set(re.findall(r"^### (AGS-\d{4})", (ROOT / "docs/errors.md").read_text(), re.MULTILINE))
+def test_codes_are_unique_and_every_error_has_a_remedy():
     codes = {}
-    for kind in every_error():
+    for kind in GENERATOR["every_error"]():
         own = kind.__dict__.get("code")
         assert own is not None, f"{kind.__name__} has no code of its own"
         assert codes.setdefault(own, kind) is kind, f"{own} is used by {codes[own].__name__} and {kind.__name__}"
-        assert kind.remedy, kind.__name__
-    assert set(codes) == documented
+        assert kind.remedy and kind.__doc__, kind.__name__
+    assert len(codes) > 50
+
+
+def test_the_page_of_errors_is_up_to_date():
+    assert (ROOT / "docs/errors.md").read_text() == GENERATOR["page"](), "run `make docs`"
 
 
 def test_errors_survive_pickling():
