@@ -65,7 +65,7 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
         except Conflict as conflict:
             if actor.attempt == MAX_ATTEMPTS:
                 raise ActorFailed(conflict, context.label, context.decisions) from conflict
-            await _record_attempt(scope, actor, conflict)
+            await _record_attempt(scope, context, conflict)
             actor = _at_attempt(scope, actor, actor.attempt + 1)
         except FATAL:
             raise
@@ -86,13 +86,16 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
     return replace(conclusion, seq=commit.seq)
 
 
-async def _record_attempt(scope: RunScope, actor: Actor, conflict: Conflict) -> None:
+async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict) -> None:
+    actor = context.actor
     changed = [item for item in conflict.items if not isinstance(item, CursorConflict)]
     labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
     value: Json = {"snapshot": scope.board.head, "changes": [_describe(item) for item in changed]}
     key = f"{actor.path}#{actor.attempt + 1}"
     step = Step(key, "attempt", "", 0, value, actor.label.join(*labels), 0)
-    await scope.journal.record(step, scope.journal.begin(f"agent:{actor.name}"))
+    transaction = scope.journal.begin(f"agent:{actor.name}")
+    context.decisions.write(transaction, f"{actor.path}#{actor.attempt}:conflict", context.label)
+    await scope.journal.record(step, transaction)
 
 
 def _at_attempt(scope: RunScope, actor: Actor, attempt: int) -> Actor:
