@@ -38,6 +38,8 @@ class VerifyCost:
 
     def of(self, count: int) -> float:
         """Return the seconds of a step over ``count`` rows."""
+        if len(self.rows) == 1:
+            return self.seconds[0]
         index = min(max(bisect_left(self.rows, count), 1), len(self.rows) - 1)
         low, high = self.rows[index - 1], self.rows[index]
         slope = (self.seconds[index] - self.seconds[index - 1]) / (high - low)

@@ -76,6 +76,8 @@ def server():
     instance.models, instance.models_status, instance.requests, instance.statuses = [VLLM, PLAIN], 200, [], []
     instance.events, instance.gate, instance.dropped = events("Hel", "lo"), threading.Event(), threading.Event()
     instance.url = f"http://127.0.0.1:{instance.server_port}/v1"
+    # Clients of these tests drop connections on purpose; the default prints a traceback for each.
+    instance.handle_error = lambda *_: None
     thread = threading.Thread(target=instance.serve_forever, args=(0.02,))
     thread.start()
     yield instance

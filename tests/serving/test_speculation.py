@@ -227,6 +227,10 @@ def test_measured_cost_never_falls_with_size_and_is_linear_between_points() -> N
     assert [cost.of(rows) for rows in (1, 2, 3, 4)] == [2.0, 4.0, 4.0, 4.0]
 
 
+def test_a_single_reading_is_the_price_of_everything() -> None:
+    assert VerifyCost((1,), (2.0,)).of(9) == 2.0
+
+
 def test_failed_drafts_lower_the_estimate_and_good_ones_raise_it() -> None:
     failing, working = Acceptance(0.5), Acceptance(0.5)
     for _ in range(20):

@@ -66,6 +66,8 @@ def server(monkeypatch):
     instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FlakyHandler)
     instance.ranges, instance.cuts, instance.status, instance.resumes = [], [], 200, True
     instance.url = f"http://127.0.0.1:{instance.server_port}/model.whl"
+    # Clients of these tests drop connections on purpose; the default prints a traceback for each.
+    instance.handle_error = lambda *_: None
     thread = threading.Thread(target=instance.serve_forever, args=(0.02,))
     thread.start()
     yield instance
