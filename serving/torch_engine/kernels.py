@@ -27,6 +27,7 @@ SOURCES = Path(__file__).parent / "native"
 MAIN_SOURCE = "step.cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread")
+NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 COMPILE_SECONDS = 300
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,11 @@ def kernels() -> Kernels:
         return Kernels(None, "switched off by AGENTSYS_NATIVE_KERNELS")
     if platform.system() != "Linux":
         return Kernels(None, f"not built for {platform.system()}")
-    compiler = _compiler()
+    compiler = find_compiler()
     if compiler is None:
         return Kernels(None, f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
     try:
-        path = _built(compiler)
-        return Kernels(_load(path), f"compiled with {compiler}")
+        return Kernels(load(build(compiler)), f"compiled with {compiler}")
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
         logger.warning("native kernels are unavailable, the slower torch path serves: %s", detail)
@@ -64,14 +64,18 @@ def available() -> bool:
     return kernels().library is not None
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """Return the path of ``$CXX`` or of the first known C++ compiler."""
     candidates = (os.environ.get("CXX"), *COMPILERS)
     return next((path for name in candidates if name and (path := shutil.which(name))), None)
 
 
-def _built(compiler: str) -> Path:
-    """Return the library for this machine, compiling it where it is not in the cache."""
-    flags = [*FLAGS, "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"]
+def build(compiler: str, architecture: str = NATIVE) -> Path:
+    """Return the library for ``architecture`` (a compiler flag), compiling it where it is not in the cache.
+
+    Raises ``OSError`` or ``subprocess.SubprocessError`` when the compiler cannot run or refuses.
+    """
+    flags = [*FLAGS, architecture]
     target = Path(platformdirs.user_cache_dir("agentsys")) / "kernels" / f"step-{_fingerprint(compiler, flags)}.so"
     if target.is_file():
         return target
@@ -104,7 +108,8 @@ def _processor_features() -> str:
     return "\n".join(next((line for line in lines if line.startswith(name)), "") for name in wanted)
 
 
-def _load(path: Path) -> ctypes.CDLL:
+def load(path: Path) -> ctypes.CDLL:
+    """Open a built library and declare its functions; raises ``OSError`` for a damaged file."""
     library = ctypes.CDLL(str(path))
     library.agentsys_open.argtypes = [ctypes.POINTER(NativeModelTable), ctypes.c_int64]
     library.agentsys_open.restype = ctypes.c_void_p
