@@ -30,7 +30,7 @@ class Checkpoint:
         Raises:
             InvalidWeightsError: no safetensors file, a listed shard is missing, or a file is damaged.
         """
-        self.model_dir = model_dir
+        self._model_dir = model_dir
         self._files: dict[str, Any] = {}
         for path in _weight_files(model_dir):
             try:
@@ -49,7 +49,7 @@ class Checkpoint:
             InvalidWeightsError: the tensor is absent or has another shape.
         """
         if name not in self._files:
-            raise InvalidWeightsError(f"{self.model_dir} has no tensor {name!r}.")
+            raise InvalidWeightsError(f"{self._model_dir} has no tensor {name!r}.")
         tensor: torch.Tensor = self._files[name].get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise InvalidWeightsError(

@@ -24,7 +24,9 @@ LANES = 16
 TILE = 2 * LANES
 WIDTH_MULTIPLE = 64
 GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.uint8}
 WEIGHT_OFFSET = 128
+PACKED_ROWS = 64 * TILE
 
 
 class NativeModel:
@@ -123,15 +125,22 @@ class NativeModel:
         linear = NativeLinear(inputs=inputs, outputs=outputs)
         if biases:
             linear.bias = self._vector(torch.cat(list(biases)))
-        if self._format == "int8":
-            weight, scales = quantize_rows(weight)
-            linear.scales = self._vector(scales.flatten())
-            weight = weight.to(torch.int16).add_(WEIGHT_OFFSET).to(torch.uint8)
-        else:
-            weight = weight.to(getattr(torch, self._format))
-        weight = functional.pad(weight, (0, inputs - weight.shape[1], 0, outputs - len(weight)))
         group = GROUPS[self._format]
-        linear.weights = self._hold(weight.view(-1, TILE, inputs // group, group).transpose(1, 2))
+        packed = torch.zeros(outputs // TILE, inputs // group, TILE, group, dtype=DTYPES[self._format])
+        scales = []
+        # In parts, because a large head in float32 beside its copies would be the peak of the whole program's memory.
+        for first in range(0, len(weight), PACKED_ROWS):
+            part = weight[first : first + PACKED_ROWS]
+            if self._format == "int8":
+                part, part_scales = quantize_rows(part)
+                scales.append(part_scales.flatten())
+                part = part.to(torch.int16).add_(WEIGHT_OFFSET)
+            part = functional.pad(part, (0, inputs - part.shape[1], 0, -len(part) % TILE))
+            tile = first // TILE
+            packed[tile : tile + len(part) // TILE] = part.view(-1, TILE, inputs // group, group).transpose(1, 2)
+        if scales:
+            linear.scales = self._vector(torch.cat(scales))
+        linear.weights = self._hold(packed)
         return linear
 
     def _vector(self, values: torch.Tensor) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+
 import torch
 
 from agentsys.errors import ServingError
@@ -45,9 +48,8 @@ class KVCache:
                 f"{size_bytes} bytes were granted, one block of {block_size} tokens needs {self.bytes_per_block}."
             )
         head = (config.num_layers, self.num_blocks, config.num_kv_heads)
-        # torch.zeros takes fresh zero pages from the system, so unused blocks cost address space, not memory.
-        self.keys = torch.zeros(*head, config.head_dim, block_size, dtype=dtype, device=device)
-        self.values = torch.zeros(*head, block_size, config.head_dim, dtype=dtype, device=device)
+        self.keys = _zeros((*head, config.head_dim, block_size), dtype, torch.device(device))
+        self.values = _zeros((*head, block_size, config.head_dim), dtype, torch.device(device))
 
     def write(
         self, layer: int, blocks: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -66,3 +68,11 @@ class KVCache:
         """Copy one block in every layer."""
         self.keys[:, target] = self.keys[:, source]
         self.values[:, target] = self.values[:, source]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # Fresh pages from the system are zero and cost nothing until touched; torch.zeros would touch them all.
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 
 from agentsys.serving.torch_engine.batch import FlatBatch, SequenceSlice
-from agentsys.serving.torch_engine.checkpoint import Checkpoint
 from agentsys.serving.torch_engine.kernels import kernels
 from agentsys.serving.torch_engine.kernels_model import NativeModel, supports
 from agentsys.serving.torch_engine.kv_cache import KVCache
@@ -68,7 +67,7 @@ class ModelRunner:
         config = ModelConfig.load(model_dir)
         dtype = torch.float32 if weight_format == "float32" else torch.float16
         kv = KVCache(config, size_bytes=kv_cache_bytes, block_size=block_size, dtype=dtype, device=device)
-        weights = ModelWeights(config, Checkpoint(model_dir))
+        weights = ModelWeights(config, model_dir)
         use_native = native and device == "cpu" and supports(config, block_size)
         library = kernels().library if use_native else None
         model: Model

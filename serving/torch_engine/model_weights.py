@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -29,23 +30,26 @@ class LayerWeights:
 
 
 class ModelWeights:
-    """Hands out a checkpoint's tensors layer by layer, so that only one layer is held in the stored type at a time."""
+    """Hands out a checkpoint's tensors layer by layer.
 
-    def __init__(self, config: ModelConfig, checkpoint: Checkpoint) -> None:
+    Each layer maps the files anew: the pages read for one leave the process's memory with its tensors.
+    """
+
+    def __init__(self, config: ModelConfig, model_dir: Path) -> None:
         """Look up the tensors outside the layers; raises ``InvalidWeightsError`` where they do not fit ``config``."""
         self._config = config
-        self._checkpoint = checkpoint
+        self._model_dir = model_dir
+        checkpoint = Checkpoint(model_dir)
         table = (config.vocab_size, config.hidden_size)
         self.embedding = checkpoint.tensor(EMBEDDING, table)
         self.norm = checkpoint.tensor("model.norm.weight", (config.hidden_size,))
         self.head = self.embedding if config.tie_word_embeddings else checkpoint.tensor("lm_head.weight", table)
 
     def release(self) -> None:
-        """Map the files anew and keep only the embedding: pages read while packing leave the process's memory."""
+        """Keep only the embedding, mapped anew."""
         shape = tuple(self.embedding.shape)
         del self.embedding, self.head
-        self._checkpoint = Checkpoint(self._checkpoint.model_dir)
-        self.embedding = self._checkpoint.tensor(EMBEDDING, shape)
+        self.embedding = Checkpoint(self._model_dir).tensor(EMBEDDING, shape)
 
     def layer(self, index: int) -> LayerWeights:
         """Return the tensors of one layer.
@@ -54,11 +58,12 @@ class ModelWeights:
             InvalidWeightsError: a tensor is absent or misshapen.
             UnsupportedModelError: the layer has a bias that the forward pass does not apply.
         """
-        config, tensor, optional = self._config, self._checkpoint.tensor, self._checkpoint.optional
+        config, checkpoint = self._config, Checkpoint(self._model_dir)
+        tensor, optional = checkpoint.tensor, checkpoint.optional
         prefix = f"model.layers.{index}."
         attention, feed_forward = prefix + "self_attn.", prefix + "mlp."
         for name in (attention + "o_proj", *(feed_forward + part for part in ("gate_proj", "up_proj", "down_proj"))):
-            if f"{name}.bias" in self._checkpoint:
+            if f"{name}.bias" in checkpoint:
                 raise UnsupportedModelError(f"The model has a bias {name}.bias, which is not supported.")
         hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
         outputs = {

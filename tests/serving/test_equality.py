@@ -34,6 +34,9 @@ def prompts(smollm2_dir: Path) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def expected(smollm2_dir: Path, prompts: list[list[int]]) -> list[list[int]]:
     """What ``generate`` of transformers answers, each prompt alone."""
+    # Several OpenMP threads stall each other for seconds when another process holds a core; one thread never does.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
     answers = []
     with torch.inference_mode():
@@ -43,6 +46,7 @@ def expected(smollm2_dir: Path, prompts: list[list[int]]) -> list[list[int]]:
                 tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW_TOKENS, do_sample=False
             )
             answers.append(whole[0, len(prompt) :].tolist())
+    torch.set_num_threads(threads)
     return answers
 
 
