@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all check format docs lock clean
+.PHONY: help setup demo console test test-all check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -24,13 +24,16 @@ demo: $(READY) ## pull the model, ask questions of a real public data lake
 	$(BIN)/agentsys models pull
 	$(BIN)/agentsys ask --lake package:vega_datasets/_data --questions benchmarks/data/demo_questions.json --take 6
 
-test: $(READY) ## style checks aside, everything that runs within minutes
+console: $(READY) ## look at runs and the board in the browser
+	$(BIN)/agentsys console
+
+test: $(READY) ## everything but the slow suites and the style checks
 	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: $(READY) ## the slow suites too
 	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
 	$(BIN)/ruff check .
@@ -44,7 +47,7 @@ format: $(READY) ## rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 docs: $(READY) ## write the pages that come from the code
-	$(BIN)/python docs/generate_errors.py
+	$(BIN)/python docs/generate.py
 
 lock: $(READY) ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[^+]*).*/\1/' > requirements.lock

@@ -1,1 +1,1 @@
-
+"""The console: a read-only view of a board in the browser. Needs the extra ``console``."""

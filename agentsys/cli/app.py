@@ -9,6 +9,7 @@ import typer
 from agentsys.cli import board, config, models
 from agentsys.cli.ask import ask
 from agentsys.cli.bench import bench
+from agentsys.cli.console import console
 from agentsys.cli.doctor import doctor
 from agentsys.cli.output import out
 from agentsys.cli.run import replay, run
@@ -24,6 +25,7 @@ app.command("run")(run)
 app.command("replay")(replay)
 app.command("doctor")(doctor)
 app.command("bench")(bench)
+app.command("console")(console)
 app.add_typer(models.app, name="models")
 app.add_typer(board.app, name="board")
 app.add_typer(config.app, name="config")

@@ -1,0 +1,47 @@
+"""Opening the board to look at, and what to say when there is none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.storage import BoardMissing
+from agentsys.errors import AgentsysError
+
+FILL_COMMAND: Final = 'agentsys ask --lake DIR "question"'
+
+
+@dataclass(frozen=True, slots=True)
+class BoardTrouble:
+    """Why nothing can be shown, and the command or the remedy that changes it."""
+
+    title: str
+    remedy: str
+    command: str | None = None
+    code: str | None = None
+
+
+def open_board(path: Path) -> Board | BoardTrouble:
+    """Open the board at ``path`` for reading, or say why that is impossible."""
+    try:
+        return Board.open_read_only(path)
+    except BoardMissing:
+        return BoardTrouble(f"There is no board at {path} yet.", "The first question makes one:", FILL_COMMAND)
+    except AgentsysError as error:
+        return trouble_of(error)
+
+
+def trouble_of(error: AgentsysError) -> BoardTrouble:
+    return BoardTrouble(error.message, error.remedy, code=error.code)
+
+
+def empty_board(path: Path) -> BoardTrouble:
+    return BoardTrouble(f"The board at {path} is empty.", "The first question makes a run:", FILL_COMMAND)
+
+
+def board_identity(path: Path) -> tuple[str, int]:
+    """Return what distinguishes the file from another one put in its place later."""
+    try:
+        return str(path), path.stat().st_ino
+    except OSError:
+        return str(path), 0

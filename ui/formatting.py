@@ -1,0 +1,91 @@
+"""How values, times and labels are written for people. Nothing here depends on Streamlit."""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+
+Tone = Literal["blue", "gray", "green", "orange", "red", "violet"]
+"""A named colour of Streamlit, which has a light and a dark form of each."""
+
+SHOWN_NAMES: Final = 3
+MAX_CHARACTERS: Final = 200
+
+_PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A short text with a colour; the text alone says everything."""
+
+    text: str
+    tone: Tone
+
+
+def escape_markdown(text: str) -> str:
+    """Return ``text`` so that Markdown shows it literally, on one line.
+
+    What agents and files wrote must not become a link or an image: an image is fetched from wherever it points.
+    """
+    return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
+
+
+def shorten(text: str, limit: int = MAX_CHARACTERS) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def value_text(value: Json) -> str:
+    """Return strings as they are and everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in its two largest units, ``2 h 5 min``; below ten seconds with a decimal."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    rest, parts = round(seconds), list[str]()
+    for size, unit in _UNITS:
+        count, rest = divmod(rest, size)
+        if count or parts:
+            parts.append(f"{count} {unit}" if count else "")
+    return " ".join(part for part in parts[:2] if part)
+
+
+def age_text(then: float, now: float) -> str:
+    """Return how long ago the unix time ``then`` was, in its largest unit; a time in the future is now."""
+    passed = int(now - then)
+    for size, unit in _UNITS:
+        if passed >= size:
+            return f"{passed // size} {unit} ago"
+    return "just now"
+
+
+def names_text(names: list[str]) -> str:
+    """Return the first names and how many more there are."""
+    rest = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def label_chips(label: Label) -> tuple[Chip, Chip, Chip]:
+    """Return who shaped the value, who may read it, and how much it can carry."""
+    influencers = sorted(label.influencers)
+    people_only = all(name.startswith("user:") for name in influencers)
+    shaped = f"influenced by {names_text(influencers)}" if influencers else "influenced by nobody"
+    members = label.readers.members
+    readers = "everyone" if members is None else names_text(sorted(members)) or "nobody"
+    capacity = "free text" if math.isinf(label.capacity) else f"at most {label.capacity:g} bits"
+    return (
+        Chip(shaped, "blue" if people_only else "orange"),
+        Chip(f"readable by {readers}", "gray" if members is None else "violet"),
+        Chip(capacity, "gray"),
+    )
+
+
+def label_text(label: Label) -> str:
+    """Return the chips' texts as one line."""
+    return " · ".join(chip.text for chip in label_chips(label))

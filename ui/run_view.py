@@ -1,0 +1,222 @@
+"""One run as the console shows it: what was asked, who volunteered and answered, what was decided, what came out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from agentsys import topics
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
+from agentsys.rounds import Failure
+from agentsys.runs import RunRecord, UnknownRun
+from agentsys.ui.run_list import MODEL_STEPS, RunRow, run_row, usage_of
+
+
+@dataclass(frozen=True, slots=True)
+class BidView:
+    """An agent's offer; ``reason`` is why it volunteered, or why its offer failed."""
+
+    agent: str
+    score: float
+    chosen: bool
+    reason: str
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseView:
+    """What an agent gave: a value, or a failure."""
+
+    agent: str
+    status: str
+    value: Json
+    failure: str
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """A request, its bids (best first) and responses; ``outcome`` is ``None`` while the round is open."""
+
+    request: str
+    asked_by: str
+    kind: str
+    value: Json
+    label: Label
+    bids: tuple[BidView, ...]
+    responses: tuple[ResponseView, ...]
+    outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionView:
+    """What the gateway decided about one action of one agent."""
+
+    agent: str
+    action: str
+    allowed: bool
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCallView:
+    """A recorded model call; ``seconds`` from submission to the last token; ``fault`` is why there was no answer."""
+
+    step: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    text: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallView:
+    """A tool call as the effect log has it."""
+
+    tool: str
+    state: str
+    effect_class: str
+    attempts: int
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """Where an answer came from."""
+
+    family: str
+    files: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerView:
+    """What came out. ``rows`` and ``columns`` are empty unless the answer is a query's result."""
+
+    value: Json
+    plan: str | None
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Json, ...], ...]
+    sources: tuple[SourceView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Everything the run's page shows. ``answer`` is ``None`` unless the run is done."""
+
+    row: RunRow
+    input: Json
+    failure: Failure | None
+    rounds: tuple[RoundView, ...]
+    decisions: tuple[DecisionView, ...]
+    model_calls: tuple[ModelCallView, ...]
+    tool_calls: tuple[ToolCallView, ...]
+    answer: AnswerView | None
+
+
+def load_run(board: Board, run: str) -> RunView:
+    """Read a run as it stands. Raises :class:`UnknownRun`."""
+    entry = board.get(topics.RUNS, run)
+    if entry is None:
+        raise UnknownRun(f"The board has no run {run!r}.")
+    record = RunRecord.of(entry)
+    entries = sorted(
+        board.query(Predicate(topic_prefix=f"{topics.RESERVED_PREFIX}{run}/")), key=lambda found: found.seq
+    )
+    steps = [found for found in entries if found.topic == topics.steps(run)]
+    return RunView(
+        row=run_row(board, record),
+        input=record.input,
+        failure=record.failure,
+        rounds=tuple(_round(run, found, entries) for found in entries if found.topic == topics.requests(run)),
+        decisions=tuple(_decision(found) for found in entries if found.topic == topics.decisions(run)),
+        model_calls=tuple(_model_call(found) for found in steps if _is_model_call(found)),
+        tool_calls=tuple(
+            ToolCallView(
+                effect.intent.tool, effect.state, effect.intent.effect_class, effect.attempt, effect.intent.step
+            )
+            for effect in board.effects(run=run)
+        ),
+        answer=answer_view(record.value) if record.status == "done" else None,
+    )
+
+
+def failure_text(failure: Failure) -> str:
+    return f"{failure.code} {failure.type}: {failure.message}"
+
+
+def answer_view(value: Json) -> AnswerView:
+    """Split what ``agentsys ask`` answers into its parts; any other workflow's value is shown whole."""
+    if not isinstance(value, dict) or not {"answer", "plan", "sources"} <= value.keys():
+        return AnswerView(value, None, (), (), ())
+    return AnswerView(
+        value=value["answer"],
+        plan=value["plan"],
+        columns=tuple(value.get("columns", ())),
+        rows=tuple(tuple(row) for row in value.get("rows", ())),
+        sources=tuple(
+            SourceView(source["family"], tuple(source["files"]), tuple(source["columns"]))
+            for source in value["sources"]
+        ),
+    )
+
+
+def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:
+    posted: Any = request.value
+    bids, responses, outcome = list[BidView](), list[ResponseView](), None
+    for entry in entries:
+        recorded: Any = entry.value
+        if entry.topic == topics.bids(run, request.key):
+            reason = recorded["failure"] or recorded["reason"]
+            bids.append(BidView(entry.key, recorded["score"], recorded["chosen"], reason, entry.label))
+        elif entry.topic == topics.responses(run, request.key):
+            fault = failure_text(Failure(**recorded["failure"])) if recorded["failure"] else ""
+            responses.append(ResponseView(entry.key, recorded["status"], recorded["value"], fault, entry.label))
+        elif entry.topic == topics.rounds(run) and entry.key == request.key:
+            outcome = recorded["outcome"]
+    return RoundView(
+        request=request.key,
+        asked_by=posted["asked_by"],
+        kind=posted["kind"],
+        value=posted["value"],
+        label=request.label,
+        bids=tuple(sorted(bids, key=lambda bid: (-bid.score, bid.agent))),
+        responses=tuple(responses),
+        outcome=outcome,
+    )
+
+
+def _decision(entry: Entry) -> DecisionView:
+    recorded: Any = entry.value
+    return DecisionView(**{name: recorded[name] for name in DecisionView.__dataclass_fields__})
+
+
+def _is_model_call(step: Entry) -> bool:
+    recorded: Any = step.value
+    return recorded["kind"] in MODEL_STEPS
+
+
+def _model_call(step: Entry) -> ModelCallView:
+    recorded: Any = step.value
+    call = recorded["value"]
+    usage = usage_of(step) or {}
+    return ModelCallView(
+        step=step.key,
+        model=call.get("model", ""),
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        completion_tokens=usage.get("completion_tokens", 0),
+        seconds=call.get("seconds", 0.0),
+        text=call.get("text", ""),
+        fault=_fault(call),
+    )
+
+
+def _fault(call: dict[str, Any]) -> str:
+    if "denied" in call:
+        return f"denied by rule {call['denied']}: {call['reason']}"
+    return failure_text(Failure(**call["failure"])) if "failure" in call else ""

@@ -1,0 +1,66 @@
+"""The page of all runs, and with ``?run=ID`` of one of them."""
+
+import time
+from typing import Final
+
+import streamlit as st
+
+from agentsys.blackboard.board import Board
+from agentsys.ui.formatting import Chip, age_text, duration_text, escape_markdown, label_chips
+from agentsys.ui.run_list import RunRow, newest_runs
+from agentsys.ui.run_view import load_run
+from agentsys.ui.screens.run_detail import draw_run
+from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
+from agentsys.ui.screens.widgets import draw_chips, status_chip
+
+RUNS_PAGE: Final = "screens/runs.py"
+BLACKBOARD_PAGE: Final = "screens/blackboard.py"
+FIRST_RUNS: Final = 20
+
+
+def draw_page() -> None:
+    """Draw the run of the URL, or the list."""
+    run = st.query_params.get("run")
+    if run is None:
+        st.title("Runs", anchor=False)
+        _live_list()
+        return
+    with st.container(horizontal=True):
+        st.page_link(RUNS_PAGE, label="All runs", icon=":material/arrow_back:")
+        st.page_link(BLACKBOARD_PAGE, label="Its commits", icon=":material/history:", query_params={"run": run})
+    _live_run(run)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _live_run(run: str) -> None:
+    draw_with_board(lambda board: draw_run(load_run(board, run)))
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _live_list() -> None:
+    draw_with_board(_draw_list)
+
+
+def _draw_list(board: Board) -> None:
+    limit = st.session_state.setdefault("shown_runs", FIRST_RUNS)
+    found = newest_runs(board, limit)
+    st.caption(f"{found.total:,} runs · up to date at commit {board.head:,}")
+    for row in found.rows:
+        _draw_row(row)
+    if found.total > limit and st.button("Show more", key="more_runs"):
+        st.session_state["shown_runs"] = limit + FIRST_RUNS
+        st.rerun(scope="fragment")
+
+
+def _draw_row(row: RunRow) -> None:
+    now = time.time()
+    with st.container(border=True, gap="xsmall"):
+        st.page_link(RUNS_PAGE, label=escape_markdown(row.summary), query_params={"run": row.run})
+        facts = [row.workflow, age_text(row.started, now), duration_text(row.seconds(now))]
+        if row.tokens is not None:
+            facts.append(f"{row.tokens:,} tokens")
+        draw_chips([status_chip(row.status), *(Chip(fact, "gray") for fact in facts), *label_chips(row.label)])
+
+
+if __name__ == "__main__":
+    draw_page()

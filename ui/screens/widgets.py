@@ -1,0 +1,39 @@
+"""Pieces that several pages draw. What comes from the board is drawn as plain text or escaped, never as Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import streamlit as st
+
+from agentsys.blackboard.labels import Label
+from agentsys.runs import RunStatus
+from agentsys.ui.boards import BoardTrouble
+from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips
+
+_STATUS_TONES: Final[Mapping[RunStatus, Tone]] = {"done": "green", "running": "blue", "failed": "red"}
+
+
+def draw_chips(chips: Iterable[Chip]) -> None:
+    """Draw chips side by side; they wrap on a narrow screen."""
+    st.markdown(" ".join(f":{chip.tone}-badge[{escape_markdown(chip.text)}]" for chip in chips))
+
+
+def draw_label(label: Label) -> None:
+    draw_chips(label_chips(label))
+
+
+def status_chip(status: RunStatus) -> Chip:
+    return Chip(status, _STATUS_TONES[status])
+
+
+def draw_trouble(trouble: BoardTrouble) -> None:
+    """Say why nothing can be shown and what to do."""
+    code = f"{trouble.code}: " if trouble.code else ""
+    st.info(escape_markdown(f"{code}{trouble.title} {trouble.remedy}"), icon=":material/info:")
+    if trouble.command:
+        st.code(trouble.command, language="bash")
+
+
+def draw_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw rows as a table of plain cells, as high as it needs to be up to a screen."""
+    st.dataframe(list(rows), hide_index=True, width="stretch", placeholder="")
