@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
 from agentsys import topics
@@ -208,6 +209,14 @@ class Runtime:
         if closing is not None:
             await closing()
         self.board.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def _execute(
         self, record: RunRecord, workflow: Workflow, listener: Listener | None, *, resumed: bool

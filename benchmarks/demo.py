@@ -25,7 +25,7 @@ from agentsys.errors import AgentsysError
 from agentsys.lake.ask import ASK
 from agentsys.lake.lake import Lake
 from agentsys.lake.local import lake_folder, lake_runtime
-from agentsys.lake.plan import Plan
+from agentsys.lake.queries.plan import Plan
 from agentsys.settings import load_settings
 
 LAKE = "package:vega_datasets/_data"

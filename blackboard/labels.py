@@ -96,6 +96,10 @@ class Label:
         """Whether every influencer is among ``principals`` (the integrity test of a consequential act)."""
         return self.influencers <= frozenset(principals)
 
+    def __str__(self) -> str:
+        readers = "everyone" if self.readers.members is None else ", ".join(sorted(self.readers.members)) or "nobody"
+        return f"influenced by {', '.join(sorted(self.influencers)) or 'nobody'} · readable by {readers}"
+
     def to_json(self) -> dict[str, Any]:
         """Return a canonical JSON object; ``readers: null`` is public, ``capacity: null`` is free text."""
         readers = self.readers.members

@@ -9,9 +9,9 @@ from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Final
 
-from agentsys.lake.names import MAX_LENGTH, identifier, unique, words
 from agentsys.lake.profiles import TableProfile
-from agentsys.lake.sources import SECTION
+from agentsys.lake.reading.names import MAX_LENGTH, identifier, unique, words
+from agentsys.lake.reading.sources import SECTION
 
 FOLDER_PREFIX_FILES: Final = 5
 FOLDER_PREFIX_SHARE: Final = 0.8

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from agentsys.lake.cache import ProfileCache, default_cache
 from agentsys.lake.families import group_tables
 from agentsys.lake.faults import (
     CacheUnusableError,
@@ -32,10 +31,11 @@ from agentsys.lake.profiles import (
     TableProfile,
     file_label,
 )
+from agentsys.lake.reading.cache import ProfileCache, default_cache
 
 if TYPE_CHECKING:
     from agentsys.lake.index import LakeIndex
-    from agentsys.lake.materialise import Materialiser
+    from agentsys.lake.reading.materialise import Materialiser
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ class _Opening:
         return self._store.load(digest, extension) or ()
 
     def _read(self, path: Path, built: Path, scratch: Path) -> tuple[TableProfile, ...]:
-        from agentsys.lake.materialise import Materialiser
-        from agentsys.lake.readers import read_tables
+        from agentsys.lake.reading.materialise import Materialiser
+        from agentsys.lake.reading.readers import read_tables
 
         if self._materialiser is None:
             self._materialiser = Materialiser(self._limits, self._store.folder / f"spill-{os.getpid()}")

@@ -10,7 +10,7 @@ from agentsys.lake.agents import family_agents
 from agentsys.lake.ask import ask_workflow
 from agentsys.lake.lake import Lake
 from agentsys.lake.planners import FocusedPlanner, FreePlanner, GrammarPlanner, Planner
-from agentsys.lake.sandbox import SandboxLimits
+from agentsys.lake.queries.sandbox import SandboxLimits
 from agentsys.lake.tools import lake_tools
 from agentsys.runtime import Runtime
 from agentsys.settings import Settings

@@ -9,10 +9,10 @@ from typing import Final, Protocol
 
 from agentsys.context import Context
 from agentsys.labelled import Labelled
-from agentsys.lake.focused_grammar import focused_constraint
-from agentsys.lake.grammar import sql_constraint
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import Family
+from agentsys.lake.queries.focused_grammar import focused_constraint
+from agentsys.lake.queries.grammar import sql_constraint
 from agentsys.serving.requests import Constraint, Message, SamplingParams
 
 

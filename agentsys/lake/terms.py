@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Final
 
-from agentsys.lake.names import words
+from agentsys.lake.reading.names import words
 
 MIN_PREFIX: Final = 4
 MIN_ABBREVIATION: Final = 3

@@ -9,10 +9,10 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import join_all
 from agentsys.labelled import Labelled
 from agentsys.lake.lake import Lake
-from agentsys.lake.plan import Plan
 from agentsys.lake.profiles import Family
-from agentsys.lake.sandbox import QueryResult, QuerySandbox, SandboxLimits
-from agentsys.lake.schema_text import schema_text
+from agentsys.lake.queries.plan import Plan
+from agentsys.lake.queries.sandbox import QueryResult, QuerySandbox, SandboxLimits
+from agentsys.lake.queries.schema_text import schema_text
 from agentsys.tools import Tool, tool
 
 DESCRIBE_FAMILY = "describe_family"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentsys.lake.plan import Plan
+from agentsys.lake.queries.plan import Plan
 
 _VIOLATION_RATE: Final = "100.0 * count(*) FILTER (WHERE lower(violation) = 'yes') / count(*)"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agentsys.lake.lake import Lake
-from agentsys.lake.plan import Plan, PlanStep
-from agentsys.lake.sandbox import QueryResult, QuerySandbox
+from agentsys.lake.queries.plan import Plan, PlanStep
+from agentsys.lake.queries.sandbox import QueryResult, QuerySandbox
 from tests.e2e.oracle_plans import CHAINED, ENVIRONMENT_PLANS, LEGAL_PLANS, ORACLE_PLANS
 from tests.e2e.scorer import is_right
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentsys.lake.grammar import identifier, sql_constraint, sql_grammar
-from agentsys.lake.plan import Plan, trace
 from agentsys.lake.profiles import Family
+from agentsys.lake.queries.grammar import identifier, sql_constraint, sql_grammar
+from agentsys.lake.queries.plan import Plan
+from agentsys.lake.queries.provenance import trace
 from tests.lake.query_families import beach_families, make_family
 
 ODD_COLUMNS = """

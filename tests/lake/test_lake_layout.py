@@ -8,9 +8,9 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsys.lake.delimited import sniff_delimiter
-from agentsys.lake.headers import name_columns
-from agentsys.lake.layout import find_tables
+from agentsys.lake.reading.delimited import sniff_delimiter
+from agentsys.lake.reading.headers import name_columns
+from agentsys.lake.reading.layout import find_tables
 
 
 def sheet(text: str) -> list[list[str]]:

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsys.lake import cache as cache_module
-from agentsys.lake import readers
 from agentsys.lake.faults import CacheUnusableError, LakeEmptyError, LakeNotFoundError
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import LakeLimits, LakeProgress, TableProfile
+from agentsys.lake.reading import cache as cache_module
+from agentsys.lake.reading import readers
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_progress_counts_every_file(lake: Path) -> None:
 def test_second_opening_reads_no_file_again(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (lake / "a.csv").write_text("a,b\n1,2\n3,4\n")
     first = opened(lake)
-    monkeypatch.setattr("agentsys.lake.readers.read_tables", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("agentsys.lake.reading.readers.read_tables", lambda *_: pytest.fail("read again"))
     assert opened(lake) == first
 
 
@@ -309,7 +309,7 @@ def test_labels_name_the_file_and_its_owner(lake: Path) -> None:
 
 
 def test_a_streamed_line_that_cannot_be_read_is_reported(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentsys.lake.encodings.SAMPLE_BYTES", 1000)
+    monkeypatch.setattr("agentsys.lake.reading.encodings.SAMPLE_BYTES", 1000)
     lines = [b"a,b\n", *(b"%d,1\n" % number for number in range(5000)), b"7,\xff\xfe\xff\n", b"8,2\n"]
     (lake / "a.csv").write_bytes(b"".join(lines))
     found = Lake.open(lake, cache=lake.parent / "cache", limits=LakeLimits(streamed_from_bytes=1000))

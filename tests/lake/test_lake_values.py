@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsys.lake.values import interpret, kind, typed_sql
+from agentsys.lake.reading.values import interpret, kind, typed_sql
 
 
 def converted(cells: list[str]) -> list[object]:

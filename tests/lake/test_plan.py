@@ -4,18 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from agentsys.lake.plan import (
+from agentsys.lake.profiles import Family
+from agentsys.lake.queries.allowlist import (
     MAX_SQL_CHARACTERS,
-    MAX_STEPS,
     ForbiddenQueryError,
-    Plan,
-    PlanStep,
     PlanSyntaxError,
     UnknownTableError,
-    trace,
 )
-from agentsys.lake.profiles import Family
-from agentsys.lake.sandbox import QuerySandbox, SandboxLimits, Source
+from agentsys.lake.queries.plan import MAX_STEPS, Plan, PlanStep
+from agentsys.lake.queries.provenance import trace
+from agentsys.lake.queries.sandbox import QuerySandbox, SandboxLimits, Source
 from tests.lake.query_families import beach_families, make_family
 
 YEARS = ("water/samples-2005.csv", "water/samples-2006.csv", "water/samples-2007.csv")

@@ -6,9 +6,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from agentsys.lake.plan import ForbiddenQueryError, Plan, PlanSyntaxError, UnknownTableError
 from agentsys.lake.profiles import Family
-from agentsys.lake.sandbox import (
+from agentsys.lake.queries.allowlist import ForbiddenQueryError, PlanSyntaxError, UnknownTableError
+from agentsys.lake.queries.plan import Plan
+from agentsys.lake.queries.sandbox import (
     QueryFailedError,
     QueryMemoryError,
     QuerySandbox,
@@ -157,7 +158,9 @@ def test_the_inner_wall_holds_without_the_outer_one(
     sandbox: QuerySandbox, attack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unchecked(monkeypatch)
-    monkeypatch.setattr("agentsys.lake.plan.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps})
+    monkeypatch.setattr(
+        "agentsys.lake.queries.provenance.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps}
+    )
     with pytest.raises(QueryFailedError, match=r"disabled|does not exist|locked"):
         sandbox.run(ATTACKS[attack])
 
@@ -180,7 +183,9 @@ def test_families_that_were_not_granted_do_not_exist(families: list[Family], mon
         Reads, "__init__", lambda self: self.__dict__.update(tables={"rain"}, columns=set(), outputs=None)
     )
     monkeypatch.setattr(Reads, "probes", {"rain": None}, raising=False)
-    monkeypatch.setattr("agentsys.lake.plan.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps})
+    monkeypatch.setattr(
+        "agentsys.lake.queries.provenance.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps}
+    )
     with pytest.raises(QueryFailedError, match="disabled"):
         only_rain.run(f"SELECT * FROM read_parquet('{parquet}')")
 
@@ -190,7 +195,7 @@ def test_the_worker_has_none_of_the_callers_environment(
 ) -> None:
     monkeypatch.setenv("AGENTSYS_SECRET", "hush")
     monkeypatch.setattr(
-        "agentsys.lake.sandbox._WORKER", "import os, sys; sys.exit(','.join(sorted(os.environ)) + ' seen')"
+        "agentsys.lake.queries.sandbox._WORKER", "import os, sys; sys.exit(','.join(sorted(os.environ)) + ' seen')"
     )
     with pytest.raises(SandboxError, match="seen") as seen:
         QuerySandbox(families).run("SELECT count(*) FROM rain")
@@ -204,8 +209,8 @@ def test_a_cross_join_bomb_ends_at_the_time_limit(families: list[Family]) -> Non
 
 
 def test_a_worker_deaf_to_interrupts_is_killed(monkeypatch: pytest.MonkeyPatch, families: list[Family]) -> None:
-    monkeypatch.setattr("agentsys.lake.sandbox._WORKER", "import time; time.sleep(60)")
-    monkeypatch.setattr("agentsys.lake.sandbox._START_SECONDS", 0.2)
+    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", "import time; time.sleep(60)")
+    monkeypatch.setattr("agentsys.lake.queries.sandbox._START_SECONDS", 0.2)
     with pytest.raises(QueryTimeoutError):
         QuerySandbox(families, SandboxLimits(seconds=0.1)).run("SELECT count(*) FROM rain")
 
@@ -241,7 +246,7 @@ def test_a_value_that_does_not_convert_is_a_typed_error(sandbox: QuerySandbox) -
 
 
 def test_a_dead_worker_is_a_typed_error(monkeypatch: pytest.MonkeyPatch, families: list[Family]) -> None:
-    monkeypatch.setattr("agentsys.lake.sandbox._WORKER", "import os; os.abort()")
+    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", "import os; os.abort()")
     with pytest.raises(SandboxError, match="status -6"):
         QuerySandbox(families).run("SELECT count(*) FROM rain")
 

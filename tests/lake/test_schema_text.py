@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentsys.lake.profiles import Family
-from agentsys.lake.schema_text import relevant_columns, schema_text
+from agentsys.lake.queries.schema_text import relevant_columns, schema_text
 from tests.lake.query_families import beach_families, make_family
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from agentsys.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATOR = runpy.run_path(str(ROOT / "docs/generate_errors.py"))
+GENERATOR = runpy.run_path(str(ROOT / "docs/generate.py"))
 
 
 def test_codes_are_unique_and_every_error_has_a_remedy():
@@ -20,8 +20,9 @@ def test_codes_are_unique_and_every_error_has_a_remedy():
     assert len(codes) > 50
 
 
-def test_the_page_of_errors_is_up_to_date():
-    assert (ROOT / "docs/errors.md").read_text() == GENERATOR["page"](), "run `make docs`"
+def test_the_pages_that_come_from_the_code_are_up_to_date():
+    for page in ("errors", "modules"):
+        assert (ROOT / f"docs/{page}.md").read_text() == GENERATOR[f"{page}_page"](), "run `make docs`"
 
 
 def test_errors_survive_pickling():

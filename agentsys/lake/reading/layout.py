@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentsys.lake.values import is_year, kind
+from agentsys.lake.reading.values import is_year, kind
 
 Row = list[str]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentsys.lake.layout import Block, Row, column_kind
-from agentsys.lake.names import identifier, unique
-from agentsys.lake.values import is_year
+from agentsys.lake.reading.layout import Block, Row, column_kind
+from agentsys.lake.reading.names import identifier, unique
+from agentsys.lake.reading.values import is_year
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
-from agentsys.lake.plan import FILE_COLUMN
 from agentsys.lake.profiles import ColumnProfile, Family
-from agentsys.lake.schema_text import relevant_columns
+from agentsys.lake.queries.plan import FILE_COLUMN
+from agentsys.lake.queries.schema_text import relevant_columns
 from agentsys.serving.requests import Constraint
 
 MAX_COLUMNS: Final = 40

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from agentsys.lake.encodings import text_encoding
 from agentsys.lake.faults import FileTooLargeError, FileWithoutTableError
 from agentsys.lake.profiles import LakeLimits
-from agentsys.lake.sources import SECTION, SourceTable, tables_of_sheet
+from agentsys.lake.reading.encodings import text_encoding
+from agentsys.lake.reading.sources import SECTION, SourceTable, tables_of_sheet
 
 MAX_SPAN: Final = 1000
 _UNREAD: Final = ("style", "script", "sup")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from agentsys.lake.delimited import read_delimited
-from agentsys.lake.encodings import text_encoding
 from agentsys.lake.faults import (
     FileCorruptError,
     FileEmptyError,
@@ -14,12 +12,14 @@ from agentsys.lake.faults import (
     FileTooLargeError,
     FileWithoutTableError,
 )
-from agentsys.lake.headers import column_names
-from agentsys.lake.html_tables import read_html
-from agentsys.lake.json_tables import read_json
 from agentsys.lake.profiles import LakeLimits
-from agentsys.lake.sources import SourceTable
-from agentsys.lake.workbook import read_workbook
+from agentsys.lake.reading.delimited import read_delimited
+from agentsys.lake.reading.encodings import text_encoding
+from agentsys.lake.reading.headers import column_names
+from agentsys.lake.reading.html_tables import read_html
+from agentsys.lake.reading.json_tables import read_json
+from agentsys.lake.reading.sources import SourceTable
+from agentsys.lake.reading.workbook import read_workbook
 
 DELIMITED: Final = frozenset({".csv", ".tsv", ".tab", ".psv", ".txt", ".dat", ".data", ""})
 JSON: Final = frozenset({".json", ".jsonl", ".ndjson", ".geojson"})

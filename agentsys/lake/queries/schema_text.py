@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from agentsys.lake.plan import FILE_COLUMN
 from agentsys.lake.profiles import ColumnProfile, Family
+from agentsys.lake.queries.plan import FILE_COLUMN
 from agentsys.lake.terms import terms
 
 _SAMPLES: Final = 3

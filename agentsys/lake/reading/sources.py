@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentsys.lake.headers import ColumnName, name_columns
-from agentsys.lake.layout import Block, find_tables
+from agentsys.lake.reading.headers import ColumnName, name_columns
+from agentsys.lake.reading.layout import Block, find_tables
 
 SECTION: Final = " - "
 """Parts a table's title: what contains it, the sheet's heading, the heading of its section."""

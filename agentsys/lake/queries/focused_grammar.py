@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from agentsys.lake.grammar import identifier
 from agentsys.lake.profiles import NUMERIC_TYPES, ColumnProfile, Family
+from agentsys.lake.queries.grammar import identifier
 from agentsys.serving.requests import Constraint
 
 MAX_CONDITIONS: Final = 3

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agentsys.lake.encodings import text_encoding
 from agentsys.lake.faults import FileCorruptError, FileTooLargeError, FileWithoutTableError
-from agentsys.lake.headers import column_names
 from agentsys.lake.profiles import LakeLimits
-from agentsys.lake.sources import SourceTable, tables_of_sheet
+from agentsys.lake.reading.encodings import text_encoding
+from agentsys.lake.reading.headers import column_names
+from agentsys.lake.reading.sources import SourceTable, tables_of_sheet
 
 MAX_DEPTH: Final = 6
 

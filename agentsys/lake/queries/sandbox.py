@@ -1,8 +1,8 @@
 """Runs query plans in DuckDB, in a process of its own with nothing to reach but the granted tables.
 
-The walls, outermost first: the plan's allowlist (``agentsys.lake.plan``); a fresh process with an empty environment,
-an address-space limit and a deadline after which it is killed; DuckDB with external access off, only the granted
-Parquet files as allowed paths, no extensions, no spilling to disk, its own memory limit and locked configuration.
+The walls, outermost first: the plan's allowlist (``agentsys.lake.queries.allowlist``); a fresh process with an empty
+environment, an address-space limit and a deadline after which it is killed; DuckDB with external access off, only the
+granted Parquet files as allowed paths, no extensions, no spilling to disk, its own memory limit and locked settings.
 DuckDB's own limits do not bound scalar functions that build long strings, which is why the process has one too.
 """
 
@@ -30,10 +30,11 @@ from agentsys.errors import LakeError
 
 if TYPE_CHECKING:
     # The worker process imports this module: sqlglot and the rest of the planning side would triple its start.
-    from agentsys.lake.plan import Plan, StatementTrace
     from agentsys.lake.profiles import Family
+    from agentsys.lake.queries.plan import Plan
+    from agentsys.lake.queries.provenance import StatementTrace
 
-_WORKER: Final = "from agentsys.lake.sandbox import serve; serve()"
+_WORKER: Final = "from agentsys.lake.queries.sandbox import serve; serve()"
 _ADDRESS_SPACE_SLACK: Final = 512 * 2**20
 _START_SECONDS: Final = 10.0
 
@@ -134,7 +135,8 @@ class QuerySandbox:
         Raises PlanSyntaxError, ForbiddenQueryError, UnknownTableError, UnknownColumnError, QueryTimeoutError,
         QueryMemoryError, QueryFailedError, ResultTooLargeError or SandboxError.
         """
-        from agentsys.lake.plan import Plan, trace
+        from agentsys.lake.queries.plan import Plan
+        from agentsys.lake.queries.provenance import trace
 
         plan = Plan.of(plan) if isinstance(plan, str) else plan
         plan.validate(self.grants)
@@ -182,7 +184,7 @@ class QuerySandbox:
         return answer
 
     def _error(self, kind: str, message: str) -> LakeError:
-        from agentsys.lake.plan import near_names
+        from agentsys.lake.queries.allowlist import near_names
 
         if kind == "timeout":
             return QueryTimeoutError(f"The plan ran longer than {self.limits.seconds:g} s.")

@@ -10,11 +10,11 @@ from typing import Any, Final
 import duckdb
 
 from agentsys.lake.faults import CacheUnusableError
-from agentsys.lake.headers import ColumnName
-from agentsys.lake.names import unique
 from agentsys.lake.profiles import NUMERIC_TYPES, SAMPLES, ColumnProfile, LakeLimits, Scalar, TableProfile
-from agentsys.lake.sources import SourceTable
-from agentsys.lake.values import (
+from agentsys.lake.reading.headers import ColumnName
+from agentsys.lake.reading.names import unique
+from agentsys.lake.reading.sources import SourceTable
+from agentsys.lake.reading.values import (
     MIXED_SHARE,
     TEXT,
     Interpretation,

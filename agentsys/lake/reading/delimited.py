@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from agentsys.lake.encodings import text_encoding
 from agentsys.lake.faults import FileCorruptError, FileEncodingUnknownError, FileWithoutTableError
-from agentsys.lake.headers import name_columns
-from agentsys.lake.layout import find_tables
 from agentsys.lake.profiles import LakeLimits
-from agentsys.lake.sources import SECTION, SourceTable, tables_of_sheet
+from agentsys.lake.reading.encodings import text_encoding
+from agentsys.lake.reading.headers import name_columns
+from agentsys.lake.reading.layout import find_tables
+from agentsys.lake.reading.sources import SECTION, SourceTable, tables_of_sheet
 
 DELIMITERS: Final = (",", "\t", ";", "|")
 HEAD_LINES: Final = 400

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentsys.lake.faults import FileCorruptError, FileFormatUnknownError, FileTooLargeError
 from agentsys.lake.profiles import LakeLimits
-from agentsys.lake.sources import SourceTable, tables_of_sheet
+from agentsys.lake.reading.sources import SourceTable, tables_of_sheet
 
 
 def read_workbook(path: Path, limits: LakeLimits) -> list[SourceTable]:
