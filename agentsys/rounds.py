@@ -22,11 +22,12 @@ class Unanswered(RunError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an agent, a tool or a run failed: the stable code, the type's name and the message."""
+    """Why an agent, a tool or a run failed: the stable code, the type's name, the message, and what to do about it."""
 
     code: str
     type: str
     message: str
+    remedy: str = ""
 
     @staticmethod
     def of(error: BaseException) -> Failure:
@@ -36,10 +37,11 @@ class Failure:
             return recorded
         code = getattr(error, "code", None)
         message = getattr(error, "message", None) or str(error)
-        return Failure(code if isinstance(code, str) else RunError.code, type(error).__name__, message)
+        remedy = str(getattr(error, "remedy", ""))
+        return Failure(code if isinstance(code, str) else RunError.code, type(error).__name__, message, remedy)
 
     def to_json(self) -> dict[str, str]:
-        return {"code": self.code, "type": self.type, "message": self.message}
+        return {"code": self.code, "type": self.type, "message": self.message, "remedy": self.remedy}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import typer
 
 from agentsys.cli.composition import open_lake, settings_with
 from agentsys.cli.live import LiveRun
-from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, reported_errors
+from agentsys.cli.output import ExitCode, JsonOption, err, out, print_failure, print_json, reported_errors
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _questions(given: list[str], file: Path | None) -> list[str]:
 
 def _print_answer(result: RunResult) -> None:
     if result.status != "done":
-        failure = result.failure
-        out.print(f"[red]failed[/] {failure.code} {failure.message}" if failure else "failed", highlight=False)
+        print_failure(result)
         return
     value = result.value
     answer = value["answer"]

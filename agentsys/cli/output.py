@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentsys.errors import AgentsysError, ConfigurationError, LabelError
+
+if TYPE_CHECKING:
+    from agentsys.runs import RunResult
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
@@ -63,6 +66,21 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def print_failure(result: RunResult) -> None:
+    """Say on stderr why a run has no value."""
+    failure = result.failure
+    if failure is None:
+        err.print(f"run {result.run} did not finish", highlight=False)
+    else:
+        _print_error(f"run {result.run} failed", failure.code, failure.message, failure.remedy)
+
+
+def _print_error(what: str, code: str, message: str, remedy: str) -> None:
+    err.print(f"[bold red]{what}[/] [bold]{code}[/] {escape(message)}", highlight=False)
+    if remedy:
+        err.print(f"[dim]→ {escape(remedy)}[/]", highlight=False)
+
+
 @contextmanager
 def reported_errors(*, as_json: bool = False) -> Iterator[None]:
     """Turn an :class:`AgentsysError` into a message on stderr (JSON with ``--json``) and its exit code."""
@@ -72,8 +90,7 @@ def reported_errors(*, as_json: bool = False) -> Iterator[None]:
         if as_json:
             sys.stderr.write(json.dumps({"error": error.to_json()}) + "\n")
         else:
-            err.print(f"[bold red]error[/] [bold]{error.code}[/] {escape(error.message)}", highlight=False)
-            err.print(f"[dim]→ {escape(error.remedy)}[/]", highlight=False)
+            _print_error("error", error.code, error.message, error.remedy)
         raise typer.Exit(exit_code_of(error)) from error
     except KeyboardInterrupt:
         err.print("interrupted")

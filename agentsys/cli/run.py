@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli.live import LiveRun
-from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, reported_errors
+from agentsys.cli.output import ExitCode, JsonOption, err, out, print_failure, print_json, reported_errors
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(
         out.print(document["value"], highlight=False, markup=False)
         err.print(f"run {result.run}", highlight=False)
     else:
-        err.print(f"run {result.run} failed: {document['failure']}", highlight=False, markup=False)
+        print_failure(result)
     if result.status != "done":
         raise typer.Exit(ExitCode.FAILED)
 

@@ -18,7 +18,17 @@ import numpy as np
 
 from agentsys.lake.family_names import years_in
 from agentsys.lake.profiles import Family
-from agentsys.lake.terms import MIN_ABBREVIATION, OPERATIONS, asked_years, is_year, kinship, phrases, terms
+from agentsys.lake.terms import (
+    MIN_ABBREVIATION,
+    OPERATIONS,
+    asked_years,
+    is_year,
+    kinship,
+    phrases,
+    said,
+    spoken,
+    terms,
+)
 
 FIELDS: Final[Mapping[str, tuple[float, float]]] = {
     "names": (1.0, 0.75),
@@ -97,13 +107,14 @@ class LakeIndex:
         ideal = sum(float(points.max()) for points in matched.values()) or 1.0
         total = sum(matched.values(), np.zeros(len(self._families)))
         years = asked_years(question, self._newest)
+        words = spoken(question)
         scores = []
         for position in np.argsort(-total, kind="stable"):
             family = self._families[position]
             if total[position] <= 0 or family.name not in allowed:
                 continue
             best = sorted(matched, key=lambda term: (-float(matched[term][position]), term))
-            reasons = tuple(term.replace("_", " ") for term in best[:REASONS] if matched[term][position] > 0)
+            reasons = tuple(said(term, words) for term in best[:REASONS] if matched[term][position] > 0)
             score = min(1.0, float(total[position]) / ideal)
             scores.append(FamilyScore(family, round(score, 4), _best_files(family, question, years), reasons))
         return scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Final
@@ -79,6 +80,16 @@ def stem(word: str) -> str:
         if len(word) > len(ending) + 3 and word.endswith(ending):
             return word[: -len(ending)].rstrip("e")
     return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+def spoken(question: str) -> dict[str, str]:
+    """Return the question's words by their terms, for people to read."""
+    return {stem(word.lower()): word.lower() for word in words_of(question)}
+
+
+def said(term: str, spoken_words: Mapping[str, str]) -> str:
+    """Return a term or phrase in the question's own words."""
+    return " ".join(spoken_words.get(part, part) for part in term.split("_"))
 
 
 def kinship(asked: str, known: str) -> float:
