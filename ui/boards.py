@@ -1,10 +1,9 @@
-"""Opening the board to look at, and what to say when there is none."""
+"""Which board the console looks at, and what it says when there is none."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentsys.blackboard.board import Board
 from agentsys.blackboard.storage import BoardMissing
 from agentsys.errors import AgentsysError
 
@@ -21,17 +20,10 @@ class BoardTrouble:
     code: str | None = None
 
 
-def open_board(path: Path) -> Board | BoardTrouble:
-    """Open the board at ``path`` for reading, or say why that is impossible."""
-    try:
-        return Board.open_read_only(path)
-    except BoardMissing:
-        return BoardTrouble(f"There is no board at {path} yet.", "The first question makes one:", FILL_COMMAND)
-    except AgentsysError as error:
-        return trouble_of(error)
-
-
 def trouble_of(error: AgentsysError) -> BoardTrouble:
+    """Say what ``error`` says; of a missing board, how to make one."""
+    if isinstance(error, BoardMissing):
+        return BoardTrouble(error.message, "The first question makes one:", FILL_COMMAND)
     return BoardTrouble(error.message, error.remedy, code=error.code)
 
 

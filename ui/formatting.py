@@ -65,6 +65,10 @@ def age_text(then: float, now: float) -> str:
     return "just now"
 
 
+def count_text(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def names_text(names: list[str]) -> str:
     """Return the first names and how many more there are."""
     rest = len(names) - SHOWN_NAMES
@@ -78,11 +82,11 @@ def label_chips(label: Label) -> tuple[Chip, Chip, Chip]:
     shaped = f"influenced by {names_text(influencers)}" if influencers else "influenced by nobody"
     members = label.readers.members
     readers = "everyone" if members is None else names_text(sorted(members)) or "nobody"
-    capacity = "free text" if math.isinf(label.capacity) else f"at most {label.capacity:g} bits"
+    capacity = "free text" if math.isinf(label.capacity) else f"{label.capacity:g} bits"
     return (
         Chip(shaped, "blue" if people_only else "orange"),
         Chip(f"readable by {readers}", "gray" if members is None else "violet"),
-        Chip(capacity, "gray"),
+        Chip(f"carries {capacity}", "gray"),
     )
 
 

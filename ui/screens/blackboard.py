@@ -7,16 +7,16 @@ import streamlit as st
 
 from agentsys.blackboard.board import Board
 from agentsys.ui.commit_list import CommitRow, CommitView, find_commit, newest_commits
-from agentsys.ui.formatting import Chip, escape_markdown, label_text
+from agentsys.ui.formatting import Chip, count_text, escape_markdown, label_text
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
-from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_table
+from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_table, draw_value
 
 SHOWN_COMMITS: Final = 200
 
 
 def draw_page() -> None:
     """Draw the filters, the chosen commit and the newest commits."""
-    st.title("Blackboard", anchor=False)
+    st.header("Blackboard", anchor=False)
     of_run, of_commit = st.columns(2)
     run = of_run.text_input("Run", key="run", bind="query-params", placeholder="all runs")
     commit = of_commit.number_input(
@@ -32,7 +32,11 @@ def _live_commits(run: str | None, commit: int | None) -> None:
             _draw_commit(board, commit)
         rows = newest_commits(board, SHOWN_COMMITS, run)
         of_run = f" of run {run}" if run else ""
-        st.caption(escape_markdown(f"The newest {len(rows)} commits{of_run} · up to date at commit {board.head:,}"))
+        st.caption(
+            escape_markdown(
+                f"The newest {count_text(len(rows), 'commit')}{of_run} · up to date at commit {board.head:,}"
+            )
+        )
         draw_table([_cells(row) for row in rows])
 
     draw_with_board(draw)
@@ -61,7 +65,7 @@ def _draw_commit(board: Board, seq: int) -> None:
 
 def _draw_found(view: CommitView) -> None:
     row = view.row
-    st.markdown(f"#### Commit {row.seq:,} by {escape_markdown(row.writer)}")
+    st.markdown(f"##### Commit {row.seq:,} by {escape_markdown(row.writer)}")
     facts = [_time(row.at), f"run {row.run}" if row.run else "no run", f"read commit {view.snapshot:,}", view.isolation]
     draw_chips(Chip(fact, "gray") for fact in facts)
     for entry in view.entries:
@@ -71,7 +75,7 @@ def _draw_found(view: CommitView) -> None:
             if entry.deleted:
                 st.text("deleted")
             else:
-                st.json(entry.value, expanded=2) if isinstance(entry.value, dict | list) else st.text(str(entry.value))
+                draw_value(entry.value)
             if entry.derived_from:
                 sources = [f"{ref.topic} / {ref.key} v{ref.version}" for ref in entry.derived_from]
                 st.caption("Derived from " + escape_markdown(", ".join(sources)))

@@ -1,15 +1,20 @@
 """The page of one run."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import streamlit as st
 
 from agentsys.blackboard.entries import Json
-from agentsys.ui.formatting import Chip, duration_text, escape_markdown, label_text, shorten, value_text
+from agentsys.blackboard.labels import Label
+from agentsys.ui.formatting import Chip, count_text, duration_text, escape_markdown, label_text, shorten, value_text
 from agentsys.ui.run_list import RunRow, input_text
-from agentsys.ui.run_view import AnswerView, RoundView, RunView, failure_text
-from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_table, status_chip
+from agentsys.ui.run_view import AnswerView, DecisionView, ModelCallView, RoundView, RunView, ToolCallView, failure_text
+from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_section, draw_table, draw_value, status_chip
+
+LONGEST_HEADLINE: Final = 120
 
 
 def draw_run(view: RunView) -> None:
@@ -22,10 +27,13 @@ def draw_run(view: RunView) -> None:
     elif row.status == "running":
         st.caption("Not finished. If the process that ran it has ended, run the same command with its --resume option.")
     if view.answer:
-        _draw_answer(view.answer)
-    draw_label(row.label)
-    _draw_rounds(view)
-    _draw_calls(view)
+        _draw_answer(view.answer, row.label)
+    else:
+        draw_label(row.label)
+    _draw_rounds(view.rounds)
+    _draw_decisions(view.decisions)
+    _draw_model_calls(view.model_calls)
+    _draw_tool_calls(view.tool_calls)
 
 
 def _facts(row: RunRow) -> list[Chip]:
@@ -33,45 +41,42 @@ def _facts(row: RunRow) -> list[Chip]:
     facts = [f"workflow {row.workflow}", f"run {row.run}", f"started {started}"]
     facts.append(f"{'took' if row.finished else 'for'} {duration_text(row.seconds(time.time()))}")
     if row.tokens is not None:
-        facts.append(f"{row.tokens:,} tokens")
+        facts.append(count_text(row.tokens, "token"))
     return [Chip(fact, "gray") for fact in facts]
 
 
-def _draw_answer(answer: AnswerView) -> None:
-    st.markdown("#### Answer")
+def _draw_answer(answer: AnswerView, label: Label) -> None:
+    st.markdown("##### Answer")
     if len(answer.rows) > 1 or len(answer.columns) > 1:
         # Cells of one column may differ in type, which a data frame's columns may not.
         draw_table([dict(zip(answer.columns, map(value_text, row), strict=True)) for row in answer.rows])
     else:
-        _draw_value(answer.value)
+        _draw_single(answer.value)
+    draw_label(label)
     if answer.plan is not None:
-        st.markdown("#### Plan")
+        st.markdown("##### Plan")
         st.code(answer.plan, language="sql", wrap_lines=True)
-    if answer.sources:
-        st.markdown("#### Sources")
-        draw_table(
-            [
-                {
-                    "family": source.family,
-                    "files": ", ".join(source.files),
-                    "columns": ", ".join(source.columns) or "none: rows were only counted",
-                }
-                for source in answer.sources
-            ]
-        )
+    draw_section(
+        "Sources",
+        [
+            {"family": source.family, "files": ", ".join(source.files), "columns": ", ".join(source.columns)}
+            for source in answer.sources
+        ],
+    )
 
 
-def _draw_value(value: Json) -> None:
-    if isinstance(value, dict | list):
-        st.json(value, expanded=2)
+def _draw_single(value: Json) -> None:
+    text = value_text(value)
+    if isinstance(value, dict | list) or len(text) > LONGEST_HEADLINE:
+        draw_value(value)
     else:
-        st.markdown(f"### {escape_markdown(value_text(value))}")
+        st.markdown(f"### {escape_markdown(text)}")
 
 
-def _draw_rounds(view: RunView) -> None:
-    if view.rounds:
-        st.markdown("#### Rounds")
-    for opened in view.rounds:
+def _draw_rounds(rounds: Sequence[RoundView]) -> None:
+    if rounds:
+        st.markdown("##### Rounds")
+    for opened in rounds:
         with st.container(border=True):
             _draw_round(opened)
 
@@ -102,52 +107,53 @@ def _draw_round(opened: RoundView) -> None:
             if response.failure:
                 st.text(response.failure)
             else:
-                st.json(response.value) if isinstance(response.value, dict | list) else st.text(
-                    value_text(response.value)
-                )
+                draw_value(response.value)
 
 
-def _draw_calls(view: RunView) -> None:
-    if view.decisions:
-        st.markdown("#### Decisions of the gateway")
-        draw_table(
-            [
-                {
-                    "agent": decision.agent,
-                    "action": decision.action,
-                    "decision": "allowed" if decision.allowed else "denied",
-                    "rule": decision.rule,
-                    "reason": decision.reason,
-                }
-                for decision in view.decisions
-            ]
-        )
-    if view.model_calls:
-        st.markdown("#### Model calls")
-        draw_table(
-            [
-                {
-                    "step": call.step,
-                    "model": call.model,
-                    "prompt tokens": call.prompt_tokens,
-                    "completion tokens": call.completion_tokens,
-                    "seconds": round(call.seconds, 3),
-                    "text": call.fault or call.text,
-                }
-                for call in view.model_calls
-            ]
-        )
-    if view.tool_calls:
-        st.markdown("#### Tool calls")
-        draw_table(
-            [
-                {
-                    "tool": call.tool,
-                    "state": call.state,
-                    "class": call.effect_class,
-                    "attempts": call.attempts,
-                    "step": call.step,
-                }
-                for call in view.tool_calls
-            ]
-        )
+def _draw_decisions(decisions: Sequence[DecisionView]) -> None:
+    draw_section(
+        "Decisions of the gateway",
+        [
+            {
+                "agent": decision.agent,
+                "action": decision.action,
+                "decision": "allowed" if decision.allowed else "denied",
+                "rule": decision.rule,
+                "reason": decision.reason,
+            }
+            for decision in decisions
+        ],
+    )
+
+
+def _draw_model_calls(calls: Sequence[ModelCallView]) -> None:
+    draw_section(
+        "Model calls",
+        [
+            {
+                "step": call.step,
+                "model": call.model,
+                "prompt tokens": call.prompt_tokens,
+                "completion tokens": call.completion_tokens,
+                "seconds": round(call.seconds, 3),
+                "text": call.fault or call.text,
+            }
+            for call in calls
+        ],
+    )
+
+
+def _draw_tool_calls(calls: Sequence[ToolCallView]) -> None:
+    draw_section(
+        "Tool calls",
+        [
+            {
+                "tool": call.tool,
+                "state": call.state,
+                "class": call.effect_class,
+                "attempts": call.attempts,
+                "step": call.step,
+            }
+            for call in calls
+        ],
+    )

@@ -6,7 +6,7 @@ from typing import Final
 import streamlit as st
 
 from agentsys.blackboard.board import Board
-from agentsys.ui.formatting import Chip, age_text, duration_text, escape_markdown, label_chips
+from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, label_chips
 from agentsys.ui.run_list import RunRow, newest_runs
 from agentsys.ui.run_view import load_run
 from agentsys.ui.screens.run_detail import draw_run
@@ -16,13 +16,14 @@ from agentsys.ui.screens.widgets import draw_chips, status_chip
 RUNS_PAGE: Final = "screens/runs.py"
 BLACKBOARD_PAGE: Final = "screens/blackboard.py"
 FIRST_RUNS: Final = 20
+SHOWN_RUNS: Final = "shown_runs"
 
 
 def draw_page() -> None:
     """Draw the run of the URL, or the list."""
     run = st.query_params.get("run")
     if run is None:
-        st.title("Runs", anchor=False)
+        st.header("Runs", anchor=False)
         _live_list()
         return
     with st.container(horizontal=True):
@@ -42,14 +43,17 @@ def _live_list() -> None:
 
 
 def _draw_list(board: Board) -> None:
-    limit = st.session_state.setdefault("shown_runs", FIRST_RUNS)
+    limit = st.session_state.get(SHOWN_RUNS, FIRST_RUNS)
     found = newest_runs(board, limit)
-    st.caption(f"{found.total:,} runs · up to date at commit {board.head:,}")
+    st.caption(f"{count_text(found.total, 'run')} · up to date at commit {board.head:,}")
     for row in found.rows:
         _draw_row(row)
-    if found.total > limit and st.button("Show more", key="more_runs"):
-        st.session_state["shown_runs"] = limit + FIRST_RUNS
-        st.rerun(scope="fragment")
+    if found.total > limit:
+        st.button("Show more", key="more_runs", on_click=_show_more)
+
+
+def _show_more() -> None:
+    st.session_state[SHOWN_RUNS] = st.session_state.get(SHOWN_RUNS, FIRST_RUNS) + FIRST_RUNS
 
 
 def _draw_row(row: RunRow) -> None:
@@ -58,7 +62,7 @@ def _draw_row(row: RunRow) -> None:
         st.page_link(RUNS_PAGE, label=escape_markdown(row.summary), query_params={"run": row.run})
         facts = [row.workflow, age_text(row.started, now), duration_text(row.seconds(now))]
         if row.tokens is not None:
-            facts.append(f"{row.tokens:,} tokens")
+            facts.append(count_text(row.tokens, "token"))
         draw_chips([status_chip(row.status), *(Chip(fact, "gray") for fact in facts), *label_chips(row.label)])
 
 

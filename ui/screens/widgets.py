@@ -5,10 +5,11 @@ from typing import Any, Final
 
 import streamlit as st
 
+from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.runs import RunStatus
 from agentsys.ui.boards import BoardTrouble
-from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips
+from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips, value_text
 
 _STATUS_TONES: Final[Mapping[RunStatus, Tone]] = {"done": "green", "running": "blue", "failed": "red"}
 
@@ -37,3 +38,18 @@ def draw_trouble(trouble: BoardTrouble) -> None:
 def draw_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw rows as a table of plain cells, as high as it needs to be up to a screen."""
     st.dataframe(list(rows), hide_index=True, width="stretch", placeholder="")
+
+
+def draw_section(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a titled table, and nothing where there are no rows."""
+    if rows:
+        st.markdown(f"##### {title}")
+        draw_table(rows)
+
+
+def draw_value(value: Json) -> None:
+    """Draw objects and lists as a tree that folds, anything else as text."""
+    if isinstance(value, dict | list):
+        st.json(value, expanded=2)
+    else:
+        st.text(value_text(value))
