@@ -2,13 +2,17 @@
 
 import streamlit as st
 
+from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
+
 
 def main() -> None:
     """Draw the frame and the page of the URL."""
     st.set_page_config(page_title="agentsys", page_icon=":material/dashboard:", layout="wide")
     pages = [
-        st.Page("screens/runs.py", title="Runs", icon=":material/play_circle:", url_path="runs", default=True),
-        st.Page("screens/blackboard.py", title="Blackboard", icon=":material/view_list:", url_path="blackboard"),
+        st.Page(RUNS_PAGE, title="Runs", icon=":material/play_circle:", default=True),
+        # A page of its own: a link that changes only the parameters of the page it stands on leaves the URL as it was.
+        st.Page(RUN_PAGE, title="Run", url_path="run", visibility="hidden"),
+        st.Page(BLACKBOARD_PAGE, title="Blackboard", icon=":material/view_list:", url_path="blackboard"),
     ]
     st.navigation(pages, position="top").run()
 

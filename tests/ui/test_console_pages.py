@@ -9,10 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 import agentsys.ui
 from agentsys.blackboard.board import Board
+from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
 
 ASKED = {"question": "How many are there?", "number": 21}
 Browse = Callable[..., AppTest]
-SCREENS = ["screens/runs.py", "screens/blackboard.py"]
+SCREENS = [RUNS_PAGE, RUN_PAGE, BLACKBOARD_PAGE]
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def browse(path, monkeypatch) -> Browse:
     """Open one page as a browser that is new to the console opens its URL."""
     monkeypatch.setenv("AGENTSYS_BOARD__PATH", str(path))
 
-    def open_page(screen: str = SCREENS[0], **parameters: str) -> AppTest:
+    def open_page(screen: str = RUNS_PAGE, **parameters: str) -> AppTest:
         app = AppTest.from_file(f"{agentsys.ui.__path__[0]}/app.py", default_timeout=30).run()
         app.switch_page(screen)
         for name, value in parameters.items():
@@ -88,7 +89,7 @@ def test_more_runs_are_shown_on_demand(browse, recorded):
 
 def test_a_run_is_addressed_by_its_url(browse, recorded):
     run = recorded.run("question", ASKED).run
-    app = browse(run=run)
+    app = browse(RUN_PAGE, run=run)
     text = said(app)
     assert "How many are there?" in text
     assert "### 42" in text
@@ -100,31 +101,31 @@ def test_a_run_is_addressed_by_its_url(browse, recorded):
 
 
 def test_a_failed_run_shows_why(browse, recorded):
-    app = browse(run=recorded.run("fails", "x").run)
+    app = browse(RUN_PAGE, run=recorded.run("fails", "x").run)
     assert "nothing to divide" in said(app)
 
 
 def test_an_unknown_run_is_told(browse, recorded):
     recorded.run("fails", "x")
-    app = browse(run="nobody")
+    app = browse(RUN_PAGE, run="nobody")
     assert "AGS-0601" in said(app)
 
 
 def test_commits_are_listed_and_filtered_by_run(browse, recorded):
     first = recorded.run("question", ASKED).run
     recorded.run("fails", "x")
-    app = browse(SCREENS[1])
+    app = browse(BLACKBOARD_PAGE)
     everything = app.dataframe[0].value
     assert list(everything["commit"]) == list(range(recorded.board.head, 0, -1))
-    app = browse(SCREENS[1], run=first)
+    app = browse(BLACKBOARD_PAGE, run=first)
     assert set(app.dataframe[0].value["run"]) == {first}
 
 
 def test_a_commit_is_addressed_by_its_url(browse, recorded):
     recorded.run("question", ASKED)
-    app = browse(SCREENS[1], commit="2")
+    app = browse(BLACKBOARD_PAGE, commit="2")
     assert "Commit 2 by agent:question" in said(app)
-    app = browse(SCREENS[1], commit="999")
+    app = browse(BLACKBOARD_PAGE, commit="999")
     assert "not 999" in said(app)
 
 

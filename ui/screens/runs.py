@@ -1,4 +1,4 @@
-"""The page of all runs, and with ``?run=ID`` of one of them."""
+"""The page of all runs."""
 
 import time
 from typing import Final
@@ -8,33 +8,18 @@ import streamlit as st
 from agentsys.blackboard.board import Board
 from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, label_chips
 from agentsys.ui.run_list import RunRow, newest_runs
-from agentsys.ui.run_view import load_run
-from agentsys.ui.screens.run_detail import draw_run
+from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
 from agentsys.ui.screens.widgets import draw_chips, status_chip
 
-RUNS_PAGE: Final = "screens/runs.py"
-BLACKBOARD_PAGE: Final = "screens/blackboard.py"
 FIRST_RUNS: Final = 20
 SHOWN_RUNS: Final = "shown_runs"
 
 
 def draw_page() -> None:
-    """Draw the run of the URL, or the list."""
-    run = st.query_params.get("run")
-    if run is None:
-        st.header("Runs", anchor=False)
-        _live_list()
-        return
-    with st.container(horizontal=True):
-        st.page_link(RUNS_PAGE, label="All runs", icon=":material/arrow_back:")
-        st.page_link(BLACKBOARD_PAGE, label="Its commits", icon=":material/history:", query_params={"run": run})
-    _live_run(run)
-
-
-@st.fragment(run_every=REFRESH_SECONDS)
-def _live_run(run: str) -> None:
-    draw_with_board(lambda board: draw_run(load_run(board, run)))
+    """Draw the newest runs, each a link to its own page."""
+    st.header("Runs", anchor=False)
+    _live_list()
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -59,7 +44,7 @@ def _show_more() -> None:
 def _draw_row(row: RunRow) -> None:
     now = time.time()
     with st.container(border=True, gap="xsmall"):
-        st.page_link(RUNS_PAGE, label=escape_markdown(row.summary), query_params={"run": row.run})
+        st.page_link(RUN_PAGE, label=escape_markdown(row.summary), query_params={"run": row.run})
         facts = [row.workflow, age_text(row.started, now), duration_text(row.seconds(now))]
         if row.tokens is not None:
             facts.append(count_text(row.tokens, "token"))
