@@ -34,7 +34,7 @@ class ModelSettings(Section):
     weight_format: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="how weights are held; auto is the fastest batch-invariant format"
     )
-    threads: int | None = Field(None, ge=1, description="cores the engine may use; default: all but one")
+    threads: int | None = Field(None, ge=1, description="cores the engine may use; default: all, at most 16")
     kv_cache_mib: int = Field(256, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int = Field(16, ge=1, description="requests that run at once")
     speculation: bool = Field(True, description="lossless prompt-lookup speculation")

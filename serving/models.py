@@ -19,7 +19,7 @@ _URL_SCHEMES = ("http://", "https://")
 class EngineOptions:
     """How engines run. All but ``api_key`` and ``context_length`` concern the in-process engine.
 
-    ``weight_format`` "auto" is the engine's fastest batch-invariant format. ``threads`` None is all cores but one.
+    ``weight_format`` "auto" is the engine's fastest batch-invariant format. ``threads`` None is all cores, at most 16.
     ``context_length`` is what to assume of a remote server that does not tell.
     """
 

@@ -36,6 +36,7 @@ DEFAULT_KV_CACHE_BYTES = 512 * 2**20
 DEFAULT_MAX_BATCH = 16
 DEFAULT_MAX_STEP_TOKENS = 256
 _MAX_DRAFT_TOKENS = 8
+_MOST_THREADS = 16
 
 
 class EngineClosedError(ServingError):
@@ -53,8 +54,8 @@ class EngineFailedError(ServingError):
 
 
 def default_threads() -> int:
-    """Return the threads of a step: all cores but one, which the rest of the program needs."""
-    return max(1, (os.cpu_count() or 1) - 1)
+    """Return the threads of a step: all cores this process may use, up to where more no longer pay."""
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class TorchEngine:
