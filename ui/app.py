@@ -1,5 +1,7 @@
 """Entry script of the console; ``agentsys console`` runs it with Streamlit."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
@@ -7,7 +9,8 @@ from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
 
 def main() -> None:
     """Draw the frame and the page of the URL."""
-    st.set_page_config(page_title="agentsys", page_icon=":material/dashboard:", layout="wide")
+    # A file: the browser would fetch a named icon or an emoji from a foreign server.
+    st.set_page_config(page_title="agentsys", page_icon=Path(__file__).with_name("favicon.svg"), layout="wide")
     pages = [
         st.Page(RUNS_PAGE, title="Runs", icon=":material/play_circle:", default=True),
         # A page of its own: a link that changes only the parameters of the page it stands on leaves the URL as it was.

@@ -82,7 +82,9 @@ def label_chips(label: Label) -> tuple[Chip, Chip, Chip]:
     shaped = f"influenced by {names_text(influencers)}" if influencers else "influenced by nobody"
     members = label.readers.members
     readers = "everyone" if members is None else names_text(sorted(members)) or "nobody"
-    capacity = "free text" if math.isinf(label.capacity) else f"{label.capacity:g} bits"
+    capacity = (
+        "free text" if math.isinf(label.capacity) else f"{label.capacity:g} {'bit' if label.capacity == 1 else 'bits'}"
+    )
     return (
         Chip(shaped, "blue" if people_only else "orange"),
         Chip(f"readable by {readers}", "gray" if members is None else "violet"),

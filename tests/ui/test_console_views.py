@@ -156,7 +156,7 @@ def test_no_markdown_survives_escaping(hostile):
 
 def test_a_label_is_told_in_words():
     label = Label(frozenset({"file:a.csv", "user:ann"}), Readers.of("user:ann"), 1.0)
-    assert label_text(label) == "influenced by file:a.csv, user:ann · readable by user:ann · carries 1 bits"
+    assert label_text(label) == "influenced by file:a.csv, user:ann · readable by user:ann · carries 1 bit"
     assert [chip.tone for chip in label_chips(label)] == ["orange", "violet", "gray"]
     assert (
         label_text(Label(frozenset(), Readers(None)))
