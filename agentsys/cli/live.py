@@ -23,8 +23,10 @@ class LiveRun:
         self._console = console
         self._status = Status("starting", console=console) if console.is_terminal else None
         self._call = ""
+        self._agent = ""
         self._text = ""
         self._tokens = 0
+        self._first = 0
         self._began = 0.0
 
     def __enter__(self) -> LiveRun:
@@ -73,8 +75,8 @@ class LiveRun:
         assert isinstance(event, events.TokensStreamed)
         if event.call != self._call:
             self._finish_call()
-            self._call, self._began = event.call, time.monotonic()
-            self._agent = event.agent
+            self._call, self._agent = event.call, event.agent
+            self._began, self._first = time.monotonic(), event.tokens
         self._text += event.text
         self._tokens += event.tokens
         if self._status:
@@ -83,8 +85,8 @@ class LiveRun:
     def _finish_call(self) -> None:
         if not self._call:
             return
-        rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
+        rate = (self._tokens - self._first) / max(time.monotonic() - self._began, 1e-9)
         shown = " ".join(self._text.split())[:SHOWN_TEXT]
-        line = f"● {self._agent} wrote {self._tokens} tokens at {rate:.0f} tokens/s: {shown}"
+        line = f"● {self._agent} wrote {self._tokens} tokens, {rate:.0f} tokens/s after the first piece: {shown}"
         self._console.print(f"[dim]{escape(line)}[/]", highlight=False)
         self._call, self._text, self._tokens = "", "", 0
