@@ -37,6 +37,7 @@ class RunRecord:
     """A run as it stands on the board.
 
     Times are unix seconds. ``first_seq`` is the commit that began the run; ``writes`` hashes its last writes.
+    ``origin`` is the starter's word on where the workflow came from, so that it can be composed again.
     """
 
     run: str
@@ -51,6 +52,7 @@ class RunRecord:
     failure: Failure | None = None
     finished: float | None = None
     writes: str = ""
+    origin: Json = None
     first_seq: int = 0
 
     @staticmethod
@@ -81,6 +83,7 @@ class RunRecord:
             "failure": self.failure.to_json() if self.failure else None,
             "finished": self.finished,
             "writes": self.writes,
+            "origin": self.origin,
         }
         transaction.put(topics.RUNS, self.run, body, type="run", label=self.label or self.input_label)
 

@@ -102,9 +102,10 @@ class Runtime:
         return Runtime.from_settings(load_settings({"board.path": path}).settings, **arguments)
 
     @staticmethod
-    def from_settings(settings: Settings, **arguments: Any) -> Runtime:
+    def from_settings(settings: Settings, *, read_only: bool = False, **arguments: Any) -> Runtime:
         """Return a runtime on the settings' board with the settings' model; ``arguments`` are the constructor's.
 
+        On a board opened ``read_only``, beside another process that writes it, runs can only be listed and replayed.
         Without a policy of its own, naming a model server in the settings makes it a processor of the owner's data.
         """
         from agentsys.serving.client import ServingClient
@@ -123,7 +124,8 @@ class Runtime:
         client = ServingClient({name: engine_factory(name, options)}, default=name)
         if arguments.get("policy") is None:
             arguments["policy"] = Policy.of(processors=client.audience.members or ())
-        board = Board.open(settings.board.path, durability=settings.board.durability)
+        path = settings.board.path
+        board = Board.open_read_only(path) if read_only else Board.open(path, durability=settings.board.durability)
         return Runtime(board, client, **arguments)
 
     async def run(
@@ -134,12 +136,13 @@ class Runtime:
         label: Label | None = None,
         deadline: float | None = None,
         run_id: str | None = None,
+        origin: Json = None,
         listener: Listener | None = None,
     ) -> RunResult:
         """Execute a workflow. A failure of the workflow is in the result, with its code.
 
         ``label`` is of the input; without one, it counts as written by the policy's owner, who makes this call.
-        ``deadline`` is in seconds from now, before the workflow's own.
+        ``deadline`` is in seconds from now, before the workflow's own. ``origin`` is kept with the record.
         """
         chosen = self._workflow(workflow)
         value, labels = unwrap(input)
@@ -149,7 +152,7 @@ class Runtime:
             raise RunExists(f"The board has a run {run!r} already.")
         started, seconds = time.time(), deadline if deadline is not None else chosen.deadline
         ends = None if seconds is None else started + seconds
-        record = RunRecord(run, chosen.name, to_json(value), label, started, ends)
+        record = RunRecord(run, chosen.name, to_json(value), label, started, ends, origin=origin)
         with self._activity(run):
             transaction = self.board.begin(self.policy.owner, run=run)
             record.write(transaction)

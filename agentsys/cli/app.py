@@ -12,7 +12,8 @@ from agentsys.cli.bench import bench
 from agentsys.cli.console import console
 from agentsys.cli.doctor import doctor
 from agentsys.cli.output import out
-from agentsys.cli.run import replay, run
+from agentsys.cli.replay import replay
+from agentsys.cli.run import run
 
 app = typer.Typer(
     name="agentsys",

@@ -47,10 +47,11 @@ def ask(
         if not asked and resume is None:
             raise ConfigurationError("There is no question.", remedy='Write: agentsys ask --lake DIR "question".')
         settings = settings_with(model_name=model, board_path=board, lake_planner=planner)
-        from agentsys.lake.local import lake_runtime
+        from agentsys.lake.local import lake_folder, lake_runtime, planner_kind
 
         runtime = lake_runtime(open_lake(lake, settings), settings)
-        results = asyncio.run(_ask_all(runtime, asked, resume, as_json=as_json))
+        origin = {"lake": str(lake_folder(lake).resolve()), "planner": planner_kind(settings)}
+        results = asyncio.run(_ask_all(runtime, asked, resume, origin, as_json=as_json))
     if as_json:
         print_json([_document(result) for result in results])
     elif settings.model.is_default:
@@ -64,7 +65,9 @@ def ask(
         raise typer.Exit(ExitCode.FAILED)
 
 
-async def _ask_all(runtime: Runtime, questions: list[str], resume: str | None, *, as_json: bool) -> list[RunResult]:
+async def _ask_all(
+    runtime: Runtime, questions: list[str], resume: str | None, origin: dict[str, Any], *, as_json: bool
+) -> list[RunResult]:
     from agentsys.lake.ask import ASK
 
     results = []
@@ -76,7 +79,7 @@ async def _ask_all(runtime: Runtime, questions: list[str], resume: str | None, *
             if not as_json:
                 out.print(f"\n[bold]? {question}[/]", highlight=False)
             with LiveRun(err) as live:
-                results.append(await runtime.run(ASK, {"question": question}, listener=live.listen))
+                results.append(await runtime.run(ASK, {"question": question}, origin=origin, listener=live.listen))
             if not as_json:
                 _print_answer(results[-1])
     finally:

@@ -1,16 +1,22 @@
-"""What several commands need: settings under flags, and a lake opened with a progress bar."""
+"""What several commands need: settings under flags, a lake with a progress bar, the runtime of a Python file."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from agentsys.cli.output import err
+from agentsys.errors import ConfigurationError
 from agentsys.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from agentsys.lake.lake import Lake
+    from agentsys.runtime import Runtime
 
 
 def settings_with(**flags: Any) -> Settings:
@@ -42,3 +48,36 @@ def open_lake(lake: str, settings: Settings) -> Lake:
     for skipped in opened.skipped:
         err.print(f"skipped {skipped.path}: {skipped.code} {skipped.reason}", highlight=False, markup=False)
     return opened
+
+
+def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> Runtime:
+    """Return a runtime of the agents, tools, workflows and policy at a Python file's top level. Runs the file."""
+    from agentsys.agents import Agent
+    from agentsys.policy import Policy
+    from agentsys.runtime import Runtime
+    from agentsys.tools import Tool
+    from agentsys.workflow import Workflow
+
+    members = vars(_load(file)).values()
+    return Runtime.from_settings(
+        settings,
+        read_only=read_only,
+        agents=[member for member in members if isinstance(member, Agent)],
+        tools=[member for member in members if isinstance(member, Tool)],
+        workflows=[member for member in members if isinstance(member, Workflow)],
+        policy=next((member for member in members if isinstance(member, Policy)), None),
+    )
+
+
+def _load(file: Path) -> ModuleType:
+    """Import ``file`` as a module of its own name, so that its classes pickle and its neighbours import."""
+    if not file.is_file():
+        raise ConfigurationError(f"{file} is not a file.", remedy="Pass a Python file.")
+    sys.path.insert(0, str(file.resolve().parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"{file} is no Python file.", remedy="Pass a file that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module

@@ -32,7 +32,7 @@ def lake_folder(lake: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
-def lake_runtime(lake: Lake, settings: Settings) -> Runtime:
+def lake_runtime(lake: Lake, settings: Settings, *, read_only: bool = False) -> Runtime:
     """Return a runtime whose agents own the lake's families and whose workflow is ``ask``."""
     limits = SandboxLimits(
         seconds=settings.lake.query_seconds,
@@ -41,21 +41,28 @@ def lake_runtime(lake: Lake, settings: Settings) -> Runtime:
     )
     return Runtime.from_settings(
         settings,
+        read_only=read_only,
         agents=family_agents(lake),
         tools=lake_tools(lake, limits),
         workflows=[ask_workflow(planner_for(lake, settings), deadline=settings.run.deadline_seconds)],
     )
 
 
-def planner_for(lake: Lake, settings: Settings) -> Planner:
-    """Return the planner of ``lake.planner``.
+def planner_kind(settings: Settings) -> str:
+    """Return ``lake.planner``, decided where it is ``auto``.
 
-    ``auto`` is focused for the small default model, grammar for other models in this process, free for servers.
+    That is focused for the small default model, grammar for other models in this process, free for servers.
     """
-    kind = settings.lake.planner
-    if kind == "auto":
-        remote = settings.model.name.startswith(("http://", "https://"))
-        kind = "free" if remote else "focused" if settings.model.is_default else "grammar"
+    if settings.lake.planner != "auto":
+        return settings.lake.planner
+    if settings.model.name.startswith(("http://", "https://")):
+        return "free"
+    return "focused" if settings.model.is_default else "grammar"
+
+
+def planner_for(lake: Lake, settings: Settings) -> Planner:
+    """Return the planner of :func:`planner_kind`."""
+    kind = planner_kind(settings)
     if kind == "free":
         return FreePlanner()
     return FocusedPlanner(lake) if kind == "focused" else GrammarPlanner(lake)

@@ -95,7 +95,8 @@ def test_a_run_its_record_and_its_replay(run: Run, tmp_path: Path) -> None:
     assert document["label"]["influencers"] == ["user:owner"]
     assert "doubler volunteers" in done.stderr
 
-    replayed = run("replay", document["run"], "--file", "arithmetic.py", "--json")
+    with Board.open(tmp_path / "state" / "board.db"):
+        replayed = run("replay", document["run"], "--json")
     assert json.loads(replayed.stdout)["identical"] is True
 
     commits = json.loads(run("board", "log", "--run", document["run"], "--json").stdout)
@@ -111,7 +112,7 @@ def test_a_changed_workflow_diverges(run: Run, tmp_path: Path) -> None:
     (tmp_path / "arithmetic.py").write_text(WORKFLOW)
     document = json.loads(run("run", "arithmetic.py", "--input", "20", "--json").stdout)
     (tmp_path / "arithmetic.py").write_text(WORKFLOW.replace('ask("double", number', 'ask("double", number + 1'))
-    replayed = run("replay", document["run"], "--file", "arithmetic.py")
+    replayed = run("replay", document["run"])
     assert replayed.returncode == 1
     assert "DIVERGES" in replayed.stdout
 

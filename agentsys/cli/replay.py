@@ -1,0 +1,74 @@
+"""``agentsys replay``: a run once more, from its record alone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentsys.cli.composition import file_runtime, open_lake, settings_with
+from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
+from agentsys.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentsys.runs import ReplayReport
+    from agentsys.runtime import Runtime
+
+
+def replay(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to execute again from its record.")],
+    file: Annotated[Path | None, typer.Option(help="Python file of its workflow; default: as recorded.")] = None,
+    lake: Annotated[str | None, typer.Option(help="Lake of an `ask`; default: as recorded.")] = None,
+    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Execute a run again from its record alone, without model, tool or write, and report the first divergence."""
+    with reported_errors(as_json=as_json):
+        runtime = _composed(_origin(run_id, file, lake, board), board)
+        report = asyncio.run(_replay(runtime, run_id))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        verdict = "identical" if report.identical else "DIVERGES"
+        out.print(f"{verdict} over {report.steps} steps{'' if report.complete else ', unfinished'}", highlight=False)
+        if report.divergence:
+            out.print(report.divergence, highlight=False, markup=False)
+    if not report.identical:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+async def _replay(runtime: Runtime, run_id: str) -> ReplayReport:
+    try:
+        return await runtime.replay(run_id)
+    finally:
+        await runtime.close()
+
+
+def _origin(run_id: str, file: Path | None, lake: str | None, board: Path | None) -> dict[str, Any]:
+    """Return where the run's workflow came from: its record's word, under what the flags say."""
+    from agentsys.blackboard.board import Board
+    from agentsys.runs import RunRecord
+
+    with Board.open_read_only(settings_with(board_path=board).board.path) as opened:
+        recorded = RunRecord.load(opened, run_id).origin
+    origin = dict(recorded) if isinstance(recorded, dict) else {}
+    if file is not None:
+        return {"file": str(file)}
+    return origin | ({"lake": lake} if lake is not None else {})
+
+
+def _composed(origin: dict[str, Any], board: Path | None) -> Runtime:
+    if "file" in origin:
+        return file_runtime(Path(origin["file"]), settings_with(board_path=board), read_only=True)
+    if "lake" not in origin:
+        raise ConfigurationError(
+            "The record does not say where the run's workflow came from.",
+            remedy="Pass --file FILE for a run of `agentsys run`, --lake DIR for one of `agentsys ask`.",
+        )
+    from agentsys.lake.local import lake_runtime
+
+    settings = settings_with(board_path=board, lake_planner=origin.get("planner"))
+    return lake_runtime(open_lake(origin["lake"], settings), settings, read_only=True)
