@@ -31,9 +31,8 @@ test: $(READY) ## everything but the slow suites and the style checks
 	$(BIN)/agentsys models pull
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-test-all: $(READY) ## the slow suites too
-	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test-all: test ## the slow suites too
+	$(BIN)/python -m pytest -q -m slow
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
 	$(BIN)/ruff check .
