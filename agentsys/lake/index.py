@@ -22,6 +22,7 @@ from agentsys.lake.terms import (
     MIN_ABBREVIATION,
     OPERATIONS,
     asked_years,
+    initials,
     is_year,
     kinship,
     phrases,
@@ -122,7 +123,7 @@ class LakeIndex:
     def _matches(self, question: str) -> dict[str, Any]:
         """Return, for each term and phrase of the question and for its years, the points of every family."""
         found = [term for term in terms(question) if not is_year(term)]
-        matched = {term: self._points(term) for term in dict.fromkeys(found)}
+        matched = {term: self._points(term) for term in dict.fromkeys([*found, *initials(question)])}
         for term in matched.keys() & OPERATIONS:
             matched[term] = OPERATION_WEIGHT * matched[term]
         for phrase in dict.fromkeys(phrases(found)):

@@ -16,6 +16,7 @@ PREFIX_WEIGHT: Final = 0.6
 _TASK_WORDS: Final = frozenset(
     ("answer", "decimal", "decimals", "explanation", "give", "integer", "many", "much", "round", "rounded", "vs")
 )
+_NAME: Final = re.compile(r"\b[A-Z][a-z]+(?: [A-Z][a-z]+)+\b")
 # fmt: off
 OPERATIONS: Final = frozenset((
     "averag", "count", "differenc", "distinct", "exceed", "greatest", "highest", "increas", "largest", "least", "less",
@@ -55,6 +56,11 @@ def _stop_words() -> frozenset[str]:
 def words_of(text: str) -> list[str]:
     """Return the words of running text; names such as ``NewYork`` are parted too."""
     return [part for token in text.split() for part in words(token)]
+
+
+def initials(question: str) -> list[str]:
+    """Return the initials of names of several words, lower-case: ``San Francisco`` gives ``sf``."""
+    return ["".join(word[0] for word in name.split()).lower() for name in _NAME.findall(question)]
 
 
 def is_year(term: str) -> bool:

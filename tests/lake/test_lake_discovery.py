@@ -67,3 +67,13 @@ def test_a_planted_miss_fails_the_bar(tmp_path: Path) -> None:
 def test_absent_data_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no KramaBench data"):
         discovery.main(Options(arguments={"data": str(tmp_path)}))
+
+
+def test_initials_of_a_name_meet_a_short_file_name(tmp_path: Path) -> None:
+    folder = tmp_path / "initials"
+    folder.mkdir()
+    (folder / "sf-temps.csv").write_text("day,temp\n2010-01-01,47.8\n2010-01-02,45.1\n")
+    (folder / "seattle-temps.csv").write_text("temp,day,wind,place\n39.4,2010-01-01,2,pier\n39.2,2010-01-02,3,pier\n")
+    lake = lake_module.Lake.open(folder, cache=tmp_path / "cache")
+    best = lake.index.offer("What was the highest temperature in San Francisco?")[0]
+    assert best.family.files == ["sf-temps.csv"]
