@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from agentsys.cli.composition import open_lake, settings_with
 from agentsys.cli.live import LiveRun
-from agentsys.cli.output import ExitCode, JsonOption, err, out, print_failure, print_json, reported_errors
+from agentsys.cli.output import JsonOption, err, exit_code_of_run, out, print_failure, print_json, reported_errors
+from agentsys.cli.recorded import LATEST, origin_of, recorded_run
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,8 +27,12 @@ SHOWN_ROWS = 20
 def ask(
     questions: Annotated[list[str] | None, typer.Argument(help="One or more questions.")] = None,
     lake: Annotated[
-        str, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER of an installed package.")
-    ] = ".",
+        str | None,
+        typer.Option(
+            help="Folder of data files, or package:NAME/SUBFOLDER of an installed package; "
+            "default: the current folder, or the resumed run's lake."
+        ),
+    ] = None,
     questions_file: Annotated[
         Path | None, typer.Option("--questions", help="JSON list of questions, or of objects with a `question`.")
     ] = None,
@@ -38,15 +44,25 @@ def ask(
     planner: Annotated[
         str | None, typer.Option(help="auto, focused, grammar or free: for small, larger and capable models.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with an interrupted run instead of asking.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help=f"Go on with an interrupted run, its id or `{LATEST}`, instead of asking.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask questions of the data files in a folder; answers come with their label, files and columns."""
-    with reported_errors(as_json=as_json):
+    with reported_errors(as_json=as_json, resumable=True):
         asked = _questions(questions or [], questions_file)[:take]
-        if not asked and resume is None:
-            raise ConfigurationError("There is no question.", remedy='Write: agentsys ask --lake DIR "question".')
+        if bool(asked) == (resume is not None) or not all(question.strip() for question in asked):
+            raise ConfigurationError(
+                "There must be questions, none of them empty, or a run to resume.",
+                remedy='Write: agentsys ask --lake DIR "question", or agentsys ask --resume RUN.',
+            )
+        if resume is not None:
+            record = recorded_run(settings_with(board_path=board).board.path, resume, kind="lake")
+            recorded = origin_of(record)
+            resume, lake, planner = record.run, lake or recorded.get("lake"), planner or recorded.get("planner")
         settings = settings_with(model_name=model, board_path=board, lake_planner=planner)
+        lake = lake or "."
         from agentsys.lake.local import lake_folder, lake_runtime, planner_kind
 
         runtime = lake_runtime(open_lake(lake, settings), settings)
@@ -61,8 +77,8 @@ def ask(
             style="dim",
             highlight=False,
         )
-    if any(result.status != "done" for result in results):
-        raise typer.Exit(ExitCode.FAILED)
+    # Of several questions the gravest end counts: a refusal, then a failure.
+    raise typer.Exit(max(exit_code_of_run(result) for result in results))
 
 
 async def _ask_all(
@@ -75,9 +91,12 @@ async def _ask_all(
         if resume is not None:
             with LiveRun(err) as live:
                 results.append(await runtime.resume(resume, listener=live.listen))
+            if not as_json:
+                out.print(f"\n[bold]? {escape(_question(results[-1]))}[/]", highlight=False)
+                _print_answer(results[-1])
         for question in questions:
             if not as_json:
-                out.print(f"\n[bold]? {question}[/]", highlight=False)
+                out.print(f"\n[bold]? {escape(question)}[/]", highlight=False)
             with LiveRun(err) as live:
                 results.append(await runtime.run(ASK, {"question": question}, origin=origin, listener=live.listen))
             if not as_json:
@@ -107,7 +126,7 @@ def _print_answer(result: RunResult) -> None:
     value = result.value
     answer = value["answer"]
     shown = answer[:SHOWN_ROWS] if isinstance(answer, list) else answer
-    out.print(f"[bold green]= {shown}[/]", highlight=False)
+    out.print(f"[bold green]= {escape(str(shown))}[/]", highlight=False)
     if isinstance(answer, list) and len(answer) > SHOWN_ROWS:
         out.print(f"  … {len(answer)} rows in all; --json prints every one", highlight=False)
     out.print(f"  plan   {value['plan']}", highlight=False, markup=False)
@@ -129,11 +148,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN_FILES]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def _question(result: RunResult) -> str:
+    return str(result.record.input["question"]) if isinstance(result.record.input, dict) else ""
+
+
 def _document(result: RunResult) -> dict[str, Any]:
     return {
         "run": result.run,
         "status": result.status,
-        "question": result.record.input["question"] if isinstance(result.record.input, dict) else None,
+        "question": _question(result),
         "failure": result.failure.to_json() if result.failure else None,
         "label": result.label.to_json(),
         **(result.value if result.status == "done" else {}),

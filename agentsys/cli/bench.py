@@ -32,7 +32,10 @@ def bench(
 ) -> None:
     """Run a benchmark: a table on stdout, a JSON file with the machine's fingerprint, the figure last."""
     if name == "list":
-        print_table(["benchmark", "what it measures"], list(BENCHMARKS.items()))
+        if as_json:
+            print_json(BENCHMARKS)
+        else:
+            print_table(["benchmark", "what it measures"], list(BENCHMARKS.items()))
         return
     with reported_errors(as_json=as_json):
         if name not in BENCHMARKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,13 +75,17 @@ def show(
 
 
 @app.command("tail")
-def tail(board: BoardOption = None, run: RunOption = None) -> None:
-    """Print commits as they happen, until interrupted."""
-    with reported_errors(), _opened(board) as opened:
+def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption = False) -> None:
+    """Print commits as they happen, until interrupted; with ``--json`` one document a line."""
+    with reported_errors(as_json=as_json), _opened(board) as opened:
         seen = opened.head
         while True:
             for commit in opened.log(after=seen, run=run):
-                out.print(f"{commit.seq} {_time(commit.at)} {commit.principal} {_summary(commit)}", highlight=False)
+                if as_json:
+                    print(json.dumps(_commit(commit), ensure_ascii=False), flush=True)
+                    continue
+                line = f"{commit.seq} {_time(commit.at)} {commit.principal} {_summary(commit)}"
+                out.print(line, highlight=False, markup=False)
             seen = max(seen, opened.head)
             time.sleep(POLL_SECONDS)
 

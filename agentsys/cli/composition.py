@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
+import traceback
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,11 @@ from agentsys.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from agentsys.lake.lake import Lake
+    from agentsys.lake.profiles import SkippedFile
     from agentsys.runtime import Runtime
+
+NO_DATA_TYPE = "are not read as data."
+SHOWN_OTHERS = 5
 
 
 def settings_with(**flags: Any) -> Settings:
@@ -45,9 +51,19 @@ def open_lake(lake: str, settings: Settings) -> Lake:
             bar.update(task, description=progress.current, completed=progress.done, total=progress.total)
 
         opened = Lake.open(lake_folder(lake), cache=settings.lake.cache, progress=show)
-    for skipped in opened.skipped:
-        err.print(f"skipped {skipped.path}: {skipped.code} {skipped.reason}", highlight=False, markup=False)
+    _name_skipped(opened.skipped)
     return opened
+
+
+def _name_skipped(skipped: Sequence[SkippedFile]) -> None:
+    """Name each data file that could not be read; of files that are no data at all, such as source code, the number."""
+    others = [file for file in skipped if file.reason.endswith(NO_DATA_TYPE)]
+    shown = skipped if len(others) <= SHOWN_OTHERS else [file for file in skipped if file not in others]
+    for file in shown:
+        err.print(f"skipped {file.path}: {file.code} {file.reason}", highlight=False, markup=False)
+    if len(shown) < len(skipped):
+        types = sorted({PurePath(file.path).suffix or "no suffix" for file in others})
+        err.print(f"skipped {len(others)} files that are no data ({', '.join(types)})", highlight=False, markup=False)
 
 
 def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> Runtime:
@@ -59,6 +75,7 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
     from agentsys.workflow import Workflow
 
     members = vars(_load(file)).values()
+    _check_names(members)
     return Runtime.from_settings(
         settings,
         read_only=read_only,
@@ -67,6 +84,20 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
         workflows=[member for member in members if isinstance(member, Workflow)],
         policy=next((member for member in members if isinstance(member, Policy)), None),
     )
+
+
+def _check_names(members: Collection[object]) -> None:
+    """A workflow's requests are not offered to an agent of its own name, so such a pair would wait for nobody."""
+    from agentsys.agents import Agent
+    from agentsys.workflow import Workflow
+
+    agents = {member.name for member in members if isinstance(member, Agent)}
+    shared = sorted(agents & {member.name for member in members if isinstance(member, Workflow)})
+    if shared:
+        raise ConfigurationError(
+            f"A workflow and an agent are both named {shared[0]!r}, and nobody answers a request of its own.",
+            remedy="Rename one of them.",
+        )
 
 
 def _load(file: Path) -> ModuleType:
@@ -79,5 +110,18 @@ def _load(file: Path) -> ModuleType:
         raise ConfigurationError(f"{file} is no Python file.", remedy="Pass a file that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{file} cannot be imported: {type(error).__name__}: {error} ({_where(error, file)}).",
+            remedy=f"Run `python {file}` to see where.",
+        ) from error
     return module
+
+
+def _where(error: Exception, file: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"line {lines[-1]}" if lines else "no line of its own"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import typer
+from rich.markup import escape
 
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
 from agentsys.settings import Settings, load_settings
@@ -41,9 +42,9 @@ def doctor(as_json: JsonOption = False) -> None:
     else:
         marks = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "fault": "[red]fault[/]  "}
         for finding in findings:
-            out.print(f"{marks[finding.state]} {finding.subject}: {finding.detail}", highlight=False)
+            out.print(f"{marks[finding.state]} {finding.subject}: {escape(finding.detail)}", highlight=False)
             if finding.remedy:
-                out.print(f"        → {finding.remedy}", highlight=False)
+                out.print(f"        → {escape(finding.remedy)}", highlight=False)
     if any(finding.state == "fault" for finding in findings):
         raise typer.Exit(ExitCode.FAILED)
 

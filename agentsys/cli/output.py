@@ -24,6 +24,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout i
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
+DENIALS = "AGS-03"
+
 
 class ExitCode(IntEnum):
     """What the process returns."""
@@ -34,6 +36,14 @@ class ExitCode(IntEnum):
     REFUSED = 3
     WAITING = 4
     INTERRUPTED = 130
+
+
+def exit_code_of_run(result: RunResult) -> ExitCode:
+    """Return how a run ended: a denial by label or policy (AGS-03xx) is told from other failures."""
+    if result.status == "done":
+        return ExitCode.DONE
+    denied = result.failure is not None and result.failure.code.startswith(DENIALS)
+    return ExitCode.REFUSED if denied else ExitCode.FAILED
 
 
 def exit_code_of(error: AgentsysError) -> ExitCode:
@@ -82,7 +92,7 @@ def _print_error(what: str, code: str, message: str, remedy: str) -> None:
 
 
 @contextmanager
-def reported_errors(*, as_json: bool = False) -> Iterator[None]:
+def reported_errors(*, as_json: bool = False, resumable: bool = False) -> Iterator[None]:
     """Turn an :class:`AgentsysError` into a message on stderr (JSON with ``--json``) and its exit code."""
     try:
         yield
@@ -93,5 +103,5 @@ def reported_errors(*, as_json: bool = False) -> Iterator[None]:
             _print_error("error", error.code, error.message, error.remedy)
         raise typer.Exit(exit_code_of(error)) from error
     except KeyboardInterrupt:
-        err.print("interrupted")
+        err.print("interrupted; `--resume latest` goes on where a run stopped" if resumable else "interrupted")
         raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -11,6 +11,7 @@ import typer
 
 from agentsys.cli.composition import file_runtime, open_lake, settings_with
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
+from agentsys.cli.recorded import origin_of, recorded_run
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,12 +50,7 @@ async def _replay(runtime: Runtime, run_id: str) -> ReplayReport:
 
 def _origin(run_id: str, file: Path | None, lake: str | None, board: Path | None) -> dict[str, Any]:
     """Return where the run's workflow came from: its record's word, under what the flags say."""
-    from agentsys.blackboard.board import Board
-    from agentsys.runs import RunRecord
-
-    with Board.open_read_only(settings_with(board_path=board).board.path) as opened:
-        recorded = RunRecord.load(opened, run_id).origin
-    origin = dict(recorded) if isinstance(recorded, dict) else {}
+    origin = origin_of(recorded_run(settings_with(board_path=board).board.path, run_id))
     if file is not None:
         return {"file": str(file)}
     return origin | ({"lake": lake} if lake is not None else {})

@@ -11,7 +11,8 @@ import typer
 
 from agentsys.cli.composition import file_runtime, settings_with
 from agentsys.cli.live import LiveRun
-from agentsys.cli.output import ExitCode, JsonOption, err, out, print_failure, print_json, reported_errors
+from agentsys.cli.output import JsonOption, err, exit_code_of_run, out, print_failure, print_json, reported_errors
+from agentsys.cli.recorded import LATEST, recorded_run
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 FileArgument = Annotated[
     Path, typer.Argument(help="Python file with a Workflow, and the agents and tools it needs, at module level.")
 ]
-LATEST = "latest"
 
 
 def run(
@@ -35,12 +35,15 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a workflow, or go on with one that was interrupted."""
-    with reported_errors(as_json=as_json):
+    with reported_errors(as_json=as_json, resumable=True):
         try:
             value = json.loads(run_input)
         except ValueError as error:
             raise ConfigurationError(f"--input is no JSON: {error}.", remedy="Quote it: --input '\"text\"'.") from error
-        runtime = file_runtime(file, settings_with(model_name=model, board_path=board))
+        settings = settings_with(model_name=model, board_path=board)
+        if resume is not None:
+            resume = recorded_run(settings.board.path, resume, kind="file").run
+        runtime = file_runtime(file, settings)
         origin = {"file": str(file.resolve())}
         result = asyncio.run(_execute(runtime, value, resume, origin))
     document = {
@@ -57,8 +60,7 @@ def run(
         err.print(f"run {result.run}", highlight=False)
     else:
         print_failure(result)
-    if result.status != "done":
-        raise typer.Exit(ExitCode.FAILED)
+    raise typer.Exit(exit_code_of_run(result))
 
 
 async def _execute(runtime: Runtime, value: Any, resume: str | None, origin: Any) -> RunResult:
@@ -66,7 +68,7 @@ async def _execute(runtime: Runtime, value: Any, resume: str | None, origin: Any
         with LiveRun(err) as live:
             if resume is None:
                 return await runtime.run(_only_workflow(runtime), value, origin=origin, listener=live.listen)
-            return await runtime.resume(_latest(runtime) if resume == LATEST else resume, listener=live.listen)
+            return await runtime.resume(resume, listener=live.listen)
     finally:
         await runtime.close()
 
@@ -79,10 +81,3 @@ def _only_workflow(runtime: Runtime) -> str:
             remedy="Keep one agentsys.Workflow at its top level.",
         )
     return names[0]
-
-
-def _latest(runtime: Runtime) -> str:
-    unfinished = [record.run for record in runtime.runs() if record.status == "running"]
-    if not unfinished:
-        raise ConfigurationError("The board has no unfinished run.", remedy="Leave --resume out to start a new one.")
-    return unfinished[-1]

@@ -160,6 +160,68 @@ def test_an_empty_lake_is_an_error(run: Run, tmp_path: Path) -> None:
     assert error_of(run("ask", "--lake", "empty", "how many?", "--json"))["code"].startswith("AGS-05")
 
 
+DENIED = """
+from agentsys import Label, Workflow
+
+
+async def main(context, _):
+    context.put("notes", "a", "x", type="note", label=context.label.join(Label.trusted("web:elsewhere")))
+
+
+workflow = Workflow("denied", main)
+"""
+
+
+def test_a_denied_run_exits_with_a_code_of_its_own(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "denied.py").write_text(DENIED)
+    done = run("run", "denied.py", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["failure"]["code"].startswith("AGS-03")
+    (tmp_path / "failing.py").write_text(WORKFLOW.replace("2 * number", "number / 0"))
+    assert run("run", "failing.py", "--input", "20").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("import nosuchmodule", "nosuchmodule"),
+        ("x = 1\ny = (", "line 2"),
+        (WORKFLOW.replace('"arithmetic"', '"doubler"'), "both named 'doubler'"),
+        ("", "defines 0 workflows"),
+    ],
+)
+def test_a_file_that_cannot_run_is_a_usage_error(run: Run, tmp_path: Path, text: str, cause: str) -> None:
+    (tmp_path / "bad.py").write_text(text)
+    done = run("run", "bad.py", "--json")
+    assert done.returncode == 2, done.stderr
+    assert cause in error_of(done)["message"]
+
+
+def test_a_lake_names_unreadable_data_and_counts_what_is_no_data(run: Run, lake: Path) -> None:
+    for number in range(9):
+        (lake / f"module{number}.py").write_text("x = 1")
+    (lake / "broken.parquet").write_bytes(b"PAR1 this is no parquet file")
+    done = run("ask", "--lake", "lake", "zzz?")
+    assert (done.returncode, "skipped broken.parquet" in done.stderr, "module3" in done.stderr) == (1, True, False)
+    assert "skipped 9 files that are no data (.py)" in done.stderr
+
+
+def test_an_empty_question_is_a_usage_error(run: Run, lake: Path) -> None:
+    assert run("ask", "--lake", "lake", " ").returncode == 2
+    assert run("ask", "--lake", "lake", "--resume", "latest").returncode != 0
+
+
+@pytest.mark.model
+def test_a_resumed_question_finds_its_lake_and_prints_its_answer(run: Run, lake: Path) -> None:
+    question = "What is the highest number [of] people of a town?"
+    asked = run("ask", "--lake", "lake", question)
+    run_id = asked.stdout.split("run ")[-1].strip()
+    resumed = run("ask", "--resume", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == asked.stdout
+    assert question in asked.stdout
+
+
 @pytest.mark.model
 def test_broken_files_are_named_and_the_rest_answers(run: Run, lake: Path) -> None:
     (lake / "broken.parquet").write_bytes(b"PAR1 this is no parquet file")
