@@ -7,6 +7,7 @@ time, so in every weight format a row's logits are the same bits whatever else i
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 
 import torch
@@ -76,12 +77,17 @@ class NativeModel:
             block_size=kv.block_size,
         )
         self._table, self._layers = table, layers
+        self._process = os.getpid()
         self._session = library.agentsys_open(ctypes.byref(table), threads)
+        if not self._session:
+            raise MemoryError(f"no memory for the kernels' {threads} threads")
         weights.release()
         self._embedding = weights.embedding
 
     def __del__(self) -> None:
-        if session := getattr(self, "_session", None):
+        session = getattr(self, "_session", None)
+        # A forked child has none of the threads that closing would wait for.
+        if session and os.getpid() == self._process:
             self._library.agentsys_close(session)
 
     def forward(self, batch: FlatBatch) -> torch.Tensor:

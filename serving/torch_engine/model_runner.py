@@ -80,6 +80,13 @@ class ModelRunner:
 
     @torch.inference_mode()
     def step(self, batch: Sequence[SequenceSlice]) -> list[torch.Tensor]:
-        """Process the slices' new tokens and return, per slice, float32 logits ``[wanted rows, vocab]``."""
+        """Process the slices' new tokens and return, per slice, float32 logits ``[wanted rows, vocab]``.
+
+        Raises ``ValueError`` for positions past the context and for blocks that do not exist.
+        """
         flat = FlatBatch.of(batch, self.kv.block_size)
+        # The kernels read and write where positions and tables point to, without looking.
+        longest = min(self.config.context_length, self.kv.num_blocks * self.kv.block_size)
+        if int(flat.positions.max()) >= longest or int(flat.tables.max()) >= self.kv.num_blocks:
+            raise ValueError(f"a batch reaches past position {longest - 1} or block {self.kv.num_blocks - 1}")
         return flat.split(self._model.forward(flat))

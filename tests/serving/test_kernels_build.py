@@ -1,6 +1,8 @@
 """The native kernels compile, agree with the torch path, and step aside with a reason where they cannot."""
 
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +136,43 @@ def test_empty_slices_and_short_block_tables_are_refused(weights_dir: Path, piec
     runner = ModelRunner.load(weights_dir, kv_cache_bytes=2**20)
     with pytest.raises(ValueError, match="slice 0"):
         runner.step([piece])
+
+
+def test_a_batch_that_reaches_outside_the_memory_is_refused(weights_dir: Path) -> None:
+    runner = ModelRunner.load(weights_dir, kv_cache_bytes=2**20)
+    blocks, context = runner.kv.num_blocks, runner.config.context_length
+    table = list(range(-(-(context + 1) // 16)))
+    with pytest.raises(ValueError, match="position"):
+        runner.step([SequenceSlice([1], context, table, 0)])
+    with pytest.raises(ValueError, match="block"):
+        runner.step([SequenceSlice([1], 0, [blocks], 0)])
+
+
+NO_MORE_THREADS = """
+import resource, sys
+from pathlib import Path
+import torch
+from agentsys.serving.torch_engine.model_runner import ModelRunner, SequenceSlice
+from agentsys.serving.torch_engine.model_weights import ModelWeights
+
+torch.set_num_threads(1)
+folder, slices = Path(sys.argv[1]), [SequenceSlice([1, 2], 0, [0], 0)]
+expected = ModelRunner.load(folder, threads=1, kv_cache_bytes=2**20).step(slices)[0]
+torch.set_num_threads = lambda count: None  # torch's own pool ends the process where threads are short
+# Each thread needs address space for its stack; leave room for a few only, until the kernels have started theirs.
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+release = ModelWeights.release
+ModelWeights.release = lambda self: (resource.setrlimit(resource.RLIMIT_AS, (hard, hard)), release(self))
+limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 200 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+runner = ModelRunner.load(folder, threads=400, kv_cache_bytes=2**20)
+print(torch.equal(runner.step(slices)[0], expected))
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.system() != "Linux", reason="needs /proc")
+def test_fewer_threads_than_asked_for_are_enough(weights_dir: Path) -> None:
+    command = [sys.executable, "-c", NO_MORE_THREADS, str(weights_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", (done.returncode, done.stderr[-1500:])

@@ -246,8 +246,13 @@ void Session::forward(const AgentsysBatch& batch) {
 
 extern "C" {
 
+// Null when memory ran out.
 void* agentsys_open(const AgentsysModel* model, int64_t threads) {
-    return new (std::nothrow) agentsys::Session(*model, static_cast<int>(threads));
+    try {
+        return new agentsys::Session(*model, static_cast<int>(threads));
+    } catch (...) {  // an exception must not reach C
+        return nullptr;
+    }
 }
 
 // 0 on success, 1 when memory ran out.
@@ -255,7 +260,7 @@ int agentsys_step(void* session, const AgentsysBatch* batch) {
     try {
         static_cast<agentsys::Session*>(session)->step(*batch);
         return 0;
-    } catch (const std::bad_alloc&) {
+    } catch (...) {  // nothing but std::bad_alloc is thrown
         return 1;
     }
 }

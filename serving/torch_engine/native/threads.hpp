@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -22,8 +23,13 @@ inline void relax() {
 
 class Pool {
   public:
-    explicit Pool(int threads) : size_(threads < 1 ? 1 : threads) {
-        for (int index = 1; index < size_; ++index) workers_.emplace_back([this, index] { work(index); });
+    // Where the system grants fewer threads than asked for, those it grants serve.
+    explicit Pool(int threads) {
+        workers_.reserve(threads < 1 ? 0 : static_cast<size_t>(threads));
+        try {
+            for (; size_ < threads; ++size_) workers_.emplace_back([this, index = size_] { work(index); });
+        } catch (const std::exception&) {
+        }
     }
 
     ~Pool() {
@@ -90,7 +96,7 @@ class Pool {
         }
     }
 
-    const int size_;
+    int size_ = 1;
     std::vector<std::thread> workers_;
     void (*call_)(void*, int64_t, int) = nullptr;
     void* context_ = nullptr;
