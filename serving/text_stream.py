@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers.decoders import DecodeStream
-
 from agentsys.serving.tokenizer import ModelTokenizer
+
+_INCOMPLETE = "\ufffd"
 
 
 class TextStream:
@@ -17,9 +17,11 @@ class TextStream:
 
     def __init__(self, tokenizer: ModelTokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(text for text in stop if text)
         self._tokens: list[int] = []
+        self._window = 0
+        self._read = 0
+        self._shown = ""
         self._decoded = ""
         self._sent = 0
         self.stopped = False
@@ -27,9 +29,11 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take one token and return the text that is now certain; sets ``stopped`` when a stop string is complete."""
         self._tokens.append(token)
-        piece = self._decoder.step(self._tokenizer.backend, token)
-        if not piece:
+        piece = self._next_piece()
+        if not piece or piece.endswith(_INCOMPLETE):
             return ""
+        self._window, self._read = self._read, len(self._tokens)
+        self._shown = self._tokenizer.decode(self._tokens[self._window :])
         # A stop string that ends in the new piece may have begun in text held back, never in text already sent.
         searched_from = self._sent
         self._decoded += piece
@@ -43,8 +47,14 @@ class TextStream:
         """Return the rest: held-back text, and a replacement character for bytes that never made one."""
         if self.stopped:
             return ""
-        self._decoded = self._tokenizer.decode(self._tokens)
+        self._decoded += self._next_piece()
         return self._send(len(self._decoded))
+
+    def _next_piece(self) -> str:
+        # Decoded behind the tokens of the piece before, since a decoder treats the start of a text in its own way.
+        # `tokenizers.DecodeStream` does the same, but raises once a byte-fallback tokenizer rewrites earlier text
+        # after bytes that are no character; here, what was streamed stands.
+        return self._tokenizer.decode(self._tokens[self._window :])[len(self._shown) :]
 
     def _send(self, end: int) -> str:
         text = self._decoded[self._sent : end]

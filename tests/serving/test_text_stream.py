@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
@@ -70,3 +71,35 @@ def test_streamed_text_is_the_text_before_the_first_stop_string_to_complete(
     end = min((done for done, _ in completions), default=None)
     expected = text if end is None else text[: min(start for done, start in completions if done == end)]
     assert "".join(pieces) == expected
+
+
+@pytest.fixture(scope="module")
+def byte_fallback(tmp_path_factory: pytest.TempPathFactory) -> ModelTokenizer:
+    """A tokenizer as Llama 2's and Mistral's: words with a space mark, and bytes for all else."""
+    words = ["<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁the", "a", "b", "é"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.add_special_tokens([AddedToken("<s>", special=True)])
+    folder = tmp_path_factory.mktemp("byte-fallback")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return ModelTokenizer(folder)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(129, 261), max_size=15))
+def test_no_bytes_break_the_stream_of_a_byte_fallback_tokenizer(byte_fallback, tokens) -> None:
+    stream = TextStream(byte_fallback)
+    text = "".join(stream.push(token) for token in tokens) + stream.finish()
+    # Bytes that are no character may be replaced differently, but no word beside them is lost or doubled.
+    assert [c for c in text if c in "theab"] == [c for c in byte_fallback.decode(tokens) if c in "theab"]
+
+
+def test_whole_characters_survive_the_recovery(byte_fallback) -> None:
+    ids = byte_fallback.backend.token_to_id
+    broken = [ids("<0x50>"), ids("<0xA4>"), ids("▁the"), ids("<0xC3>"), ids("<0xA9>"), ids("a"), ids("é")]
+    stream = TextStream(byte_fallback, ["aé"])
+    text = "".join(stream.push(token) for token in broken)
+    assert stream.stopped
+    assert text == "P\ufffd theé"
