@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ServingError
@@ -37,6 +39,7 @@ class ServingClient:
         self._sources = dict(engines)
         self._loaded: dict[str, Engine] = {}
         self._loading: dict[str, asyncio.Task[Engine]] = {}
+        self._load_lock = threading.Lock()
         self._default = default
         self._source(default)
 
@@ -48,17 +51,14 @@ class ServingClient:
     async def engine(self, model: str | None = None) -> Engine:
         """Return an engine, loading it in a thread on first use; a failed load is tried again by the next call."""
         name = model or self._default
-        source = self._source(name)
-        if name not in self._loaded:
-            if name not in self._loading:
-                self._loading[name] = asyncio.create_task(asyncio.to_thread(_load, source))
-            try:
-                # A caller that gives up must not take the load away from the others who wait for it.
-                self._loaded[name] = await asyncio.shield(self._loading[name])
-            finally:
-                if name in self._loading and self._loading[name].done():
-                    del self._loading[name]
-        return self._loaded[name]
+        self._source(name)
+        if name in self._loaded:
+            return self._loaded[name]
+        if name not in self._loading:
+            self._loading[name] = asyncio.create_task(asyncio.to_thread(self._load, name))
+            self._loading[name].add_done_callback(partial(self._note_loaded, name))
+        # A caller that gives up must not take the load away from the others who wait for it.
+        return await asyncio.shield(self._loading[name])
 
     async def generate(
         self,
@@ -103,10 +103,7 @@ class ServingClient:
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         """Return what an engine can do, its context length among it; loads the engine, blocking, if need be."""
-        name = model or self._default
-        if name not in self._loaded:
-            self._loaded[name] = _load(self._source(name))
-        return self._loaded[name].capabilities()
+        return self._load(model or self._default).capabilities()
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it runs."""
@@ -124,13 +121,24 @@ class ServingClient:
 
     async def close(self) -> None:
         """Close every engine, also those still loading."""
-        loading = await asyncio.gather(*self._loading.values(), return_exceptions=True)
-        engines = {id(engine): engine for engine in (*self._loaded.values(), *loading)}
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        engines = {id(engine): engine for engine in self._loaded.values()}
         self._loaded.clear()
-        self._loading.clear()
         for engine in engines.values():
-            if not isinstance(engine, BaseException):
-                await engine.close()
+            await engine.close()
+
+    def _load(self, name: str) -> Engine:
+        # One at a time: a call that blocks and one that awaits must not both load the same weights.
+        with self._load_lock:
+            if name not in self._loaded:
+                source = self._source(name)
+                self._loaded[name] = source if isinstance(source, Engine) else source()
+            return self._loaded[name]
+
+    def _note_loaded(self, name: str, task: asyncio.Task[Engine]) -> None:
+        self._loading.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # asked for, so that asyncio does not report it when every caller has given up
 
     def _source(self, name: str) -> Engine | EngineFactory:
         try:
@@ -145,7 +153,3 @@ def _joint_audience(sources: Iterable[object]) -> Readers:
     everyone = [audience.members for audience in audiences]
     members = [named for named in everyone if named is not None]
     return Readers(frozenset().union(*members)) if len(members) == len(everyone) else PUBLIC
-
-
-def _load(source: Engine | EngineFactory) -> Engine:
-    return source if isinstance(source, Engine) else source()

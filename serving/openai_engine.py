@@ -147,7 +147,7 @@ class OpenAIEngine:
                 if event.finish_reason is not None:
                     return
         finally:
-            del self._aborts[request.request_id]
+            self._aborts.pop(request.request_id, None)
             pump.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await pump
@@ -182,6 +182,9 @@ class OpenAIEngine:
             events.put_nowait(error)
         except httpx.HTTPError as error:
             events.put_nowait(RemoteUnavailableError(f"{self._base_url} broke off: {error or type(error).__name__}."))
+        except Exception as error:  # whatever it is, the reader must not wait for ever
+            message = f"the request to {self._base_url} cannot be sent or its answer not read: {error!r}."
+            events.put_nowait(RemoteProtocolError(message))
 
     async def _open(self, client: httpx.AsyncClient, endpoint: str, body: dict[str, Any]) -> httpx.Response:
         for attempt in range(1, _ATTEMPTS + 1):

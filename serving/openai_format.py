@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from agentsys.serving.requests import Constraint, FinishReason, GenerateRequest,
 
 _STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
 _MILLISECONDS = 1000
+_LARGEST_PRIORITY = 2**53 - 1  # the integers that every JSON reader keeps exactly
 
 
 class RemoteProtocolError(ServingError):
@@ -60,8 +60,8 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
         body["stop"] = list(sampling.stop)
     if sampling.ignore_eos:
         body["ignore_eos"] = True
-    if capabilities.priority and math.isfinite(request.urgency):
-        body["priority"] = int(request.urgency * _MILLISECONDS)
+    if capabilities.priority:
+        body["priority"] = _priority(request.urgency)
     messages = [item for item in request.prompt if isinstance(item, Message)]
     if request.constraint is not None:
         body |= _constraint(request.constraint, capabilities, chat=bool(messages))
@@ -83,14 +83,21 @@ def parse_event(line: str) -> Event | EndOfStream | None:
         return EndOfStream()
     try:
         content = json.loads(data)
-        if "error" in content:
+        if content.get("error"):
             raise RemoteProtocolError(f"the server reported an error in its stream: {content['error']}.")
         choices = content.get("choices") or [{}]
         delta = choices[0].get("delta")
         text = choices[0].get("text") if delta is None else delta.get("content")
+        if not isinstance(text, str | None):
+            raise TypeError(f"text of type {type(text).__name__}")
         return Event(text or "", _finish_reason(choices[0].get("finish_reason")), _usage(content.get("usage")))
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
+
+
+def _priority(urgency: float) -> int:
+    # Smaller goes first, and a request that names none counts as 0: no hurry must be said too.
+    return int(max(-_LARGEST_PRIORITY, min(_LARGEST_PRIORITY, urgency * _MILLISECONDS)))
 
 
 def _constraint(constraint: Constraint, capabilities: Capabilities, *, chat: bool) -> dict[str, Any]:

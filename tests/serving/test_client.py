@@ -116,3 +116,45 @@ async def test_a_folder_is_a_model_specification(smollm2_dir) -> None:
     request = GenerateRequest([Message("user", "What is the capital of France?")], SamplingParams(max_tokens=12))
     assert "Paris" in (await client.generate(request)).text
     await client.close()
+
+
+async def test_a_call_that_blocks_and_one_that_awaits_load_one_engine(make_engine) -> None:
+    started, go_on, engines = threading.Event(), threading.Event(), []
+
+    def load() -> TorchEngine:
+        started.set()
+        go_on.wait(20)
+        engines.append(make_engine())
+        return engines[-1]
+
+    client = ServingClient({"a": load}, "a")
+    awaiting = asyncio.create_task(client.engine())
+    await asyncio.to_thread(started.wait, 20)
+    blocking = asyncio.create_task(asyncio.to_thread(client.capabilities))
+    go_on.set()
+    await asyncio.gather(awaiting, blocking)
+    assert len(engines) == 1
+    await client.close()
+
+
+async def test_a_load_that_failed_with_nobody_waiting_is_tried_again(make_engine, until) -> None:
+    go_on, outcomes, ended = threading.Event(), [UnknownModelError("not yet"), None], threading.Event()
+
+    def load() -> TorchEngine:
+        go_on.wait(20)
+        failure = outcomes.pop(0)
+        if failure is not None:
+            ended.set()
+            raise failure
+        return make_engine()
+
+    client = ServingClient({"a": load}, "a")
+    impatient = asyncio.create_task(client.engine())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    go_on.set()
+    await asyncio.to_thread(ended.wait, 20)
+    await asyncio.to_thread(until, lambda: not client._loading)
+    assert (await client.engine()).capabilities().model == "scripted"
+    await client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import math
 import threading
 import time
 from typing import Any
@@ -177,6 +178,8 @@ async def test_lasting_overload_and_refusals_are_told_apart(server) -> None:
     [
         ["data: not json\n\n"],
         ["data: [1]\n\n"],
+        ['data: {"choices": [{"text": 5}]}\n\n'],
+        ['data: {"choices": [{"delta": {"content": ["parts"]}}]}\n\n'],
         ['{"choices": []}\n'],
         ["<html>login</html>\n"],
         ['data: {"error": {"message": "out of memory"}}\n\n'],
@@ -255,3 +258,26 @@ def test_who_learns_a_prompt_follows_from_the_specification(server) -> None:
     engines = {"here": engine_factory("smollm2-135m"), "there": engine_factory(remote)}
     assert ServingClient(engines, "here").audience.members == operator
     assert ServingClient(engines, "here", audience=PUBLIC).audience == PUBLIC
+
+
+async def test_what_cannot_be_sent_is_an_error_and_no_endless_wait(server) -> None:
+    engine = connect(server)
+    with pytest.raises(RemoteProtocolError, match="surrogates"):
+        await asyncio.wait_for(collect(engine, chat("a file name \udcff")), 20)
+    server.events = events("fine")
+    assert (await collect(engine, chat()))[-1].finish_reason is FinishReason.STOP
+
+
+async def test_an_empty_error_field_is_none(server) -> None:
+    server.events = [line.replace('{"choices"', '{"error": null, "choices"') for line in events("fine")]
+    assert (await collect(connect(server), chat()))[0].text == "fine"
+
+
+async def test_a_call_without_hurry_comes_after_every_other(server) -> None:
+    server.events = events("fine")
+    engine = connect(server)
+    priorities = []
+    for urgency in (-math.inf, 0.0, 1.8e9, math.inf):
+        await collect(engine, chat(urgency=urgency))
+        priorities.append(server.requests[-1][1]["priority"])
+    assert priorities == sorted(set(priorities)) and priorities[1] == 0
