@@ -52,7 +52,8 @@ class Constraint:
 class GenerateRequest:
     """One model call. ``prompt`` is chat messages, raw text, or token ids.
 
-    ``urgency`` is κ, the latest start time of the call on the caller's clock in seconds: smaller runs first.
+    ``urgency`` is κ, the latest start time of the call in unix seconds: smaller runs first. An engine may treat calls
+    without hurry as due some minutes after they came, so that calls with a later κ cannot starve them.
     ``label`` decides which caches and replicas the call may touch: prefix caches are shared only between requests
     whose labels have the same readers.
     """

@@ -110,7 +110,8 @@ class ActiveRequest:
 
     def _take(self, token: int, length: int) -> None:
         self._unsent_tokens.append(token)
-        self._unsent_text += self.text.push(token)
+        if token not in self.eos_token_ids:  # not every tokenizer marks its end token as special
+            self._unsent_text += self.text.push(token)
         if self.matcher is not None:
             self.matcher.accept(token)
         complete = self.matcher is not None and self.matcher.is_complete

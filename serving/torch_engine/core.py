@@ -65,9 +65,9 @@ class EngineCore:
         except ServingError as error:
             request.deliver(error)
             return
+        self._active[request_id] = request
         if self._speculation is not None:
             request.session = self._speculation.drafter.session()
-        self._active[request_id] = request
 
     def find(self, request_id: str) -> ActiveRequest | None:
         return self._active.get(request_id)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import copy
 import itertools
 import os
 import secrets
 import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -37,10 +40,11 @@ DEFAULT_MAX_BATCH = 16
 DEFAULT_MAX_STEP_TOKENS = 256
 _MAX_DRAFT_TOKENS = 8
 _MOST_THREADS = 16
+_LONGEST_WAIT_SECONDS = 600.0
 
 
 class EngineClosedError(ServingError):
-    """The engine was closed."""
+    """The engine was closed, or belongs to the process that this one was forked from."""
 
     code = "AGS-0412"
     remedy = "Load the engine again."
@@ -95,7 +99,10 @@ class TorchEngine:
             speculation=speculation is not None,
             batch_invariant=runner.batch_invariant,
         )
+        self._process = os.getpid()
         self._arrivals = itertools.count()
+        # Ids whose prompts are being read, and whether they were aborted meanwhile.
+        self._reading: dict[str, bool] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._ended: ServingError | None = None
@@ -154,9 +161,16 @@ class TorchEngine:
         """
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
         deliver = _deliver_to(mailbox, asyncio.get_running_loop())
-        # Long prompts and large grammars take a while to read, and the event loop has other things to do.
-        active = await asyncio.to_thread(self._prepare, request, next(self._arrivals), deliver)
-        self._command(partial(self._core.add, active))
+        self._check_usable()
+        self._reading[request.request_id] = False
+        try:
+            # Long prompts and large grammars take a while to read, and the event loop has other things to do.
+            active = await asyncio.to_thread(self._prepare, request, next(self._arrivals), deliver)
+            self._command(partial(self._core.add, active))
+        finally:
+            aborted = self._reading.pop(request.request_id, False)
+        if aborted:
+            self._command_if_usable(partial(self._core.abort, active))
         try:
             while True:
                 item = await mailbox.get()
@@ -166,14 +180,15 @@ class TorchEngine:
                 if item.finish_reason is not None:
                     return
         finally:
-            with contextlib.suppress(EngineClosedError, EngineFailedError):
-                self._command(partial(self._core.abort, active))
+            self._command_if_usable(partial(self._core.abort, active))
 
     def abort(self, request_id: str) -> None:
-        self._command(lambda: self._core.abort(self._core.find(request_id)))
+        if request_id in self._reading:
+            self._reading[request_id] = True
+        self._command_if_usable(lambda: self._core.abort(self._core.find(request_id)))
 
     def rekey(self, request_id: str, urgency: float) -> None:
-        self._command(partial(self._core.rekey, request_id, urgency))
+        self._command_if_usable(partial(self._core.rekey, request_id, urgency))
 
     def stats(self) -> EngineStats:
         return self._core.stats()
@@ -196,6 +211,7 @@ class TorchEngine:
             urgency=request.urgency,
             arrival=arrival,
             domain=domain_digest(request.label.readers),
+            latest=time.time() + _LONGEST_WAIT_SECONDS,
         )
         return ActiveRequest(
             sequence=sequence,
@@ -206,14 +222,30 @@ class TorchEngine:
             matcher=matcher,
         )
 
+    def _check_usable(self) -> None:
+        if os.getpid() != self._process:
+            # The engine's threads did not come along, and its lock may have been held at the fork.
+            raise EngineClosedError("the engine runs in the process that this one was forked from.")
+        if self._ended is not None:
+            # A copy, since one exception raised many times collects the tracebacks of all its callers.
+            ended = copy.copy(self._ended)
+            ended.__cause__ = self._ended.__cause__
+            raise ended
+
     def _command(self, command: Callable[[], None]) -> None:
+        self._check_usable()
         with self._wake:
-            if self._ended is not None:
-                raise self._ended
+            self._check_usable()
             self._commands.append(command)
             self._wake.notify()
 
+    def _command_if_usable(self, command: Callable[[], None]) -> None:
+        with contextlib.suppress(EngineClosedError, EngineFailedError):
+            self._command(command)
+
     def _stop(self) -> None:
+        if os.getpid() != self._process:
+            return
         with self._wake:
             if self._ended is None:
                 self._ended = EngineClosedError(f"the engine of {self._capabilities.model} is closed.")
@@ -228,20 +260,22 @@ class TorchEngine:
         except Exception as error:  # whatever the native code raised, no stream may be left waiting for ever
             failure = EngineFailedError(f"a step of {self._capabilities.model} failed: {error!r}.")
             failure.__cause__ = error
+            # The traceback's frames hold the model, which would stay in memory beside its successor.
+            traceback.clear_frames(error.__traceback__)
             with self._wake:
                 self._ended = failure
-        for command in self._commands:
-            command()
+        while self._commands:
+            with contextlib.suppress(Exception):  # the engine has ended; what is left only has to hear of it
+                self._commands.popleft()()
         self._core.close(self._ended or EngineClosedError("the engine is closed."))
 
     def _execute_commands(self) -> bool:
         with self._wake:
             while not (self._commands or self._core.has_work or self._ended):
                 self._wake.wait()
-            commands = list(self._commands)
-            self._commands.clear()
-        for command in commands:
-            command()
+        # One by one: should one fail, the rest must still be there to be told.
+        while self._commands:
+            self._commands.popleft()()
         return self._ended is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from agentsys.serving.torch_engine.block_pool import chain_digest
@@ -13,6 +14,8 @@ class SequenceState:
 
     ``tokens`` is the prompt followed by what was generated; the first ``computed`` of them have their keys and values
     in ``blocks``. ``limit`` is the greatest length ``tokens`` may reach. ``arrival`` breaks ties of equal urgency.
+    ``latest`` bounds the urgency from above, on its clock: however unhurried a request is, it falls due then, and
+    whatever arrives later with a later κ cannot starve it.
     """
 
     request_id: str
@@ -22,6 +25,7 @@ class SequenceState:
     urgency: float
     arrival: int
     domain: bytes
+    latest: float = math.inf
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int | None = None
@@ -31,7 +35,7 @@ class SequenceState:
     @property
     def key(self) -> tuple[float, int]:
         """Order of service: smallest first."""
-        return (self.urgency, self.arrival)
+        return (min(self.urgency, self.latest), self.arrival)
 
     @property
     def remaining(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -228,3 +229,30 @@ def test_random_load_keeps_every_invariant_and_comes_to_an_end(seed: int, arriva
         simulation.step()
     assert len(simulation.finished | aborted) == arrivals
     assert simulation.scheduler.pool.owned == 0
+
+
+def served_under_constant_urgent_load(latest: float, *, urgent: int, slack: float, steps: int) -> bool:
+    """Whether an unhurried sequence ends while each step brings urgent ones, due ``slack`` steps later."""
+    scheduler = Scheduler(SchedulerLimits(12, 4, 40, max_batch=2, max_step_tokens=4))
+    patient = sequence("patient", 6, urgency=math.inf)
+    patient.latest = latest
+    scheduler.add(patient)
+    for now in range(steps):
+        for index in range(urgent):
+            name = f"{now}-{index}"
+            scheduler.add(sequence(name, 2, new=2, urgency=now + slack, arrival=1 + now * urgent + index, seed=now))
+        if "patient" in run_step(scheduler, scheduler.schedule()):
+            return True
+    return False
+
+
+def test_without_a_latest_key_an_unhurried_sequence_starves() -> None:
+    assert not served_under_constant_urgent_load(math.inf, urgent=2, slack=5.0, steps=300)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cap=st.integers(0, 60), urgent=st.integers(1, 3), slack=st.floats(0.0, 20.0))
+def test_a_latest_key_ends_starvation(cap: int, urgent: int, slack: float) -> None:
+    # Sequences due before it may be queued up when its time comes; each takes at most two steps.
+    bound = 3 * urgent * (cap + 2) + 30
+    assert served_under_constant_urgent_load(float(cap), urgent=urgent, slack=slack, steps=bound)

@@ -193,6 +193,18 @@ async def test_the_answer_stops_at_the_end_of_the_context(start, scripted_runner
     assert chunks[-1].usage.completion_tokens == 7
 
 
+async def test_an_end_token_that_is_not_marked_special_stays_out_of_the_text(
+    start, scripted_runner, scripted_config, tiny_model_dir
+) -> None:
+    answer = scripted_runner().greedy(PROMPT, 6)
+    end = next(token for token in answer[1:] if ModelTokenizer(tiny_model_dir).decode([token]))
+    engine = start(scripted_runner(config=scripted_config(eos_token_ids=frozenset({end}))))
+    chunks = await collect(engine, request())
+    given = tokens(chunks)
+    assert given[-1] == end and chunks[-1].finish_reason is FinishReason.STOP
+    assert "".join(chunk.text for chunk in chunks) == ModelTokenizer(tiny_model_dir).decode(given[:-1])
+
+
 async def test_an_id_in_use_is_refused_and_its_owner_undisturbed(start) -> None:
     engine = start()
     first = engine.submit(request(max_tokens=300, request_id="same"))
