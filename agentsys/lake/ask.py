@@ -138,7 +138,7 @@ def needed(plan: str) -> str | None:
         return None
     try:
         need = json.loads(plan).get("need")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return need if isinstance(need, str) and need else None
 

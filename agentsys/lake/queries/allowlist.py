@@ -52,6 +52,8 @@ _FUNCTION_NAMES: Final = """
     json_array_length json_keys json_value
 """
 _FUNCTIONS: Final = frozenset(_FUNCTION_NAMES.split())
+_CLOCKS: Final = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+"""Words that DuckDB parses as columns and, where no column has the name, answers from the clock."""
 
 
 class PlanSyntaxError(LakeError):
@@ -86,6 +88,7 @@ def validate_statement(sql: str, readable: Iterable[str]) -> None:
     for node in nodes:
         _check_kind(node)
         _check_function(node, _TABLE_FUNCTIONS if id(node) in table_functions else _FUNCTIONS | _OPERATORS)
+        _check_column(node)
         _check_table(node, visible, known)
 
 
@@ -94,7 +97,10 @@ def _duckdb_tree(sql: str) -> dict[str, Any]:
         row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     if row is None:
         raise PlanSyntaxError(f"The statement {_shown(sql)} is empty.")
-    tree: dict[str, Any] = json.loads(row[0])
+    try:
+        tree: dict[str, Any] = json.loads(row[0])
+    except RecursionError as error:
+        raise PlanSyntaxError(f"The statement {_shown(sql)} is nested too deep.") from error
     if tree["error"] and tree.get("error_type") == "parser":
         raise PlanSyntaxError(f"The statement {_shown(sql)} does not parse: {tree['error_message']}.")
     if tree["error"]:
@@ -140,6 +146,15 @@ def _check_function(node: dict[str, Any], allowed: frozenset[str] | set[str]) ->
     name = node.get("function_name")
     if isinstance(name, str) and (node.get("schema") or node.get("catalog") or name.lower() not in allowed):
         raise ForbiddenQueryError(f"The function {name} is not allowed here. {near_names(name, allowed - _OPERATORS)}")
+
+
+def _check_column(node: dict[str, Any]) -> None:
+    names = node.get("column_names")
+    if isinstance(names, list) and names and str(names[0]).lower() in _CLOCKS:
+        raise ForbiddenQueryError(
+            f"{names[0]} reads the clock, so the plan gives another result at every run.",
+            remedy="Write the date down; a column of that name needs its table's name before it.",
+        )
 
 
 def _check_table(node: dict[str, Any], visible: set[str], known: set[str]) -> None:
