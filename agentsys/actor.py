@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
@@ -14,7 +15,9 @@ class Actor:
 
     ``snapshot`` is the commit up to which its first transaction sees the board; ``deadline`` is in unix seconds;
     ``rated`` is its rating on the agenda, ``None`` for one that needs no turn. ``changes`` lists, from the second
-    attempt on, what other transactions changed under the one before.
+    attempt on, what other transactions changed under the one before. ``kept`` names the requests with which earlier
+    attempts committed writes: such writes are not made again, and what is read after the request is as of the commit
+    given with it.
     """
 
     path: str
@@ -25,3 +28,4 @@ class Actor:
     rated: float | None = None
     attempt: int = 1
     changes: tuple[Json, ...] = ()
+    kept: Mapping[str, int] = field(default_factory=dict)

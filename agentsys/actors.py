@@ -71,6 +71,8 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
             raise
         except Exception as error:
             raise ActorFailed(error, context.label, context.decisions) from error
+        finally:
+            context.close()
 
 
 async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conclude | None) -> Conclusion:
@@ -90,7 +92,10 @@ async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict)
     actor = context.actor
     changed = [item for item in conflict.items if not isinstance(item, CursorConflict)]
     labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
-    value: Json = {"snapshot": scope.board.head, "changes": [_describe(item) for item in changed]}
+    head = scope.board.head
+    kept = dict(actor.kept) | ({context.kept: head} if context.kept else {})
+    snapshot = actor.snapshot if kept else head
+    value: Json = {"snapshot": snapshot, "changes": [_describe(item) for item in changed], "kept": kept}
     key = f"{actor.path}#{actor.attempt + 1}"
     step = Step(key, "attempt", "", 0, value, actor.label.join(*labels), 0)
     transaction = scope.journal.begin(f"agent:{actor.name}")
@@ -105,7 +110,12 @@ def _at_attempt(scope: RunScope, actor: Actor, attempt: int) -> Actor:
     assert step is not None, "an attempt after the first is recorded before it begins"
     start: Any = step.value
     return replace(
-        actor, attempt=attempt, label=step.label, snapshot=start["snapshot"], changes=tuple(start["changes"])
+        actor,
+        attempt=attempt,
+        label=step.label,
+        snapshot=start["snapshot"],
+        changes=tuple(start["changes"]),
+        kept=start["kept"],
     )
 
 

@@ -16,7 +16,7 @@ from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
 from agentsys.agenda import rating
 from agentsys.agents import Agent, Bid, Decline, Request
-from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.entries import Entry, Json, canonical_json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
@@ -25,8 +25,10 @@ from agentsys.decisions import DecisionLog
 from agentsys.errors import RunError
 from agentsys.events import BidMade, Responded, RoundClosed
 from agentsys.journal import RecordEnded, ReplayDivergence, submit
+from agentsys.labelled import unwrap
 from agentsys.rounds import Failure, Response, ResponseStatus, RoundOutcome, classify
 from agentsys.scope import Round, RunScope
+from agentsys.tools import to_json
 
 BID_TIMEOUT = 30.0
 """Seconds an agent has to decide whether it volunteers."""
@@ -117,18 +119,21 @@ class ControlLoop:
         try:
             async with asyncio.timeout(BID_TIMEOUT):
                 bid = await member.volunteer(request)
+            return None if bid is None else self._as_recorded(bid, member, request)
         except Exception as error:
             failure = Failure.of(error)
             text = f"{failure.type}: {failure.message}"
-            return RecordedBid(member.name, 0.0, 1.0, "", None, False, text, request.label)
-        if bid is None:
-            return None
-        return self._as_recorded(bid, member, request)
+            # The message may quote anything the agent looked at, and nobody declared what that was.
+            return RecordedBid(member.name, 0.0, 1.0, "", None, False, text, request.label.join(Label()))
 
     @staticmethod
     def _as_recorded(bid: Bid, member: Agent, request: Request) -> RecordedBid:
-        label = request.label.join(bid.label or BOTTOM)
-        return RecordedBid(member.name, bid.score, bid.cost, bid.reason, bid.value, False, None, label)
+        value, labels = unwrap(bid.value)
+        label = request.label.join(bid.label or BOTTOM, *labels)
+        recorded = RecordedBid(member.name, bid.score, bid.cost, bid.reason, to_json(value), False, None, label)
+        # A bid that cannot be recorded is its agent's failure; found out later, it would be the whole round's.
+        canonical_json(recorded.to_json())
+        return recorded
 
     def _recorded_bids(self, request: Request) -> list[RecordedBid]:
         """Return the round's bids, best first."""

@@ -60,7 +60,7 @@ class Gateway:
         Never raises: an error in the check is a denial.
         """
         try:
-            return self._decide_call(name, dict(arguments), {"the caller": control, **labels})
+            return self._decide_call(name, dict(arguments), [("the caller", control), *labels.items()])
         except Exception as error:
             return Deny("error-in-check", f"{type(error).__name__}: {error}")
 
@@ -82,7 +82,7 @@ class Gateway:
             "audience", f"{what} would disclose to {_names(audience)} what only {_names(label.readers)} may read"
         )
 
-    def _decide_call(self, name: str, arguments: dict[str, Any], labels: dict[str, Label]) -> AllowCall | Deny:
+    def _decide_call(self, name: str, arguments: dict[str, Any], labels: list[tuple[str, Label]]) -> AllowCall | Deny:
         tool = self.tools.get(name)
         if tool is None:
             return Deny(
@@ -96,8 +96,8 @@ class Gateway:
         denial = self._check_labels(tool, labels)
         return denial or AllowCall("consequential" if tool.consequential else "harmless", tool, validated)
 
-    def _check_labels(self, tool: Tool, labels: dict[str, Label]) -> Deny | None:
-        for part, label in labels.items():
+    def _check_labels(self, tool: Tool, labels: list[tuple[str, Label]]) -> Deny | None:
+        for part, label in labels:
             if tool.consequential and not self.policy.trusts(label):
                 return Deny("integrity", f"{tool.name} is consequential and {self._intruders(label)} shaped {part}")
             disclosure = self.decide_disclosure(f"{tool.name}, through {part},", label, tool.audience)

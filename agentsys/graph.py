@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import StateGraph
 
 from agentsys.actor import Actor
@@ -31,7 +32,8 @@ async def execute_graph(graph: Any, scope: RunScope, context: Context, state: An
     execution = GraphExecution(scope, context)
     compiled = execution.instrument(getattr(graph, "builder", graph)).compile()
     try:
-        return await compiled.ainvoke(state, context=context)
+        # No context here: the graph's edges would act through it, under a label that lacks what the nodes saw.
+        return await compiled.ainvoke(state)
     finally:
         execution.finish()
 
@@ -76,7 +78,13 @@ class GraphExecution:
         update: list[Any] = []
 
         async def body(context: Context) -> None:
-            update[:] = [await node.ainvoke(state, _with_context(config, context))]
+            own = _with_context(config, context)
+            # A node that asks for its runtime instead of declaring it finds it through this variable.
+            token = var_child_runnable_config.set(own)
+            try:
+                update[:] = [await node.ainvoke(state, own)]
+            finally:
+                var_child_runnable_config.reset(token)
 
         def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
             value: Json = {"writes": conclusion.writes}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
 
 from agentsys.blackboard.labels import Label
 
@@ -20,17 +22,33 @@ class Labelled(Generic[T]):
 
 
 def unwrap(value: Any) -> tuple[Any, list[Label]]:
-    """Return ``value`` with every :class:`Labelled` inside it replaced by its bare value, and their labels."""
+    """Return ``value`` with every :class:`Labelled` inside it replaced by its bare value, and their labels.
+
+    Models and dataclasses that hold one become dictionaries; sets become lists in an order that is always the same.
+    """
     if isinstance(value, Labelled):
         inner, labels = unwrap(value.value)
         return inner, [value.label, *labels]
     if isinstance(value, Mapping):
-        pairs = {key: unwrap(item) for key, item in value.items()}
-        return {key: item for key, (item, _) in pairs.items()}, _flatten(labels for _, labels in pairs.values())
+        pairs = [(unwrap(key), unwrap(item)) for key, item in value.items()]
+        plain = {key: item for (key, _), (item, _) in pairs}
+        return plain, _flatten(labels for pair in pairs for _, labels in pair)
+    if isinstance(value, set | frozenset):
+        # The order of a set changes from one process to the next, and a resumed run must hash to the same step.
+        return unwrap(sorted(value, key=repr))
     if isinstance(value, list | tuple):
         items = [unwrap(item) for item in value]
         return [item for item, _ in items], _flatten(labels for _, labels in items)
-    return value, []
+    inner, labels = unwrap(_fields_of(value))
+    return (inner, labels) if labels else (value, [])
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {}
 
 
 def _flatten(groups: Iterable[list[Label]]) -> list[Label]:

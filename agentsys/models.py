@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agentsys.blackboard.labels import NOBODY, Readers
+from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ConfigurationError, ServingError
 from agentsys.rounds import Failure
 from agentsys.serving.requests import (
@@ -81,9 +81,12 @@ def as_model(model: Any) -> Model:
 
 
 def audience_of(model: Model) -> Readers:
-    """Return who learns the prompts beside this process; a model that does not say runs inside it."""
+    """Return who learns the prompts beside this process; a model that does not say runs inside it.
+
+    What is no :class:`Readers` is taken at its worst: everyone.
+    """
     audience = getattr(model, "audience", NOBODY)
-    return audience if isinstance(audience, Readers) else NOBODY
+    return audience if isinstance(audience, Readers) else PUBLIC
 
 
 class LangChainModel:

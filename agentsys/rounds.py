@@ -20,6 +20,16 @@ class Unanswered(RunError):
     remedy = "Look at the round's responses with `agentsys board log --run RUN`, or handle the outcome in the workflow."
 
 
+LONGEST_TEXT = 4_000
+"""Characters of an error's message that are put on record; it may quote a whole file."""
+
+
+def recordable(text: str) -> str:
+    """Return ``text`` as it can be put on record: bounded, and with what is no Unicode character escaped."""
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return plain if len(plain) <= LONGEST_TEXT else plain[: LONGEST_TEXT - 1] + "…"
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an agent, a tool or a run failed: the stable code, the type's name, the message, and what to do about it."""
@@ -36,7 +46,7 @@ class Failure:
         if isinstance(recorded, Failure):
             return recorded
         code = getattr(error, "code", None)
-        message = getattr(error, "message", None) or str(error)
+        message = recordable(str(getattr(error, "message", None) or error))
         remedy = str(getattr(error, "remedy", ""))
         return Failure(code if isinstance(code, str) else RunError.code, type(error).__name__, message, remedy)
 
@@ -53,6 +63,11 @@ class Response:
     value: Json
     label: Label
     failure: Failure | None = None
+
+    def describe(self) -> str:
+        """Return one line for people: who, with what status, and why where it failed."""
+        why = f": {self.failure.code} {self.failure.message}" if self.failure else ""
+        return f"{self.agent} {self.status}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +91,7 @@ class RoundOutcome:
 
     def describe(self) -> str:
         """Return one line for people: the outcome, and what each agent did."""
-        agents = ", ".join(f"{response.agent} {response.status}" for response in self.responses)
+        agents = ", ".join(response.describe() for response in self.responses)
         return f"{self.name} ({agents})" if agents else self.name
 
 

@@ -15,7 +15,7 @@ from agentsys import topics
 from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Body, Conclusion, perform
 from agentsys.agenda import Agenda
-from agentsys.agents import Agent, AgentRegistry
+from agentsys.agents import Agent, AgentRegistry, is_name
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Json
@@ -23,7 +23,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.control import ControlLoop
-from agentsys.errors import RunError
+from agentsys.errors import ConfigurationError, RunError
 from agentsys.events import Listener, RunFinished, RunStarted
 from agentsys.gateway import Gateway
 from agentsys.journal import Journal, Mode, RecordEnded, ReplayDivergence, submit
@@ -148,6 +148,11 @@ class Runtime:
         value, labels = unwrap(input)
         label = (label or Label.trusted(self.policy.owner)).join(*labels)
         run = run_id or uuid4().hex[:12]
+        if not is_name(run):
+            raise ConfigurationError(
+                f"The run's identifier {run!r} is not made of letters, digits, '_', '-' and '.'.",
+                remedy="Pass another run_id, or none.",
+            )
         if self.board.get(topics.RUNS, run) is not None:
             raise RunExists(f"The board has a run {run!r} already.")
         started, seconds = time.time(), deadline if deadline is not None else chosen.deadline
@@ -203,7 +208,8 @@ class Runtime:
         ``result`` is the call's result, or the reason of its failure. Raises ``EffectRefused``.
         """
         body: Json = {"value": result} if outcome == "succeeded" else {"error": str(result)}
-        label = Label.trusted(self.policy.owner)
+        settled = self.board.effect(effect)
+        label = Label.trusted(self.policy.owner).join(*([settled.intent.label] if settled else []))
         return await asyncio.to_thread(self.board.finish_effect, effect, outcome, body, label)
 
     async def close(self) -> None:

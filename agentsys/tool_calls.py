@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectClass, EffectState
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import Json, canonical_json
 from agentsys.blackboard.labels import Label
 from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
+from agentsys.rounds import recordable
 from agentsys.tools import Tool, to_json
+
+INTERRUPTED: Final = "the caller was cancelled"
 
 
 class ToolFailed(RunError):
@@ -39,16 +42,26 @@ class EffectInDoubt(RunError):
 async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool) -> Effect:
     """Bring an intended effect to its outcome, unless the record has it already.
 
-    An effect that was started and has no outcome belongs to a process that died: a repeatable one is done again under
-    the same idempotency key, a queryable one is asked about, any other is in doubt.
+    An effect that was started and has no outcome belongs to a process that died, one that was interrupted to a caller
+    that was cancelled: a repeatable one is done again under the same idempotency key, a queryable one is asked about,
+    any other is in doubt.
     """
-    if replaying and effect.state in (EffectState.INTENDED, EffectState.STARTED):
+    if effect.state not in (EffectState.INTENDED, EffectState.STARTED) and not _interrupted(effect):
+        return effect
+    if replaying:
         raise RecordEnded(f"The call {effect.intent.id} of {tool.name} has no recorded outcome.")
-    if effect.state is EffectState.STARTED and not tool.effect_class.repeatable:
-        return await _recover(board, tool, effect)
-    if effect.state in (EffectState.INTENDED, EffectState.STARTED):
+    if effect.state is EffectState.STARTED and effect.epoch == board.epoch:
+        raise EffectInDoubt(f"The call {effect.intent.id} of {tool.name} was begun by this process and has not ended.")
+    if effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
         return await _dispatch(board, tool, effect)
-    return effect
+    return await _recover(board, tool, effect)
+
+
+def _interrupted(effect: Effect) -> bool:
+    """Whether the caller was cancelled during the call, and what became of the call can be found out."""
+    found_out = effect.intent.effect_class.repeatable or effect.intent.effect_class is EffectClass.QUERYABLE
+    result: Any = effect.result
+    return effect.state is EffectState.IN_DOUBT and found_out and result.get("error") == INTERRUPTED
 
 
 def result_of(tool: Tool, effect: Effect) -> Labelled[Json]:
@@ -68,45 +81,76 @@ def label_of(effect: Effect) -> Label:
 
 
 async def _recover(board: Board, tool: Tool, effect: Effect) -> Effect:
-    """Settle what a dead process left behind; a queryable call that never happened is made now."""
-    key, label = effect.intent.id, effect.intent.label
+    """Settle what a dead process or a cancelled caller left behind; a queryable call that never happened is made."""
+    label = effect.intent.label
     if tool.effect_class is not EffectClass.QUERYABLE or tool.query is None:
         return await _finish(board, effect, "in_doubt", {"error": "the process died during the call"}, label)
-    found = await asyncio.to_thread(tool.query, key)
+    try:
+        async with asyncio.timeout(tool.timeout):
+            found = await asyncio.to_thread(tool.query, effect.id)
+    except Exception as error:
+        if effect.state is EffectState.IN_DOUBT:
+            raise EffectInDoubt(
+                f"Asking about the call {effect.id} of {tool.name} failed: {_reason(error)}."
+            ) from error
+        reason = f"the process died during the call, and asking about it failed: {_reason(error)}"
+        return await _finish(board, effect, "in_doubt", {"error": reason}, _failure_label(tool, label))
     if found is None:
-        return await _dispatch(board, tool, await _finish(board, effect, "failed", {"error": "never happened"}, label))
-    value, result_label = _labelled(tool, found, label)
-    return await _finish(board, effect, "succeeded", {"value": value}, result_label)
+        return await _dispatch(board, tool, effect, never_happened=True)
+    return await _conclude(board, tool, effect, found)
 
 
-async def _dispatch(board: Board, tool: Tool, effect: Effect) -> Effect:
+async def _dispatch(board: Board, tool: Tool, effect: Effect, *, never_happened: bool = False) -> Effect:
     key, arguments, label = effect.intent.id, effect.intent.arguments, effect.intent.label
     starting = board.begin("runtime", run=effect.intent.run)
+    if never_happened:
+        # In one commit with the new start: alone on record, this failure would be the call's outcome.
+        starting.finish_effect(key, "failed", {"error": "never happened"}, label)
     starting.start_effect(key)
     await submit(board, starting)
     try:
         returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key)
-        value, result_label = _labelled(tool, returned, label)
-    except (TimeoutError, asyncio.CancelledError) as error:
+    except asyncio.CancelledError:
+        await _finish(board, effect, "in_doubt", {"error": INTERRUPTED}, label)
+        raise
+    except TimeoutError:
         state = "failed" if tool.effect_class is EffectClass.PURE else "in_doubt"
-        reason = f"no answer within {tool.timeout} s" if isinstance(error, TimeoutError) else "the caller was cancelled"
-        effect = await _finish(board, effect, state, {"error": reason}, label)
-        if isinstance(error, asyncio.CancelledError):
-            raise
-        return effect
+        return await _finish(board, effect, state, {"error": f"no answer within {tool.timeout} s"}, label)
     except Exception as error:
-        reason = str(error) if isinstance(error, AgentsysError) else f"{type(error).__name__}: {error}"
-        # The message may quote what the tool read, so it carries the label of a result.
-        _, failure_label = _labelled(tool, None, label)
-        return await _finish(board, effect, "failed", {"error": reason}, failure_label)
-    return await _finish(board, effect, "succeeded", {"value": value}, result_label)
+        return await _finish(board, effect, "failed", {"error": _reason(error)}, _failure_label(tool, label))
+    return await _conclude(board, tool, effect, returned)
+
+
+async def _conclude(board: Board, tool: Tool, effect: Effect, returned: Any) -> Effect:
+    """Record the result of a call that was made."""
+    label = effect.intent.label
+    try:
+        value, result_label = _labelled(tool, returned, label)
+        result: Json = {"value": value}
+        canonical_json(result)
+    except Exception as error:
+        state = "failed" if tool.effect_class is EffectClass.PURE else "in_doubt"
+        reason = f"the result cannot be recorded: {_reason(error)}"
+        return await _finish(board, effect, state, {"error": reason}, _failure_label(tool, label))
+    return await _finish(board, effect, "succeeded", result, result_label)
+
+
+def _reason(error: Exception) -> str:
+    return recordable(str(error) if isinstance(error, AgentsysError) else f"{type(error).__name__}: {error}")
+
+
+def _failure_label(tool: Tool, label: Label) -> Label:
+    """Return the label of an error's message: it may quote what the tool read, so it is that of a result."""
+    return _labelled(tool, None, label)[1]
 
 
 def _labelled(tool: Tool, returned: Any, label: Label) -> tuple[Json, Label]:
     """Return a tool's result as JSON, labelled with all that shaped it."""
     value, own = unwrap(returned)
-    sources = own or ([tool.source] if tool.source else [])
-    return to_json(value), label.join(*sources)
+    if tool.source is not None and not isinstance(returned, Labelled):
+        # Labels inside a result speak for their own parts only.
+        own = [*own, tool.source]
+    return to_json(value), label.join(*own)
 
 
 async def _finish(board: Board, effect: Effect, outcome: Any, result: Json, label: Label) -> Effect:

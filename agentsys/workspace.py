@@ -28,6 +28,15 @@ class Workspace:
             self._transaction.snapshot = self._snapshot
         return self._transaction
 
+    @property
+    def reads_label(self) -> Label:
+        """The join of everything the transaction has read, ends of entries included."""
+        return self.transaction.reads_label
+
+    @property
+    def has_writes(self) -> bool:
+        return bool(self._writes)
+
     def get(self, topic: str, key: str) -> Entry | None:
         return self.transaction.get(topic, key)
 
@@ -38,8 +47,8 @@ class Workspace:
         self.transaction.put(topic, key, value, type=type, label=label)
         self._writes.append(["put", topic, key, type, value])
 
-    def delete(self, topic: str, key: str) -> None:
-        self.transaction.delete(topic, key)
+    def delete(self, topic: str, key: str, *, label: Label) -> None:
+        self.transaction.delete(topic, key, label=label)
         self._writes.append(["delete", topic, key])
 
     def writes_digest(self) -> str:

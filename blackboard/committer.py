@@ -119,7 +119,8 @@ class Committer:
         """Go on after a failed write: it may have reached the disk all the same, so look before trying again."""
         try:
             stored = self._storage.commits(self._state.head)
-        except BoardError:
+        except Exception:
+            # Without this thread every later commit would wait for ever.
             stored = []
         if stored:
             self._advance(stored)

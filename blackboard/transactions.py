@@ -231,11 +231,14 @@ class Transaction:
         # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
         self._operations.append(Write(topic, key, type, text, json.loads(text), label, sources, endorsed))
 
-    def delete(self, topic: str, key: str) -> None:
-        """Buffer the end of an entry. Deleting what does not exist changes nothing."""
+    def delete(self, topic: str, key: str, *, label: Label = BOTTOM) -> None:
+        """Buffer the end of an entry, under the join of ``label`` and everything read.
+
+        Deleting what does not exist changes nothing.
+        """
         existing = self.get(topic, key)
         if existing is not None:
-            label = self._label_for(f"{topic}/{key}", None, None)
+            label = self._label_for(f"{topic}/{key}", None, None).join(label)
             self._operations.append(Write(topic, key, existing.type, None, None, label, self.reads, None))
 
     def plan_effect(self, intent: EffectIntent) -> None:
