@@ -123,5 +123,6 @@ def _load(file: Path) -> ModuleType:
 def _where(error: Exception, file: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return f"line {lines[-1]}" if lines else "no line of its own"

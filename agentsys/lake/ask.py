@@ -35,7 +35,7 @@ class NothingVolunteered(RunError):
 
     code = "AGS-0640"
     remedy = (
-        "Use words that stand in file names, headers or values; `agentsys ask --lake DIR --json` lists what is there."
+        "Use words that stand in file names, headers or values; files that were skipped are named before the rounds."
     )
 
 

@@ -184,7 +184,7 @@ def test_a_denied_run_exits_with_a_code_of_its_own(run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("import nosuchmodule", "nosuchmodule"),
+        ("x = 1\nimport nosuchmodule", "named 'nosuchmodule' (line 2)"),
         ("x = 1\ny = (", "line 2"),
         (WORKFLOW.replace('"arithmetic"', '"doubler"'), "both named 'doubler'"),
         ("", "defines 0 workflows"),
@@ -220,6 +220,22 @@ def test_a_resumed_question_finds_its_lake_and_prints_its_answer(run: Run, lake:
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == asked.stdout
     assert question in asked.stdout
+
+
+def test_the_readme_s_own_tool_runs(run: Run, tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (program,) = (block.split("```")[0] for block in readme.split("```python\n")[1:] if "@tool" in block)
+    (tmp_path / "keep.py").write_text(program)
+    done = run("run", "keep.py", "--input", '"hello"')
+    assert (done.returncode, done.stdout) == (0, "saved 5 characters\n"), done.stderr
+    assert (tmp_path / "note.txt").read_text() == "hello"
+
+
+def test_a_failed_round_says_why_its_agents_failed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(WORKFLOW.replace("2 * number", "number / 0"))
+    assert (
+        "doubler crashed: AGS-0630 double failed: ZeroDivisionError" in run("run", "failing.py", "--input", "1").stderr
+    )
 
 
 @pytest.mark.model
