@@ -117,11 +117,11 @@ async def test_rekey_lets_a_waiting_request_overtake(start, scripted_runner) -> 
     engine = start(scripted_runner(), max_batch=1)
     order: list[str] = []
 
-    async def ask(name: str, urgency: float) -> None:
-        await collect(engine, request([50 + ord(name[0])], max_tokens=60, urgency=urgency, request_id=name))
+    async def ask(name: str, urgency: float, count: int = 20) -> None:
+        await collect(engine, request([50 + ord(name[0])], max_tokens=count, urgency=urgency, request_id=name))
         order.append(name)
 
-    first = asyncio.create_task(ask("a", 0.0))
+    first = asyncio.create_task(ask("a", 0.0, count=250))  # it must last until the others wait
     rest = [asyncio.create_task(ask("b", 5.0)), asyncio.create_task(ask("c", 9.0))]
     while engine.stats().waiting < 2:
         await asyncio.sleep(0)
