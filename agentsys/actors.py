@@ -11,6 +11,7 @@ from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict,
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
+from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.decisions import DecisionLog
 from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
@@ -76,7 +77,9 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
 
 
 async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conclude | None) -> Conclusion:
-    value, labels = unwrap(await body(context))
+    with stray_cancellation_as_error():
+        returned = await body(context)
+    value, labels = unwrap(returned)
     transaction, writes = context.conclude()
     conclusion = Conclusion(to_json(value), context.label.join(*labels), writes, 0)
     if conclude is None:

@@ -20,6 +20,7 @@ from agentsys.blackboard.entries import Entry, Json, canonical_json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
+from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.decisions import DecisionLog
 from agentsys.errors import RunError
@@ -118,7 +119,8 @@ class ControlLoop:
     async def _offer(self, member: Agent, request: Request) -> RecordedBid | None:
         try:
             async with asyncio.timeout(BID_TIMEOUT):
-                bid = await member.volunteer(request)
+                with stray_cancellation_as_error():
+                    bid = await member.volunteer(request)
             return None if bid is None else self._as_recorded(bid, member, request)
         except Exception as error:
             failure = Failure.of(error)

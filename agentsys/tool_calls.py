@@ -9,6 +9,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectClass, EffectState
 from agentsys.blackboard.entries import Json, canonical_json
 from agentsys.blackboard.labels import Label
+from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
@@ -109,7 +110,8 @@ async def _dispatch(board: Board, tool: Tool, effect: Effect, *, never_happened:
     starting.start_effect(key)
     await submit(board, starting)
     try:
-        returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key)
+        with stray_cancellation_as_error():
+            returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key)
     except asyncio.CancelledError:
         await _finish(board, effect, "in_doubt", {"error": INTERRUPTED}, label)
         raise

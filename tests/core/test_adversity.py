@@ -469,3 +469,52 @@ async def test_a_node_that_asks_for_its_runtime_acts_under_what_earlier_nodes_sa
     graph.add_edge(START, "read").add_edge("read", "tell").add_edge("tell", END)
     result = await make_runtime(tools=[fetch]).run(Workflow("tell", graph, output="text"), {})
     assert result.value == f"mail,{OWNER}"
+
+
+async def stray() -> Any:
+    """Await a task that somebody cancelled: the error is like that of being cancelled oneself."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def test_a_cancelled_task_of_an_agent_is_the_agents_crash(make_runtime):
+    @agent(kind="sum")
+    async def careless(context: Any, request: Any) -> Any:
+        return await stray()
+
+    class Bidder(type(careless)):  # type: ignore[misc]
+        async def volunteer(self, request: Any) -> Any:
+            return await stray()
+
+    async def act(context: Any, request: Any) -> int:
+        return 0
+
+    bidder = Bidder(act, "bidder", frozenset({"sum"}))
+
+    async def main(context: Any, _: Any) -> Any:
+        return [(response.agent, response.status) for response in (await context.ask("sum")).responses]
+
+    result = await make_runtime(agents=[careless, bidder]).run(main)
+    assert result.value == [["careless", "crashed"]]
+
+
+async def test_a_cancelled_task_of_a_tool_is_the_tools_failure(make_runtime, board):
+    @tool(effect=EffectClass.IRREVERSIBLE, audience=NOBODY)
+    async def careless() -> Any:
+        return await stray()
+
+    async def main(context: Any, _: Any) -> str:
+        with pytest.raises(ToolFailed, match="cancelled"):
+            await context.call("careless")
+        return "told"
+
+    assert (await make_runtime(tools=[careless]).run(main)).value == "told"
+
+
+async def test_a_workflow_that_awaits_a_cancelled_task_fails_and_says_so(make_runtime):
+    async def main(context: Any, _: Any) -> Any:
+        return await stray()
+
+    result = await make_runtime().run(main)
+    assert result.status == "failed" and "cancelled" in result.failure.message
