@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from agentsys.agents import Agent, Bid, Request, agent
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.effects import EffectClass
-    from agentsys.blackboard.labels import Label
+    from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
     from agentsys.context import Context
     from agentsys.errors import AgentsysError
     from agentsys.labelled import Labelled
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from agentsys.workflow import Workflow
 
 _HOMES = {
+    "NOBODY": "agentsys.blackboard.labels",
+    "PUBLIC": "agentsys.blackboard.labels",
+    "Readers": "agentsys.blackboard.labels",
     "Agent": "agentsys.agents",
     "AgentsysError": "agentsys.errors",
     "Bid": "agentsys.agents",
@@ -52,7 +55,10 @@ __all__ = [
     "Label",
     "Labelled",
     "Lake",
+    "NOBODY",
+    "PUBLIC",
     "Policy",
+    "Readers",
     "Request",
     "RunResult",
     "Runtime",
