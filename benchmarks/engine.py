@@ -1,8 +1,8 @@
 """The torch engine beside transformers' ``generate``: tokens a second in every weight format, and what each costs.
 
 Both answer the same prompts greedily in the same run, their turns interleaved, prefill included, transformers in a
-process of its own. Perplexity is taken on the opening of *Alice's Adventures in Wonderland* (public domain) in windows of
-1,024 tokens.
+process of its own. Perplexity is taken on the opening of *Alice's Adventures in Wonderland* (public domain) in windows
+of 1,024 tokens.
 """
 
 from __future__ import annotations
