@@ -11,10 +11,10 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentsys.errors import ConfigurationError
+from agentsys.serving.weights.catalogue import DEFAULT_MODEL
 
 ENVIRONMENT_PREFIX = "AGENTSYS_"
 SETTINGS_FILE = "agentsys.toml"
-DEFAULT_MODEL = "smollm2-135m"
 
 
 class Section(BaseModel):

@@ -101,7 +101,7 @@ def perplexity(runner: ModelRunner, tokens: Sequence[int]) -> float:
 
 def _in_process_of_its_own(pool: ProcessPoolExecutor, task: Callable[[], float]) -> float:
     # Beside the engine's thread, OpenMP sees more threads than cores in one process and stops spinning between parallel
-    # regions, which would cost transformers a third of its speed.
+    # regions, which would slow transformers down.
     return pool.submit(task).result()
 
 

@@ -10,9 +10,8 @@ from urllib.parse import urldefrag
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.serving.engine import Engine
 from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
+from agentsys.serving.weights.catalogue import is_remote
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
-
-_URL_SCHEMES = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,10 @@ class SpecifiedEngine:
     @property
     def audience(self) -> Readers:
         """Who learns the prompts: ``model-server:HOST`` of a URL, nobody if the model runs on this machine."""
-        return audience_of_url(self.spec) if self.spec.startswith(_URL_SCHEMES) else NOBODY
+        return audience_of_url(self.spec) if is_remote(self.spec) else NOBODY
 
     def __call__(self) -> Engine:
-        if self.spec.startswith(_URL_SCHEMES):
+        if is_remote(self.spec):
             return _remote(self.spec, self.options)
         return _in_process(self.spec, self.options, self.progress)
 

@@ -88,9 +88,10 @@ def check_kernels(_: Settings) -> Finding:
 def check_model(settings: Settings) -> Finding:
     """The configured model is pulled or reachable."""
     from agentsys.serving.weights.cache import find_pulled
+    from agentsys.serving.weights.catalogue import is_remote
 
     name = settings.model.name
-    if name.startswith(("http://", "https://")):
+    if is_remote(name):
         return Finding("model", "ok", f"{name} (remote; not contacted)")
     if find_pulled(settings.models_dir, name) or Path(name).expanduser().exists():
         return Finding("model", "ok", name)

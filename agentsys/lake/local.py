@@ -13,6 +13,7 @@ from agentsys.lake.planners import FocusedPlanner, FreePlanner, GrammarPlanner, 
 from agentsys.lake.queries.sandbox import SandboxLimits
 from agentsys.lake.tools import lake_tools
 from agentsys.runtime import Runtime
+from agentsys.serving.weights.catalogue import is_remote
 from agentsys.settings import Settings
 
 PACKAGE_PREFIX = "package:"
@@ -55,7 +56,7 @@ def planner_kind(settings: Settings) -> str:
     """
     if settings.lake.planner != "auto":
         return settings.lake.planner
-    if settings.model.name.startswith(("http://", "https://")):
+    if is_remote(settings.model.name):
         return "free"
     return "focused" if settings.model.is_default else "grammar"
 

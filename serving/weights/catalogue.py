@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_MODEL = "smollm2-135m"
+_URL_SCHEMES = ("http://", "https://")
+
+
+def is_remote(spec: str) -> bool:
+    """Whether a model's name is the address of a server, and no model for this process."""
+    return spec.startswith(_URL_SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)
