@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentsys.policy import Policy
     from agentsys.runs import RunResult
     from agentsys.runtime import Runtime
+    from agentsys.script import run
     from agentsys.serving.client import ServingClient
     from agentsys.tools import Tool, tool
     from agentsys.workflow import Workflow
@@ -42,6 +43,7 @@ _HOMES = {
     "Tool": "agentsys.tools",
     "Workflow": "agentsys.workflow",
     "agent": "agentsys.agents",
+    "run": "agentsys.script",
     "tool": "agentsys.tools",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "Tool",
     "Workflow",
     "agent",
+    "run",
     "tool",
 ]
 

@@ -1,14 +1,20 @@
-"""Writes the pages that come from the code, errors.md and modules.md: `make docs`."""
+"""Writes the pages that come from the code, errors.md, modules.md and cli.md: `make docs`."""
 
 from __future__ import annotations
 
 import ast
+import html
 import importlib
 import inspect
 import pkgutil
 from pathlib import Path
 
+import typer.main
+from typer.cli import get_docs_for_click
+from typer.core import TyperGroup
+
 import agentsys
+from agentsys.cli.app import app
 from agentsys.errors import AgentsysError
 
 DOCS = Path(__file__).resolve().parent
@@ -17,6 +23,8 @@ ROOMS = (
     ("agentsys/serving", "serving"),
     ("agentsys", "agentsys"),
     ("agentsys/lake", "lake"),
+    ("agentsys/views", "views"),
+    ("agentsys/protocols", "protocols"),
     ("agentsys/ui", "ui"),
     ("agentsys/benchmarks", "benchmarks"),
     ("agentsys/cli", "cli"),
@@ -56,6 +64,15 @@ def modules_page() -> str:
     return "\n".join([MODULES, *(_room_section(folder, title) for folder, title in ROOMS)])
 
 
+def cli_page() -> str:
+    """Return docs/cli.md."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    context = command.context_class(command, info_name="agentsys")
+    reference = html.unescape(get_docs_for_click(obj=command, ctx=context, name="agentsys"))
+    return f"<!-- Written by `make docs` from the commands themselves. -->\n{reference.strip()}\n"
+
+
 def _error_section(kind: type[AgentsysError]) -> str:
     parent = kind.__mro__[1]
     family = f" (a `{parent.__name__}`)" if issubclass(parent, AgentsysError) else ""
@@ -79,3 +96,4 @@ def _first_line(path: Path) -> str:
 if __name__ == "__main__":
     (DOCS / "errors.md").write_text(errors_page(), encoding="utf-8")
     (DOCS / "modules.md").write_text(modules_page(), encoding="utf-8")
+    (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")

@@ -28,6 +28,7 @@ EXPORTS = [
     "Tool",
     "Workflow",
     "agent",
+    "run",
     "tool",
 ]
 

@@ -21,7 +21,7 @@ def test_codes_are_unique_and_every_error_has_a_remedy():
 
 
 def test_the_pages_that_come_from_the_code_are_up_to_date():
-    for page in ("errors", "modules"):
+    for page in ("errors", "modules", "cli"):
         assert (ROOT / f"docs/{page}.md").read_text() == GENERATOR[f"{page}_page"](), "run `make docs`"
 
 
