@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo console test test-all check format docs lock clean
+.PHONY: help setup demo console test test-all test-browser test-peers check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -27,11 +27,19 @@ demo: $(READY) ## pull the model, ask questions of a real public data lake
 console: $(READY) ## look at runs and the board in the browser
 	$(BIN)/agentsys console
 
-test: $(READY) ## everything but the slow suites and the style checks
+test: $(READY) ## everything but the slow suites, the browser, other vendors' peers and the style checks
 	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not browser and not peers"
 
-test-all: test ## the slow suites too
+test-browser: $(READY) ## walk through the console in Debian's Chromium
+	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(BIN)/agentsys models pull
+	$(BIN)/python -m pytest -q -m browser
+
+test-peers: $(READY) ## clients and servers of other vendors, from npm
+	$(BIN)/python -m pytest -q -m peers
+
+test-all: test test-browser test-peers ## all suites
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
