@@ -27,6 +27,7 @@ from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timi
 _ATTEMPTS = 3
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE_SECONDS = 20.0
+_EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -99,9 +100,9 @@ class OpenAIEngine:
     ) -> OpenAIEngine:
         """Ask the server for its models and return an engine for one of them, by default the first.
 
-        vLLM is recognised, and its constraints, priority and context length used; ``context_length`` (tokens) is
-        assumed of servers that do not tell. Blocks. Raises :class:`RemoteUnavailableError`,
-        :class:`RemoteRefusedError` or ``RemoteProtocolError``.
+        vLLM and our own server are recognised, and constraints, priority and context length used;
+        ``context_length`` (tokens) is assumed of servers that do not tell. Blocks. Raises
+        :class:`RemoteUnavailableError`, :class:`RemoteRefusedError` or ``RemoteProtocolError``.
         """
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         listed = _list_models(base_url.rstrip("/"), headers, timeout)
@@ -112,13 +113,7 @@ class OpenAIEngine:
             known = ", ".join(str(item.get("id")) for item in listed[:5])
             raise RemoteRefusedError(f"{base_url} has no model {model!r}; it lists {known}.")
         entry = entry or {"id": model}
-        is_vllm = entry.get("owned_by") == "vllm"
-        capabilities = Capabilities(
-            model=str(entry["id"]),
-            context_length=int(entry.get("max_model_len") or context_length),
-            constraints=frozenset({"json_schema", "regex", "lark"} if is_vllm else {"json_schema"}),
-            priority=is_vllm,
-        )
+        capabilities = _capabilities(entry, context_length)
         return OpenAIEngine(base_url, capabilities, api_key=api_key, timeout=timeout)
 
     def capabilities(self) -> Capabilities:
@@ -252,6 +247,17 @@ def _list_models(base_url: str, headers: dict[str, str], timeout: float) -> list
         return [dict(item) for item in response.json()["data"]]
     except (ValueError, KeyError, TypeError) as error:
         raise RemoteProtocolError(f"{base_url}/models is not a list of models: {error!r}.") from error
+
+
+def _capabilities(entry: dict[str, Any], context_length: int) -> Capabilities:
+    extended = entry.get("owned_by") in _EXTENDED
+    constraints = entry.get("constraints") or (["json_schema", "regex", "lark"] if extended else ["json_schema"])
+    return Capabilities(
+        model=str(entry["id"]),
+        context_length=int(entry.get("max_model_len") or context_length),
+        constraints=frozenset(str(kind) for kind in constraints),
+        priority=bool(entry.get("priority", extended)),
+    )
 
 
 def _refusal(base_url: str, response: httpx.Response) -> ServingError:

@@ -45,11 +45,12 @@ class ModelTokenizer:
 
     def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
         """Return token ids of chat messages, raw text or ids; raises :class:`PromptError` if there are none."""
-        if isinstance(prompt, str):
-            tokens = list(self.backend.encode(prompt).ids)
-        else:
-            messages = [item for item in prompt if isinstance(item, Message)]
-            tokens = self._encode_chat(messages) if messages else [item for item in prompt if isinstance(item, int)]
+        try:
+            tokens = self._encode_any(prompt)
+        except (UnicodeEncodeError, TypeError) as error:  # the second is what `tokenizers` raises for the first
+            raise PromptError(
+                f"the prompt holds text that is no Unicode: {error}.", remedy="Replace lone surrogates."
+            ) from error
         if not tokens:
             raise PromptError("the prompt is empty.", remedy="Send at least one token.")
         vocabulary = self.backend.get_vocab_size(with_added_tokens=True)
@@ -75,6 +76,12 @@ class ModelTokenizer:
             )
         except TemplateError as error:
             raise PromptError(f"the chat template refused the messages: {error}.") from error
+
+    def _encode_any(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return list(self.backend.encode(prompt).ids)
+        messages = [item for item in prompt if isinstance(item, Message)]
+        return self._encode_chat(messages) if messages else [item for item in prompt if isinstance(item, int)]
 
     def _encode_chat(self, messages: Sequence[Message]) -> list[int]:
         if not any(special in message.content for message in messages for special in self._special):

@@ -1,0 +1,118 @@
+"""From a request's body to what the engines are asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentsys.blackboard.labels import Label, Readers
+from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
+from agentsys.serving.server.errors import InvalidRequestError
+from agentsys.serving.server.schemas import (
+    ChatCompletionBody,
+    ChatMessage,
+    CompletionBody,
+    GenerationBody,
+    StructuredOutputs,
+)
+
+CLIENT_READERS = Readers.of("openai-client")
+"""Who may read what HTTP clients send: themselves. So no prefix cached for a run tells them anything, nor theirs it."""
+
+_DEFAULT_COMPLETION_TOKENS = 16
+_DEFAULT_TEMPERATURE = 1.0
+_MOST_PROMPTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a body's reader has to know: κ of the request, and how long an answer may be that names no length."""
+
+    urgency: float
+    default_tokens: int
+
+
+def chat_requests(body: ChatCompletionBody, reading: Reading) -> list[GenerateRequest]:
+    """Return one request for each choice; raises :class:`InvalidRequestError`."""
+    messages = [Message(_role(message), message.text) for message in body.messages]
+    limit = body.max_completion_tokens or body.max_tokens or reading.default_tokens
+    return _choices(body, [messages], limit, _chat_constraint(body), reading)
+
+
+def completion_requests(body: CompletionBody, reading: Reading) -> list[GenerateRequest]:
+    """Return one request for each prompt and choice, prompt by prompt; raises :class:`InvalidRequestError`."""
+    prompts = _prompts(body.prompt)
+    if not 0 < len(prompts) <= _MOST_PROMPTS:
+        raise InvalidRequestError(f"prompt: from 1 to {_MOST_PROMPTS} are taken, got {len(prompts)}.", param="prompt")
+    constraint = _structured(body.structured_outputs)
+    return _choices(body, prompts, body.max_tokens or _DEFAULT_COMPLETION_TOKENS, constraint, reading)
+
+
+def _choices(
+    body: GenerationBody,
+    prompts: Sequence[Sequence[Message] | str | Sequence[int]],
+    limit: int,
+    constraint: Constraint | None,
+    reading: Reading,
+) -> list[GenerateRequest]:
+    sampling = SamplingParams(
+        max_tokens=limit,
+        temperature=_DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=body.stops,
+        ignore_eos=body.ignore_eos,
+    )
+    label = Label(readers=_readers(body.cache_salt))
+    return [
+        GenerateRequest(prompt, _choice_sampling(sampling, choice), constraint, reading.urgency, label)
+        for prompt in prompts
+        for choice in range(body.n)
+    ]
+
+
+def _choice_sampling(sampling: SamplingParams, choice: int) -> SamplingParams:
+    # One seed for all choices would make them equal.
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + choice)
+
+
+def _readers(salt: str | None) -> Readers:
+    return CLIENT_READERS if salt is None else Readers.of(f"openai-client:{salt}")
+
+
+def _role(message: ChatMessage) -> Any:
+    return "system" if message.role == "developer" else message.role
+
+
+def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    tokens = [item for item in prompt if isinstance(item, int)]
+    if tokens:
+        return [tokens]
+    return [item for item in prompt if not isinstance(item, int)]
+
+
+def _chat_constraint(body: ChatCompletionBody) -> Constraint | None:
+    form = body.response_format
+    if form is None or form.type == "text":
+        return _structured(body.structured_outputs)
+    if body.structured_outputs is not None:
+        raise InvalidRequestError(
+            "response_format and structured_outputs both name a grammar.", param="response_format"
+        )
+    schema = {"type": "object"} if form.json_schema is None else form.json_schema.definition
+    return Constraint("json_schema", json.dumps(schema))
+
+
+def _structured(outputs: StructuredOutputs | None) -> Constraint | None:
+    if outputs is None:
+        return None
+    if outputs.regex is not None:
+        return Constraint("regex", outputs.regex)
+    if outputs.grammar is not None:
+        return Constraint("lark", outputs.grammar)
+    schema = outputs.schema_
+    return Constraint("json_schema", schema if isinstance(schema, str) else json.dumps(schema))

@@ -1,0 +1,198 @@
+"""The bodies of requests: OpenAI's fields that our engines fulfil, and extensions.
+
+Source: OpenAI's API reference (chat completions, completions); ``priority``, ``structured_outputs``, ``ignore_eos`` and
+``cache_salt`` are vLLM's; ``deadline`` and ``workflow`` are ours.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agentsys.serving.server.errors import UnsupportedFieldError
+
+MOST_CHOICES = 8
+_LARGEST_INTEGER = 2**63 - 1
+
+_WITHOUT_EFFECT = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+"""Fields that change no token here, and are taken in silence as OpenAI's own servers take them."""
+
+_NEUTRAL: dict[str, Any] = {"best_of": 1, "modalities": ["text"], "repetition_penalty": 1, "top_k": -1}
+
+
+class TextPart(BaseModel):
+    """A part of a message's content; pictures and sound are refused."""
+
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(BaseModel):
+    """A call that an assistant made in an earlier turn; ``arguments`` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(BaseModel):
+    """One message of the conversation so far."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class FunctionDefinition(BaseModel):
+    name: str = Field(min_length=1, max_length=64)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(BaseModel):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(BaseModel):
+    name: str
+
+
+class NamedToolChoice(BaseModel):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str = "answer"
+    definition: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """What every answer must match; a grammar holds it, so no answer can fail to."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("type json_schema goes with a json_schema, and no other type does")
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to name a grammar: one of a JSON schema, a regular expression, a Lark grammar."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
+
+    schema_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        if sum(value is not None for value in (self.schema_, self.regex, self.grammar)) != 1:
+            raise ValueError("exactly one of json, regex and grammar must be given")
+        return self
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class GenerationBody(BaseModel):
+    """What both kinds of completion understand.
+
+    ``deadline`` is seconds from now by which the answer is wanted; requests of one ``workflow`` share the deadline that
+    one of them named. ``priority`` is κ in milliseconds of unix time, smaller first, so a small one goes before every
+    deadline; a request that names neither has no hurry. ``cache_salt`` names who shares cached prefixes with it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-_LARGEST_INTEGER - 1, le=_LARGEST_INTEGER)] | None = None
+    stop: str | list[str] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    ignore_eos: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    deadline: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    priority: Annotated[int, Field(ge=-_LARGEST_INTEGER - 1, le=_LARGEST_INTEGER)] | None = None
+    workflow: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, body: object) -> object:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half of a surrogate pair, which is no character") from error
+        return body
+
+    def check_fields(self) -> None:
+        """Raise :class:`UnsupportedFieldError` for a field that would change the answer and that no engine has."""
+        for name, value in (self.model_extra or {}).items():
+            neutral = value in (None, False, 0, "", [], {}) or _NEUTRAL.get(name) == value
+            if not neutral and name not in _WITHOUT_EFFECT:
+                raise UnsupportedFieldError(f"{name} is not supported.", param=name)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+
+class ChatCompletionBody(GenerationBody):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+
+
+class CompletionBody(GenerationBody):
+    """The body of ``POST /v1/completions``; ``prompt`` is text, token ids, or a list of either."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]

@@ -1,0 +1,201 @@
+"""The OpenAI-compatible server over a scripted model, driven by the official client on a real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from agentsys.serving.openai_engine import OpenAIEngine
+from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
+from agentsys.serving.torch_engine.engine import TorchEngine
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["alpha", "beta"]}, "sure": {"type": "boolean"}},
+    "required": ["kind", "sure"],
+    "additionalProperties": False,
+}
+
+
+def chat(client: openai.OpenAI, **options: Any) -> Any:
+    options = {"model": "scripted", "messages": MESSAGES, "max_tokens": 12, "temperature": 0} | options
+    return client.chat.completions.create(**options)
+
+
+def test_a_chat_answer_has_text_reason_and_usage(client: openai.OpenAI) -> None:
+    answer = chat(client)
+    assert (answer.object, answer.model, answer.choices[0].message.role) == ("chat.completion", "scripted", "assistant")
+    assert answer.choices[0].message.content and answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
+    again = chat(client)
+    assert again.choices[0].message.content == answer.choices[0].message.content
+    assert again.usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_a_stream_is_the_same_answer_in_pieces_with_usage_last(client: openai.OpenAI) -> None:
+    whole = chat(client)
+    events = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    assert events[0].choices[0].delta.role == "assistant"
+    text = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+    assert text == whole.choices[0].message.content
+    assert [event.choices[0].finish_reason for event in events if event.choices][-1] == "length"
+    assert events[-1].choices == [] and events[-1].usage.completion_tokens == 12
+    assert all(event.usage is None for event in chat(client, stream=True))
+
+
+def test_the_stream_ends_with_the_mark(url: str) -> None:
+    body = {"model": "scripted", "messages": MESSAGES, "max_tokens": 3, "stream": True}
+    response = httpx.post(f"{url}/chat/completions", json=body, timeout=30)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.text.endswith("data: [DONE]\n\n")
+
+
+def test_several_choices_differ_and_are_counted(client: openai.OpenAI) -> None:
+    answer = chat(client, n=3, temperature=1.5, seed=5)
+    texts = [choice.message.content for choice in answer.choices]
+    assert len(set(texts)) == 3 and [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert answer.usage.completion_tokens == 36
+    again = chat(client, n=3, temperature=1.5, seed=5, stream=True)
+    streamed = ["", "", ""]
+    for event in again:
+        streamed[event.choices[0].index] += event.choices[0].delta.content or ""
+    assert streamed == texts
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_holds(client: openai.OpenAI, stream: bool) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA, "strict": True}}
+    answer = chat(client, response_format=form, max_tokens=200, temperature=1.5, seed=1, stream=stream)
+    if stream:
+        text = "".join(event.choices[0].delta.content or "" for event in answer)
+    else:
+        text = answer.choices[0].message.content
+    value = json.loads(text)
+    assert value["kind"] in ("alpha", "beta") and isinstance(value["sure"], bool)
+
+
+def test_any_object_and_any_grammar_of_vllm(client: openai.OpenAI) -> None:
+    assert chat(client, response_format={"type": "json_object"}, max_tokens=60).choices[0].message.content[0] == "{"
+    for outputs, expected in [({"regex": "[ab]{3}"}, "ab"), ({"grammar": 'start: "x" | "yy"'}, "xy")]:
+        text = chat(client, extra_body={"structured_outputs": outputs}).choices[0].message.content
+        assert text and set(text) <= set(expected)
+
+
+def test_a_stop_string_stays_out_of_the_text(client: openai.OpenAI) -> None:
+    text = chat(client).choices[0].message.content
+    stop = text[4:6]
+    answer = chat(client, stop=[stop])
+    assert answer.choices[0].message.content == text[: text.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_text_completions_of_texts_and_tokens(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="scripted", prompt=["ab", "cd"], n=2, max_tokens=5, temperature=0)
+    texts = [choice.text for choice in answer.choices]
+    assert len(texts) == 4 and texts[0] == texts[1] != texts[2] == texts[3]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 20)
+    tokens = client.completions.create(model="scripted", prompt=[5, 6, 7], max_tokens=5, temperature=0, stream=True)
+    assert "".join(event.choices[0].text for event in tokens)
+
+
+def test_parts_of_text_and_the_developer_role_are_taken(client: openai.OpenAI) -> None:
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    assert chat(client, messages=[{"role": "user", "content": parts}]).choices == chat(client).choices
+    system = [{"role": role, "content": "be brief"} for role in ("developer", "system")]
+    assert (
+        chat(client, messages=[system[0], *MESSAGES]).choices == chat(client, messages=[system[1], *MESSAGES]).choices
+    )
+
+
+def test_models_are_listed_and_described(client: openai.OpenAI, url: str) -> None:
+    assert [model.id for model in client.models.list()] == ["scripted"]
+    chat(client)
+    described = httpx.get(f"{url}/models/scripted").json()
+    assert described["max_model_len"] == 256 and "json_schema" in described["constraints"]
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("other")
+    assert caught.value.code == "AGS-0416"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "param"),
+    [
+        ({"logprobs": True}, "AGS-0721", "logprobs"),
+        ({"presence_penalty": 1.0}, "AGS-0721", "presence_penalty"),
+        ({"extra_body": {"invented": 1}}, "AGS-0721", "invented"),
+        ({"n": 9}, "AGS-0720", "n"),
+        ({"temperature": -1}, "AGS-0720", "temperature"),
+        ({"messages": []}, "AGS-0720", "messages"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "AGS-0720",
+            None,
+        ),
+        ({"response_format": {"type": "json_schema"}}, "AGS-0720", None),
+        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "AGS-0411", None),
+        ({"messages": [{"role": "user", "content": "x" * 600}]}, "AGS-0410", None),
+        ({"extra_body": {"priority": 10**400}}, "AGS-0720", "priority"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_requests_are_refused_in_the_shape_of_openai(
+    client: openai.OpenAI, options: dict[str, Any], code: str, param: str | None, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, stream=stream, **options)
+    assert caught.value.code == code
+    assert caught.value.type == "invalid_request_error"
+    assert param is None or caught.value.param == param
+
+
+def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: openai.OpenAI, url: str) -> None:
+    with pytest.raises(openai.NotFoundError):
+        chat(client, model="other")
+    for content in (b"{", b"[]", b'{"messages": [{"role": "user", "content": "\\ud800"}]}'):
+        response = httpx.post(f"{url}/chat/completions", content=content, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "AGS-0720")
+
+
+def test_neutral_values_and_fields_without_effect_are_taken(client: openai.OpenAI) -> None:
+    chat(client, logprobs=False, presence_penalty=0, user="ann", store=False, parallel_tool_calls=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_stops_the_engine(
+    url: str, scripted_engine: TorchEngine, until: Callable[[Callable[[], bool]], None], stream: bool
+) -> None:
+    body = {"model": "scripted", "prompt": [5, 6, 7], "max_tokens": 240, "n": 8, "stream": stream, "ignore_eos": True}
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=httpx.Timeout(5, read=0.05)) as http:
+        if not stream:
+            http.post(f"{url}/completions", json=body)
+        with http.stream("POST", f"{url}/completions", json=body, timeout=5) as response:
+            next(response.iter_lines())
+        raise httpx.ReadTimeout("left")
+    until(lambda: scripted_engine.stats().running + scripted_engine.stats().waiting == 0)
+    assert scripted_engine.stats().generated_tokens < 8 * 240
+
+
+def test_a_failing_engine_is_an_error_and_no_endless_wait(client: openai.OpenAI, scripted_engine: TorchEngine) -> None:
+    scripted_engine._core._runner.fail_at = len(scripted_engine._core._runner.steps) + 4
+    with pytest.raises(openai.APIError, match="planted failure"):
+        list(chat(client, stream=True, max_tokens=100))
+    with pytest.raises(openai.InternalServerError) as caught:
+        chat(client)
+    assert (caught.value.status_code, caught.value.code) == (503, "AGS-0413")
+
+
+async def test_our_own_engine_uses_the_server_with_grammars_and_urgency(url: str, client: openai.OpenAI) -> None:
+    chat(client)
+    engine = OpenAIEngine.connect(url)
+    assert engine.capabilities().priority and engine.capabilities().context_length == 256
+    assert engine.capabilities().constraints == {"json_schema", "regex", "lark"}
+    request = GenerateRequest([Message("user", "x")], SamplingParams(max_tokens=9), Constraint("regex", "[ab]{3}"), 1.5)
+    text = "".join([chunk.text async for chunk in engine.submit(request)])
+    assert len(text) == 3
