@@ -12,12 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.client import UnknownEngineError
 from agentsys.serving.constraints import ConstraintError
+from agentsys.serving.engine_errors import RequestTooLongError
 from agentsys.serving.openai_engine import RemoteRefusedError
 from agentsys.serving.openai_format import UnsupportedConstraintError
 from agentsys.serving.tokenizer import PromptError
 
 _BAD_REQUEST, _NOT_FOUND, _CLIENT_CLOSED, _FAILED, _UNAVAILABLE = 400, 404, 499, 500, 503
-_TOO_LONG = "AGS-0410"  # by code, since its class belongs to an engine that need not be loaded
 
 
 class InvalidRequestError(ServingError):
@@ -52,12 +52,19 @@ class ClientGoneError(ServingError):
     remedy = "Keep the connection open until the answer is whole."
 
 
-_REFUSED = (InvalidRequestError, PromptError, ConstraintError, UnsupportedConstraintError, RemoteRefusedError)
+_REFUSED = (
+    InvalidRequestError,
+    PromptError,
+    RequestTooLongError,
+    ConstraintError,
+    UnsupportedConstraintError,
+    RemoteRefusedError,
+)
 
 
 def status_of(error: AgentsysError) -> int:
     """Return the HTTP status of an error: whose fault it was."""
-    if isinstance(error, _REFUSED) or error.code == _TOO_LONG:
+    if isinstance(error, _REFUSED):
         return _BAD_REQUEST
     if isinstance(error, UnknownEngineError):
         return _NOT_FOUND

@@ -10,6 +10,7 @@ import torch
 
 from agentsys.errors import ServingError
 from agentsys.serving.engine import EngineStats
+from agentsys.serving.engine_errors import DuplicateRequestError
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.torch_engine.active_request import ActiveRequest
@@ -19,13 +20,6 @@ from agentsys.serving.torch_engine.scheduler import Scheduler, SchedulerLimits, 
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 _PROBE_CONTEXT = 256
-
-
-class DuplicateRequestError(ServingError):
-    """A request id is already in use."""
-
-    code = "AGS-0415"
-    remedy = "Give every request its own request_id, or wait for the earlier one to end."
 
 
 @dataclass(frozen=True, slots=True)

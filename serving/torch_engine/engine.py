@@ -21,6 +21,7 @@ from typing import Literal
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.requests import Chunk, GenerateRequest
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
@@ -41,20 +42,6 @@ DEFAULT_MAX_STEP_TOKENS = 256
 _MAX_DRAFT_TOKENS = 8
 _MOST_THREADS = 16
 _LONGEST_WAIT_SECONDS = 600.0
-
-
-class EngineClosedError(ServingError):
-    """The engine was closed, or belongs to the process that this one was forked from."""
-
-    code = "AGS-0412"
-    remedy = "Load the engine again."
-
-
-class EngineFailedError(ServingError):
-    """The model's step failed, so nothing in the engine can be trusted any more."""
-
-    code = "AGS-0413"
-    remedy = "Load the engine again, with a smaller KV cache or batch if memory ran out; report the cause otherwise."
 
 
 def default_threads() -> int:

@@ -14,16 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agentsys.errors import ServingError
+from agentsys.serving.engine_errors import RequestTooLongError
 from agentsys.serving.torch_engine.block_pool import BlockPool
 from agentsys.serving.torch_engine.sequence import SequenceState
-
-
-class RequestTooLongError(ServingError):
-    """A prompt leaves no room for an answer in the model's context or in the KV cache."""
-
-    code = "AGS-0410"
-    remedy = "Shorten the prompt, use a model with a longer context, or raise the engine's KV-cache size."
 
 
 @dataclass(frozen=True, slots=True)

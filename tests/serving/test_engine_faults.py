@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, SamplingParams
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.core import Speculation
-from agentsys.serving.torch_engine.engine import EngineClosedError, EngineFailedError, TorchEngine
+from agentsys.serving.torch_engine.engine import TorchEngine
 
 PROMPT = [5, 6, 7, 8, 9]
 
@@ -158,7 +159,8 @@ FORKING = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from agentsys.serving.requests import GenerateRequest, SamplingParams
-from agentsys.serving.torch_engine.engine import EngineClosedError, TorchEngine
+from agentsys.serving.engine_errors import EngineClosedError
+from agentsys.serving.torch_engine.engine import TorchEngine
 
 async def ask(engine):
     return [chunk async for chunk in engine.submit(GenerateRequest([5, 6], SamplingParams(max_tokens=3)))]

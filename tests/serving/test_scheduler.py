@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentsys.blackboard.labels import PUBLIC, Readers
+from agentsys.serving.engine_errors import RequestTooLongError
 from agentsys.serving.torch_engine.block_pool import domain_digest
-from agentsys.serving.torch_engine.scheduler import RequestTooLongError, Scheduler, SchedulerLimits, Work
+from agentsys.serving.torch_engine.scheduler import Scheduler, SchedulerLimits, Work
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 LIMITS = SchedulerLimits(num_blocks=12, block_size=4, context_length=40, max_batch=3, max_step_tokens=10)

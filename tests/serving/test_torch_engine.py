@@ -12,12 +12,17 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import ConstraintError
 from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import (
+    DuplicateRequestError,
+    EngineClosedError,
+    EngineFailedError,
+    RequestTooLongError,
+)
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
 from agentsys.serving.tokenizer import ModelTokenizer, PromptError
-from agentsys.serving.torch_engine.core import DuplicateRequestError, Speculation
-from agentsys.serving.torch_engine.engine import EngineClosedError, EngineFailedError, TorchEngine
-from agentsys.serving.torch_engine.scheduler import RequestTooLongError
+from agentsys.serving.torch_engine.core import Speculation
+from agentsys.serving.torch_engine.engine import TorchEngine
 
 PROMPT = [5, 6, 7, 8, 9]
 

@@ -1,0 +1,33 @@
+"""How requests to an engine in this process fail, whichever engine it is."""
+
+from __future__ import annotations
+
+from agentsys.errors import ServingError
+
+
+class RequestTooLongError(ServingError):
+    """A prompt leaves no room for an answer in the model's context or in the KV cache."""
+
+    code = "AGS-0410"
+    remedy = "Shorten the prompt, use a model with a longer context, or raise the engine's KV-cache size."
+
+
+class EngineClosedError(ServingError):
+    """The engine was closed, or belongs to the process that this one was forked from."""
+
+    code = "AGS-0412"
+    remedy = "Load the engine again."
+
+
+class EngineFailedError(ServingError):
+    """The model's step failed, so nothing in the engine can be trusted any more."""
+
+    code = "AGS-0413"
+    remedy = "Load the engine again, with a smaller KV cache or batch if memory ran out; report the cause otherwise."
+
+
+class DuplicateRequestError(ServingError):
+    """A request id is already in use."""
+
+    code = "AGS-0415"
+    remedy = "Give every request its own request_id, or wait for the earlier one to end."
