@@ -1,0 +1,73 @@
+"""Where an A2A client may connect: the hosts that the operator named, and no address more private than theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import httpx
+
+from agentsys.protocols.a2a.errors import A2AError
+
+
+class EgressDenied(A2AError):
+    """A card or an answer would have made us connect where the operator did not say."""
+
+    code = "AGS-0763"
+    remedy = "If that address is right, name its host in `hosts`; otherwise have the card's address corrected."
+
+
+class EgressGuard(httpx.AsyncBaseTransport):
+    """An HTTP transport that refuses every request to a host outside ``hosts``, redirects included.
+
+    Plain http is for addresses of this machine or network; a host whose name leads to a public address needs https,
+    unless ``insecure``. A link-local address, where clouds keep their credentials, is always refused.
+    """
+
+    def __init__(self, hosts: Iterable[str], *, insecure: bool = False) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._insecure = insecure
+        # No retries: a message sent twice is two messages.
+        self._transport = httpx.AsyncHTTPTransport(retries=0)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request. Raises :class:`EgressDenied`."""
+        await self.check(str(request.url))
+        return await self._transport.handle_async_request(request)
+
+    async def check(self, url: str) -> None:
+        """Raise :class:`EgressDenied` unless ``url`` may be connected to."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or host_of(url) not in self._hosts:
+            raise EgressDenied(f"{url[:200]} is not on {', '.join(sorted(self._hosts))}.")
+        for address in await _addresses(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)):
+            if address.is_link_local or address.is_unspecified or address.is_multicast:
+                raise EgressDenied(f"{host_of(url)} leads to {address}.")
+            if parts.scheme == "http" and address.is_global and not self._insecure:
+                raise EgressDenied(
+                    f"{host_of(url)} leads over plain http to the public address {address}.", remedy="Use https."
+                )
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+def host_of(url: str) -> str:
+    """Return host and port of ``url`` in lower case, without a port that its scheme implies."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    host = f"[{host}]" if ":" in host else host
+    standard = {"http": 80, "https": 443}.get(parts.scheme)
+    return host if parts.port in (None, standard) else f"{host}:{parts.port}"
+
+
+async def _addresses(host: str, port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpx.ConnectError(f"{host} cannot be resolved: {error}") from error
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    return [getattr(address, "ipv4_mapped", None) or address for address in addresses]
