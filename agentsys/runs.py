@@ -15,7 +15,7 @@ from agentsys.errors import RunError
 from agentsys.gateway import PolicyDenied
 from agentsys.rounds import Failure
 
-RunStatus = Literal["running", "done", "failed"]
+RunStatus = Literal["running", "done", "failed", "cancelled"]
 
 
 class UnknownRun(RunError):
@@ -90,6 +90,9 @@ class RunRecord:
     def done(self, value: Json, label: Label, writes: str, at: float) -> RunRecord:
         return replace(self, status="done", value=value, label=label, writes=writes, finished=at)
 
+    def cancelled(self, at: float) -> RunRecord:
+        return replace(self, status="cancelled", finished=at)
+
     def failed(self, error: BaseException, label: Label, at: float) -> RunRecord:
         return replace(self, status="failed", failure=Failure.of(error), label=label, finished=at)
 
@@ -128,7 +131,8 @@ class RunResult:
         """The answer. Raises :class:`RunFailed` unless the run is done."""
         if self.status != "done":
             failure = self.failure
-            cause = f"{failure.type} ({failure.code}): {failure.message}" if failure else "it did not finish"
+            unfinished = "it was cancelled" if self.status == "cancelled" else "it did not finish"
+            cause = f"{failure.type} ({failure.code}): {failure.message}" if failure else unfinished
             raise RunFailed(f"Run {self.run} of {self.record.workflow} has no value: {cause}")
         return self.record.value
 

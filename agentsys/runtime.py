@@ -86,10 +86,11 @@ class Runtime:
         self.policy = policy or Policy()
         self.agents = AgentRegistry(agents)
         self.workflows = {workflow.name: workflow for workflow in map(Workflow.of, workflows)}
-        self._gateway = Gateway(self.policy, ToolRegistry(tools))
+        self.tools = ToolRegistry(tools)
+        self._gateway = Gateway(self.policy, self.tools)
         self._agenda = Agenda(MAX_ACTING)
         self._max_volunteers = max_volunteers
-        self._active: set[str] = set()
+        self._active: dict[str, asyncio.Task[Any] | None] = {}
 
     @staticmethod
     def local(path: Path | str | None = None, **arguments: Any) -> Runtime:
@@ -198,6 +199,22 @@ class Runtime:
             return ReplayReport(run, steps, identical=False, complete=True, divergence=difference)
         return ReplayReport(run, steps, identical=True, complete=record.status != "running")
 
+    async def cancel(self, run: str) -> None:
+        """End a run for good, also one that a dead process left behind; of a finished run nothing changes.
+
+        A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
+        """
+        record = RunRecord.load(self.board, run)
+        executing = self._active.get(run)
+        if executing is not None and executing is not asyncio.current_task():
+            executing.cancel()
+            await asyncio.wait([executing])
+            record = RunRecord.load(self.board, run)
+        if record.status == "running":
+            transaction = self.board.begin(self.policy.owner, run=run)
+            record.cancelled(time.time()).write(transaction)
+            await submit(self.board, transaction)
+
     def runs(self) -> list[RunRecord]:
         """Return all runs of the board, the oldest first."""
         return list_runs(self.board)
@@ -284,11 +301,11 @@ class Runtime:
     def _activity(self, run: str) -> Iterator[None]:
         if run in self._active:
             raise RunBusy(f"Run {run} is being executed.")
-        self._active.add(run)
+        self._active[run] = asyncio.current_task()
         try:
             yield
         finally:
-            self._active.discard(run)
+            del self._active[run]
 
 
 def _main(record: RunRecord) -> Actor:

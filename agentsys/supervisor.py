@@ -1,0 +1,171 @@
+"""Runs as background tasks of one event loop: started, watched, cancelled by their identifiers.
+
+The console, the HTTP API, MCP and A2A all start their runs here, so that one process executes a run at most once and
+any of them can watch what another started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
+from agentsys.runs import RunRecord, RunResult
+from agentsys.runtime import RunBusy, Runtime
+
+KEPT_EVENTS = 10_000
+"""Events of one run that late watchers may still read."""
+
+KEPT_RUNS = 200
+"""Ended runs whose events are kept."""
+
+NumberedEvent = tuple[int, RunEvent]
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One run's task and what it has told so far; ``told`` counts all its events, kept or not."""
+
+    task: asyncio.Task[RunResult] | None = None
+    events: deque[NumberedEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
+    told: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, event: RunEvent) -> None:
+        self.told += 1
+        self.events.append((self.told, event))
+        self.wake()
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        return self.task is None or self.task.done()
+
+
+class RunSupervisor:
+    """Use it from one event loop; close it before the runtime."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._watched: dict[str, _Watched] = {}
+
+    async def start(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        label: Label | None = None,
+        deadline: float | None = None,
+        run_id: str | None = None,
+        origin: Json = None,
+    ) -> str:
+        """Start a registered workflow and return its run's identifier once its record is committed.
+
+        ``deadline`` is in seconds from now. Raises what :meth:`Runtime.run` raises before it executes anything.
+        """
+
+        def execute(listener: Listener) -> Awaitable[RunResult]:
+            return self.runtime.run(
+                workflow, input, label=label, deadline=deadline, run_id=run_id, origin=origin, listener=listener
+            )
+
+        return await self._launch(execute)
+
+    async def resume(self, run: str) -> str:
+        """Go on with an interrupted run; a finished one ends at once. Raises what :meth:`Runtime.resume` raises."""
+        if run in self._watched and not self._watched[run].ended:
+            raise RunBusy(f"Run {run} is being executed.")
+        if RunRecord.load(self.runtime.board, run).status != "running":
+            return run
+        return await self._launch(lambda listener: self.runtime.resume(run, listener=listener))
+
+    async def cancel(self, run: str) -> None:
+        """End a run for good. Raises :class:`~agentsys.runs.UnknownRun`."""
+        await self.runtime.cancel(run)
+        if run in self._watched:
+            self._watched[run].wake()
+
+    async def wait(self, run: str) -> RunResult:
+        """Wait until the run's task has ended, and return the run as it then stands.
+
+        Raises :class:`~agentsys.runs.UnknownRun`, and the error that stopped a task before it could record one.
+        """
+        watched = self._watched.get(run)
+        if watched is not None and watched.task is not None:
+            await asyncio.wait([watched.task])
+            if not watched.task.cancelled() and (error := watched.task.exception()) is not None:
+                raise error
+        return RunResult(RunRecord.load(self.runtime.board, run))
+
+    def executing(self, run: str) -> bool:
+        """Whether this process executes the run at the moment."""
+        return run in self._watched and not self._watched[run].ended
+
+    def events(self, run: str, after: int = 0) -> list[NumberedEvent]:
+        """Return the kept events of a run with numbers above ``after``; numbers begin at 1 in each process."""
+        watched = self._watched.get(run)
+        return [] if watched is None else [numbered for numbered in watched.events if numbered[0] > after]
+
+    async def stream(self, run: str, after: int = 0) -> AsyncGenerator[NumberedEvent]:
+        """Yield events as they come, until the run's task has ended."""
+        watched = self._watched.get(run)
+        while watched is not None:
+            changed, ended = watched.changed, watched.ended
+            for number, event in self.events(run, after):
+                after = number
+                yield number, event
+            if ended:
+                return
+            await changed.wait()
+
+    async def close(self) -> None:
+        """Interrupt every run; their records stay, and a later process can resume them."""
+        tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _launch(self, execute: Callable[[Listener], Awaitable[RunResult]]) -> str:
+        watched = _Watched()
+        begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def listen(event: RunEvent) -> None:
+            if isinstance(event, RunStarted):
+                self._watched[event.run] = watched
+                if not begun.done():
+                    begun.set_result(event.run)
+            watched.tell(event)
+
+        async def work() -> RunResult:
+            try:
+                return await execute(listen)
+            finally:
+                # An interrupted run tells nothing itself.
+                if begun.done() and not any(isinstance(event, RunFinished) for _, event in watched.events):
+                    watched.tell(RunFinished(begun.result(), "interrupted"))
+
+        watched.task = asyncio.create_task(work())
+        watched.task.add_done_callback(lambda _: watched.wake())
+        waited: list[asyncio.Future[Any]] = [watched.task, begun]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            begun.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                return (await watched.task).run
+            raise RunBusy("The run was interrupted before it began.")
+        self._forget_oldest()
+        return begun.result()
+
+    def _forget_oldest(self) -> None:
+        ended = [run for run, watched in self._watched.items() if watched.ended]
+        for run in ended[: max(0, len(ended) - KEPT_RUNS)]:
+            del self._watched[run]

@@ -1,0 +1,87 @@
+"""Runs in the background: started, watched by many, cancelled, resumed."""
+
+import asyncio
+
+import pytest
+
+from agentsys.events import RunFinished, RunStarted, TokensStreamed
+from agentsys.runs import RunRecord, UnknownRun
+from agentsys.runtime import RunBusy, RunExists, UnknownWorkflow
+from agentsys.supervisor import RunSupervisor
+
+
+async def echo(context, text):
+    return (await context.generate(text)).value
+
+
+@pytest.fixture
+def gate():
+    return asyncio.Event()
+
+
+@pytest.fixture
+def supervised(make_runtime, gate):
+    async def held(context, text):
+        await gate.wait()
+        return (await context.generate(text)).value
+
+    return RunSupervisor(make_runtime(workflows=[echo, held]))
+
+
+async def test_every_watcher_sees_the_whole_run(supervised, gate):
+    run = await supervised.start("held", "hello")
+    early = asyncio.create_task(collect(supervised, run))
+    gate.set()
+    result = await supervised.wait(run)
+    assert (result.status, result.value) == ("done", "hello")
+    late = await collect(supervised, run)
+    assert await early == late
+    kinds = [type(event) for _, event in late]
+    assert kinds[0] is RunStarted and kinds[-1] is RunFinished and TokensStreamed in kinds
+    assert [number for number, _ in late] == list(range(1, len(late) + 1))
+    assert supervised.events(run, after=len(late) - 1) == late[-1:]
+
+
+async def test_a_cancelled_run_ends_for_good(supervised):
+    run = await supervised.start("held", "hello")
+    watching = asyncio.create_task(collect(supervised, run))
+    await supervised.cancel(run)
+    await watching
+    assert (await supervised.wait(run)).status == "cancelled"
+    assert await supervised.resume(run) == run
+    assert not supervised.executing(run)
+    assert RunRecord.load(supervised.runtime.board, run).status == "cancelled"
+
+
+async def test_closing_leaves_runs_to_be_resumed(supervised, gate):
+    run = await supervised.start("held", "hello")
+    await supervised.close()
+    assert RunRecord.load(supervised.runtime.board, run).status == "running"
+    assert supervised.events(run)[-1][1] == RunFinished(run, "interrupted")
+    gate.set()
+    await supervised.resume(run)
+    assert (await supervised.wait(run)).value == "hello"
+
+
+async def test_what_cannot_start_is_the_callers_error(supervised):
+    with pytest.raises(UnknownWorkflow):
+        await supervised.start("nothing")
+    run = await supervised.start("echo", "x")
+    await supervised.wait(run)
+    with pytest.raises(RunExists):
+        await supervised.start("echo", "x", run_id=run)
+    for operation in (supervised.cancel, supervised.resume, supervised.wait):
+        with pytest.raises(UnknownRun):
+            await operation("nobody")
+
+
+async def test_a_run_is_executed_once_at_a_time(supervised, gate):
+    run = await supervised.start("held", "x")
+    with pytest.raises(RunBusy):
+        await supervised.resume(run)
+    gate.set()
+    await supervised.wait(run)
+
+
+async def collect(supervised, run):
+    return [numbered async for numbered in supervised.stream(run)]
