@@ -13,6 +13,8 @@ from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
 from agentsys.serving.weights.catalogue import is_remote
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 
+_VLLM = "vllm:"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -49,6 +51,8 @@ class SpecifiedEngine:
     def __call__(self) -> Engine:
         if is_remote(self.spec):
             return _remote(self.spec, self.options)
+        if self.spec.startswith(_VLLM):
+            return _vllm(self.spec.removeprefix(_VLLM), self.options, self.progress)
         return _in_process(self.spec, self.options, self.progress)
 
 
@@ -58,8 +62,8 @@ def engine_factory(
     """Return what loads the engine of ``spec``.
 
     ``spec`` is ``http(s)://host/v1#model`` for any OpenAI-compatible server (without ``#model``, the server's first),
-    or anything that :func:`~agentsys.serving.weights.pull.pull` takes: a catalogue name, a folder, a ``.gguf``
-    file, a Hugging Face id.
+    ``vllm:NAME`` for vLLM in this process, or NAME for the torch engine. NAME is anything that
+    :func:`~agentsys.serving.weights.pull.pull` takes: a catalogue name, a folder, a ``.gguf`` file, a Hugging Face id.
     """
     return SpecifiedEngine(spec, options or EngineOptions(), progress)
 
@@ -68,6 +72,22 @@ def _remote(spec: str, options: EngineOptions) -> Engine:
     url, model = urldefrag(spec)
     return OpenAIEngine.connect(
         url, model=model or None, api_key=options.api_key, context_length=options.context_length
+    )
+
+
+def _vllm(name: str, options: EngineOptions, progress: ProgressListener) -> Engine:
+    from agentsys.serving.vllm_engine.engine import VllmEngine
+    from agentsys.serving.vllm_engine.loading import VllmOptions
+    from agentsys.serving.weights.pull import pull
+
+    return VllmEngine(
+        pull(name, progress=progress, directory=options.models_dir),
+        VllmOptions(
+            dtype="float32" if options.weight_format == "float32" else "bfloat16",
+            threads=options.threads,
+            kv_cache_bytes=options.kv_cache_bytes,
+            max_batch=options.max_batch,
+        ),
     )
 
 

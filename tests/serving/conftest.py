@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
+from starlette.types import ASGIApp
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from agentsys.serving.torch_engine.batch import SequenceSlice
@@ -142,7 +148,6 @@ def smollm2_dir() -> Path:
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], None]:
     """Wait, without a sleep in the test, until a condition of another thread holds."""
-    import time
 
     def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
@@ -151,3 +156,26 @@ def until() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.002)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[[ASGIApp], contextlib.AbstractContextManager[str]]:
+    """Return a context manager that serves an app on a free port of this machine and yields the address."""
+    return _listening
+
+
+@contextlib.contextmanager
+def _listening(app: ASGIApp) -> Iterator[str]:
+    """Serve ``app`` on a free port of this machine in a thread; yields the address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
 import pytest
-import uvicorn
 from starlette.types import ASGIApp
 
 from agentsys.serving.client import ServingClient
@@ -19,26 +15,11 @@ from agentsys.serving.server.app import serving_app
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.engine import TorchEngine
 
-
-@contextlib.contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """Serve ``app`` on a free port of this machine in a thread; yields the address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+Listening = Callable[[ASGIApp], contextlib.AbstractContextManager[str]]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[ASGIApp], str]]:
+def serve(listening: Listening) -> Iterator[Callable[[ASGIApp], str]]:
     """Return a function that serves an app until the test ends, and returns the address."""
     with contextlib.ExitStack() as stack:
         yield lambda app: stack.enter_context(listening(app))
@@ -66,7 +47,7 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="session")
-def real_url(smollm2_dir: Path) -> Iterator[str]:
+def real_url(smollm2_dir: Path, listening: Listening) -> Iterator[str]:
     """The address of a server of the real model."""
     engine = TorchEngine.load(smollm2_dir, kv_cache_bytes=64 * 2**20)
     with listening(serving_app(ServingClient({"smollm2-135m": engine}, "smollm2-135m"))) as address:

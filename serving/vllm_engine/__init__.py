@@ -1,0 +1,1 @@
+"""vLLM's asynchronous engine behind the engine protocol; needs the extra ``vllm``."""

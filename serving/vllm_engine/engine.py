@@ -1,0 +1,275 @@
+"""vLLM in this process, with priority = κ, under the engine protocol.
+
+vLLM belongs to one event loop, so it gets one of its own in a thread; streams can be read from any other loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentsys.errors import ServingError
+from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
+from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.engine_errors import (
+    DuplicateRequestError,
+    EngineClosedError,
+    EngineFailedError,
+    RequestTooLongError,
+)
+from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.serving.text_stream import TextStream
+from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.torch_engine.block_pool import domain_digest
+from agentsys.serving.vllm_engine.answer import VllmAnswer
+from agentsys.serving.vllm_engine.loading import VllmOptions, start
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+T = TypeVar("T")
+
+_LONGEST_WAIT_SECONDS = 600.0
+_MILLISECONDS = 1000
+_SEED_MASK = 2**63 - 1
+
+
+class VllmEngine:
+    """Serves one model with vLLM; see :mod:`agentsys.serving.engine` for the protocol.
+
+    Prompts are encoded and answers decoded by our own tokenizer, so that texts, stop strings and guarded special
+    tokens are those of the torch engine. vLLM orders waiting calls by κ; it preempts only when memory runs out, and
+    cannot change κ later.
+    """
+
+    def __init__(self, model_dir: Path, options: VllmOptions | None = None) -> None:
+        """Start vLLM with a model folder; blocks for about half a minute. Raises the errors of ``loading.start``."""
+        self._process = os.getpid()
+        self._tokenizer = ModelTokenizer(model_dir)
+        self._answers: dict[str, VllmAnswer] = {}
+        self._totals = EngineStats()
+        self._ended: ServingError | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"vllm-{model_dir.name}", daemon=True)
+        self._thread.start()
+        try:
+            self._llm: AsyncLLM = self._on_loop(_started(model_dir, options or VllmOptions()))
+        except BaseException:
+            self._stop_loop()
+            raise
+        config = self._llm.model_config
+        self._eos_token_ids = _eos_token_ids(config)
+        self._compiler = ConstraintCompiler(self._tokenizer, config.get_vocab_size(), sorted(self._eos_token_ids))
+        self._capabilities = Capabilities(
+            model=model_dir.name,
+            context_length=int(config.max_model_len),
+            constraints=CONSTRAINT_KINDS,
+            priority=True,
+        )
+
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        """Stream the answer; closing the iterator aborts the request.
+
+        Raises ``PromptError``, ``ConstraintError``, ``RequestTooLongError``, ``DuplicateRequestError``,
+        ``EngineClosedError`` or ``EngineFailedError``.
+        """
+        self._check_usable()
+        if request.request_id in self._answers:
+            raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
+        mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
+        answer = VllmAnswer(_deliver_to(mailbox, asyncio.get_running_loop()))
+        self._answers[request.request_id] = answer
+        try:
+            tokens, params = await asyncio.to_thread(self._prepare, request, answer)
+            self._schedule(lambda: self._start(request, answer, tokens, params))
+            while True:
+                item = await mailbox.get()
+                if isinstance(item, ServingError):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            self._answers.pop(request.request_id, None)
+            self._totals = _add_usage(self._totals, [answer])
+            self._schedule(lambda: self._cancel(answer))
+
+    def abort(self, request_id: str) -> None:
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            self._schedule(lambda: self._cancel(answer))
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        """Do nothing: vLLM takes a priority once, at submission."""
+
+    def stats(self) -> EngineStats:
+        """Return load and totals, requests in progress included; vLLM does not tell which blocks are in use."""
+        answers = list(self._answers.values())
+        totals = _add_usage(self._totals, answers)
+        running = sum(answer.first_token_at is not None for answer in answers)
+        return replace(
+            totals,
+            running=running,
+            waiting=len(answers) - running,
+            kv_total_blocks=int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0),
+            preemptions=totals.preemptions,
+        )
+
+    async def close(self) -> None:
+        """Stop vLLM and its processes; answers in progress end with ``EngineClosedError``."""
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """As :meth:`close`, for callers without an event loop."""
+        if os.getpid() != self._process or isinstance(self._ended, EngineClosedError):
+            return
+        self._ended = EngineClosedError(f"the engine of {self._capabilities.model} is closed.")
+        self._on_loop(self._shut_down(self._ended))
+        self._stop_loop()
+
+    def _prepare(self, request: GenerateRequest, answer: VllmAnswer) -> tuple[list[int], SamplingParams]:
+        tokens = self._tokenizer.encode(request.prompt)
+        longest = self._capabilities.context_length
+        if len(tokens) >= longest:
+            raise RequestTooLongError(f"the prompt has {len(tokens)} tokens; the context takes at most {longest - 1}.")
+        if request.constraint is not None:
+            self._compiler.compile(request.constraint)  # for an error that names the fault; vLLM compiles its own
+        answer.text = TextStream(self._tokenizer, request.sampling.stop)
+        answer.prompt_tokens = len(tokens)
+        answer.eos_token_ids = frozenset() if request.sampling.ignore_eos else self._eos_token_ids
+        return tokens, _sampling_params(request, longest - len(tokens), answer.eos_token_ids)
+
+    def _start(self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams) -> None:
+        if self._ended is not None:
+            answer.fail(self._ended)
+        elif not answer.ended:
+            answer.task = self._loop.create_task(self._generate(request, answer, tokens, params))
+
+    async def _generate(
+        self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams
+    ) -> None:
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        prompt = tokens_input(tokens, cache_salt=domain_digest(request.label.readers).hex())
+        try:
+            async with aclosing(
+                self._llm.generate(prompt, params, request.request_id, priority=_priority(request.urgency))
+            ) as outputs:
+                async for output in outputs:
+                    answer.take(output)
+                    if answer.ended:
+                        return
+        except EngineDeadError as error:
+            self._ended = EngineFailedError(f"vLLM died while it answered: {error}.")
+            answer.fail(self._ended)
+        except Exception as error:  # whatever vLLM raised, the reader must not wait for ever
+            answer.fail(EngineFailedError(f"vLLM failed on this request: {error.__cause__ or error!r}."))
+
+    def _cancel(self, answer: VllmAnswer) -> None:
+        answer.abort()
+        if answer.task is not None:
+            answer.task.cancel()
+
+    async def _shut_down(self, error: ServingError) -> None:
+        tasks = [answer.task for answer in self._answers.values() if answer.task is not None]
+        for answer in list(self._answers.values()):
+            answer.fail(error)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._llm.shutdown(timeout=0)
+        await asyncio.sleep(0)  # the output handler, cancelled by the shutdown, ends in the next turn of the loop
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._process:
+            raise EngineClosedError("the engine runs in the process that this one was forked from.")
+        if self._ended is not None:
+            raise type(self._ended)(self._ended.message, remedy=self._ended.remedy)
+
+    def _schedule(self, callback: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed with the engine, and its answers have ended
+            self._loop.call_soon_threadsafe(callback)
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _started(model_dir: Path, options: VllmOptions) -> AsyncLLM:
+    return start(model_dir, options)
+
+
+def _sampling_params(request: GenerateRequest, room: int, eos_token_ids: Iterable[int]) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    sampling, constraint = request.sampling, request.constraint
+    fields = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
+    structured = None if constraint is None else StructuredOutputsParams(**{fields[constraint.kind]: constraint.source})
+    return SamplingParams(
+        max_tokens=min(sampling.max_tokens, room),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=None if sampling.seed is None else sampling.seed & _SEED_MASK,
+        ignore_eos=sampling.ignore_eos,
+        stop_token_ids=sorted(eos_token_ids),
+        structured_outputs=structured,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _priority(urgency: float) -> int:
+    # Nobody waits for ever: a call without hurry is due some minutes after it came.
+    latest = time.time() + _LONGEST_WAIT_SECONDS
+    return int(max(-latest, min(urgency, latest)) * _MILLISECONDS)
+
+
+def _eos_token_ids(model_config: Any) -> frozenset[int]:
+    """Return the ids that end an answer: those of the model's configuration and of its generation configuration."""
+    generation = model_config.try_get_generation_config() or {}
+    found: set[int] = set()
+    for ids in (getattr(model_config.hf_config, "eos_token_id", None), generation.get("eos_token_id")):
+        found.update([ids] if isinstance(ids, int) else ids or ())
+    return frozenset(found)
+
+
+def _add_usage(stats: EngineStats, answers: Iterable[VllmAnswer]) -> EngineStats:
+    for answer in answers:
+        usage = answer.usage()
+        stats = replace(
+            stats,
+            prompt_tokens=stats.prompt_tokens + usage.prompt_tokens,
+            cached_tokens=stats.cached_tokens + usage.cached_tokens,
+            generated_tokens=stats.generated_tokens + usage.completion_tokens,
+            preemptions=stats.preemptions + usage.preemptions,
+        )
+    return stats
+
+
+def _deliver_to(
+    mailbox: asyncio.Queue[Chunk | ServingError], loop: asyncio.AbstractEventLoop
+) -> Callable[[Chunk | ServingError], None]:
+    def deliver(item: Chunk | ServingError) -> None:
+        # The reader's loop may be gone with its thread or test; its request is then nobody's.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(mailbox.put_nowait, item)
+
+    return deliver

@@ -1,0 +1,245 @@
+"""What every engine must do, whatever runs underneath: torch here, our HTTP server, vLLM where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsys.blackboard.labels import Label, Readers
+from agentsys.errors import ServingError
+from agentsys.serving.client import ServingClient
+from agentsys.serving.engine import Engine
+from agentsys.serving.models import EngineOptions, engine_factory
+from agentsys.serving.openai_engine import OpenAIEngine
+from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+
+OPTIONS = EngineOptions(kv_cache_bytes=256 * 2**20, max_batch=4)
+HAS_VLLM = importlib.util.find_spec("vllm") is not None
+ENGINES = [
+    "torch",
+    "openai",
+    pytest.param(
+        "vllm", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed here")]
+    ),
+]
+CHAT = [Message("user", "Name three colours.")]
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green"]}, "warm": {"type": "boolean"}},
+    "required": ["colour", "warm"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, smollm2_dir: Path, listening) -> Iterator[Engine]:
+    if request.param == "openai":
+        from agentsys.serving.server.app import serving_app
+
+        inner = engine_factory(str(smollm2_dir), OPTIONS)()
+        with listening(serving_app(ServingClient({"m": inner}, "m"))) as address:
+            outer = OpenAIEngine.connect(f"{address}/v1")
+            yield outer
+            asyncio.run(outer.close())
+        asyncio.run(inner.close())
+        return
+    spec = f"vllm:{smollm2_dir}" if request.param == "vllm" else str(smollm2_dir)
+    made = engine_factory(spec, OPTIONS)()
+    yield made
+    asyncio.run(made.close())
+
+
+def asked(prompt: Any = CHAT, *, constraint: Constraint | None = None, label: Label | None = None, **sampling: Any):
+    params = SamplingParams(**{"max_tokens": 16} | sampling)
+    return GenerateRequest(prompt, params, constraint, label=label or Label())
+
+
+async def collect(engine: Engine, request: GenerateRequest) -> list[Chunk]:
+    return [chunk async for chunk in engine.submit(request)]
+
+
+def text(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+async def idle(engine: Engine) -> None:
+    async with asyncio.timeout(20):
+        while engine.stats().running + engine.stats().waiting:
+            await asyncio.sleep(0.01)
+
+
+def test_it_is_an_engine_and_says_what_it_can(engine: Engine) -> None:
+    assert isinstance(engine, Engine)
+    assert engine.capabilities() == engine.capabilities()
+    assert engine.capabilities().context_length > 1000
+    assert "json_schema" in engine.capabilities().constraints
+
+
+async def test_an_answer_streams_and_ends_with_reason_usage_and_timings(engine: Engine) -> None:
+    chunks = await collect(engine, asked())
+    assert len(chunks) > 3 and text(chunks)
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    last = chunks[-1]
+    assert last.finish_reason is FinishReason.LENGTH
+    assert last.usage.completion_tokens == 16 and last.usage.prompt_tokens > 5
+    assert 0 <= last.timings.queued <= last.timings.first_token <= last.timings.total
+    tokens = [token for chunk in chunks for token in chunk.token_ids]
+    assert len(tokens) in (0, 16), "all token ids, or none from a server that does not tell"
+
+
+async def test_greedy_answers_are_the_same_twice_and_for_text_or_tokens(engine: Engine, smollm2_dir: Path) -> None:
+    from agentsys.serving.tokenizer import ModelTokenizer
+
+    first = text(await collect(engine, asked("The capital of France is")))
+    assert "Paris" in first
+    assert text(await collect(engine, asked("The capital of France is"))) == first
+    tokens = ModelTokenizer(smollm2_dir).encode("The capital of France is")
+    assert text(await collect(engine, asked(tokens))) == first
+
+
+async def test_a_seed_makes_a_sampled_answer_reproducible(engine: Engine) -> None:
+    texts = [text(await collect(engine, asked(temperature=1.5, seed=seed))) for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+async def test_many_at_once_are_all_answered(engine: Engine) -> None:
+    answers = await asyncio.gather(
+        *(collect(engine, asked(f"{index} is a number and", ignore_eos=True)) for index in range(9))
+    )
+    assert all(answer[-1].finish_reason is FinishReason.LENGTH for answer in answers)
+    await idle(engine)
+
+
+async def test_a_stop_string_ends_the_answer_and_stays_out_of_it(engine: Engine) -> None:
+    whole = text(await collect(engine, asked()))
+    stop = whole[6:9]
+    chunks = await collect(engine, asked(stop=(stop,)))
+    assert text(chunks) == whole[: whole.index(stop)]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+async def test_an_end_token_ends_the_answer_unless_ignored(engine: Engine) -> None:
+    prompt = [Message("user", "Say only: yes.")]
+    chunks = await collect(engine, asked(prompt, max_tokens=300))
+    assert chunks[-1].finish_reason is FinishReason.STOP and "<|im_end|>" not in text(chunks)
+    longer = chunks[-1].usage.completion_tokens + 5
+    ignoring = await collect(engine, asked(prompt, max_tokens=longer, ignore_eos=True))
+    assert ignoring[-1].usage.completion_tokens == longer
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+async def test_a_schema_holds(engine: Engine, temperature: float) -> None:
+    constraint = Constraint("json_schema", json.dumps(SCHEMA))
+    chunks = await collect(engine, asked(constraint=constraint, max_tokens=60, temperature=temperature, seed=1))
+    value = json.loads(text(chunks))
+    assert value["colour"] in ("red", "green") and isinstance(value["warm"], bool)
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+async def test_other_grammars_hold(engine: Engine) -> None:
+    for constraint in (Constraint("regex", "[ab]{3}"), Constraint("lark", 'start: "a" "b" "a" | "bbb"')):
+        if constraint.kind in engine.capabilities().constraints:
+            assert text(await collect(engine, asked(constraint=constraint))) in (
+                {"aba", "bbb"} if constraint.kind == "lark" else {a + b + c for a in "ab" for b in "ab" for c in "ab"}
+            )
+
+
+async def test_a_malformed_grammar_and_a_prompt_too_long_are_refused(engine: Engine) -> None:
+    too_long = [5] * (engine.capabilities().context_length + 1)
+    for request in (asked(constraint=Constraint("regex", "(")), asked(too_long), asked("")):
+        with pytest.raises(ServingError) as caught:
+            await collect(engine, request)
+        assert caught.value.code.startswith("AGS-04")
+    assert text(await collect(engine, asked()))
+
+
+async def test_abort_ends_the_stream_with_what_was_generated(engine: Engine) -> None:
+    request = asked(max_tokens=2000, ignore_eos=True)
+    chunks: list[Chunk] = []
+    async with asyncio.timeout(60):
+        async for chunk in engine.submit(request):
+            chunks.append(chunk)
+            if len(chunks) == 3:
+                engine.abort(request.request_id)
+    assert chunks[-1].finish_reason is FinishReason.ABORTED
+    engine.abort("unknown")
+    engine.rekey("unknown", 1.0)
+    await idle(engine)
+
+
+async def test_closing_the_iterator_frees_the_request(engine: Engine) -> None:
+    stream = engine.submit(asked(max_tokens=2000, ignore_eos=True))
+    await anext(stream)
+    assert engine.stats().running == 1
+    await stream.aclose()
+    await idle(engine)
+
+
+async def test_an_id_in_use_is_refused(engine: Engine) -> None:
+    if isinstance(engine, OpenAIEngine):
+        pytest.skip("ids do not travel: each server has its own")
+    request = asked(max_tokens=500, ignore_eos=True)
+    first = engine.submit(request)
+    await anext(first)
+    with pytest.raises(ServingError, match="still being answered"):
+        await collect(engine, request)
+    await first.aclose()
+    await idle(engine)
+
+
+async def test_a_prefix_is_shared_within_readers_and_not_across(engine: Engine) -> None:
+    if isinstance(engine, OpenAIEngine):
+        pytest.skip("labels do not travel to a server")
+    prompt = "A long text about ships and the sea, told by an old sailor. " * 8
+    cached = []
+    for reader in ("ann", "bob", "ann"):
+        label = Label(readers=Readers.of(f"user:{reader}"))
+        cached.append((await collect(engine, asked(prompt, label=label)))[-1].usage.cached_tokens)
+    assert cached[0] == cached[1] == 0 < cached[2]
+
+
+async def test_stats_add_up(engine: Engine) -> None:
+    before = engine.stats()
+    usage = (await collect(engine, asked()))[-1].usage
+    await idle(engine)
+    after = engine.stats()
+    assert after.generated_tokens - before.generated_tokens == usage.completion_tokens
+    assert after.prompt_tokens - before.prompt_tokens == usage.prompt_tokens
+
+
+async def test_an_urgent_call_is_answered_before_one_without_hurry(engine: Engine) -> None:
+    if not engine.capabilities().priority:
+        pytest.skip("the engine does not know urgency")
+    order: list[str] = []
+
+    async def ask(name: str, urgency: float, count: int) -> None:
+        params = SamplingParams(max_tokens=count, ignore_eos=True)
+        await collect(engine, GenerateRequest(f"{name} and", params, urgency=urgency))
+        order.append(name)
+
+    # Four run at once (`max_batch`); of those that wait, the urgent one comes last and goes first.
+    busy = [asyncio.create_task(ask(f"busy {index}", 1.0, 60 + 10 * index)) for index in range(4)]
+    while sum(task.done() for task in busy) or engine.stats().running < 4:
+        await asyncio.sleep(0.005)
+    late = [asyncio.create_task(ask(f"late {index}", float("inf"), 40)) for index in range(2)]
+    await asyncio.sleep(0.05)
+    await asyncio.gather(*busy, *late, asyncio.create_task(ask("urgent", 2.0, 8)))
+    assert order.index("urgent") < order.index("late 0")
+
+
+async def test_streams_can_be_read_from_another_loop(engine: Engine) -> None:
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(text(asyncio.run(collect(engine, asked())))))
+    thread.start()
+    here = text(await collect(engine, asked()))
+    await asyncio.to_thread(thread.join)
+    assert len(found) == 1 and found[0] and here
