@@ -21,6 +21,7 @@ from agentsys.serving.server.formats import AnswerFormat, ChatFormat, Json, Text
 from agentsys.serving.server.reading import Reading, chat_requests, completion_requests
 from agentsys.serving.server.schemas import ChatCompletionBody, CompletionBody, GenerationBody
 from agentsys.serving.server.streaming import EventStream, events_of, stream_from, while_connected
+from agentsys.serving.server.tools import Toolbox, ToolChatFormat
 from agentsys.serving.server.urgency import Urgencies
 
 
@@ -66,7 +67,9 @@ class OpenAIServer:
     async def chat(self, body: ChatCompletionBody, request: Request) -> Response:
         """Answer a conversation."""
         reading = await self._reading(body)
-        return await self._answer(request, body, chat_requests(body, reading), ChatFormat(self._name(body)))
+        toolbox, name = Toolbox.of(body), self._name(body)
+        form = ChatFormat(name) if toolbox is None else ToolChatFormat(name, toolbox=toolbox)
+        return await self._answer(request, body, chat_requests(body, toolbox, reading), form)
 
     async def complete(self, body: CompletionBody, request: Request) -> Response:
         """Continue texts."""
@@ -96,8 +99,9 @@ class OpenAIServer:
         body.check_fields()
         engine = await self._client.engine(body.model)
         urgency = self._urgencies.of(deadline=body.deadline, priority=body.priority, workflow=body.workflow)
+        capabilities = engine.capabilities()
         # Half the context: nobody but the engine knows how long the prompt is.
-        return Reading(urgency, default_tokens=max(1, engine.capabilities().context_length // 2))
+        return Reading(urgency, max(1, capabilities.context_length // 2), capabilities.constraints)
 
     def _name(self, body: GenerationBody) -> str:
         return body.model or self._client.models[0]

@@ -43,7 +43,7 @@ class AnswerFormat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """Chat completions without tools."""
+    """Chat completions whose answers are text."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid4().hex}")
@@ -54,17 +54,21 @@ class ChatFormat:
         return _envelope(self.id, kind, self.created, self.model, choices, usage)
 
     def opening(self, index: int) -> list[Json]:
-        return [_delta(index, {"role": "assistant", "content": ""})]
+        return [self.part(index, {"role": "assistant", "content": ""})]
 
     def piece(self, index: int, text: str) -> list[Json]:
-        return [_delta(index, {"content": text})]
+        return [self.part(index, {"content": text})]
 
     def ending(self, index: int, answer: Answer) -> list[Json]:
-        return [_delta(index, {}, finish_word(answer.finish_reason))]
+        return [self.part(index, {}, finish_word(answer.finish_reason))]
 
     def choice(self, index: int, answer: Answer) -> Json:
         message = {"role": "assistant", "content": "".join(answer.text), "refusal": None}
         return _choice(index, {"message": message}, finish_word(answer.finish_reason))
+
+    def part(self, index: int, delta: Json, finish_reason: str | None = None) -> Json:
+        """Return a choice that carries a change of the message."""
+        return _choice(index, {"delta": delta}, finish_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +120,6 @@ def _envelope(
 ) -> dict[str, Any]:
     body = {"id": answer_id, "object": kind, "created": created, "model": model, "choices": choices}
     return body if usage is None else body | {"usage": usage}
-
-
-def _delta(index: int, delta: Json, finish_reason: str | None = None) -> Json:
-    return _choice(index, {"delta": delta}, finish_reason)
 
 
 def _choice(index: int, content: Json, finish_reason: str | None) -> Json:

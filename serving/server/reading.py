@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
 from agentsys.serving.server.errors import InvalidRequestError
 from agentsys.serving.server.schemas import (
     ChatCompletionBody,
-    ChatMessage,
     CompletionBody,
     GenerationBody,
     StructuredOutputs,
 )
+from agentsys.serving.server.tools import Toolbox, conversation
 
 CLIENT_READERS = Readers.of("openai-client")
 """Who may read what HTTP clients send: themselves. So no prefix cached for a run tells them anything, nor theirs it."""
@@ -28,17 +27,25 @@ _MOST_PROMPTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a body's reader has to know: κ of the request, and how long an answer may be that names no length."""
+    """What a body's reader has to know: κ of the request, the length of an answer that names none, and which grammars
+    the engine holds."""
 
     urgency: float
     default_tokens: int
+    constraints: frozenset[str]
 
 
-def chat_requests(body: ChatCompletionBody, reading: Reading) -> list[GenerateRequest]:
-    """Return one request for each choice; raises :class:`InvalidRequestError`."""
-    messages = [Message(_role(message), message.text) for message in body.messages]
+def chat_requests(body: ChatCompletionBody, toolbox: Toolbox | None, reading: Reading) -> list[GenerateRequest]:
+    """Return one request for each choice; raises :class:`InvalidRequestError`.
+
+    A ``response_format`` says how an answer in text looks; where both are given, a call that is not required yields.
+    """
+    constraint = _chat_constraint(body)
+    if toolbox is not None and (constraint is None or toolbox.required):
+        constraint = toolbox.constraint(reading.constraints)
+    messages = conversation(body.messages, toolbox)
     limit = body.max_completion_tokens or body.max_tokens or reading.default_tokens
-    return _choices(body, [messages], limit, _chat_constraint(body), reading)
+    return _choices(body, [messages], limit, constraint, reading)
 
 
 def completion_requests(body: CompletionBody, reading: Reading) -> list[GenerateRequest]:
@@ -80,10 +87,6 @@ def _choice_sampling(sampling: SamplingParams, choice: int) -> SamplingParams:
 
 def _readers(salt: str | None) -> Readers:
     return CLIENT_READERS if salt is None else Readers.of(f"openai-client:{salt}")
-
-
-def _role(message: ChatMessage) -> Any:
-    return "system" if message.role == "developer" else message.role
 
 
 def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:

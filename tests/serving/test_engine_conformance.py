@@ -199,7 +199,7 @@ async def test_an_id_in_use_is_refused(engine: Engine) -> None:
 async def test_a_prefix_is_shared_within_readers_and_not_across(engine: Engine) -> None:
     if isinstance(engine, OpenAIEngine):
         pytest.skip("labels do not travel to a server")
-    prompt = "A long text about ships and the sea, told by an old sailor. " * 8
+    prompt = "A long text about ships and the sea, told by an old sailor. " * 24
     cached = []
     for reader in ("ann", "bob", "ann"):
         label = Label(readers=Readers.of(f"user:{reader}"))

@@ -26,9 +26,10 @@ def serve(listening: Listening) -> Iterator[Callable[[ASGIApp], str]]:
 
 
 @pytest.fixture
-def scripted_engine(scripted_runner, tiny_model_dir: Path) -> Iterator[TorchEngine]:
+def scripted_engine(scripted_runner, scripted_config, scripted_blocks, tiny_model_dir: Path) -> Iterator[TorchEngine]:
     """An engine over the scripted model, whose answers are noise of bytes, long ones."""
-    engine = TorchEngine(scripted_runner(), ModelTokenizer(tiny_model_dir), name="scripted", max_batch=4)
+    runner = scripted_runner(config=scripted_config(context_length=2048), kv=scripted_blocks(num_blocks=1024))
+    engine = TorchEngine(runner, ModelTokenizer(tiny_model_dir), name="scripted", max_batch=4)
     yield engine
     engine._stop()
 

@@ -118,7 +118,7 @@ def test_models_are_listed_and_described(client: openai.OpenAI, url: str) -> Non
     assert [model.id for model in client.models.list()] == ["scripted"]
     chat(client)
     described = httpx.get(f"{url}/models/scripted").json()
-    assert described["max_model_len"] == 256 and "json_schema" in described["constraints"]
+    assert described["max_model_len"] == 2048 and "json_schema" in described["constraints"]
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("other")
     assert caught.value.code == "AGS-0416"
@@ -140,7 +140,7 @@ def test_models_are_listed_and_described(client: openai.OpenAI, url: str) -> Non
         ),
         ({"response_format": {"type": "json_schema"}}, "AGS-0720", None),
         ({"extra_body": {"structured_outputs": {"regex": "("}}}, "AGS-0411", None),
-        ({"messages": [{"role": "user", "content": "x" * 600}]}, "AGS-0410", None),
+        ({"messages": [{"role": "user", "content": "x" * 3000}]}, "AGS-0410", None),
         ({"extra_body": {"priority": 10**400}}, "AGS-0720", "priority"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_failing_engine_is_an_error_and_no_endless_wait(client: openai.OpenAI,
 async def test_our_own_engine_uses_the_server_with_grammars_and_urgency(url: str, client: openai.OpenAI) -> None:
     chat(client)
     engine = OpenAIEngine.connect(url)
-    assert engine.capabilities().priority and engine.capabilities().context_length == 256
+    assert engine.capabilities().priority and engine.capabilities().context_length == 2048
     assert engine.capabilities().constraints == {"json_schema", "regex", "lark"}
     request = GenerateRequest([Message("user", "x")], SamplingParams(max_tokens=9), Constraint("regex", "[ab]{3}"), 1.5)
     text = "".join([chunk.text async for chunk in engine.submit(request)])

@@ -1,0 +1,115 @@
+"""Tool calls over HTTP: with a scripted model, whose noise the grammar turns into calls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from agentsys.serving.requests import Message
+from agentsys.serving.server.schemas import ChatCompletionBody
+from agentsys.serving.server.tools import Toolbox, conversation
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a town.",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"enum": ["Ulm", "Bonn"]}, "when": {"$ref": "#/$defs/When"}},
+            "required": ["town", "when"],
+            "additionalProperties": False,
+            "$defs": {"When": {"enum": ["today", "tomorrow"]}},
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+
+
+def ask(client: openai.OpenAI, choice: Any, **options: Any) -> Any:
+    return client.chat.completions.create(
+        model="scripted",
+        messages=[{"role": "user", "content": "hi"}],
+        tools=[CLOCK, WEATHER],
+        tool_choice=choice,
+        max_tokens=100,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_named_tool_is_called_with_arguments_of_its_schema(client: openai.OpenAI, stream: bool) -> None:
+    choice = {"type": "function", "function": {"name": "weather"}}
+    answer = ask(client, choice, temperature=1.0, seed=2, stream=stream)
+    if stream:
+        deltas = [event.choices[0] for event in answer]
+        call = next(delta.delta.tool_calls[0] for delta in deltas if delta.delta.tool_calls)
+        assert deltas[-1].finish_reason == "tool_calls"
+        assert not any(delta.delta.content for delta in deltas)
+    else:
+        call = answer.choices[0].message.tool_calls[0]
+        assert answer.choices[0].finish_reason == "tool_calls" and answer.choices[0].message.content is None
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name == "weather" and call.id
+    assert arguments["town"] in ("Ulm", "Bonn") and arguments["when"] in ("today", "tomorrow")
+
+
+def test_a_required_call_is_of_one_of_the_tools_and_none_of_no_tool(client: openai.OpenAI) -> None:
+    names = {
+        ask(client, "required", temperature=1.5, seed=seed).choices[0].message.tool_calls[0].function.name
+        for seed in range(4)
+    }
+    assert names <= {"clock", "weather"}
+    assert ask(client, "none").choices[0].message.tool_calls is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_model_that_may_choose_writes_text_or_a_whole_call_streamed_alike(client: openai.OpenAI, seed: int) -> None:
+    message = ask(client, "auto", temperature=1.5, seed=seed).choices[0].message
+    deltas = [event.choices[0].delta for event in ask(client, "auto", temperature=1.5, seed=seed, stream=True)]
+    streamed = "".join(delta.content or "" for delta in deltas)
+    assert streamed == (message.content or "")
+    assert bool(message.tool_calls) == any(delta.tool_calls for delta in deltas)
+
+
+def test_impossible_choices_are_refused(client: openai.OpenAI) -> None:
+    for choice, tools in [({"type": "function", "function": {"name": "x"}}, [CLOCK]), ("required", [])]:
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask_with = client.chat.completions.create
+            ask_with(model="scripted", messages=[{"role": "user", "content": "x"}], tools=tools, tool_choice=choice)
+        assert caught.value.param == "tool_choice"
+
+
+def body(**fields: Any) -> ChatCompletionBody:
+    return ChatCompletionBody.model_validate({"messages": [{"role": "user", "content": "hi"}], **fields})
+
+
+def test_earlier_calls_and_results_become_text_that_any_template_takes() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "UTC"}'}}
+    messages = [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "12:00"},
+    ]
+    plain = conversation(body(messages=messages).messages, None)
+    assert plain == [
+        Message("user", "What time is it?"),
+        Message("assistant", '{"name":"clock","arguments":{"zone": "UTC"}}'),
+        Message("user", "Result of clock: 12:00"),
+    ]
+
+
+def test_the_tools_are_told_in_the_system_message_and_the_grammar_fits_the_engine() -> None:
+    asked = body(tools=[CLOCK, WEATHER])
+    toolbox = Toolbox.of(asked)
+    assert toolbox is not None
+    first = conversation(asked.messages, toolbox)[0]
+    assert first.role == "system" and "The weather of a town." in first.content
+    assert toolbox.constraint(frozenset({"json_schema"})) is None
+    assert toolbox.constraint(frozenset({"json_schema", "lark"})).kind == "lark"
+    required = Toolbox.of(body(tools=[CLOCK], tool_choice="required"))
+    assert json.loads(required.constraint(frozenset({"json_schema"})).source)["required"] == ["name", "arguments"]
+    assert toolbox.parse('{"name": "other", "arguments": {}}') is toolbox.parse("text") is None
