@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from a2a.types.a2a_pb2 import AgentSkill
@@ -16,7 +17,9 @@ from agentsys.context import Context
 from agentsys.labelled import Labelled
 from agentsys.protocols.a2a.client import Peer, find_peer
 from agentsys.protocols.a2a.egress import host_of
+from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import label_from_peer
+from agentsys.settings import A2ASettings, RemoteAgentSettings
 from agentsys.tools import Tool, tool
 
 REMOTE_TIMEOUT: Final = 120.0
@@ -110,6 +113,33 @@ async def remote_agent(
     peer = await find_peer(url, hosts=frozenset(hosts), token=token, insecure=insecure)
     called = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", peer.card.name).strip("-.") or "remote"
     return RemoteAgent(peer, name=called, kinds=kinds, principal=audience or host_of(url), **arguments)
+
+
+async def remote_agents(
+    settings: A2ASettings, *, owner: str = OWNER, failed: Callable[[str, A2AError], None]
+) -> list[RemoteAgent]:
+    """Return the agents of the settings. ``failed`` is told of one that is away, and the others serve without it."""
+
+    async def connect(name: str, wanted: RemoteAgentSettings) -> RemoteAgent | None:
+        try:
+            return await remote_agent(
+                wanted.url,
+                kinds=wanted.kinds,
+                name=name,
+                audience=wanted.audience,
+                hosts=wanted.hosts,
+                token=wanted.token.get_secret_value() if wanted.token else None,
+                owner=owner,
+                effect=EffectClass.IDEMPOTENT if wanted.repeatable else EffectClass.IRREVERSIBLE,
+                consequential=wanted.consequential,
+                timeout=wanted.timeout,
+            )
+        except A2AError as error:
+            failed(name, error)
+            return None
+
+    found = await asyncio.gather(*(connect(name, wanted) for name, wanted in sorted(settings.agents.items())))
+    return [agent for agent in found if agent is not None]
 
 
 def _text(skill: AgentSkill) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from agentsys.blackboard.labels import NOBODY, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.protocols.a2a.client import PeerFailed, PeerUnreachable, find_peer
 from agentsys.protocols.a2a.egress import EgressDenied, EgressGuard
-from agentsys.protocols.a2a.remote import RemoteAgent, remote_agent
+from agentsys.protocols.a2a.remote import RemoteAgent, remote_agent, remote_agents
 from agentsys.rounds import RoundOutcome
 from agentsys.runtime import Runtime
+from agentsys.settings import load_settings
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
 
@@ -154,6 +156,18 @@ async def test_two_questions_at_once_do_not_share_a_connection(peer: Any) -> Non
     found = await find_peer(peer.url)
     answers = await asyncio.gather(*(found.ask("tide", message_id=str(number)) for number in range(4)))
     assert [answer.value for answer in answers] == ["high tide at 04:12"] * 4
+
+
+async def test_agents_come_from_the_settings(board: Board, peer: Any, tmp_path: Path) -> None:
+    (tmp_path / "agentsys.toml").write_text(
+        f'[a2a.agents.tides]\nurl = "{peer.url}"\nkinds = ["tides"]\naudience = "harbour"\n'
+        '[a2a.agents.gone]\nurl = "http://127.0.0.1:9"\nkinds = ["tides"]\n'
+    )
+    settings = load_settings(directory=tmp_path, environment={}).settings
+    away: list[str] = []
+    [remote] = await remote_agents(settings.a2a, failed=lambda name, error: away.append(f"{name} {error.code}"))
+    assert (remote.name, remote.principal, remote.interests) == ("tides", "a2a:harbour", {"tides"})
+    assert away == ["gone AGS-0761"]
 
 
 def decisions(board: Board, run: str) -> list[Any]:
