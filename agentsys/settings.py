@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from agentsys.errors import ConfigurationError
 from agentsys.serving.weights.catalogue import DEFAULT_MODEL
@@ -75,6 +75,25 @@ class RunSettings(Section):
     volunteers: int = Field(8, ge=1, description="agents that may answer one request")
 
 
+class RemoteAgentSettings(Section):
+    """A foreign A2A agent that may volunteer for requests."""
+
+    url: str = Field(description="the agent's base address, or the address of its card")
+    kinds: frozenset[str] = Field(min_length=1, description="kinds of request that it is offered")
+    audience: str | None = Field(None, description="its name in labels, after a2a:; default: its host")
+    hosts: frozenset[str] = Field(frozenset(), description="hosts that its card may name besides its own")
+    token: SecretStr | None = Field(None, description="bearer token, sent to all its hosts")
+    timeout: float = Field(120.0, gt=0, description="seconds it has for one answer")
+    repeatable: bool = Field(False, description="whether a crash may repeat a request: asking twice does no harm")
+    consequential: bool = Field(False, description="whether asking changes something: only trusted data may then ask")
+
+
+class A2ASettings(Section):
+    """Foreign agents, by the names that they have here."""
+
+    agents: dict[str, RemoteAgentSettings] = Field(default_factory=dict, description="foreign agents that volunteer")
+
+
 class Settings(Section):
     """All settings. Environment names join section and key with two underscores: ``AGENTSYS_MODEL__NAME``."""
 
@@ -85,6 +104,7 @@ class Settings(Section):
     board: BoardSettings = Field(default_factory=BoardSettings)
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)
+    a2a: A2ASettings = Field(default_factory=A2ASettings)
 
     RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS"})
 
