@@ -1,0 +1,1 @@
+"""The runtime's HTTP API: runs, board, approvals, catalogue, metrics."""

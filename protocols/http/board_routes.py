@@ -1,0 +1,88 @@
+"""Routes that read a board. They are made for any board, so that a recorded one is read by the same routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.labels import OWNER
+from agentsys.blackboard.predicates import Predicate
+from agentsys.protocols.http.errors import NotFound
+from agentsys.protocols.http.schemas import (
+    MAX_NUMBER,
+    BoardDocument,
+    CommitDocument,
+    EntryDocument,
+)
+from agentsys.protocols.http.streams import EventStream, Item, Stopping, commits_after
+
+Seq = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
+OptionalSeq = Annotated[int | None, Query(ge=0, le=MAX_NUMBER)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Name = Annotated[str, Query(min_length=1, max_length=1024)]
+OptionalName = Annotated[str | None, Query(min_length=1, max_length=1024)]
+
+
+def board_router(board: Board, reader: str = OWNER, stopping: Stopping | None = None) -> APIRouter:
+    """Return the routes under ``/board``, answering ``reader``; ``stopping`` ends what follows the board."""
+    router = APIRouter(prefix="/board", tags=["board"])
+
+    @router.get("")
+    def state() -> BoardDocument:
+        """Say how the board stands."""
+        return BoardDocument(head=board.head, epoch=board.epoch)
+
+    @router.get("/entries")
+    def entries(
+        topic: OptionalName = None, topic_prefix: OptionalName = None, at: OptionalSeq = None, limit: Limit = 200
+    ) -> list[EntryDocument]:
+        """List entries by topic and key, now or as they were after commit ``at``."""
+        found = board.query(Predicate(topic=topic, topic_prefix=topic_prefix), at=at, limit=limit)
+        return [EntryDocument.of(entry, reader) for entry in found]
+
+    @router.get("/entry")
+    def entry(topic: Name, key: Name, at: OptionalSeq = None) -> EntryDocument:
+        """Return one entry, now or as it was after commit ``at``."""
+        found = board.get(topic, key, at=at)
+        if found is None:
+            raise NotFound("The board has no such entry.")
+        return EntryDocument.of(found, reader)
+
+    @router.get("/history")
+    def history(topic: Name, key: Name) -> list[EntryDocument]:
+        """List the versions of one entry, the oldest first, deletions included."""
+        return [EntryDocument.of(version, reader) for version in versions(board, topic, key)]
+
+    @router.get("/commits")
+    def commits(after: Seq = 0, limit: Limit = 100, run: OptionalName = None) -> list[CommitDocument]:
+        """List commits after a sequence number, all or those of one run."""
+        return [CommitDocument.of(commit, reader) for commit in board.log(after=after, limit=limit, run=run)]
+
+    @router.get("/tail", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
+    async def tail(after: OptionalSeq = None) -> EventStream:
+        """Follow the commits after a sequence number, by default from now on, as server-sent events."""
+        start = await asyncio.to_thread(lambda: board.head) if after is None else after
+        return EventStream(_tail(board, start, reader, stopping or Stopping()))
+
+    return router
+
+
+def versions(board: Board, topic: str, key: str) -> list[Entry]:
+    """Return the versions of one entry, the oldest first."""
+    predicate = Predicate(topic=topic, key_from=key, key_to=key + "\0")
+    found = board.matching(predicate, 0, None)
+    return [entry for commit in found for entry in commit.writes if entry.address == (topic, key)]
+
+
+async def _tail(board: Board, after: int, reader: str, stopping: Stopping) -> AsyncGenerator[Item | None]:
+    async for page in commits_after(board, after, stopping):
+        for commit in page:
+            yield commit.seq, "commit", CommitDocument.of(commit, reader)
+        if not page:
+            yield None

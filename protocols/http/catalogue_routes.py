@@ -1,0 +1,120 @@
+"""Routes that say what a runtime has: agents, tools, workflows, models, and how it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agentsys.protocols.http.schemas import AgentDocument, EngineDocument, Health, ToolDocument, WorkflowDocument
+from agentsys.runs import list_runs
+from agentsys.runtime import Runtime
+from agentsys.serving.client import ServingClient
+from agentsys.tools import Tool
+
+
+def catalogue_router(runtime: Runtime) -> APIRouter:
+    """Return the routes that describe the runtime."""
+    router = APIRouter(tags=["runtime"])
+    registry = CollectorRegistry()
+    registry.register(RuntimeCollector(runtime))
+
+    @router.get("/health")
+    def health() -> Health:
+        """Say that the server answers."""
+        return Health(version=version("agentsys-runtime"), head=runtime.board.head)
+
+    @router.get("/agents")
+    def agents() -> list[AgentDocument]:
+        """List the agents."""
+        return [
+            AgentDocument(name=agent.name, interests=sorted(agent.interests), profile=agent.profile)
+            for agent in runtime.agents
+        ]
+
+    @router.get("/tools")
+    def tools() -> list[ToolDocument]:
+        """List the tools."""
+        found = [runtime.tools.get(name) for name in runtime.tools.names()]
+        return [_tool(tool) for tool in found if tool is not None]
+
+    @router.get("/workflows")
+    def workflows() -> list[WorkflowDocument]:
+        """List the workflows that runs can be started of."""
+        found = sorted(runtime.workflows.items())
+        return [WorkflowDocument(name=name, deadline_seconds=workflow.deadline) for name, workflow in found]
+
+    @router.get("/models")
+    def models() -> list[str]:
+        """List the models by name, the default first."""
+        return list(runtime.model.models) if isinstance(runtime.model, ServingClient) else []
+
+    @router.get("/serving")
+    def serving() -> list[EngineDocument]:
+        """Describe the load of each model's engine."""
+        stats = engine_stats(runtime)
+        return [EngineDocument(model=name, stats=stats.get(name)) for name in models()]
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    def metrics() -> Response:
+        """Return measurements in the text format of Prometheus."""
+        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return router
+
+
+def engine_stats(runtime: Runtime) -> dict[str, dict[str, int]]:
+    """Return the load of every loaded engine, by model."""
+    if not isinstance(runtime.model, ServingClient):
+        return {}
+    return {
+        name: {key: value for key, value in asdict(stats).items() if isinstance(value, int)}
+        for name, stats in runtime.model.stats().items()
+    }
+
+
+class RuntimeCollector(Collector):
+    """Measures the runtime each time it is asked."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing, so that registering measures nothing."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the measurements."""
+        runtime = self._runtime
+        records = list_runs(runtime.board)
+        yield GaugeMetricFamily("agentsys_board_head", "Newest commit of the board.", runtime.board.head)
+        runs = GaugeMetricFamily("agentsys_runs", "Runs on the board.", labels=["status"])
+        for status, count in sorted(Counter(record.status for record in records).items()):
+            runs.add_metric([status], count)
+        yield runs
+        stats = engine_stats(runtime)
+        for key in sorted({key for values in stats.values() for key in values}):
+            family = GaugeMetricFamily(f"agentsys_engine_{key}", f"Engine statistic {key}.", labels=["model"])
+            for model, values in sorted(stats.items()):
+                family.add_metric([model], values.get(key, 0))
+            yield family
+
+
+def _tool(tool: Tool) -> ToolDocument:
+    members = tool.audience.members
+    return ToolDocument(
+        name=tool.name,
+        description=tool.description,
+        effect=str(tool.effect_class),
+        consequential=tool.consequential,
+        parameters=tool.parameters.model_json_schema(),
+        audience=None if members is None else sorted(members),
+        timeout_seconds=tool.timeout,
+    )

@@ -1,0 +1,109 @@
+"""Server-sent events that follow a board or a run until the reader leaves or the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Commit
+from agentsys.events import RunEvent
+from agentsys.protocols.http.schemas import EventDocument
+from agentsys.supervisor import NumberedEvent, RunSupervisor
+
+FOLLOW_SECONDS = 0.05
+"""How soon a commit is seen. The board is asked in the event loop: threads that wait would take those that work."""
+
+HEARTBEAT_SECONDS = 15.0
+PAGE = 200
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+Item = tuple[int, str, BaseModel]
+"""The number, name and document of one event."""
+
+
+class Stopping:
+    """Says to every stream that the server is about to stop."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return self.event.is_set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait so long, or until the server stops."""
+        try:
+            await asyncio.wait_for(self.event.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+class EventStream(StreamingResponse):
+    """A response of server-sent events."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, items: AsyncIterator[Item | None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_encoded(items), headers=headers)
+
+
+async def commits_after(board: Board, after: int, stopping: Stopping) -> AsyncGenerator[list[Commit]]:
+    """Yield the commits after ``after`` in pages, for ever; an empty page each time the board has no more."""
+    while not stopping:
+        page = await asyncio.to_thread(board.log, after=after, limit=PAGE) if board.head > after else []
+        if page:
+            after = page[-1].seq
+        else:
+            await stopping.wait(FOLLOW_SECONDS)
+        yield page
+
+
+async def numbered_events(
+    supervisor: RunSupervisor, run: str, after: int, stopping: Stopping
+) -> AsyncGenerator[list[NumberedEvent]]:
+    """Yield a run's new events until no process of this server executes it; empty lists while there are none."""
+    while not stopping:
+        executing = supervisor.executing(run)
+        events = supervisor.events(run, after)
+        if events:
+            after = events[-1][0]
+        elif not executing:
+            return
+        else:
+            await stopping.wait(FOLLOW_SECONDS)
+        yield events
+
+
+def event_document(number: int, event: RunEvent) -> EventDocument:
+    """Return an event as a document, ``TokensStreamed`` as type ``tokens_streamed``."""
+    data: dict[str, Any] = {}
+    for item in dataclasses.fields(event):
+        value = getattr(event, item.name)
+        data[item.name] = value.to_json() if isinstance(value, Label) else value
+    return EventDocument(number=number, type=_WORD.sub("_", type(event).__name__).lower(), data=data)
+
+
+async def _encoded(items: AsyncIterator[Item | None]) -> AsyncGenerator[str]:
+    """Encode items; ``None`` says that there is none, so that a quiet stream is kept open by comments."""
+    sent = time.monotonic()
+    yield ": open\n\n"
+    async for item in items:
+        if item is not None:
+            number, name, document = item
+            yield f"id: {number}\nevent: {name}\ndata: {document.model_dump_json()}\n\n"
+        elif time.monotonic() - sent < HEARTBEAT_SECONDS:
+            continue
+        else:
+            yield ": quiet\n\n"
+        sent = time.monotonic()
