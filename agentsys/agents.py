@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,10 @@ class AgentRegistry:
 
     def get(self, name: str) -> Agent | None:
         return self._agents.get(name)
+
+    def __iter__(self) -> Iterator[Agent]:
+        """All agents by name."""
+        return iter(sorted(self._agents.values(), key=lambda member: member.name))
 
     def interested(self, kind: str, *, excluding: str | None = None) -> list[Agent]:
         """Return the agents interested in ``kind`` by name, without the asker itself."""

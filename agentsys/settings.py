@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from agentsys.errors import ConfigurationError
 from agentsys.serving.weights.catalogue import DEFAULT_MODEL
 
 ENVIRONMENT_PREFIX = "AGENTSYS_"
 SETTINGS_FILE = "agentsys.toml"
+
+SECRETS = frozenset({"model.api_key", "server.token"})
+"""Keys whose values are never shown."""
 
 
 class Section(BaseModel):
@@ -75,6 +78,22 @@ class RunSettings(Section):
     volunteers: int = Field(8, ge=1, description="agents that may answer one request")
 
 
+class ServerSettings(Section):
+    """Where `agentsys serve` listens, and who may call."""
+
+    host: str = Field("127.0.0.1", description="address to bind; beyond this machine only with a token")
+    port: int = Field(8700, ge=0, le=65535, description="port; 0 takes any free one")
+    token: str | None = Field(None, min_length=16, description="bearer token that every call must carry", repr=False)
+    hosts: tuple[str, ...] = Field((), description="names the server may be called by, beside loopback's and `host`")
+    origins: tuple[str, ...] = Field((), description="sites whose pages may call, as https://example.org")
+
+    @field_validator("hosts", "origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Let the environment give a list as words between commas."""
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
 class RemoteAgentSettings(Section):
     """A foreign A2A agent that may volunteer for requests."""
 
@@ -104,6 +123,7 @@ class Settings(Section):
     board: BoardSettings = Field(default_factory=BoardSettings)
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)
+    server: ServerSettings = Field(default_factory=ServerSettings)
     a2a: A2ASettings = Field(default_factory=A2ASettings)
 
     RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS"})
@@ -199,5 +219,6 @@ def _explain(error: ValidationError, sources: dict[str, str]) -> str:
         key = ".".join(str(part) for part in fault["loc"])
         where = sources.get(key, "unknown source")
         what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-        faults.append(f"{key} = {fault['input']!r} (from {where}): {what}")
+        value = "(hidden)" if key in SECRETS else repr(fault["input"])
+        faults.append(f"{key} = {value} (from {where}): {what}")
     return "Bad settings: " + "; ".join(faults) + "."

@@ -45,6 +45,11 @@ class Workflow:
         """Return ``body`` as a workflow, named after the function."""
         return body if isinstance(body, Workflow) else Workflow(getattr(body, "__name__", "workflow"), body)
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether the body is a LangGraph graph."""
+        return _is_graph(self.body)
+
     async def execute(self, scope: RunScope, context: Context, value: Any) -> Any:
         """Run the body once. Raises whatever it raises."""
         if not _is_graph(self.body):

@@ -14,6 +14,7 @@ from agentsys.cli.doctor import doctor
 from agentsys.cli.output import out
 from agentsys.cli.replay import replay
 from agentsys.cli.run import run
+from agentsys.cli.serve import serve
 
 app = typer.Typer(
     name="agentsys",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("ask")(ask)
 app.command("run")(run)
+app.command("serve")(serve)
 app.command("replay")(replay)
 app.command("doctor")(doctor)
 app.command("bench")(bench)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import typer
 
 from agentsys.cli.output import JsonOption, print_json, print_table, reported_errors
-from agentsys.settings import Settings, flatten, load_settings
+from agentsys.settings import SECRETS, Settings, flatten, load_settings
 
 app = typer.Typer(help="Show settings and where each value comes from.", no_args_is_help=True)
-
-SECRETS = frozenset({"model.api_key"})
 
 
 @app.command("show")

@@ -1,0 +1,144 @@
+"""``agentsys serve``: one runtime behind all its faces, on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentsys.cli.composition import file_runtime, open_lake, settings_with
+from agentsys.cli.output import JsonOption, err, print_json, reported_errors
+from agentsys.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from agentsys.protocols.app import FaceOptions
+    from agentsys.runtime import Runtime
+    from agentsys.settings import Settings
+    from agentsys.supervisor import RunSupervisor
+
+
+def serve(
+    file: Annotated[
+        Path | None, typer.Argument(help="Python file with workflows, agents and tools at module level.")
+    ] = None,
+    lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
+    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; beyond this machine only with a token.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Bearer token for every call; better in AGENTSYS_SERVER__TOKEN, which ps hides.")
+    ] = None,
+    a2a: Annotated[bool, typer.Option(help="Answer A2A clients too, with an agent card.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the unfinished runs of the workflows served.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve runs, the board and models over HTTP until interrupted."""
+    with reported_errors(as_json=as_json):
+        settings = settings_with(
+            model_name=model, board_path=board, server_host=host, server_port=port, server_token=token
+        )
+        from agentsys.protocols.edge import check_bind
+
+        check_bind(settings.server.host, settings.server.token)
+        with closing(_listening(settings)) as listener:
+            asyncio.run(_serve(file, lake, settings, listener, a2a=a2a, resume=resume, as_json=as_json))
+
+
+async def _serve(
+    file: Path | None,
+    lake: str | None,
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    a2a: bool,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    from agentsys.protocols.app import FaceOptions, create_app
+    from agentsys.supervisor import RunSupervisor
+
+    runtime = _composed(file, lake, settings)
+    try:
+        supervisor = RunSupervisor(runtime)
+        server, port = settings.server, listener.getsockname()[1]
+        shown = f"[{server.host}]" if ":" in server.host else server.host
+        options = FaceOptions(
+            url=f"http://{shown}:{port}",
+            token=server.token,
+            hosts=(*server.hosts, shown),
+            origins=server.origins,
+            a2a=a2a,
+        )
+        app = create_app(supervisor, options)
+        if resume:
+            await _resume_all(supervisor)
+        _announce(options, as_json=as_json)
+        await _run_server(app, listener)
+    finally:
+        await runtime.close()
+
+
+def _composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime:
+    if file is not None and lake is not None:
+        raise ConfigurationError("Both a file and --lake were given.", remedy="Serve one of them.")
+    if file is not None:
+        return file_runtime(file, settings)
+    if lake is not None:
+        from agentsys.lake.local import lake_runtime
+
+        return lake_runtime(open_lake(lake, settings), settings)
+    from agentsys.runtime import Runtime
+
+    return Runtime.from_settings(settings)
+
+
+async def _resume_all(supervisor: RunSupervisor) -> None:
+    for record in supervisor.runtime.runs():
+        if record.status == "running" and record.workflow in supervisor.runtime.workflows:
+            await supervisor.resume(record.run)
+            err.print(f"resumed run {record.run} of {record.workflow}", highlight=False)
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """Bind before anything heavy is loaded, so that a taken port is told at once."""
+    server = settings.server
+    try:
+        return socket.create_server((server.host, server.port), family=_family(server.host), backlog=512)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{server.host}:{server.port} cannot be bound: {error.strerror or error}.",
+            remedy="Stop what listens there, or pass another --port (0 takes any free one).",
+        ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _announce(options: FaceOptions, *, as_json: bool) -> None:
+    from agentsys.protocols.http.app import PREFIX
+
+    faces = {"runtime": f"{options.url}{PREFIX}", "openai": f"{options.url}/v1"}
+    if options.a2a:
+        faces["a2a"] = f"{options.url}/.well-known/agent-card.json"
+    if as_json:
+        print_json({"url": options.url, "token_required": options.token is not None, "faces": faces})
+        return
+    for name, address in faces.items():
+        err.print(f"{name:<8} {address}", highlight=False)
+    if options.token is None:
+        err.print("no token: every program on this machine may call", style="dim")
+
+
+async def _run_server(app: ASGIApp, listener: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    await uvicorn.Server(config).serve(sockets=[listener])

@@ -1,0 +1,54 @@
+"""All faces of one runtime on one ASGI application, behind one edge."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp
+
+from agentsys.protocols.edge import EdgeMiddleware
+from agentsys.protocols.http.app import PREFIX, runtime_api
+from agentsys.serving.client import ServingClient
+from agentsys.supervisor import RunSupervisor
+
+
+@dataclass(frozen=True, slots=True)
+class FaceOptions:
+    """Which faces are shown, and who may call them (see :class:`EdgeMiddleware`).
+
+    ``url`` is where callers reach the server; the A2A agent card repeats it.
+    """
+
+    url: str
+    token: str | None = None
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    openai: bool = True
+    a2a: bool = False
+
+
+def create_app(supervisor: RunSupervisor, options: FaceOptions) -> ASGIApp:
+    """Return the application, whose end interrupts the supervisor's runs and leaves the runtime open."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await supervisor.close()
+
+    routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor))]
+    model = supervisor.runtime.model
+    if options.openai and isinstance(model, ServingClient):
+        from agentsys.serving.server.app import serving_app
+
+        routes.append(Mount("/", serving_app(model)))
+    if options.a2a:
+        from agentsys.protocols.a2a.server import a2a_routes
+
+        url, token = options.url, options.token is not None
+        routes[:0] = a2a_routes(supervisor.runtime, supervisor, url=url, token=token)
+    app = Starlette(routes=routes, lifespan=lifespan)
+    return EdgeMiddleware(app, token=options.token, hosts=options.hosts, origins=options.origins)
