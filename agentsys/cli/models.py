@@ -1,4 +1,4 @@
-"""``agentsys models``: fetch and list model weights."""
+"""``agentsys models``: fetch, list and serve models."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from agentsys.cli.model_server import serve
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
 from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
     from agentsys.serving.weights.progress import PullProgress
 
-app = typer.Typer(help="Fetch and list model weights.", no_args_is_help=True)
+app = typer.Typer(help="Fetch, list and serve models.", no_args_is_help=True)
+
+app.command("serve")(serve)
 
 STAGES = {"resolve": "asking the index", "download": "downloading", "convert": "converting", "ready": "ready"}
 

@@ -71,7 +71,7 @@ def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
 def _set_environment(options: VllmOptions) -> None:
     # Nothing leaves the machine, and the answers of a program are not to be lost among log lines.
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # A fork of a process with running threads (another engine's, say) may hang.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     if options.threads is not None and hasattr(os, "sched_getaffinity"):

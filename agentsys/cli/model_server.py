@@ -1,0 +1,107 @@
+"""``agentsys models serve``: one model for any OpenAI client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
+from agentsys.errors import ServingError
+from agentsys.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from agentsys.serving.client import ServingClient
+
+PORT = 8701  # beside `agentsys serve`, so that both can run
+
+
+class PortUnavailable(ServingError):
+    """The address to serve at cannot be had."""
+
+    code = "AGS-0724"
+    remedy = "Choose another with --host and --port."
+
+
+def serve(
+    model: Annotated[str | None, typer.Option("--model", help="The model to serve; default: model.name.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen at.")] = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0 picks a free one.")
+    ] = PORT,
+    token: Annotated[
+        str | None, typer.Option("--token", help="Bearer token that clients send as their API key.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a model in the OpenAI format at http://HOST:PORT/v1, until interrupted."""
+    with reported_errors(as_json=as_json):
+        from agentsys.protocols.edge import check_bind
+
+        flags = {"model.name": model, "server.host": host, "server.token": token}
+        settings = load_settings(flags).settings
+        check_bind(settings.server.host, settings.server.token)
+        listener = _listen(settings.server.host, port)
+        with listener:
+            asyncio.run(_serve(settings, listener, as_json=as_json))
+
+
+async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
+    import uvicorn
+
+    from agentsys.protocols.edge import EdgeMiddleware
+    from agentsys.serving.server.app import serving_app
+
+    client = _client(settings)
+    try:
+        err.print(f"loading {settings.model.name}", highlight=False)
+        await client.engine()
+        server = settings.server
+        app = EdgeMiddleware(
+            serving_app(client),
+            token=server.token,
+            hosts=(server.host, *server.hosts),
+            origins=server.origins,
+        )
+        _announce(settings, listener, as_json=as_json)
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)
+        await uvicorn.Server(config).serve([listener])
+    finally:
+        await client.close()
+
+
+def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
+    url = f"http://{settings.server.host}:{listener.getsockname()[1]}/v1"
+    if as_json:
+        print_json({"url": url, "model": settings.model.name})
+    else:
+        out.print(f"serving {settings.model.name} at {url}", highlight=False)
+    sys.stdout.flush()  # whoever started this waits for the line
+
+
+def _client(settings: Settings) -> ServingClient:
+    from agentsys.serving.client import ServingClient
+    from agentsys.serving.models import EngineOptions, engine_factory
+
+    model = settings.model
+    options = EngineOptions(
+        weight_format=model.weight_format,
+        threads=model.threads,
+        kv_cache_bytes=model.kv_cache_mib * 2**20,
+        max_batch=model.max_batch,
+        drafter="auto" if model.speculation else None,
+        models_dir=settings.models_dir,
+        api_key=model.api_key,
+    )
+    return ServingClient({model.name: engine_factory(model.name, options)}, default=model.name)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family: Any = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        raise PortUnavailable(f"{host}:{port} cannot be listened at: {error.strerror or error}.") from error
