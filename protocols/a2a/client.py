@@ -35,6 +35,7 @@ from agentsys.protocols.a2a.parts import parts_of
 CARD_PATHS: Final = (AGENT_CARD_WELL_KNOWN_PATH, "/.well-known/agent.json")
 MAX_CARD_BYTES: Final = 1 << 20
 POLL_SECONDS: Final = 0.5
+CARD_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 2.0
 BINDINGS: Final = ("JSONRPC", "HTTP+JSON")
 
@@ -108,8 +109,11 @@ async def find_peer(
     :class:`EgressDenied`.
     """
     allowed = hosts | {host_of(url)}
-    async with _http(allowed, token, insecure) as http:
-        card = await _fetch_card(http, url)
+    try:
+        async with asyncio.timeout(CARD_SECONDS), _http(allowed, token, insecure) as http:
+            card = await _fetch_card(http, url)
+    except TimeoutError as error:
+        raise PeerUnreachable(f"{url} gave no agent card within {CARD_SECONDS} s.") from error
     peer = Peer(card, allowed, token, insecure)
     guard = EgressGuard(allowed, insecure=insecure)
     for interface in card.supported_interfaces:

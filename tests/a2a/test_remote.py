@@ -69,7 +69,7 @@ async def test_the_check_for_leaks_would_see_one(board: Board, peer: Any) -> Non
 
     @tool(name="ask_liar", effect=EffectClass.PURE, audience=NOBODY, source=Label())
     async def leak(kind: str, value: str) -> str:
-        return str((await remote.peer.ask(value, message_id="leak")).value)
+        return str((await (await remote.peer()).ask(value, message_id="leak")).value)
 
     remote.tool = leak
     async with Runtime(board, ScriptedModel(str), agents=[remote], tools=[leak]) as runtime:
@@ -164,10 +164,15 @@ async def test_agents_come_from_the_settings(board: Board, peer: Any, tmp_path: 
         '[a2a.agents.gone]\nurl = "http://127.0.0.1:9"\nkinds = ["tides"]\n'
     )
     settings = load_settings(directory=tmp_path, environment={}).settings
-    away: list[str] = []
-    [remote] = await remote_agents(settings.a2a, failed=lambda name, error: away.append(f"{name} {error.code}"))
+    gone, remote = remote_agents(settings.a2a)
     assert (remote.name, remote.principal, remote.interests) == ("tides", "a2a:harbour", {"tides"})
-    assert away == ["gone AGS-0761"]
+    agents, tools = [gone, remote], [gone.tool, remote.tool]
+    async with Runtime(board, ScriptedModel(str), agents=agents, tools=tools) as runtime:
+        result = await runtime.run(ask_tides, "tide in Brest", label=shared(remote))
+        assert result.value == [["tides", "ok", "high tide at 04:12"]]
+        # That one was away is on record, and nobody waits for it again at once.
+        [bid] = [entry for entry in board.query(Predicate(topic_prefix="runs/")) if entry.key == "gone"]
+        assert "AGS-0761" in str(bid.value) or "PeerUnreachable" in str(bid.value)
 
 
 def decisions(board: Board, run: str) -> list[Any]:

@@ -272,5 +272,5 @@ async def test_two_of_our_runtimes_work_together(serving: Any, board: Board) -> 
     """Our own server is a foreign agent like any other."""
     async with serving(board, workflows=[greet]) as (url, _):
         remote = await remote_agent(url, kinds=["greet"], name="greeter", audience="friend")
-        answer = await remote.peer.ask("Ada", message_id="1", skill="greet")
+        answer = await (await remote.peer()).ask("Ada", message_id="1", skill="greet")
         assert answer.value == "echo hello Ada"
