@@ -23,11 +23,19 @@ BENCHMARKS = {
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Benchmark to run, or `list`.", autocompletion=lambda: list(BENCHMARKS))],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Benchmark to run, `list`, or `compare` with two result files.",
+            autocompletion=lambda: [*BENCHMARKS, "list", "compare"],
+        ),
+    ],
+    files: Annotated[list[Path] | None, typer.Argument(help="Of `compare`: the files before and after.")] = None,
     quick: Annotated[bool, typer.Option(help="Fewer repetitions and cases.")] = False,
     check: Annotated[bool, typer.Option(help="Exit 1 when a bar is missed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each arm.")] = 5,
     output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("benchmarks/results/local"),
+    plot: Annotated[Path | None, typer.Option(help="Of `compare`: draw the repetitions into this image file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a benchmark: a table on stdout, a JSON file with the machine's fingerprint, the figure last."""
@@ -38,6 +46,9 @@ def bench(
             print_table(["benchmark", "what it measures"], list(BENCHMARKS.items()))
         return
     with reported_errors(as_json=as_json):
+        if name == "compare":
+            _compare(files or [], plot, as_json=as_json)
+            return
         if name not in BENCHMARKS:
             raise ConfigurationError(
                 f"There is no benchmark {name!r}.", remedy=f"Choose one of: {', '.join(BENCHMARKS)}."
@@ -56,6 +67,29 @@ def bench(
         out.print(result.figure, highlight=False)
     if check and not all(bar.met for bar in result.bars):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _compare(files: list[Path], plot: Path | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from agentsys.benchmarks import compare
+
+    if len(files) != 2:
+        raise ConfigurationError(
+            f"compare takes two result files, not {len(files)}.", remedy="agentsys bench compare BEFORE.json AFTER.json"
+        )
+    before, after = map(compare.load_result, files)
+    changes = compare.compare(before, after)
+    if plot is not None:
+        compare.plot(changes, before, after, plot)
+    if as_json:
+        print_json([asdict(change) | {"verdict": change.verdict} for change in changes])
+        return
+    rows = []
+    for change in changes:
+        interval = f"{change.ratio:.3f} ({change.low:.3f} to {change.high:.3f})"
+        rows.append([change.arm, change.before, change.after, interval, change.verdict])
+    print_table(["arm", "before", "after", "after ÷ before (95 %)", "verdict"], rows, title=before["name"])
 
 
 def _print(result: BenchResult) -> None:

@@ -1,0 +1,107 @@
+"""Two results of one benchmark beside each other: medians, the change with its interval, and a plot.
+
+The interval is the 95 % percentile bootstrap of the ratio of medians (Efron and Tibshirani, 1993, chapter 13). A change
+counts only where the interval leaves out 1. Results of unlike machines are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentsys.errors import ConfigurationError
+
+SAME_MACHINE = ("processor", "cores", "memory_gib")
+RESAMPLES = 10_000
+
+
+class Incomparable(ConfigurationError):
+    """Two benchmark results say nothing about each other."""
+
+    code = "AGS-0120"
+    remedy = "Run the benchmark twice on one machine, keeping each run's file with --output."
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One arm's medians before and after; ``ratio`` is after ÷ before, with its 95 % interval."""
+
+    arm: str
+    before: float
+    after: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        if self.low <= 1.0 <= self.high:
+            return "no difference shown"
+        return "higher" if self.ratio > 1 else "lower"
+
+
+def load_result(path: Path) -> dict[str, Any]:
+    """Read a result file. Raises :class:`Incomparable` if it is none."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result["fingerprint"], result["name"], result["repetitions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Incomparable(
+            f"{path} is no benchmark result: {error!r}.", remedy="Pass files that `agentsys bench NAME` wrote."
+        ) from error
+    return result
+
+
+def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+    """Return the change of every arm that both results have. Raises :class:`Incomparable`."""
+    if before["name"] != after["name"]:
+        raise Incomparable(f"One file is of {before['name']}, the other of {after['name']}.")
+    unlike = [
+        f"{key} {before['fingerprint'].get(key)!r} and {after['fingerprint'].get(key)!r}"
+        for key in SAME_MACHINE
+        if before["fingerprint"].get(key) != after["fingerprint"].get(key)
+    ]
+    if unlike:
+        raise Incomparable(f"The machines differ: {'; '.join(unlike)}.")
+    shared = [arm for arm in before["repetitions"] if after["repetitions"].get(arm)]
+    if not shared:
+        raise Incomparable("The two results have no arm in common that was repeated.")
+    return [change_of(arm, before["repetitions"][arm], after["repetitions"][arm]) for arm in shared]
+
+
+def change_of(arm: str, before: Sequence[float], after: Sequence[float]) -> Change:
+    """Return one arm's change; the resampling has a fixed seed, so equal files give equal intervals."""
+    generator = np.random.default_rng(0)
+    first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    ratios = _resampled_medians(generator, second) / _resampled_medians(generator, first)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    middle = float(np.median(first)), float(np.median(second))
+    return Change(arm, *middle, middle[1] / middle[0], float(low), float(high))
+
+
+def plot(changes: Sequence[Change], before: dict[str, Any], after: dict[str, Any], path: Path) -> None:
+    """Draw every repetition of both results, one line an arm, into an image file (PNG, SVG or PDF by its ending)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.6 * len(changes)), layout="constrained")
+    axes = figure.subplots()
+    for position, change in enumerate(reversed(changes)):
+        for result, offset, marker in ((before, 0.15, "o"), (after, -0.15, "D")):
+            values = result["repetitions"][change.arm]
+            axes.scatter(values, [position + offset] * len(values), marker=marker, s=18, alpha=0.6, color="black")
+            axes.scatter([float(np.median(values))], [position + offset], marker="|", s=300, color="black")
+    axes.set_yticks(range(len(changes)), [change.arm for change in reversed(changes)])
+    axes.set_title(f"{before['name']}: before (circles), after (diamonds), medians (bars)", loc="left", fontsize=10)
+    axes.set_xlim(left=0)
+    figure.savefig(path)
+
+
+def _resampled_medians(generator: np.random.Generator, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    drawn = generator.integers(0, len(values), (RESAMPLES, len(values)))
+    medians: np.ndarray[Any, Any] = np.median(values[drawn], axis=1)
+    return medians
