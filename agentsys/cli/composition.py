@@ -67,14 +67,17 @@ def _name_skipped(skipped: Sequence[SkippedFile]) -> None:
 
 
 def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> Runtime:
-    """Return a runtime of the agents, tools, workflows and policy at a Python file's top level. Runs the file."""
+    """Return a runtime of the agents, tools, workflows and policy at a Python file's top level. Runs the file.
+
+    The foreign agents of the settings volunteer beside them.
+    """
     from agentsys.agents import Agent
     from agentsys.policy import Policy
     from agentsys.runtime import Runtime
     from agentsys.tools import Tool
     from agentsys.workflow import Workflow
 
-    members = vars(_load(file)).values()
+    members = [*vars(_load(file)).values(), *_foreign_agents(settings)]
     _check_names(members)
     return Runtime.from_settings(
         settings,
@@ -84,6 +87,15 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
         workflows=[member for member in members if isinstance(member, Workflow)],
         policy=next((member for member in members if isinstance(member, Policy)), None),
     )
+
+
+def _foreign_agents(settings: Settings) -> list[object]:
+    """Return the settings' A2A agents, each with the tool through which it is asked."""
+    if not settings.a2a.agents:
+        return []
+    from agentsys.protocols.a2a.remote import remote_agents
+
+    return [member for agent in remote_agents(settings.a2a) for member in (agent, agent.tool)]
 
 
 def _check_names(members: Collection[object]) -> None:
