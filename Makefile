@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM_VENV ?= .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo console test test-all test-browser test-peers check format docs lock clean
+.PHONY: help setup demo console test test-all test-vllm test-browser test-peers check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -39,7 +41,17 @@ test-browser: $(READY) ## walk through the console in Debian's Chromium
 test-peers: $(READY) ## clients and servers of other vendors, from npm
 	$(BIN)/python -m pytest -q -m peers
 
-test-all: test test-browser test-peers ## all suites
+# An environment of its own: vLLM pins versions that the rest need not bear.
+$(VLLM_READY): requirements-vllm.lock
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock
+	@touch $@
+
+test-vllm: $(VLLM_READY) ## the engine conformance suite over vLLM on the CPU
+	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_equality.py
+
+test-all: test test-browser test-peers test-vllm ## all suites
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
@@ -60,4 +72,4 @@ lock: $(READY) ## write requirements.lock from what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[^+]*).*/\1/' > requirements.lock
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
