@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
 
 from agentsys.protocols.a2a.errors import A2AError
+
+MAX_RESPONSE_BYTES: Final = 32 << 20
+"""Bytes of one response, a stream's whole length included."""
 
 
 class EgressDenied(A2AError):
@@ -18,6 +22,13 @@ class EgressDenied(A2AError):
 
     code = "AGS-0763"
     remedy = "If that address is right, name its host in `hosts`; otherwise have the card's address corrected."
+
+
+class ResponseTooLarge(A2AError):
+    """A peer sent more in one response than is taken in."""
+
+    code = "AGS-0765"
+    remedy = "Ask for less, or have the peer answer with a summary; it must not compress what it sends."
 
 
 class EgressGuard(httpx.AsyncBaseTransport):
@@ -34,9 +45,15 @@ class EgressGuard(httpx.AsyncBaseTransport):
         self._transport = httpx.AsyncHTTPTransport(retries=0)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request. Raises :class:`EgressDenied`."""
+        """Send the request. Raises :class:`EgressDenied`; reading the response raises :class:`ResponseTooLarge`."""
         await self.check(str(request.url))
-        return await self._transport.handle_async_request(request)
+        request.headers["accept-encoding"] = "identity"
+        response = await self._transport.handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            # A few compressed bytes can hold gigabytes.
+            raise ResponseTooLarge(f"{host_of(str(request.url))} sent a compressed response nobody asked for.")
+        response.stream = _Bounded(response.stream)
+        return response
 
     async def check(self, url: str) -> None:
         """Raise :class:`EgressDenied` unless ``url`` may be connected to."""
@@ -53,6 +70,25 @@ class EgressGuard(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """A response's bytes, up to a bound."""
+
+    def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> None:
+        assert isinstance(stream, httpx.AsyncByteStream)
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        taken = 0
+        async for piece in self._stream:
+            taken += len(piece)
+            if taken > MAX_RESPONSE_BYTES:
+                raise ResponseTooLarge(f"The peer sent more than {MAX_RESPONSE_BYTES} bytes.")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def host_of(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.policy import Policy
 from agentsys.protocols.a2a import answers
 from agentsys.protocols.a2a.answers import AnswerBuilder, AnswerTooLarge
-from agentsys.protocols.a2a.egress import EgressDenied, EgressGuard, host_of
+from agentsys.protocols.a2a.egress import EgressDenied, EgressGuard, ResponseTooLarge, host_of
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import FLOW_EXTENSION, flow_metadata, label_from_peer
 from agentsys.protocols.a2a.parts import parts_of, value_of
@@ -83,6 +84,24 @@ async def test_a_redirect_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(guard._transport, "handle_async_request", moved)
     async with httpx.AsyncClient(transport=guard, follow_redirects=True) as client:
         with pytest.raises(EgressDenied, match=r"127\.0\.0\.1:2"):
+            await client.get("http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "gzip"}])
+async def test_an_endless_response_is_cut_off(monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]) -> None:
+    guard = EgressGuard(["127.0.0.1:1"])
+
+    async def flood() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * (1 << 20)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        return httpx.Response(200, headers=headers, content=flood(), request=request)
+
+    monkeypatch.setattr(guard._transport, "handle_async_request", answer)
+    async with httpx.AsyncClient(transport=guard) as client:
+        with pytest.raises(ResponseTooLarge):
             await client.get("http://127.0.0.1:1/")
 
 
