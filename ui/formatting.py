@@ -1,19 +1,16 @@
 """How values, times and labels are written for people. Nothing here depends on Streamlit."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 
 Tone = Literal["blue", "gray", "green", "orange", "red", "violet"]
 """A named colour of Streamlit, which has a light and a dark form of each."""
 
 SHOWN_NAMES: Final = 3
-MAX_CHARACTERS: Final = 200
 
 _PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -33,15 +30,6 @@ def escape_markdown(text: str) -> str:
     What agents and files wrote must not become a link or an image: an image is fetched from wherever it points.
     """
     return _PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
-
-
-def shorten(text: str, limit: int = MAX_CHARACTERS) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def value_text(value: Json) -> str:
-    """Return strings as they are and everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def duration_text(seconds: float) -> str:

@@ -12,10 +12,10 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.storage import BoardMissing
 from agentsys.runs import UnknownRun
 from agentsys.ui.boards import board_identity, trouble_of
-from agentsys.ui.commit_list import find_commit, newest_commits
 from agentsys.ui.formatting import age_text, duration_text, escape_markdown, label_chips, label_text
-from agentsys.ui.run_list import newest_runs
-from agentsys.ui.run_view import answer_view, load_run
+from agentsys.views.commit_list import find_commit, newest_commits
+from agentsys.views.run_list import newest_runs
+from agentsys.views.run_view import answer_view, load_run
 
 ASKED = {"question": "How many are there?", "number": 21}
 

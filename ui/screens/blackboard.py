@@ -6,10 +6,10 @@ from typing import Final
 import streamlit as st
 
 from agentsys.blackboard.board import Board
-from agentsys.ui.commit_list import CommitRow, CommitView, find_commit, newest_commits
 from agentsys.ui.formatting import Chip, count_text, escape_markdown, label_text
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_table, draw_value
+from agentsys.views.commit_list import CommitRow, CommitView, find_commit, newest_commits
 
 SHOWN_COMMITS: Final = 200
 

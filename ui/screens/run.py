@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from agentsys.ui.run_view import load_run
 from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUNS_PAGE
 from agentsys.ui.screens.run_detail import draw_run
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
+from agentsys.views.run_view import load_run
 
 
 def draw_page() -> None:

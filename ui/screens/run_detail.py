@@ -9,10 +9,19 @@ import streamlit as st
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.ui.formatting import Chip, count_text, duration_text, escape_markdown, label_text, shorten, value_text
-from agentsys.ui.run_list import RunRow, input_text
-from agentsys.ui.run_view import AnswerView, DecisionView, ModelCallView, RoundView, RunView, ToolCallView, failure_text
+from agentsys.ui.formatting import Chip, count_text, duration_text, escape_markdown, label_text
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_section, draw_table, draw_value, status_chip
+from agentsys.views.run_list import RunRow, input_text
+from agentsys.views.run_view import (
+    AnswerView,
+    DecisionView,
+    ModelCallView,
+    RoundView,
+    RunView,
+    ToolCallView,
+    failure_text,
+)
+from agentsys.views.texts import shorten, value_text
 
 LONGEST_HEADLINE: Final = 120
 

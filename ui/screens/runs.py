@@ -7,10 +7,10 @@ import streamlit as st
 
 from agentsys.blackboard.board import Board
 from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, label_chips
-from agentsys.ui.run_list import RunRow, newest_runs
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
 from agentsys.ui.screens.widgets import draw_chips, status_chip
+from agentsys.views.run_list import RunRow, newest_runs
 
 FIRST_RUNS: Final = 20
 SHOWN_RUNS: Final = "shown_runs"

@@ -9,7 +9,8 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.runs import RunStatus
 from agentsys.ui.boards import BoardTrouble
-from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips, value_text
+from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips
+from agentsys.views.texts import value_text
 
 _STATUS_TONES: Final[Mapping[RunStatus, Tone]] = {"done": "green", "running": "blue", "failed": "red"}
 

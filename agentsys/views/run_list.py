@@ -10,7 +10,7 @@ from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.runs import RunRecord, RunStatus, list_runs
-from agentsys.ui.formatting import shorten, value_text
+from agentsys.views.texts import shorten, value_text
 
 MODEL_STEPS: Final = frozenset({"generate", "extract"})
 """Kinds of recorded steps that are calls of a model."""

@@ -11,7 +11,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.rounds import Failure
 from agentsys.runs import RunRecord, UnknownRun
-from agentsys.ui.run_list import MODEL_STEPS, RunRow, run_row, usage_of
+from agentsys.views.run_list import MODEL_STEPS, RunRow, run_row, usage_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,17 @@
+"""Values as one line of text."""
+
+import json
+from typing import Final
+
+from agentsys.blackboard.entries import Json
+
+MAX_CHARACTERS: Final = 200
+
+
+def shorten(text: str, limit: int = MAX_CHARACTERS) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def value_text(value: Json) -> str:
+    """Return strings as they are and everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
