@@ -126,7 +126,9 @@ class Settings(Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     a2a: A2ASettings = Field(default_factory=A2ASettings)
 
-    RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset({"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS"})
+    RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset(
+        {"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS", "AGENTSYS_URL", "AGENTSYS_TOKEN"}
+    )
 
 
 class LoadedSettings(BaseModel):

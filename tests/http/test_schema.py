@@ -1,8 +1,11 @@
 """No request that the API's own description allows, and none near one, makes it fail. Source: schemathesis."""
 
+import contextlib
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 ENDLESS = ("/board/tail",)
@@ -29,5 +32,7 @@ def test_nothing_makes_the_server_fail(client, mode):
             assert answer.status_code < 500, (case.method, case.path, case.query, case.body, answer.text)
             tried.add((case.method, case.path))
 
-        check()
+        # Nothing wrong can be sent to an operation without parameters.
+        with contextlib.suppress(Unsatisfiable):
+            check()
     assert len(tried) >= (17 if mode is GenerationMode.POSITIVE else 10)

@@ -1,0 +1,161 @@
+"""A client of the runtime's HTTP API, for the command line and the console. It follows no redirects and no proxies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from agentsys.errors import AgentsysError
+from agentsys.protocols.http.schemas import (
+    BoardDocument,
+    CommitDocument,
+    EntryDocument,
+    EventDocument,
+    EventList,
+    Health,
+    RunDocument,
+    RunReference,
+)
+
+PREFIX = "/api/v1"
+WAIT_SECONDS = 20.0
+"""How long one poll for events waits; the server allows 30."""
+
+D = TypeVar("D")
+
+
+class ServerUnreachable(AgentsysError):
+    """No runtime answers at the address."""
+
+    code = "AGS-0708"
+    remedy = "Start one with `agentsys serve`, or name its address with --url or AGENTSYS_URL."
+
+
+class ServerRefused(AgentsysError):
+    """The server answered with an error; the message begins with its code."""
+
+    code = "AGS-0709"
+
+
+class RuntimeClient:
+    """Use it as a context manager or close it. Every call raises :class:`ServerUnreachable` and :class:`ServerRefused`.
+
+    ``url`` is what `agentsys serve` prints, without a path; ``timeout`` is in seconds.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 30.0) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            self._http = httpx.Client(
+                base_url=url.rstrip("/") + PREFIX, headers=headers, timeout=timeout, trust_env=False
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServerUnreachable(f"{url!r} is no address of a server.") from error
+
+    def health(self) -> Health:
+        """Return that the server answers."""
+        return self._get("/health", Health)
+
+    def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunDocument]:
+        """Return runs, the newest first."""
+        return self._get("/runs", list[RunDocument], status=status, workflow=workflow, limit=limit)
+
+    def run(self, run: str) -> RunDocument:
+        """Return one run."""
+        return self._get(f"/runs/{_segment(run)}", RunDocument)
+
+    def start(
+        self, workflow: str, input: Any = None, *, deadline_seconds: float | None = None, run_id: str | None = None
+    ) -> str:
+        """Start a run and return its identifier."""
+        body = {"workflow": workflow, "input": input, "deadline_seconds": deadline_seconds, "run_id": run_id}
+        return self._call("POST", "/runs", RunReference, json=body).run
+
+    def cancel(self, run: str) -> None:
+        """End a run for good."""
+        self._call("POST", f"/runs/{_segment(run)}/cancel", RunReference)
+
+    def resume(self, run: str) -> None:
+        """Go on with an interrupted run."""
+        self._call("POST", f"/runs/{_segment(run)}/resume", RunReference)
+
+    def events(self, run: str, after: int = 0, wait: float = 0) -> EventList:
+        """Return the events after a number, waiting so many seconds for the first of them."""
+        return self._get(f"/runs/{_segment(run)}/events", EventList, after=after, wait=wait)
+
+    def watch(self, run: str, after: int = 0) -> Iterator[EventDocument]:
+        """Yield a run's events as they come, until the server does not execute it any more."""
+        while True:
+            found = self.events(run, after, WAIT_SECONDS)
+            for event in found.events:
+                after = event.number
+                yield event
+            if not found.executing and not found.events:
+                return
+
+    def board(self) -> BoardDocument:
+        """Return how the board stands."""
+        return self._get("/board", BoardDocument)
+
+    def entries(
+        self, *, topic: str | None = None, topic_prefix: str | None = None, at: int | None = None, limit: int = 200
+    ) -> list[EntryDocument]:
+        """Return entries by topic and key."""
+        return self._get(
+            "/board/entries", list[EntryDocument], topic=topic, topic_prefix=topic_prefix, at=at, limit=limit
+        )
+
+    def commits(self, *, after: int = 0, limit: int = 100, run: str | None = None) -> list[CommitDocument]:
+        """Return commits after a sequence number."""
+        return self._get("/board/commits", list[CommitDocument], after=after, limit=limit, run=run)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _get(self, path: str, shape: type[D], **parameters: Any) -> D:
+        return self._call("GET", path, shape, params={key: it for key, it in parameters.items() if it is not None})
+
+    def _call(self, method: str, path: str, shape: type[D], **arguments: Any) -> D:
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"{self._http.base_url.host} does not answer: {error}.") from error
+        if not answer.is_success:
+            raise _refusal(answer)
+        try:
+            return TypeAdapter(shape).validate_json(answer.content)
+        except ValidationError as error:
+            raise ServerUnreachable(f"{self._http.base_url.host} is no agentsys of this version.") from error
+
+
+class _Refusal(BaseModel):
+    code: str
+    message: str
+    remedy: str = ""
+
+
+def _refusal(answer: httpx.Response) -> AgentsysError:
+    try:
+        body = _Refusal.model_validate(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return ServerRefused(f"The server answered {answer.status_code}.", remedy="Is this the address of an agentsys?")
+    return ServerRefused(f"{body.code}: {body.message}", remedy=body.remedy)
+
+
+def _segment(run: str) -> str:
+    """Return a run's identifier as one segment of a path."""
+    return quote(run, safe="")
