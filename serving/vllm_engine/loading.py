@@ -12,6 +12,8 @@ from agentsys.errors import ServingError
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+_AS_FITS = -1  # vLLM's word for the longest context that the memory for keys and values holds
+
 
 class VllmMissingError(ServingError):
     """vLLM is not installed in this environment."""
@@ -24,12 +26,13 @@ class VllmLoadError(ServingError):
     """vLLM did not start with this model."""
 
     code = "AGS-0441"
-    remedy = "The cause is in the message or in vLLM's log above; a smaller `model.kv_cache_mib` or context may help."
+    remedy = "The cause is in the message or in vLLM's log above; another `model.kv_cache_mib` may help."
 
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """How vLLM runs. ``threads`` None is all cores; ``context_length`` None is the model's."""
+    """How vLLM runs. ``threads`` None is all cores; ``context_length`` None is the model's,
+    or what fits the memory for keys and values."""
 
     dtype: str = "bfloat16"
     threads: int | None = None
@@ -59,7 +62,7 @@ def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
         kv_cache_memory_bytes=options.kv_cache_bytes,
         max_num_seqs=options.max_batch,
         max_num_batched_tokens=max(options.max_step_tokens, options.max_batch),
-        max_model_len=options.context_length,
+        max_model_len=options.context_length or _AS_FITS,
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
     )
     try:
