@@ -1,0 +1,120 @@
+"""A run as a graph: what asked whom, which calls were made, what the gateway decided, what came of what."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agentsys import topics
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
+from agentsys.runs import RunRecord
+from agentsys.views.run_list import MODEL_STEPS
+
+NodeKind = Literal["run", "request", "volunteer", "response", "model call", "step", "decision"]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """One recorded entry. ``id`` is its topic and key, ``seq`` the commit that wrote it."""
+
+    id: str
+    kind: NodeKind
+    title: str
+    seq: int
+    label: Label
+    value: Json
+    derived_from: tuple[EntryVersionRef, ...]
+
+    @property
+    def confidential(self) -> bool:
+        """Whether not everyone may read it."""
+        return self.label.readers.members is not None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether people alone shaped it."""
+        return all(name.startswith("user:") for name in self.label.influencers)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEdge:
+    """``source`` led to ``target``."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunGraph:
+    """Nodes in the order of their commits, and the edges between them."""
+
+    nodes: tuple[GraphNode, ...]
+    edges: tuple[GraphEdge, ...]
+
+    def node(self, identity: str) -> GraphNode | None:
+        return next((node for node in self.nodes if node.id == identity), None)
+
+
+def load_graph(board: Board, run: str, at: int | None = None) -> RunGraph:
+    """Read the graph of a run, now or as it was after commit ``at``. Raises :class:`UnknownRun`."""
+    RunRecord.load(board, run)
+    record = board.get(topics.RUNS, run, at=at)
+    recorded = board.query(Predicate(topic_prefix=f"{topics.RESERVED_PREFIX}{run}/"), at=at)
+    entries = ([record] if record else []) + sorted(recorded, key=lambda entry: (entry.seq, entry.topic, entry.key))
+    nodes = [node for node in (_node(run, entry) for entry in entries) if node is not None]
+    return RunGraph(tuple(nodes), tuple(_edges(run, entries, {node.id for node in nodes})))
+
+
+def identity(topic: str, key: str) -> str:
+    """Return the name of a node: the entry's address as one text."""
+    return f"{topic}/{key}"
+
+
+def _node(run: str, entry: Entry) -> GraphNode | None:
+    described = _described(run, entry)
+    if described is None:
+        return None
+    kind, title = described
+    return GraphNode(
+        identity(entry.topic, entry.key), kind, title, entry.seq, entry.label, entry.value, entry.derived_from
+    )
+
+
+def _described(run: str, entry: Entry) -> tuple[NodeKind, str] | None:
+    value: Any = entry.value
+    if entry.topic == topics.RUNS:
+        return "run", value["workflow"]
+    if entry.topic == topics.requests(run):
+        return "request", value["kind"]
+    if entry.topic.startswith(topics.bids(run, "")):
+        return "volunteer", f"{entry.key} {value['score']:.2f}"
+    if entry.topic.startswith(topics.responses(run, "")):
+        return "response", f"{entry.key} {value['status']}"
+    if entry.topic == topics.steps(run):
+        return ("model call" if value["kind"] in MODEL_STEPS else "step"), value["kind"]
+    if entry.topic == topics.decisions(run):
+        return "decision", f"{'allowed' if value['allowed'] else 'denied'}: {value['action']}"
+    return None
+
+
+def _edges(run: str, entries: Iterable[Entry], known: set[str]) -> Iterable[GraphEdge]:
+    for entry in entries:
+        target = identity(entry.topic, entry.key)
+        if target not in known or entry.topic == topics.RUNS:
+            continue
+        yield GraphEdge(_parent(run, entry, known), target)
+
+
+def _parent(run: str, entry: Entry, known: set[str]) -> str:
+    """Return what led to ``entry``: a request for bids, a bid for a response, a step for its decisions, or the run."""
+    candidates = list[str]()
+    if entry.topic.startswith(topics.responses(run, "")):
+        round_id = entry.topic.removeprefix(topics.responses(run, ""))
+        candidates += [identity(topics.bids(run, round_id), entry.key), identity(topics.requests(run), round_id)]
+    elif entry.topic.startswith(topics.bids(run, "")):
+        candidates.append(identity(topics.requests(run), entry.topic.removeprefix(topics.bids(run, ""))))
+    elif entry.topic == topics.decisions(run):
+        candidates.append(identity(topics.steps(run), entry.key.rpartition("/")[0]))
+    return next((found for found in candidates if found in known), identity(topics.RUNS, run))
