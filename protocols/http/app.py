@@ -24,8 +24,8 @@ def runtime_api(supervisor: RunSupervisor) -> FastAPI:
     for router in (
         catalogue_router(runtime),
         run_control_router(supervisor),
-        run_reading_router(runtime.board),
-        board_router(runtime.board),
+        run_reading_router(runtime.board, runtime.policy.owner),
+        board_router(runtime.board, runtime.policy.owner),
     ):
         api.include_router(router)
     return api
