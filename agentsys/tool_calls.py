@@ -51,8 +51,10 @@ async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool
         return effect
     if replaying:
         raise RecordEnded(f"The call {effect.intent.id} of {tool.name} has no recorded outcome.")
-    if effect.state is EffectState.STARTED and effect.epoch == board.epoch:
-        raise EffectInDoubt(f"The call {effect.intent.id} of {tool.name} was begun by this process and has not ended.")
+    if board.begun_by_the_living(effect):
+        raise EffectInDoubt(
+            f"The call {effect.intent.id} of {tool.name} was begun by a live process and has not ended."
+        )
     if effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
         return await _dispatch(board, tool, effect)
     return await _recover(board, tool, effect)

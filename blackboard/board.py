@@ -12,19 +12,21 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from agentsys.blackboard.committer import Committer
+from agentsys.blackboard.database import Durability
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Json, check_name
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.lock import WriterLock
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
-from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader, Storage
+from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader
 from agentsys.blackboard.subscriptions import Subscription, SubscriptionMismatch
 from agentsys.blackboard.transactions import Commit, Isolation, Transaction
 from agentsys.errors import BoardError
 
 TEMPORARY: Final = ":memory:"
-READ_ONLY_POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.03
+"""How often a process that does not lead looks for commits of others."""
 SCAN_PAGE: Final = 200
 
 
@@ -45,49 +47,50 @@ class InvalidSnapshot(BoardError):
 class Board:
     """A board in one file. Thread-safe; commits block until they are durable. Use it as a context manager or close it.
 
-    One process writes; any number read (:meth:`open_read_only`).
+    Several processes may write one board: the first leads, the others send it their commits, and when it ends another
+    takes over. Any number read (:meth:`open_read_only`).
     """
 
-    def __init__(self, reader: Reader, storage: Storage | None, release: "_Resources") -> None:
+    def __init__(self, source: Path | None, durability: Durability | None) -> None:
         """Use :meth:`open` or :meth:`open_read_only`."""
-        self._reader = reader
-        self._release = release
         self._advanced = threading.Condition()
-        self._head = reader.state().head
+        self._head = 0
         self._closed = False
-        self._committer = None if storage is None else Committer(storage, self._publish)
+        self._folder: Path | None = None
+        self._committer: Committer | SharedCommitter | None = None
+        self._epoch: int | None = None
+        self._knows_head = False
+        if durability is None:
+            assert source is not None
+            self._reader: Reader = open_reader(source)
+        elif source is None:
+            self._open_temporary()
+        else:
+            self._open_shared(source, durability)
 
     @staticmethod
     def open(path: Path | str, *, durability: Literal["full", "normal"] = "full") -> "Board":
         """Open or create the board at ``path`` for writing; ``":memory:"`` is a board that vanishes when closed.
 
-        Raises :class:`BoardBusy` while another process writes it, :class:`BoardCorrupt`, :class:`SchemaTooNew`.
+        Raises :class:`BoardBusy` if this process has it open already or the process that leads it does not answer,
+        :class:`BoardCorrupt`, :class:`SchemaTooNew`.
         """
-        resources = _Resources()
-        try:
-            if str(path) == TEMPORARY:
-                storage = SqliteStorage(resources.temporary_folder() / "board.db", "off")
-            else:
-                storage = SqliteStorage(resources.locked(Path(path)), durability)
-            return Board(storage, storage, resources)
-        except BaseException:
-            resources.release()
-            raise
+        return Board(None if str(path) == TEMPORARY else Path(path), durability)
 
     @staticmethod
     def open_read_only(path: Path | str) -> "Board":
         """Open the board at ``path`` for reading, whoever writes it. Raises :class:`BoardMissing`."""
-        return Board(open_reader(Path(path)), None, _Resources())
+        return Board(Path(path), None)
 
     @property
     def head(self) -> int:
         """The newest commit's sequence number; 0 while the log is empty."""
-        return self._head if self._committer is not None else self._open_reader().state().head
+        return self._head if self._knows_head else self._open_reader().state().head
 
     @property
     def epoch(self) -> int:
-        """How often the board was opened for writing."""
-        return self._open_reader().state().epoch
+        """The number of this opening for writing; of a board opened read-only, the number of openings so far."""
+        return self._epoch if self._epoch is not None else self._open_reader().state().epoch
 
     def get(self, topic: str, key: str, *, at: int | None = None) -> Entry | None:
         """Return the entry, now or as it was after commit ``at``."""
@@ -119,7 +122,7 @@ class Board:
 
     def submit(self, tx: Transaction) -> Future[Commit]:
         """Queue ``tx`` and return a future of what :meth:`commit` returns."""
-        request = tx.seal()
+        request = tx.seal(self.epoch)
         committer = self._writable()
         if not request.changes_nothing:
             return committer.submit(request)
@@ -134,9 +137,17 @@ class Board:
         """Return the commits after sequence number ``after`` in order, all or those of one run."""
         return self._open_reader().commits(after, limit=limit, run=run)
 
+    def commits(self, *, before: int | None = None, limit: int | None = None, run: str | None = None) -> list[Commit]:
+        """Return the newest commits before sequence number ``before``, newest first, all or those of one run."""
+        return self._open_reader().latest(before, limit=limit, run=run)
+
+    def history(self, topic: str, key: str) -> list[Entry]:
+        """Return every version of an entry, oldest first, deletions included."""
+        return self._open_reader().history(topic, key)
+
     def wait_for(self, seq: int, timeout: float | None = None) -> bool:
         """Wait until commit ``seq`` exists and return whether it does; ``timeout`` in seconds."""
-        if self._committer is not None:
+        if self._knows_head:
             with self._advanced:
                 self._advanced.wait_for(lambda: self._head >= seq or self._closed, timeout)
             return self._head >= seq
@@ -145,7 +156,7 @@ class Board:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return False
-            time.sleep(min(READ_ONLY_POLL_SECONDS, remaining))
+            time.sleep(min(POLL_SECONDS, remaining))
         return True
 
     def subscribe(self, name: str, predicate: Predicate, *, after: int = 0) -> Subscription:
@@ -182,6 +193,14 @@ class Board:
         """Return one effect in its present state."""
         found = self._open_reader().effects(ids=[effect_id])
         return found[0] if found else None
+
+    def begun_by_the_living(self, effect: Effect) -> bool:
+        """Whether ``effect`` was started by a process that still has the board open, this one included."""
+        if effect.state is not EffectState.STARTED:
+            return False
+        if isinstance(self._committer, SharedCommitter):
+            return self._committer.alive(effect.epoch)
+        return effect.epoch == self.epoch
 
     def start_effect(self, effect_id: str, *, principal: str = "runtime") -> Effect:
         """Record durably that the next attempt of an effect begins. Raises :class:`EffectRefused`."""
@@ -222,7 +241,8 @@ class Board:
                 self._committer.close()
             self._reader.close()
         finally:
-            self._release.release()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -231,6 +251,24 @@ class Board:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open_temporary(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="agentsys-board-"))
+        storage = SqliteStorage(self._folder / "board.db", "off")
+        self._reader, self._epoch, self._knows_head = storage, storage.state().epoch, True
+        self._committer = Committer(storage, self._publish)
+
+    def _open_shared(self, path: Path, durability: Durability) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shared = SharedCommitter(path, durability, self._publish)
+        except OSError as error:
+            raise BoardMissing(f"{path} cannot be opened for writing: {error}.") from error
+        self._committer, self._reader, self._epoch = shared, shared.reader, shared.epoch
+        with self._advanced:
+            # A process that comes to lead later goes on asking the file: others may have committed in between.
+            self._knows_head = shared.leads_from_start
+            self._head = max(self._head, shared.reader.state().head)
 
     def _publish(self, commits: Sequence[Commit]) -> None:
         with self._advanced:
@@ -254,37 +292,11 @@ class Board:
             raise BoardClosed("The board was closed.")
         return self._reader
 
-    def _writable(self) -> Committer:
+    def _writable(self) -> Committer | SharedCommitter:
         self._open_reader()
         if self._committer is None:
             raise ReadOnlyBoard("This board was opened read-only.")
         return self._committer
-
-
-class _Resources:
-    """What an open board holds besides its connections: the writer's lock, or a folder to remove."""
-
-    def __init__(self) -> None:
-        self._lock: WriterLock | None = None
-        self._folder: Path | None = None
-
-    def locked(self, path: Path) -> Path:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = WriterLock(path)
-        except OSError as error:
-            raise BoardMissing(f"{path} cannot be opened for writing: {error}.") from error
-        return path
-
-    def temporary_folder(self) -> Path:
-        self._folder = Path(tempfile.mkdtemp(prefix="agentsys-board-"))
-        return self._folder
-
-    def release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _concerns(predicate: Predicate, entry: Entry) -> bool:

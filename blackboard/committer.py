@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from agentsys.blackboard.chain import commit_hash
 from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
@@ -22,6 +22,7 @@ from agentsys.blackboard.validation import BatchState, validate
 from agentsys.errors import BoardError
 
 MAX_BATCH: Final = 256
+_T = TypeVar("_T")
 
 
 @dataclass(order=True, slots=True)
@@ -37,14 +38,24 @@ class _Waiting:
 class Committer:
     """Owns the writing side of ``storage`` from construction to :meth:`close`."""
 
-    def __init__(self, storage: Storage, publish: Callable[[Sequence[Commit]], None]) -> None:
-        """``publish`` is called on the committer's thread after each group is durable, before it is acknowledged."""
+    def __init__(
+        self,
+        storage: Storage,
+        publish: Callable[[Sequence[Commit]], None],
+        alive: Callable[[int], bool] | None = None,
+    ) -> None:
+        """``publish`` is called on the committer's thread after each group is durable, before it is acknowledged.
+
+        ``alive`` says whether the process that opened the board as an epoch still has it open; by default only the
+        newest epoch is alive.
+        """
         self._storage = storage
         self._publish = publish
         self._state: BoardState = storage.state()
+        self._alive = alive if alive is not None else lambda epoch: epoch == self._state.epoch
         self._ages = itertools.count()
         self._queue: list[_Waiting] = []
-        self._cursors: list[tuple[CursorState, Future[CursorState]]] = []
+        self._chores: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._closed = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="agentsys-committer", daemon=True)
@@ -61,12 +72,11 @@ class Committer:
 
     def create_cursor(self, cursor: CursorState) -> Future[CursorState]:
         """Queue the creation of ``cursor``; the future holds what is stored under its name."""
-        future: Future[CursorState] = Future()
-        with self._wake:
-            self._check_open()
-            self._cursors.append((cursor, future))
-            self._wake.notify()
-        return future
+        return self._queue_chore(lambda: self._storage.create_cursor(cursor))
+
+    def begin_epoch(self) -> Future[int]:
+        """Queue the beginning of the next epoch, for another process that opens the board."""
+        return self._queue_chore(self._next_epoch)
 
     def close(self) -> None:
         """Commit what is queued, then stop."""
@@ -75,6 +85,19 @@ class Committer:
             self._wake.notify()
         self._thread.join()
 
+    def _queue_chore(self, chore: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        with self._wake:
+            self._check_open()
+            self._chores.append((chore, future))
+            self._wake.notify()
+        return future
+
+    def _next_epoch(self) -> int:
+        epoch = self._storage.begin_epoch(self._state.epoch)
+        self._state = replace(self._state, epoch=epoch)
+        return epoch
+
     def _check_open(self) -> None:
         if self._closed:
             raise BoardClosed("The board was closed before this was submitted.")
@@ -82,23 +105,15 @@ class Committer:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._queue or self._cursors or self._closed):
+                while not (self._queue or self._chores or self._closed):
                     self._wake.wait()
-                if not (self._queue or self._cursors):
+                if not (self._queue or self._chores):
                     return
-                cursors, self._cursors = self._cursors, []
+                chores, self._chores = self._chores, []
                 batch = [heapq.heappop(self._queue) for _ in range(min(MAX_BATCH, len(self._queue)))]
-            for cursor, future in cursors:
-                self._create(cursor, future)
+            for chore, future in chores:
+                _settle(chore, future)
             self._commit([member for member in batch if member.future.set_running_or_notify_cancel()])
-
-    def _create(self, cursor: CursorState, future: Future[CursorState]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(self._storage.create_cursor(cursor))
-        except Exception as error:
-            future.set_exception(_as_board_error(error))
 
     def _commit(self, batch: list[_Waiting]) -> None:
         """Store what is valid of ``batch``. If storing fails as a whole, each member gets its own try."""
@@ -183,7 +198,7 @@ class Committer:
             isolation=request.isolation,
             at=at,
             writes=tuple(_entry(write, request, state, seq, at) for write in writes),
-            effects=_effects(request, state, self._state.epoch, seq, at),
+            effects=_effects(request, state, self._alive, seq, at),
             cursors=request.cursors,
             prev_hash=previous.hash if previous else self._state.head_hash,
             hash="",
@@ -216,7 +231,9 @@ def _entry(write: Write, request: CommitRequest, state: BatchState, seq: int, at
     )
 
 
-def _effects(request: CommitRequest, state: BatchState, epoch: int, seq: int, at: float) -> tuple[Effect, ...]:
+def _effects(
+    request: CommitRequest, state: BatchState, alive: Callable[[int], bool], seq: int, at: float
+) -> tuple[Effect, ...]:
     """Return the effects after the steps that ``request`` asks for; each step may follow one of the same request."""
     current: dict[str, Effect | None] = {item.id: state.effect(item.id) for item in request.effects}
     taken: list[Effect] = []
@@ -224,11 +241,20 @@ def _effects(request: CommitRequest, state: BatchState, epoch: int, seq: int, at
         if isinstance(item, EffectIntent):
             after = plan(current[item.id], item, seq, at)
         else:
-            after = step(current[item.id], item, epoch, seq, at)
+            after = step(current[item.id], item, request.epoch, alive, seq, at)
         if after is not None:
             current[item.id] = after
             taken.append(after)
     return tuple(taken)
+
+
+def _settle(chore: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(chore())
+    except Exception as error:
+        future.set_exception(_as_board_error(error))
 
 
 def _as_board_error(error: Exception) -> Exception:

@@ -7,10 +7,11 @@
                   ▼  │
                  in_doubt ─► succeeded | failed | compensated
 
-A crash leaves ``started`` without an outcome. Whoever opens the board next has a higher epoch, and may restart only
-what is harmless to repeat; anything else is asked about or becomes ``in_doubt``.
+A crash leaves ``started`` without an outcome, under the epoch of the process that died. Another may restart only what
+is harmless to repeat; anything else is asked about or becomes ``in_doubt``. What a living process started is its own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -118,12 +119,14 @@ def plan(existing: Effect | None, intent: EffectIntent, seq: int, at: float) -> 
     return None
 
 
-def step(existing: Effect | None, change: EffectChange, epoch: int, seq: int, at: float) -> Effect:
+def step(
+    existing: Effect | None, change: EffectChange, epoch: int, alive: Callable[[int], bool], seq: int, at: float
+) -> Effect:
     """Return ``existing`` after ``change``; raises :class:`EffectRefused` when its state does not allow it."""
     if existing is None:
         raise EffectRefused(f"Effect {change.id} was never planned.")
     if change.state is EffectState.STARTED:
-        _check_start(existing, epoch)
+        _check_start(existing, epoch, alive)
         return replace(
             existing, state=change.state, attempt=existing.attempt + 1, epoch=epoch, result=None, seq=seq, at=at
         )
@@ -131,10 +134,10 @@ def step(existing: Effect | None, change: EffectChange, epoch: int, seq: int, at
     return replace(existing, state=change.state, result=change.result, result_label=change.label, seq=seq, at=at)
 
 
-def _check_start(effect: Effect, epoch: int) -> None:
+def _check_start(effect: Effect, epoch: int, alive: Callable[[int], bool]) -> None:
     if effect.state in (EffectState.INTENDED, EffectState.FAILED):
         return
-    orphaned = effect.state is EffectState.STARTED and effect.epoch < epoch
+    orphaned = effect.state is EffectState.STARTED and not alive(effect.epoch)
     if (orphaned or effect.state is EffectState.IN_DOUBT) and effect.intent.effect_class.repeatable:
         return
     raise EffectRefused(

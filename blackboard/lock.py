@@ -1,48 +1,100 @@
-"""The lock that keeps a second process from writing a board. The system releases it when its holder dies."""
+"""The lock file beside a board: who leads it, where to reach that process, and which processes are alive.
+
+One byte is locked by the leader, one more by each process that opened the board for writing. The system releases them
+when their holder dies, so none of this is ever believed of a dead process.
+"""
 
 import fcntl
+import json
 import os
 import threading
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from agentsys.errors import BoardError
 
+LEADER: Final = 0
+EPOCHS: Final = 1_000_000
+"""Byte that epoch 0 locks; locks may lie beyond the end of the file."""
+
 
 class BoardBusy(BoardError):
-    """Another process, or another Board object of this one, has the board open for writing."""
+    """Another Board object of this process has the board open, or the process that leads it does not answer."""
 
     code = "AGS-0201"
-    remedy = "Stop the process named, or open the board read-only."
+    remedy = "Close the other object, stop the process named, or open the board read-only."
 
 
-class WriterLock:
-    """Held from construction to :meth:`release`, on a file beside the board that names the holder's process id."""
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Where the leading process takes commits; ``secret`` in hexadecimal."""
 
-    # A POSIX record lock is per process, and closing any descriptor of the file gives it up: so a second lock of the
+    pid: int
+    address: str
+    secret: str
+
+
+class BoardLock:
+    """One process's hold on a board's lock file, from construction to :meth:`release`."""
+
+    # A POSIX record lock is per process, and closing any descriptor of the file gives it up: so a second object of the
     # same process must be refused before the file is touched.
     _held: ClassVar[set[Path]] = set()
     _guard: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, board: Path) -> None:
-        """Raises :class:`BoardBusy` naming the holder."""
+        """Raises :class:`BoardBusy` if this process has the board open already."""
         self._path = board.resolve().with_name(board.name + ".lock")
+        self._epoch = 0
         with self._guard:
             if self._path in self._held:
                 raise BoardBusy(f"{board} is open for writing in this process ({os.getpid()}) already.")
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-                os.close(self._descriptor)
-                raise BoardBusy(f"{board} is open for writing in process {holder}.") from error
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, str(os.getpid()).encode())
             self._held.add(self._path)
 
+    def try_lead(self) -> bool:
+        """Become the leader unless another process is."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LEADER)
+        except BlockingIOError:
+            return False
+        return True
+
+    def publish(self, leader: Leader) -> None:
+        """Tell other processes where this one, the leader, takes commits."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(asdict(leader)).encode(), 0)
+
+    def leader(self) -> Leader | None:
+        """Return what was published last, possibly by a process that is dead by now."""
+        try:
+            return Leader(**json.loads(os.pread(self._descriptor, 4096, 0)))
+        except (ValueError, TypeError):
+            return None
+
+    def hold(self, epoch: int) -> None:
+        """Show for as long as this process lives that ``epoch`` is its own."""
+        self._epoch = epoch
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, EPOCHS + epoch)
+
+    def alive(self, epoch: int) -> bool:
+        """Whether the process that opened the board as ``epoch`` still has it open."""
+        if epoch == self._epoch:
+            # Trying the own lock would give it up.
+            return True
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, EPOCHS + epoch)
+        except BlockingIOError:
+            return True
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, EPOCHS + epoch)
+        return False
+
+    def stop_leading(self) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, LEADER)
+
     def release(self) -> None:
-        """Give the lock up; a second call does nothing."""
+        """Give all locks up; a second call does nothing."""
         with self._guard:
             if self._path in self._held:
                 self._held.discard(self._path)

@@ -142,6 +142,22 @@ class SqlReader:
             commit for start in range(0, len(rows), PAGE) for commit, _ in self._assemble(rows[start : start + PAGE])
         ]
 
+    def latest(self, before: int | None, *, limit: int | None, run: str | None) -> list[Commit]:
+        statement = select(COMMITS).order_by(COMMITS.c.seq.desc()).limit(limit)
+        if before is not None:
+            statement = statement.where(COMMITS.c.seq < before)
+        if run is not None:
+            statement = statement.where(COMMITS.c.run == run)
+        rows = self._rows(statement)
+        return [
+            commit for start in range(0, len(rows), PAGE) for commit, _ in self._assemble(rows[start : start + PAGE])
+        ]
+
+    def history(self, topic: str, key: str) -> list[Entry]:
+        at = ENTRIES.c
+        statement = select(*ENTRY_COLUMNS).where(at.topic == topic, at.key == key).order_by(at.version)
+        return [entry_from_row(row) for row in self._rows(statement)]
+
     def effects(
         self, *, run: str | None = None, state: EffectState | None = None, ids: Collection[str] | None = None
     ) -> list[Effect]:

@@ -147,6 +147,12 @@ class SqliteStorage(SqlReader):
         for item in commits:
             self._recent.record(item)
 
+    def begin_epoch(self, epoch: int) -> int:
+        with translated_errors(self._path), self._writer.begin():
+            if self._writer.execute(update(BOARD).where(BOARD.c.epoch == epoch).values(epoch=epoch + 1)).rowcount != 1:
+                raise StaleEpoch(f"{self._path}: epoch {epoch} is over.")
+        return epoch + 1
+
     def create_cursor(self, cursor: CursorState) -> CursorState:
         existing = self.cursor(cursor.name)
         if existing is None:

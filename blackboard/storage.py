@@ -47,7 +47,7 @@ class BoardClosed(BoardError):
 
 
 class StaleEpoch(BoardError):
-    """Another process opened the board for writing since; this one may not write any more."""
+    """Another process took the writing of the board over; this one may not write any more."""
 
     code = "AGS-0208"
     remedy = "Close this board and open it again."
@@ -127,6 +127,12 @@ class Reader(Protocol):
     ) -> list[Commit]:
         """Return commits in order; with ``predicate`` those that wrote an entry it covers (by address and type)."""
 
+    def latest(self, before: int | None, *, limit: int | None, run: str | None) -> list[Commit]:
+        """Return the newest commits before ``before``, newest first."""
+
+    def history(self, topic: str, key: str) -> list[Entry]:
+        """Return every version of an entry, oldest first, deletions included."""
+
     def effects(
         self, *, run: str | None = None, state: EffectState | None = None, ids: Collection[str] | None = None
     ) -> list[Effect]:
@@ -154,6 +160,9 @@ class Storage(Reader, Protocol):
 
     def append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
         """Store ``commits`` durably in one step, or nothing of them. Raises :class:`StaleEpoch` after a take-over."""
+
+    def begin_epoch(self, epoch: int) -> int:
+        """Store and return the epoch after ``epoch``. Raises :class:`StaleEpoch` after a take-over."""
 
     def create_cursor(self, cursor: CursorState) -> CursorState:
         """Store ``cursor`` unless its name is taken; return what is stored."""

@@ -104,7 +104,7 @@ class Write:
 class CommitRequest:
     """All a committer needs to know of a transaction. ``reads`` maps addresses to the version seen, if any.
 
-    Only a ``resubmitted`` one can be in the log already.
+    Only a ``resubmitted`` one can be in the log already. ``epoch`` tells the process that submits it.
     """
 
     tx_id: str
@@ -119,6 +119,7 @@ class CommitRequest:
     effects: tuple[EffectIntent | EffectChange, ...]
     cursors: tuple[CursorMove, ...]
     resubmitted: bool = False
+    epoch: int = 0
 
     @property
     def changes_nothing(self) -> bool:
@@ -289,7 +290,7 @@ class Transaction:
             raise UnknownSavepoint(f"Transaction {self.id} has no savepoint {mark}.")
         del self._operations[mark:]
 
-    def seal(self) -> CommitRequest:
+    def seal(self, epoch: int = 0) -> CommitRequest:
         """Close the transaction and return what is to be committed; later calls return it as ``resubmitted``."""
         if self._request is not None:
             self._request = replace(self._request, resubmitted=True)
@@ -307,6 +308,7 @@ class Transaction:
                 writes=tuple(self._own_writes().values()),
                 effects=tuple(item for item in operations if isinstance(item, (EffectIntent, EffectChange))),
                 cursors=tuple(item for item in operations if isinstance(item, CursorMove)),
+                epoch=epoch,
             )
         return self._request
 

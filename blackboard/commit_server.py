@@ -1,0 +1,149 @@
+"""The leader's end of the commit socket: takes sealed requests of other processes into the one queue."""
+
+import os
+import queue
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from pathlib import Path
+from typing import Any, Final
+
+from agentsys.blackboard.committer import Committer
+from agentsys.blackboard.lock import Leader
+from agentsys.blackboard.storage import BoardClosed, StorageFailed
+
+LONGEST_ADDRESS: Final = 100
+"""Bytes; the system's limit for the address of a local socket is 108 on Linux and 104 elsewhere."""
+
+
+class CommitServer:
+    """Serves ``committer`` to other processes of this user, from construction to :meth:`close`."""
+
+    def __init__(self, board: Path, committer: Committer) -> None:
+        self._committer = committer
+        self._secret = secrets.token_bytes(32)
+        self._folder: str | None = None
+        address = f"{board.resolve()}.sock"
+        if len(os.fsencode(address)) > LONGEST_ADDRESS:
+            self._folder = tempfile.mkdtemp(prefix="agentsys-")
+            address = f"{self._folder}/sock"
+        # Only the leader comes here, so what lies there belongs to a dead one.
+        Path(address).unlink(missing_ok=True)
+        self._listener = Listener(address, "AF_UNIX", backlog=64)
+        Path(address).chmod(0o600)
+        self.leader = Leader(os.getpid(), address, self._secret.hex())
+        self._closed = False
+        self._peers: set[_Peer] = set()
+        self._guard = threading.Lock()
+        self._accepting = threading.Thread(target=self._accept, name="agentsys-commit-server", daemon=True)
+        self._accepting.start()
+
+    def close(self) -> None:
+        """Stop taking requests. Those taken are answered once the committer was closed and :meth:`hang_up` called."""
+        self._closed = True
+        with suppress(OSError):
+            # Closing a socket does not wake the thread that waits on it; a visitor does.
+            Client(self.leader.address, "AF_UNIX").close()
+        self._accepting.join(timeout=5.0)
+        self._listener.close()
+
+    def hang_up(self) -> None:
+        """Send what is left to send and end every connection."""
+        with self._guard:
+            peers = list(self._peers)
+        for peer in peers:
+            peer.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                continue
+            # Each in a thread of its own: one that stalls must not keep others out.
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            deliver_challenge(connection, self._secret)
+            answer_challenge(connection, self._secret)
+        except (OSError, EOFError, AuthenticationError):
+            connection.close()
+            return
+        peer = _Peer(connection)
+        with self._guard:
+            self._peers.add(peer)
+        try:
+            while True:
+                number, method, arguments = connection.recv()
+                peer.answer(number, self._call(method, arguments))
+        except (OSError, EOFError, TypeError):
+            # A closed connection's handle is None by the time recv looks at it.
+            peer.close()
+        finally:
+            with self._guard:
+                self._peers.discard(peer)
+
+    def _call(self, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
+        try:
+            if method == "commit":
+                return self._committer.submit(*arguments)
+            if method == "cursor":
+                return self._committer.create_cursor(*arguments)
+            return self._committer.begin_epoch()
+        except BoardClosed as error:
+            # Not an answer: the peer shall ask the next leader.
+            raise EOFError from error
+        except Exception as error:
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+
+
+class _Peer:
+    """One connected process. Answers leave by a thread of their own: a stalled peer must not stop the committer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._outbox: queue.SimpleQueue[tuple[int, bool, Any] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._sender.start()
+
+    def answer(self, number: int, future: "Future[Any]") -> None:
+        """Send what becomes of ``future`` as the answer to request ``number``."""
+
+        def done(future: "Future[Any]") -> None:
+            error = future.exception()
+            self._outbox.put((number, False, error) if error is not None else (number, True, future.result()))
+
+        future.add_done_callback(done)
+
+    def close(self) -> None:
+        self._outbox.put(None)
+        self._sender.join(timeout=5.0)
+        hang_up(self._connection)
+
+    def _send(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                self._connection.send(message)
+            except OSError:
+                return
+            except Exception as error:
+                failed = StorageFailed(f"The answer could not be sent: {type(error).__name__}: {error}.")
+                self._connection.send((message[0], False, failed))
+
+
+def hang_up(connection: Connection) -> None:
+    """End ``connection`` for both sides, also for a thread that waits on it."""
+    with suppress(OSError), socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as handle:
+        handle.shutdown(socket.SHUT_RDWR)
+    connection.close()
