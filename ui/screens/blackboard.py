@@ -1,17 +1,25 @@
-"""The page of the board's commits; ``?run=ID`` shows those of one run, ``?commit=N`` one commit in full."""
+"""The page of the board's commits; ``?run=ID`` shows those of one run, ``?commit=N`` one commit in full.
+
+``?at=N`` shows the entries as they stood after commit N.
+"""
 
 from datetime import datetime
 from typing import Final
 
 import streamlit as st
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.predicates import Predicate
 from agentsys.ui.formatting import Chip, count_text, escape_markdown, label_text
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_table, draw_value
 from agentsys.views.commit_list import CommitRow, CommitView, find_commit, newest_commits
+from agentsys.views.texts import shorten, value_text
 
 SHOWN_COMMITS: Final = 200
+SHOWN_ENTRIES: Final = 200
 
 
 def draw_page() -> None:
@@ -22,14 +30,19 @@ def draw_page() -> None:
     commit = of_commit.number_input(
         "Commit", min_value=1, value=None, step=1, key="commit", bind="query-params", placeholder="none in full"
     )
-    _live_commits((run or "").strip() or None, commit)
+    at = st.number_input(
+        "Entries as of commit", min_value=1, value=None, step=1, key="at", bind="query-params", placeholder="not shown"
+    )
+    _live_commits((run or "").strip() or None, commit, at)
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
-def _live_commits(run: str | None, commit: int | None) -> None:
+def _live_commits(run: str | None, commit: int | None, at: int | None) -> None:
     def draw(board: Board) -> None:
         if commit is not None:
             _draw_commit(board, commit)
+        if at is not None:
+            _draw_entries(board, run, at)
         rows = newest_commits(board, SHOWN_COMMITS, run)
         of_run = f" of run {run}" if run else ""
         st.caption(
@@ -40,6 +53,29 @@ def _live_commits(run: str | None, commit: int | None) -> None:
         draw_table([_cells(row) for row in rows])
 
     draw_with_board(draw)
+
+
+def _draw_entries(board: Board, run: str | None, at: int) -> None:
+    if at > board.head:
+        st.warning(f"The board has commits 1 to {board.head:,}, not {at:,}.", icon=":material/warning:")
+        return
+    prefix = f"{topics.RESERVED_PREFIX}{run}/" if run else ""
+    found = board.query(Predicate(topic_prefix=prefix), at=at, limit=SHOWN_ENTRIES + 1)
+    more = " and more, not shown" if len(found) > SHOWN_ENTRIES else ""
+    shown = found[:SHOWN_ENTRIES]
+    st.caption(f"{len(shown):,} {'entry' if len(shown) == 1 else 'entries'}{more} after commit {at:,}")
+    draw_table([_entry_cells(entry) for entry in shown])
+
+
+def _entry_cells(entry: Entry) -> dict[str, object]:
+    return {
+        "topic": entry.topic,
+        "key": entry.key,
+        "version": entry.version,
+        "commit": entry.seq,
+        "value": shorten(value_text(entry.value)),
+        "label": label_text(entry.label),
+    }
 
 
 def _cells(row: CommitRow) -> dict[str, object]:
