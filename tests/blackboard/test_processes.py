@@ -1,0 +1,172 @@
+"""Several real processes write one board."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectRefused
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.labels import Label
+
+SCRIPT = Path(__file__).with_name("committer_process.py")
+HOLD = """
+import sys
+from agentsys.blackboard.board import Board
+board = Board.open(sys.argv[1])
+board.start_effect("e1")
+print("started", flush=True)
+sys.stdin.read()
+"""
+CONFLICT = """
+import sys
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.conflicts import Conflict
+board = Board.open(sys.argv[1])
+tx = board.begin("peer")
+tx.get("t", "k")
+tx.put("t", "k", "mine", type="note")
+print("read", flush=True)
+sys.stdin.readline()
+try:
+    board.commit(tx)
+except Conflict as error:
+    print(error.items[0].new.value, flush=True)
+board.close()
+"""
+
+
+def launch(path: Path, name: str, count: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(path), name, str(count)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def rest_of(process: "subprocess.Popen[str]") -> list[str]:
+    """Return the lines not read yet; ``communicate`` would drop those that ``readline`` had buffered."""
+    assert process.stdout is not None
+    lines = process.stdout.read().split()
+    process.wait(timeout=60)
+    process.stdout.close()
+    return lines
+
+
+def python(code: str, path: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def line_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def faults(acknowledged: Sequence[int], counter: int, items: Sequence[Entry], certain: bool = True) -> list[str]:
+    """Return what is wrong with a log of increments; unless ``certain``, one commit may lack its acknowledgement."""
+    found = []
+    if len(set(acknowledged)) != len(acknowledged):
+        found.append("an increment was acknowledged twice")
+    if [item.key for item in items] != [f"{number:06d}" for number in range(1, counter + 1)]:
+        found.append("items and counter differ")
+    if any(item.version != 1 for item in items):
+        found.append("an item was written twice")
+    if not set(acknowledged) <= set(range(1, counter + 1)):
+        found.append("an acknowledged increment is lost")
+    if certain and len(acknowledged) != counter:
+        found.append("an increment was made by nobody")
+    return found
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_no_update_is_lost_between_processes(tmp_path: Path, processes: int) -> None:
+    path = tmp_path / "board.db"
+    team = [launch(path, f"p{number}", 20) for number in range(processes)]
+    acknowledged = [int(line) for process in team for line in process.communicate(timeout=60)[0].split()]
+    assert [process.returncode for process in team] == [0] * processes
+    with Board.open_read_only(path) as board:
+        counter = board.get("shared", "counter")
+        items = [board.get("items", key) for key in keys(board)]
+        assert counter is not None and counter.value == 20 * processes
+        assert faults(acknowledged, counter.value, [item for item in items if item is not None]) == []
+        assert board.verify() == board.head
+
+
+def keys(board: Board) -> list[str]:
+    return sorted(entry.key for commit in board.log() for entry in commit.writes if entry.topic == "items")
+
+
+def test_a_peer_takes_over_when_the_leader_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "board.db"
+    leader = launch(path, "leader", 100_000)
+    heard = [line_of(leader)]
+    peers = [launch(path, f"p{number}", 30) for number in range(3)]
+    heard += [line_of(peer) for peer in peers]
+    leader.kill()
+    heard += rest_of(leader)
+    for peer in peers:
+        heard += rest_of(peer)
+    assert [peer.returncode for peer in peers] == [0, 0, 0]
+    with Board.open(path) as board:
+        counter = board.get("shared", "counter")
+        items = [board.get("items", key) for key in keys(board)]
+        assert counter is not None
+        acknowledged = [int(line) for line in heard]
+        assert faults(acknowledged, counter.value, [item for item in items if item is not None], certain=False) == []
+        assert counter.value - len(acknowledged) in (0, 1)
+        assert board.verify() == board.head
+
+
+def test_the_check_would_notice_a_faulty_committer() -> None:
+    def item(number: int, version: int = 1) -> Entry:
+        return Entry("items", f"{number:06d}", "item", version, "p", Label.trusted("p"), 1, "p", None, (), 0.0, None)
+
+    assert faults([1, 2], 2, [item(1), item(2)]) == []
+    assert faults([1, 1], 1, [item(1)]) != []
+    assert faults([1, 2, 3], 2, [item(1), item(2)]) != []
+    assert faults([1, 2], 2, [item(1), item(2, version=2)]) != []
+    assert faults([1, 2], 2, [item(1)]) != []
+
+
+def test_a_conflict_reaches_the_other_process_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "board.db"
+    with Board.open(path) as board, python(CONFLICT, path) as peer:
+        assert line_of(peer) == "read"
+        tx = board.begin("leader")
+        tx.put("t", "k", "theirs", type="note")
+        board.commit(tx)
+        assert peer.communicate("go\n", timeout=30)[0].strip() == "theirs"
+
+
+def test_an_effect_of_a_live_process_is_left_alone_and_that_of_a_dead_one_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "board.db"
+    with Board.open(path) as board:
+        tx = board.begin("a")
+        tx.plan_effect(EffectIntent("e1", None, "s", "t", EffectClass.IDEMPOTENT, {}, Label.trusted("a")))
+        board.commit(tx)
+        with python(HOLD, path) as peer:
+            assert line_of(peer) == "started"
+            effect = board.effect("e1")
+            assert effect is not None and effect.epoch != board.epoch and board.begun_by_the_living(effect)
+            with pytest.raises(EffectRefused):
+                board.start_effect("e1")
+            peer.kill()
+            peer.wait()
+            assert not board.begun_by_the_living(effect)
+            assert board.start_effect("e1").epoch == board.epoch
+
+
+def test_readers_learn_of_a_commit_within_a_tenth_of_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "board.db"
+    with Board.open(path) as board, Board.open_read_only(path) as reader:
+        tx = board.begin("a")
+        tx.put("t", "k", 1, type="note")
+        board.commit(tx)
+        began = time.monotonic()
+        assert reader.wait_for(1, timeout=5) and time.monotonic() - began < 0.1
+        assert reader.get("t", "k") is not None
+        assert [commit.seq for commit in reader.commits(limit=5)] == [1]
+        assert [entry.version for entry in reader.history("t", "k")] == [1]
