@@ -13,6 +13,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
+from agentsys.current import current_context
 from agentsys.decisions import DecisionLog
 from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
 from agentsys.labelled import unwrap
@@ -77,8 +78,12 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
 
 
 async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conclude | None) -> Conclusion:
-    with stray_cancellation_as_error():
-        returned = await body(context)
+    token = current_context.set(context)
+    try:
+        with stray_cancellation_as_error():
+            returned = await body(context)
+    finally:
+        current_context.reset(token)
     value, labels = unwrap(returned)
     transaction, writes = context.conclude()
     conclusion = Conclusion(to_json(value), context.label.join(*labels), writes, 0)

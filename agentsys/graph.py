@@ -6,8 +6,10 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langgraph.graph import StateGraph
 
 from agentsys.actor import Actor
@@ -16,6 +18,7 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
+from agentsys.current import current_context
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.scope import RunScope
 
@@ -31,10 +34,15 @@ async def execute_graph(graph: Any, scope: RunScope, context: Context, state: An
     """
     execution = GraphExecution(scope, context)
     compiled = execution.instrument(getattr(graph, "builder", graph)).compile()
+    # No context here: the graph's edges would act through it, under a label that lacks what the nodes saw. A chat model
+    # that an edge calls finds one that refuses.
+    outside = Context(scope, context.actor)
+    outside.close()
+    token = current_context.set(outside)
     try:
-        # No context here: the graph's edges would act through it, under a label that lacks what the nodes saw.
-        return await compiled.ainvoke(state)
+        return _without_message_ids(await compiled.ainvoke(state))
     finally:
+        current_context.reset(token)
         execution.finish()
 
 
@@ -78,7 +86,7 @@ class GraphExecution:
         update: list[Any] = []
 
         async def body(context: Context) -> None:
-            own = _with_context(config, context)
+            own = merge_configs(_with_context(config, context), {"callbacks": [ToolLabels(context)]})
             # A node that asks for its runtime instead of declaring it finds it through this variable.
             token = var_child_runnable_config.set(own)
             try:
@@ -118,6 +126,32 @@ class GraphExecution:
             raise ReplayDivergence(
                 f"The writes of {recorded.key} of run {self._scope.run} differ from the recorded ones."
             )
+
+
+def _without_message_ids(state: Any) -> Any:
+    """Return the state without the identifiers that LangChain draws for messages: no two executions draw the same."""
+    if isinstance(state, BaseMessage):
+        return state.model_copy(update={"id": None})
+    if isinstance(state, dict):
+        return {key: _without_message_ids(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_without_message_ids(value) for value in state]
+    return state
+
+
+class ToolLabels(BaseCallbackHandler):
+    """Raises a node's label at each LangChain tool it calls: such a tool passes no gateway and declares no source."""
+
+    run_inline = True
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def on_tool_end(self, output: Any, **_: Any) -> None:
+        self._context.deliver(Label())
+
+    def on_tool_error(self, error: BaseException, **_: Any) -> None:
+        self._context.deliver(Label())
 
 
 def _with_context(config: RunnableConfig, context: Context) -> RunnableConfig:
