@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from agentsys.protocols.edge import EdgeMiddleware
 from agentsys.protocols.http.app import PREFIX, runtime_api
+from agentsys.protocols.http.streams import Stopping
 from agentsys.serving.client import ServingClient
 from agentsys.supervisor import RunSupervisor
 
@@ -31,15 +32,18 @@ class FaceOptions:
     a2a: bool = False
 
 
-def create_app(supervisor: RunSupervisor, options: FaceOptions) -> ASGIApp:
-    """Return the application, whose end interrupts the supervisor's runs and leaves the runtime open."""
+def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stopping | None = None) -> ASGIApp:
+    """Return the application, whose end interrupts the supervisor's runs and leaves the runtime open.
+
+    ``stopping`` ends the API's streams, which a server waits for before that end.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         await supervisor.close()
 
-    routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor))]
+    routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor, stopping))]
     model = supervisor.runtime.model
     if options.openai and isinstance(model, ServingClient):
         from agentsys.serving.server.app import serving_app

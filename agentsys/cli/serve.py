@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from agentsys.protocols.app import FaceOptions
+    from agentsys.protocols.http.streams import Stopping
     from agentsys.runtime import Runtime
     from agentsys.settings import Settings
     from agentsys.supervisor import RunSupervisor
@@ -62,6 +63,7 @@ async def _serve(
     as_json: bool,
 ) -> None:
     from agentsys.protocols.app import FaceOptions, create_app
+    from agentsys.protocols.http.streams import Stopping
     from agentsys.supervisor import RunSupervisor
 
     runtime = _composed(file, lake, settings)
@@ -76,11 +78,12 @@ async def _serve(
             origins=server.origins,
             a2a=a2a,
         )
-        app = create_app(supervisor, options)
+        stopping = Stopping()
+        app = create_app(supervisor, options, stopping)
         if resume:
             await _resume_all(supervisor)
         _announce(options, as_json=as_json)
-        await _run_server(app, listener)
+        await _run_server(app, listener, stopping)
     finally:
         await runtime.close()
 
@@ -137,8 +140,14 @@ def _announce(options: FaceOptions, *, as_json: bool) -> None:
         err.print("no token: every program on this machine may call", style="dim")
 
 
-async def _run_server(app: ASGIApp, listener: socket.socket) -> None:
+async def _run_server(app: ASGIApp, listener: socket.socket, stopping: Stopping) -> None:
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Streams end first: the server waits for every open connection.
+            stopping.event.set()
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    await uvicorn.Server(config).serve(sockets=[listener])
+    await Server(config).serve(sockets=[listener])

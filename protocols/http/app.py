@@ -10,22 +10,23 @@ from agentsys.protocols.http.board_routes import board_router
 from agentsys.protocols.http.catalogue_routes import catalogue_router
 from agentsys.protocols.http.errors import install_error_handlers
 from agentsys.protocols.http.run_routes import run_control_router, run_reading_router
+from agentsys.protocols.http.streams import Stopping
 from agentsys.supervisor import RunSupervisor
 
 PREFIX = "/api/v1"
 
 
-def runtime_api(supervisor: RunSupervisor) -> FastAPI:
-    """Return the API of the supervisor's runtime, to be mounted at :data:`PREFIX`."""
+def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None) -> FastAPI:
+    """Return the API of the supervisor's runtime, to be mounted at :data:`PREFIX`; ``stopping`` ends its streams."""
     runtime = supervisor.runtime
     # Its pages for people fetch scripts from another site, so there are none.
     api = FastAPI(title="agentsys", version=version("agentsys-runtime"), docs_url=None, redoc_url=None)
     install_error_handlers(api)
     for router in (
         catalogue_router(runtime),
-        run_control_router(supervisor),
+        run_control_router(supervisor, stopping),
         run_reading_router(runtime.board, runtime.policy.owner),
-        board_router(runtime.board, runtime.policy.owner),
+        board_router(runtime.board, runtime.policy.owner, stopping),
     ):
         api.include_router(router)
     return api

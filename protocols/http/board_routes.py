@@ -68,7 +68,7 @@ def board_router(board: Board, reader: str = OWNER, stopping: Stopping | None = 
     async def tail(after: OptionalSeq = None) -> EventStream:
         """Follow the commits after a sequence number, by default from now on, as server-sent events."""
         start = await asyncio.to_thread(lambda: board.head) if after is None else after
-        return EventStream(_tail(board, start, reader, stopping or Stopping()))
+        return EventStream(_tail(board, start, reader, Stopping() if stopping is None else stopping))
 
     return router
 

@@ -61,7 +61,7 @@ def run_reading_router(board: Board, reader: str = OWNER) -> APIRouter:
 def run_control_router(supervisor: RunSupervisor, stopping: Stopping | None = None) -> APIRouter:
     """Return the routes under ``/runs`` that start, steer and follow runs; ``stopping`` ends what follows them."""
     router = APIRouter(prefix="/runs", tags=["runs"])
-    board, ending = supervisor.runtime.board, stopping or Stopping()
+    board, ending = supervisor.runtime.board, Stopping() if stopping is None else stopping
 
     @router.post("", status_code=202)
     async def start(body: StartRun) -> RunReference:
