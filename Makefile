@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo console test test-all test-vllm test-browser test-peers check format docs lock clean
+.PHONY: help setup demo record console test test-all test-vllm test-browser test-peers check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -25,6 +25,12 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY) ## pull the model, ask questions of a real public data lake
 	$(BIN)/agentsys models pull
 	$(BIN)/agentsys ask --lake package:vega_datasets/_data --questions benchmarks/data/demo_questions.json --take 6
+
+record: $(READY) ## write anew the recorded run that the console opens with; LAKE is a copy of the demo lake
+	rm -f ui/recorded/demo.db*
+	$(BIN)/agentsys ask --board ui/recorded/demo.db --lake $(LAKE) --questions benchmarks/data/demo_questions.json --take 2
+	$(BIN)/python -c "import sqlite3; sqlite3.connect('ui/recorded/demo.db').execute('PRAGMA wal_checkpoint(TRUNCATE)')"
+	rm -f ui/recorded/demo.db?*
 
 console: $(READY) ## look at runs and the board in the browser
 	$(BIN)/agentsys console

@@ -7,6 +7,9 @@ from typing import Final
 from agentsys.blackboard.storage import BoardMissing
 from agentsys.errors import AgentsysError
 
+RECORDED: Final = Path(__file__).with_name("recorded") / "demo.db"
+"""Board of real questions to the demo lake; ``make record`` writes it anew."""
+
 FILL_COMMAND: Final = 'agentsys ask --lake DIR "question"'
 
 

@@ -61,6 +61,13 @@ def test_a_file_that_is_no_board_is_told(browse, path, screen):
     assert "AGS-0202" in said(app)
 
 
+def test_a_recorded_run_stands_in_until_there_is_a_board(browse, path):
+    app = browse()
+    assert "a recorded run" in said(app)
+    assert len(app.page_link) == 2
+    assert not path.exists()
+
+
 def test_a_board_made_later_appears(browse, path):
     browse()
     Board.open(path).close()
@@ -127,6 +134,17 @@ def test_a_commit_is_addressed_by_its_url(browse, recorded):
     assert "Commit 2 by agent:question" in said(app)
     app = browse(BLACKBOARD_PAGE, commit="999")
     assert "not 999" in said(app)
+
+
+def test_entries_are_shown_as_they_stood_after_a_commit(browse, recorded):
+    run = recorded.run("question", ASKED).run
+    app = browse(BLACKBOARD_PAGE, at="1")
+    (entry,) = app.dataframe[0].value.to_dict("records")
+    assert (entry["topic"], entry["key"], entry["version"], entry["commit"]) == ("runs", run, 1, 1)
+    assert '"finished": null' in entry["value"]
+    later = browse(BLACKBOARD_PAGE, at=str(recorded.board.head)).dataframe[0].value
+    assert len(later) > 1
+    assert "not 999" in said(browse(BLACKBOARD_PAGE, at="999"))
 
 
 def test_what_agents_wrote_never_becomes_markdown(browse, recorded):
