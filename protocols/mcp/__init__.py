@@ -1,0 +1,1 @@
+"""MCP: workflows, tools and the board for Model Context Protocol clients."""

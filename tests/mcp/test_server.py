@@ -1,0 +1,59 @@
+"""The official Python client uses our server, in both protocol eras."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.labels import PUBLIC, Label
+from agentsys.protocols.mcp.server import CLIENT, FLOW, mcp_server
+from agentsys.runtime import Runtime
+from agentsys.supervisor import RunSupervisor
+from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
+
+
+async def greet(context: Any, name: Any) -> Any:
+    return f"Hello {name}"
+
+
+@tool(effect=EffectClass.PURE)
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@tool()
+def wipe() -> str:
+    raise AssertionError("a denied tool was called")
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_client_runs_workflows_and_tools_and_reads_only_what_it_may(mode: Literal["legacy", "auto"]) -> None:
+    board = Board.open(":memory:")
+    runtime = Runtime(board, ScriptedModel([]), workflows=[greet], tools=[add, wipe])
+    supervisor = RunSupervisor(runtime)
+    for key, label in (("open", Label.trusted(readers=PUBLIC)), ("closed", Label.trusted())):
+        transaction = board.begin("owner")
+        transaction.put("notes", key, key, type="note", label=label)
+        board.commit(transaction)
+    async with Client(mcp_server(runtime, supervisor), mode=mode) as client:
+        assert {t.name for t in (await client.list_tools()).tools} == {"run_greet", "call_add", "call_wipe"}
+        greeted = await client.call_tool("run_greet", {"input": "Ada"})
+        assert greeted.structured_content == {"value": "Hello Ada"}
+        assert (greeted.meta or {})[FLOW]["integrity"] == "untrusted"
+        assert (await client.call_tool("call_add", {"a": 1, "b": 2})).structured_content == {"value": 3}
+        denied = await client.call_tool("call_wipe", {})
+        assert denied.is_error and "AGS-03" in denied.content[0].text  # type: ignore[union-attr]
+        uris = [str(resource.uri) for resource in (await client.list_resources()).resources]
+        assert "board://notes/open" in uris and "board://notes/closed" not in uris
+        assert (await client.read_resource("board://notes/open")).contents[0].text == '"open"'  # type: ignore[union-attr]
+        with pytest.raises(MCPError):
+            await client.read_resource("board://notes/closed")
+    assert [CLIENT in run.input_label.influencers for run in runtime.runs()] == [True] * 3
+    await supervisor.close()
+    await runtime.close()
