@@ -10,6 +10,7 @@ topic                                 key                                       
 ``runs/{run}/rounds``                 round                                      ``round``
 ``runs/{run}/steps``                  actor path # attempt : index               ``step``
 ``runs/{run}/decisions``              actor path # attempt : index               ``decision``
+``approvals``                         approval                                   ``approval``
 ====================================  =========================================  ===================
 """
 
@@ -20,6 +21,7 @@ from typing import Final
 from agentsys.blackboard.predicates import Predicate
 
 RUNS: Final = "runs"
+APPROVALS: Final = "approvals"
 RESERVED_PREFIX: Final = "runs/"
 
 
@@ -48,7 +50,7 @@ def decisions(run: str) -> str:
 
 
 def is_reserved(topic: str) -> bool:
-    return topic == RUNS or topic.startswith(RESERVED_PREFIX)
+    return topic in (RUNS, APPROVALS) or topic.startswith(RESERVED_PREFIX)
 
 
 def may_match_reserved(predicate: Predicate) -> bool:
@@ -56,4 +58,4 @@ def may_match_reserved(predicate: Predicate) -> bool:
     if predicate.topic is not None:
         return is_reserved(predicate.topic)
     prefix = predicate.topic_prefix or ""
-    return prefix.startswith(RESERVED_PREFIX) or RESERVED_PREFIX.startswith(prefix)
+    return prefix.startswith(RESERVED_PREFIX) or any(name.startswith(prefix) for name in (RESERVED_PREFIX, APPROVALS))
