@@ -6,10 +6,10 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
-from langchain_core.runnables.config import merge_configs, var_child_runnable_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import StateGraph
 
 from agentsys.actor import Actor
@@ -86,7 +86,7 @@ class GraphExecution:
         update: list[Any] = []
 
         async def body(context: Context) -> None:
-            own = merge_configs(_with_context(config, context), {"callbacks": [ToolLabels(context)]})
+            own = _with_context(config, context)
             # A node that asks for its runtime instead of declaring it finds it through this variable.
             token = var_child_runnable_config.set(own)
             try:
@@ -157,4 +157,11 @@ class ToolLabels(BaseCallbackHandler):
 def _with_context(config: RunnableConfig, context: Context) -> RunnableConfig:
     configurable: dict[str, Any] = dict(config["configurable"])
     configurable[_RUNTIME] = configurable[_RUNTIME].override(context=context)
-    return {**config, "configurable": configurable}
+    callbacks = config.get("callbacks")
+    watched: BaseCallbackManager | list[BaseCallbackHandler]
+    if isinstance(callbacks, BaseCallbackManager):
+        watched = callbacks.copy()
+        watched.add_handler(ToolLabels(context), inherit=True)
+    else:
+        watched = [*(callbacks or []), ToolLabels(context)]
+    return {**config, "configurable": configurable, "callbacks": watched}
