@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo record console test test-all test-vllm test-browser test-peers check format docs lock clean
+.PHONY: help setup demo record console test test-all test-vllm test-peers check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -39,11 +39,6 @@ test: $(READY) ## everything but the slow suites, the browser, other vendors' pe
 	$(BIN)/agentsys models pull
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not browser and not peers"
 
-test-browser: $(READY) ## walk through the console in Debian's Chromium
-	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
-	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q -m browser
-
 test-peers: $(READY) ## clients and servers of other vendors, from npm
 	$(BIN)/python -m pytest -q -m peers
 
@@ -57,8 +52,8 @@ $(VLLM_READY): requirements-vllm.lock
 test-vllm: $(VLLM_READY) ## the engine conformance suite over vLLM on the CPU
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_equality.py
 
-test-all: test test-browser test-peers test-vllm ## all suites
-	$(BIN)/python -m pytest -q -m slow
+test-all: test test-peers test-vllm ## all suites
+	$(BIN)/python -m pytest -q -m "slow and not browser and not peers"
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
 	$(BIN)/ruff check .

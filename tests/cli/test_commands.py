@@ -224,7 +224,8 @@ def test_a_resumed_question_finds_its_lake_and_prints_its_answer(run: Run, lake:
 
 def test_the_readme_s_own_tool_runs(run: Run, tmp_path: Path) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (program,) = (block.split("```")[0].partition("\n")[2] for block in readme.split("```python")[1:] if "@tool" in block)
+    blocks = (block.split("```")[0].partition("\n")[2] for block in readme.split("```python")[1:])
+    (program,) = (block for block in blocks if "@tool" in block)
     (tmp_path / "keep.py").write_text(program)
     done = run("run", "keep.py", "--input", '"hello"')
     assert (done.returncode, done.stdout) == (0, "saved 5 characters\n"), done.stderr
