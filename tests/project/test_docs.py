@@ -21,7 +21,8 @@ from agentsys.cli.app import app
 from agentsys.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+# The reference of the commands is written from the commands themselves.
+PAGES = sorted([ROOT / "README.md", *{*(ROOT / "docs").glob("*.md")} - {ROOT / "docs/cli.md"}])
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KNOWN = {"", "text", "python", "bash", "console", "toml", "json"}
 
