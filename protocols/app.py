@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
@@ -30,6 +30,7 @@ class FaceOptions:
     origins: tuple[str, ...] = ()
     openai: bool = True
     a2a: bool = False
+    mcp: bool = False
 
 
 def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stopping | None = None) -> ASGIApp:
@@ -38,10 +39,15 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
     ``stopping`` ends the API's streams, which a server waits for before that end.
     """
 
+    mcp = _mcp_app(supervisor) if options.mcp else None
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await supervisor.close()
+        async with AsyncExitStack() as stack:
+            if mcp is not None:
+                await stack.enter_async_context(mcp.router.lifespan_context(mcp))
+            yield
+            await supervisor.close()
 
     routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor, stopping))]
     model = supervisor.runtime.model
@@ -54,5 +60,13 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
 
         url, token = options.url, options.token is not None
         routes[:0] = a2a_routes(supervisor.runtime, supervisor, url=url, token=token)
+    if mcp is not None:
+        routes[:0] = mcp.routes
     app = Starlette(routes=routes, lifespan=lifespan)
     return EdgeMiddleware(app, token=options.token, hosts=options.hosts, origins=options.origins)
+
+
+def _mcp_app(supervisor: RunSupervisor) -> Starlette:
+    from agentsys.protocols.mcp.server import mcp_app
+
+    return mcp_app(supervisor.runtime, supervisor)

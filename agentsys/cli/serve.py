@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import closing
+import sys
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,10 @@ def serve(
         str | None, typer.Option(help="Bearer token for every call; better in AGENTSYS_SERVER__TOKEN, which ps hides.")
     ] = None,
     a2a: Annotated[bool, typer.Option(help="Answer A2A clients too, with an agent card.")] = False,
+    mcp: Annotated[bool, typer.Option(help="Answer MCP clients too.")] = False,
+    stdio: Annotated[
+        bool, typer.Option("--stdio", help="Serve one MCP client over standard input and output, and nothing else.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the unfinished runs of the workflows served.")] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,11 +50,16 @@ def serve(
         settings = settings_with(
             model_name=model, board_path=board, server_host=host, server_port=port, server_token=token
         )
+        if stdio:
+            if not mcp or a2a:
+                raise ConfigurationError("--stdio serves MCP alone.", remedy="Pass --mcp --stdio, without --a2a.")
+            asyncio.run(_serve_stdio(file, lake, settings, resume=resume))
+            return
         from agentsys.protocols.edge import check_bind
 
         check_bind(settings.server.host, settings.server.token)
         with closing(_listening(settings)) as listener:
-            asyncio.run(_serve(file, lake, settings, listener, a2a=a2a, resume=resume, as_json=as_json))
+            asyncio.run(_serve(file, lake, settings, listener, a2a=a2a, mcp=mcp, resume=resume, as_json=as_json))
 
 
 async def _serve(
@@ -59,6 +69,7 @@ async def _serve(
     listener: socket.socket,
     *,
     a2a: bool,
+    mcp: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -77,6 +88,7 @@ async def _serve(
             hosts=(*server.hosts, shown),
             origins=server.origins,
             a2a=a2a,
+            mcp=mcp,
         )
         stopping = Stopping()
         app = create_app(supervisor, options, stopping)
@@ -85,6 +97,23 @@ async def _serve(
         _announce(options, as_json=as_json)
         await _run_server(app, listener, stopping)
     finally:
+        await runtime.close()
+
+
+async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, *, resume: bool) -> None:
+    from agentsys.protocols.mcp.server import serve_stdio
+    from agentsys.supervisor import RunSupervisor
+
+    # Standard output carries the protocol alone, and a served file may print when it is imported.
+    with redirect_stdout(sys.stderr):
+        runtime = _composed(file, lake, settings)
+    supervisor = RunSupervisor(runtime)
+    try:
+        if resume:
+            await _resume_all(supervisor)
+        await serve_stdio(runtime, supervisor)
+    finally:
+        await supervisor.close()
         await runtime.close()
 
 
@@ -131,6 +160,8 @@ def _announce(options: FaceOptions, *, as_json: bool) -> None:
     faces = {"runtime": f"{options.url}{PREFIX}", "openai": f"{options.url}/v1"}
     if options.a2a:
         faces["a2a"] = f"{options.url}/.well-known/agent-card.json"
+    if options.mcp:
+        faces["mcp"] = f"{options.url}/mcp"
     if as_json:
         print_json({"url": options.url, "token_required": options.token is not None, "faces": faces})
         return

@@ -37,6 +37,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.errors import AgentsysError
 from agentsys.policy import Policy
+from agentsys.protocols.mcp.errors import WithheldOutcome
 from agentsys.runs import RunResult
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
@@ -94,7 +95,7 @@ class _Face:
             run = await self._supervisor.start(workflow, value, label=label)
             return _result(await self._supervisor.wait(run), self._runtime.policy)
         except AgentsysError as error:
-            return _error(error.code, str(error), None)
+            return _error(error.code, f"{error.message} {error.remedy}", None)
 
     async def list_resources(
         self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
@@ -150,8 +151,9 @@ def _result(result: RunResult, policy: Policy) -> CallToolResult:
     record = result.record
     label = record.label
     if label is None or not label.readers.permits(AUDIENCE):
-        code = record.failure.code if record.failure is not None else "AGS-0740"
-        return _error(code, f"Run {record.run} is {record.status}; its outcome is not for this client.", None)
+        withheld = WithheldOutcome(f"Run {record.run} is {record.status}; its outcome is not for this client.")
+        code = record.failure.code if record.failure is not None else withheld.code
+        return _error(code, f"{withheld.message} {withheld.remedy}", None)
     if record.failure is not None:
         return _error(record.failure.code, record.failure.message, _flow(label, policy))
     text = record.value if isinstance(record.value, str) else json.dumps(record.value, ensure_ascii=False)
