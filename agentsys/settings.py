@@ -16,8 +16,8 @@ from agentsys.serving.weights.catalogue import DEFAULT_MODEL
 ENVIRONMENT_PREFIX = "AGENTSYS_"
 SETTINGS_FILE = "agentsys.toml"
 
-SECRETS = frozenset({"model.api_key", "server.token"})
-"""Keys whose values are never shown."""
+SECRET_NAMES = frozenset({"api_key", "token"})
+"""Last parts of the keys whose values are never shown."""
 
 
 class Section(BaseModel):
@@ -215,12 +215,19 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _shown(key: str, value: object) -> str:
+    """Return a wrong value as a message may quote it: of a secret nothing, of a table, which may hold one, the keys."""
+    if key.rpartition(".")[2] in SECRET_NAMES:
+        return "(hidden)"
+    return f"a table of {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+
+
 def _explain(error: ValidationError, sources: dict[str, str]) -> str:
     faults = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         where = sources.get(key, "unknown source")
         what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-        value = "(hidden)" if key in SECRETS else repr(fault["input"])
+        value = _shown(key, fault["input"])
         faults.append(f"{key} = {value} (from {where}): {what}")
     return "Bad settings: " + "; ".join(faults) + "."

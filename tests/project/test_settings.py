@@ -40,3 +40,16 @@ def test_broken_toml_is_named(tmp_path):
 def test_a_named_file_must_exist(tmp_path):
     with pytest.raises(ConfigurationError, match="does not exist"):
         load_settings(environment={"AGENTSYS_CONFIG": str(tmp_path / "absent.toml")})
+
+
+def test_a_wrong_secret_is_not_quoted(tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={"AGENTSYS_SERVER__TOKEN": "hunter2"})
+    assert "hunter2" not in str(caught.value) and "server.token" in str(caught.value)
+
+
+def test_a_wrong_table_is_told_without_its_values(tmp_path):
+    (tmp_path / "agentsys.toml").write_text('[a2a.agents.peer]\ntoken = "hunter2-hunter2-hunter2"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={})
+    assert "hunter2" not in str(caught.value) and "a2a.agents" in str(caught.value)
