@@ -10,6 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.errors import GraphInterrupt
 from langgraph.graph import StateGraph
 
 from agentsys.actor import Actor
@@ -19,11 +20,19 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.current import current_context
+from agentsys.errors import RunError
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.scope import RunScope
 
 # LangGraph hands its runtime to a node under this key of the configuration and has no public name for it.
 _RUNTIME = "__pregel_runtime"
+
+
+class InterruptUnsupported(RunError):
+    """A node of a graph called LangGraph's ``interrupt()`` inside a run, which has nobody to answer it."""
+
+    code = "AGS-0606"
+    remedy = "Compile the graph with a BlackboardSaver and invoke it outside a run: docs/langgraph.md."
 
 
 async def execute_graph(graph: Any, scope: RunScope, context: Context, state: Any) -> Any:
@@ -103,6 +112,9 @@ class GraphExecution:
             conclusion = await perform(self._scope, actor, body, None if recorded else conclude)
         except ActorFailed as failed:
             self._ends.append((superstep, 0, failed.label))
+            if isinstance(failed.cause, GraphInterrupt):
+                # LangGraph would end the graph here as if it were done.
+                raise InterruptUnsupported(f"Node {name!r} called interrupt() in run {self._scope.run}.") from None
             raise failed.cause from None
         if recorded is not None:
             self._compare(recorded, conclusion)
