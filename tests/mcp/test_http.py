@@ -38,7 +38,7 @@ def wipe() -> str:
 @asynccontextmanager
 async def served(*, mcp: bool = True) -> AsyncIterator[str]:
     board = Board.open(":memory:")
-    runtime = Runtime(board, ScriptedModel([]), workflows=[greet], tools=[wipe])
+    runtime = Runtime(board, ScriptedModel(str), workflows=[greet], tools=[wipe])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         app = create_app(RunSupervisor(runtime), FaceOptions(url=url, token=TOKEN, mcp=mcp))

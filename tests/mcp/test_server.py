@@ -35,7 +35,7 @@ def wipe() -> str:
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_client_runs_workflows_and_tools_and_reads_only_what_it_may(mode: Literal["legacy", "auto"]) -> None:
     board = Board.open(":memory:")
-    runtime = Runtime(board, ScriptedModel([]), workflows=[greet], tools=[add, wipe])
+    runtime = Runtime(board, ScriptedModel(str), workflows=[greet], tools=[add, wipe])
     supervisor = RunSupervisor(runtime)
     for key, label in (("open", Label.trusted(readers=PUBLIC)), ("closed", Label.trusted())):
         transaction = board.begin("owner")

@@ -28,7 +28,7 @@ async def main(token: str) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     with Board.open(":memory:") as board:
-        runtime = Runtime(board, ScriptedModel([]), workflows=[greet], tools=[wipe])
+        runtime = Runtime(board, ScriptedModel(str), workflows=[greet], tools=[wipe])
         app = create_app(RunSupervisor(runtime), FaceOptions(url=f"http://127.0.0.1:{port}", token=token, mcp=True))
         print(port, flush=True)
         await uvicorn.Server(uvicorn.Config(app, log_level="error")).serve(sockets=[listener])
