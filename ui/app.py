@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
+from agentsys.ui.screens.addresses import ASK_PAGE, BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
 
 
 def main() -> None:
@@ -13,6 +13,7 @@ def main() -> None:
     st.set_page_config(page_title="agentsys", page_icon=Path(__file__).with_name("favicon.svg"), layout="wide")
     pages = [
         st.Page(RUNS_PAGE, title="Runs", icon=":material/play_circle:", default=True),
+        st.Page(ASK_PAGE, title="Ask", icon=":material/forum:", url_path="ask"),
         # A page of its own: a link that changes only the parameters of the page it stands on leaves the URL as it was.
         st.Page(RUN_PAGE, title="Run", url_path="run", visibility="hidden"),
         st.Page(BLACKBOARD_PAGE, title="Blackboard", icon=":material/view_list:", url_path="blackboard"),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agentsys.errors import AgentsysError
 from agentsys.protocols.http.schemas import (
+    AgentDocument,
     BoardDocument,
     CommitDocument,
     EntryDocument,
@@ -20,6 +21,7 @@ from agentsys.protocols.http.schemas import (
     Health,
     RunDocument,
     RunReference,
+    WorkflowDocument,
 )
 
 PREFIX = "/api/v1"
@@ -60,6 +62,14 @@ class RuntimeClient:
     def health(self) -> Health:
         """Return that the server answers."""
         return self._get("/health", Health)
+
+    def workflows(self) -> list[WorkflowDocument]:
+        """Return the workflows that runs can be started of."""
+        return self._get("/workflows", list[WorkflowDocument])
+
+    def agents(self) -> list[AgentDocument]:
+        """Return the server's agents."""
+        return self._get("/agents", list[AgentDocument])
 
     def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunDocument]:
         """Return runs, the newest first."""

@@ -5,3 +5,4 @@ from typing import Final
 RUNS_PAGE: Final = "screens/runs.py"
 RUN_PAGE: Final = "screens/run.py"
 BLACKBOARD_PAGE: Final = "screens/blackboard.py"
+ASK_PAGE: Final = "screens/ask.py"

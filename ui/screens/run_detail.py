@@ -36,7 +36,7 @@ def draw_run(view: RunView) -> None:
     elif row.status == "running":
         st.caption("Not finished. If the process that ran it has ended, run the same command with its --resume option.")
     if view.answer:
-        _draw_answer(view.answer, row.label)
+        draw_answer(view.answer, row.label)
     else:
         draw_label(row.label)
     _draw_rounds(view.rounds)
@@ -54,7 +54,8 @@ def _facts(row: RunRow) -> list[Chip]:
     return [Chip(fact, "gray") for fact in facts]
 
 
-def _draw_answer(answer: AnswerView, label: Label) -> None:
+def draw_answer(answer: AnswerView, label: Label) -> None:
+    """Draw an answer, the label that came with it, its plan and its sources."""
     st.markdown("##### Answer")
     if len(answer.rows) > 1 or len(answer.columns) > 1:
         # Cells of one column may differ in type, which a data frame's columns may not.

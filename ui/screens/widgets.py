@@ -7,12 +7,11 @@ import streamlit as st
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.runs import RunStatus
 from agentsys.ui.boards import BoardTrouble
 from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips
 from agentsys.views.texts import value_text
 
-_STATUS_TONES: Final[Mapping[RunStatus, Tone]] = {"done": "green", "running": "blue", "failed": "red"}
+_STATUS_TONES: Final[Mapping[str, Tone]] = {"done": "green", "running": "blue", "failed": "red"}
 
 
 def draw_chips(chips: Iterable[Chip]) -> None:
@@ -24,8 +23,8 @@ def draw_label(label: Label) -> None:
     draw_chips(label_chips(label))
 
 
-def status_chip(status: RunStatus) -> Chip:
-    return Chip(status, _STATUS_TONES[status])
+def status_chip(status: str) -> Chip:
+    return Chip(status, _STATUS_TONES.get(status, "orange"))
 
 
 def draw_trouble(trouble: BoardTrouble) -> None:
