@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from agentsys.protocols.edge import EdgeMiddleware
 from agentsys.protocols.http.app import PREFIX, runtime_api
+from agentsys.protocols.http.recorded import recorded_board
 from agentsys.protocols.http.streams import Stopping
 from agentsys.serving.client import ServingClient
 from agentsys.supervisor import RunSupervisor
@@ -21,7 +23,8 @@ from agentsys.supervisor import RunSupervisor
 class FaceOptions:
     """Which faces are shown, and who may call them (see :class:`EdgeMiddleware`).
 
-    ``url`` is where callers reach the server; the A2A agent card repeats it.
+    ``url`` is where callers reach the server; the A2A agent card repeats it. ``recorded`` is the file of a board to
+    show beside the runtime's own.
     """
 
     url: str
@@ -31,6 +34,7 @@ class FaceOptions:
     openai: bool = True
     a2a: bool = False
     mcp: bool = False
+    recorded: Path | None = None
 
 
 def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stopping | None = None) -> ASGIApp:
@@ -40,16 +44,19 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
     """
 
     mcp = _mcp_app(supervisor) if options.mcp else None
+    opened = ExitStack()
+    recorded = opened.enter_context(recorded_board(options.recorded)) if options.recorded else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.callback(opened.close)
             if mcp is not None:
                 await stack.enter_async_context(mcp.router.lifespan_context(mcp))
             yield
             await supervisor.close()
 
-    routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor, stopping))]
+    routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor, stopping, recorded))]
     model = supervisor.runtime.model
     if options.openai and isinstance(model, ServingClient):
         from agentsys.serving.server.app import serving_app

@@ -1,11 +1,17 @@
-"""The board's commits as the console shows them."""
+"""The board's commits as the faces show them."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.entries import Entry
-from agentsys.blackboard.labels import Label, join_all
+from agentsys.blackboard.labels import join_all
 from agentsys.blackboard.transactions import Commit
+from agentsys.views.entries import EntryView, entry_view, searchable_text
+from agentsys.views.labels import ViewLabel
+
+SCAN_PAGE: Final = 200
+MOST_SCANNED: Final = 5_000
+"""Commits that one search looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,7 @@ class CommitRow:
     run: str | None
     topics: tuple[str, ...]
     wrote: tuple[str, ...]
-    label: Label | None
+    label: ViewLabel | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class CommitView:
     """One commit with everything it wrote and its place in the hash chain."""
 
     row: CommitRow
-    entries: tuple[Entry, ...]
+    entries: tuple[EntryView, ...]
     transaction: str
     snapshot: int
     isolation: str
@@ -37,10 +43,24 @@ class CommitView:
     previous_hash: str
 
 
-def newest_commits(board: Board, limit: int, run: str | None = None) -> list[CommitRow]:
-    """Return the last ``limit`` commits, all or those of one run, newest first."""
-    after = 0 if run else max(0, board.head - limit)
-    return [commit_row(commit) for commit in reversed(board.log(after=after, run=run)[-limit:])]
+def newest_commits(
+    board: Board, limit: int, run: str | None = None, *, before: int | None = None, search: str = "", reader: str
+) -> tuple[CommitRow, ...]:
+    """Return the last ``limit`` commits before ``before``, all or those of one run, newest first.
+
+    With ``search`` those that hold the text where ``reader`` may read it, among the last :data:`MOST_SCANNED`.
+    """
+    wanted = search.casefold()
+    if not wanted:
+        return tuple(commit_row(commit) for commit in board.commits(before=before, limit=limit, run=run))
+    found = list[CommitRow]()
+    for _ in range(MOST_SCANNED // SCAN_PAGE):
+        page = board.commits(before=before, limit=SCAN_PAGE, run=run)
+        found += [commit_row(commit) for commit in page if wanted in _searchable(commit, reader)]
+        if len(page) < SCAN_PAGE or len(found) >= limit:
+            break
+        before = page[-1].seq
+    return tuple(found[:limit])
 
 
 def find_commit(board: Board, seq: int) -> CommitView | None:
@@ -51,7 +71,7 @@ def find_commit(board: Board, seq: int) -> CommitView | None:
     commit = found[0]
     return CommitView(
         row=commit_row(commit),
-        entries=commit.writes,
+        entries=tuple(entry_view(entry) for entry in commit.writes),
         transaction=commit.tx_id,
         snapshot=commit.snapshot,
         isolation=commit.isolation,
@@ -74,3 +94,9 @@ def commit_row(commit: Commit) -> CommitRow:
         wrote=(*writes, *effects),
         label=join_all(entry.label for entry in commit.writes) if commit.writes else None,
     )
+
+
+def _searchable(commit: Commit, reader: str) -> str:
+    tools = [effect.intent.tool for effect in commit.effects]
+    texts = [searchable_text(entry, reader) for entry in commit.writes]
+    return "\n".join([commit.principal, commit.run or "", *tools, *texts]).casefold()

@@ -1,16 +1,17 @@
 """A run as a graph: what asked whom, which calls were made, what the gateway decided, what came of what."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
-from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.runs import RunRecord
+from agentsys.views.labels import ViewLabel
 from agentsys.views.run_list import MODEL_STEPS
+from agentsys.views.withholding import content
 
 NodeKind = Literal["run", "request", "volunteer", "response", "model call", "step", "decision"]
 
@@ -21,11 +22,12 @@ class GraphNode:
 
     id: str
     kind: NodeKind
-    title: str
+    title: str = field(metadata=content(hidden="withheld"))
     seq: int
-    label: Label
-    value: Json
+    label: ViewLabel
+    value: Json = field(metadata=content())
     derived_from: tuple[EntryVersionRef, ...]
+    withheld: bool = False
 
     @property
     def confidential(self) -> bool:

@@ -1,17 +1,20 @@
-"""One run as the console shows it: what was asked, who volunteered and answered, what was decided, what came out."""
+"""One run as the faces show it: what was asked, who volunteered and answered, what was decided, what came out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, Json
-from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.rounds import Failure
 from agentsys.runs import RunRecord, UnknownRun
-from agentsys.views.run_list import MODEL_STEPS, RunRow, run_row, usage_of
+from agentsys.tool_calls import label_of
+from agentsys.views.labels import ViewLabel
+from agentsys.views.run_list import MODEL_STEPS, RunRow, run_row, usage_of, waiting_approvals
+from agentsys.views.withholding import content
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +22,11 @@ class BidView:
     """An agent's offer; ``reason`` is why it volunteered, or why its offer failed."""
 
     agent: str
-    score: float
+    score: float | None = field(metadata=content())
     chosen: bool
-    reason: str
-    label: Label
+    reason: str = field(metadata=content(hidden=""))
+    label: ViewLabel
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,10 @@ class ResponseView:
 
     agent: str
     status: str
-    value: Json
-    failure: str
-    label: Label
+    value: Json = field(metadata=content())
+    failure: str = field(metadata=content(hidden=""))
+    label: ViewLabel
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +47,26 @@ class RoundView:
 
     request: str
     asked_by: str
-    kind: str
-    value: Json
-    label: Label
+    kind: str = field(metadata=content(hidden=""))
+    value: Json = field(metadata=content())
+    label: ViewLabel
     bids: tuple[BidView, ...]
     responses: tuple[ResponseView, ...]
     outcome: str | None
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionView:
-    """What the gateway decided about one action of one agent."""
+    """What the gateway decided about one action of one agent, which knew what ``label`` says."""
 
     agent: str
-    action: str
+    action: str = field(metadata=content(hidden=""))
     allowed: bool
     rule: str
-    reason: str
+    reason: str = field(metadata=content(hidden=""))
+    label: ViewLabel
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +78,26 @@ class ModelCallView:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
-    text: str
-    fault: str
+    text: str = field(metadata=content(hidden=""))
+    fault: str = field(metadata=content(hidden=""))
+    label: ViewLabel
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallView:
-    """A tool call as the effect log has it."""
+    """A tool call as the effect log has it; ``result`` is ``None`` until there is an outcome."""
 
     tool: str
     state: str
     effect_class: str
     attempts: int
     step: str
+    arguments: Json = field(metadata=content())
+    label: ViewLabel
+    result: Json = field(metadata=content("result_label"))
+    result_label: ViewLabel
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +111,7 @@ class SourceView:
 
 @dataclass(frozen=True, slots=True)
 class AnswerView:
-    """What came out. ``rows`` and ``columns`` are empty unless the answer is a query's result."""
+    """What came out, under the run's label. ``rows`` and ``columns`` are empty unless it is a query's result."""
 
     value: Json
     plan: str | None
@@ -110,13 +125,14 @@ class RunView:
     """Everything the run's page shows. ``answer`` is ``None`` unless the run is done."""
 
     row: RunRow
-    input: Json
-    failure: Failure | None
+    input: Json = field(metadata=content("row.input_label"))
+    failure: Failure | None = field(metadata=content("row.label"))
     rounds: tuple[RoundView, ...]
     decisions: tuple[DecisionView, ...]
     model_calls: tuple[ModelCallView, ...]
     tool_calls: tuple[ToolCallView, ...]
-    answer: AnswerView | None
+    answer: AnswerView | None = field(metadata=content("row.label"))
+    withheld: bool = False
 
 
 def load_run(board: Board, run: str) -> RunView:
@@ -130,18 +146,13 @@ def load_run(board: Board, run: str) -> RunView:
     )
     steps = [found for found in entries if found.topic == topics.steps(run)]
     return RunView(
-        row=run_row(board, record),
+        row=run_row(board, record, waiting_approvals(board)),
         input=record.input,
         failure=record.failure,
         rounds=tuple(_round(run, found, entries) for found in entries if found.topic == topics.requests(run)),
         decisions=tuple(_decision(found) for found in entries if found.topic == topics.decisions(run)),
         model_calls=tuple(_model_call(found) for found in steps if _is_model_call(found)),
-        tool_calls=tuple(
-            ToolCallView(
-                effect.intent.tool, effect.state, effect.intent.effect_class, effect.attempt, effect.intent.step
-            )
-            for effect in board.effects(run=run)
-        ),
+        tool_calls=tuple(_tool_call(effect) for effect in board.effects(run=run)),
         answer=answer_view(record.value) if record.status == "done" else None,
     )
 
@@ -185,7 +196,7 @@ def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:
         kind=posted["kind"],
         value=posted["value"],
         label=request.label,
-        bids=tuple(sorted(bids, key=lambda bid: (-bid.score, bid.agent))),
+        bids=tuple(sorted(bids, key=lambda bid: (-(bid.score or 0), bid.agent))),
         responses=tuple(responses),
         outcome=outcome,
     )
@@ -193,7 +204,8 @@ def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:
 
 def _decision(entry: Entry) -> DecisionView:
     recorded: Any = entry.value
-    return DecisionView(**{name: recorded[name] for name in DecisionView.__dataclass_fields__})
+    names = ("agent", "action", "allowed", "rule", "reason")
+    return DecisionView(**{name: recorded[name] for name in names}, label=entry.label)
 
 
 def _is_model_call(step: Entry) -> bool:
@@ -213,6 +225,22 @@ def _model_call(step: Entry) -> ModelCallView:
         seconds=call.get("seconds", 0.0),
         text=call.get("text", ""),
         fault=_fault(call),
+        label=step.label,
+    )
+
+
+def _tool_call(effect: Effect) -> ToolCallView:
+    intent = effect.intent
+    return ToolCallView(
+        tool=intent.tool,
+        state=str(effect.state),
+        effect_class=str(intent.effect_class),
+        attempts=effect.attempt,
+        step=intent.step,
+        arguments=intent.arguments,
+        label=intent.label,
+        result=effect.result,
+        result_label=label_of(effect),
     )
 
 

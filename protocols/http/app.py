@@ -6,18 +6,24 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from agentsys.blackboard.board import Board
 from agentsys.protocols.http.board_routes import board_router
 from agentsys.protocols.http.catalogue_routes import catalogue_router
 from agentsys.protocols.http.errors import install_error_handlers
+from agentsys.protocols.http.recorded import recorded_router
 from agentsys.protocols.http.run_routes import run_control_router, run_reading_router
 from agentsys.protocols.http.streams import Stopping
+from agentsys.protocols.http.view_routes import view_router
 from agentsys.supervisor import RunSupervisor
 
 PREFIX = "/api/v1"
 
 
-def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None) -> FastAPI:
-    """Return the API of the supervisor's runtime, to be mounted at :data:`PREFIX`; ``stopping`` ends its streams."""
+def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None, recorded: Board | None = None) -> FastAPI:
+    """Return the API of the supervisor's runtime, to be mounted at :data:`PREFIX`; ``stopping`` ends its streams.
+
+    ``recorded`` is another board to show beside the runtime's own.
+    """
     runtime = supervisor.runtime
     # Its pages for people fetch scripts from another site, so there are none.
     api = FastAPI(title="agentsys", version=version("agentsys-runtime"), docs_url=None, redoc_url=None)
@@ -26,7 +32,9 @@ def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None) -> 
         catalogue_router(runtime),
         run_control_router(supervisor, stopping),
         run_reading_router(runtime.board, runtime.policy.owner),
+        view_router(runtime.board, runtime.policy.owner),
         board_router(runtime.board, runtime.policy.owner, stopping),
+        *([] if recorded is None else [recorded_router(recorded, stopping)]),
     ):
         api.include_router(router)
     return api

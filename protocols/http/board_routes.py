@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import OWNER
 from agentsys.blackboard.predicates import Predicate
 from agentsys.protocols.http.errors import NotFound
@@ -57,7 +56,7 @@ def board_router(board: Board, reader: str = OWNER, stopping: Stopping | None = 
     @router.get("/history")
     def history(topic: Name, key: Name) -> list[EntryDocument]:
         """List the versions of one entry, the oldest first, deletions included."""
-        return [EntryDocument.of(version, reader) for version in versions(board, topic, key)]
+        return [EntryDocument.of(version, reader) for version in board.history(topic, key)]
 
     @router.get("/commits")
     def commits(after: Seq = 0, limit: Limit = 100, run: OptionalName = None) -> list[CommitDocument]:
@@ -71,13 +70,6 @@ def board_router(board: Board, reader: str = OWNER, stopping: Stopping | None = 
         return EventStream(_tail(board, start, reader, Stopping() if stopping is None else stopping))
 
     return router
-
-
-def versions(board: Board, topic: str, key: str) -> list[Entry]:
-    """Return the versions of one entry, the oldest first."""
-    predicate = Predicate(topic=topic, key_from=key, key_to=key + "\0")
-    found = board.matching(predicate, 0, None)
-    return [entry for commit in found for entry in commit.writes if entry.address == (topic, key)]
 
 
 async def _tail(board: Board, after: int, reader: str, stopping: Stopping) -> AsyncGenerator[Item | None]:

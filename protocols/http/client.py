@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -23,6 +22,7 @@ from agentsys.protocols.http.schemas import (
     RunReference,
     WorkflowDocument,
 )
+from agentsys.protocols.http.view_client import ViewClient, segment
 
 PREFIX = "/api/v1"
 WAIT_SECONDS = 20.0
@@ -58,6 +58,11 @@ class RuntimeClient:
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerUnreachable(f"{url!r} is no address of a server.") from error
+        self.url = url.rstrip("/")
+        self.views = ViewClient(self._get)
+        """What people read of the server's board."""
+        self.recorded = ViewClient(self._get, "/recorded")
+        """The same of the recorded board that came with the server; many have none, and answer AGS-0706."""
 
     def health(self) -> Health:
         """Return that the server answers."""
@@ -77,7 +82,7 @@ class RuntimeClient:
 
     def run(self, run: str) -> RunDocument:
         """Return one run."""
-        return self._get(f"/runs/{_segment(run)}", RunDocument)
+        return self._get(f"/runs/{segment(run)}", RunDocument)
 
     def start(
         self, workflow: str, input: Any = None, *, deadline_seconds: float | None = None, run_id: str | None = None
@@ -88,15 +93,15 @@ class RuntimeClient:
 
     def cancel(self, run: str) -> None:
         """End a run for good."""
-        self._call("POST", f"/runs/{_segment(run)}/cancel", RunReference)
+        self._call("POST", f"/runs/{segment(run)}/cancel", RunReference)
 
     def resume(self, run: str) -> None:
         """Go on with an interrupted run."""
-        self._call("POST", f"/runs/{_segment(run)}/resume", RunReference)
+        self._call("POST", f"/runs/{segment(run)}/resume", RunReference)
 
     def events(self, run: str, after: int = 0, wait: float = 0) -> EventList:
         """Return the events after a number, waiting so many seconds for the first of them."""
-        return self._get(f"/runs/{_segment(run)}/events", EventList, after=after, wait=wait)
+        return self._get(f"/runs/{segment(run)}/events", EventList, after=after, wait=wait)
 
     def watch(self, run: str, after: int = 0) -> Iterator[EventDocument]:
         """Yield a run's events as they come, until the server does not execute it any more."""
@@ -164,8 +169,3 @@ def _refusal(answer: httpx.Response) -> AgentsysError:
     except (ValueError, KeyError, TypeError):
         return ServerRefused(f"The server answered {answer.status_code}.", remedy="Is this the address of an agentsys?")
     return ServerRefused(f"{body.code}: {body.message}", remedy=body.remedy)
-
-
-def _segment(run: str) -> str:
-    """Return a run's identifier as one segment of a path."""
-    return quote(run, safe="")

@@ -19,11 +19,11 @@ from agentsys.protocols.http.schemas import (
     RunDocument,
     RunReference,
     StartRun,
-    may_read,
 )
 from agentsys.protocols.http.streams import EventStream, Item, Stopping, event_document, numbered_events
 from agentsys.runs import RunRecord, RunStatus, list_runs
 from agentsys.supervisor import RunSupervisor
+from agentsys.views.withholding import may_read
 
 RunId = Annotated[str, Path(min_length=1, max_length=1024)]
 Number = Annotated[int, Query(ge=0, le=MAX_NUMBER)]

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentsys.blackboard.entries import Entry
-from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Commit
 from agentsys.runs import RunRecord
+from agentsys.views.withholding import may_read
 
 MAX_NUMBER = 2**53
 """Whole numbers above this are not exact in JSON."""
@@ -250,8 +251,3 @@ class EngineDocument(BaseModel):
 
     model: str
     stats: dict[str, int] | None
-
-
-def may_read(label: Label, reader: str) -> bool:
-    """Whether ``reader`` may learn a value with this label."""
-    return label.readers.permits(Readers.of(reader))

@@ -3,8 +3,9 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -54,11 +55,11 @@ def runtime(board) -> Runtime:
 
 
 @contextmanager
-def served(runtime: Runtime, *, token: str | None = TOKEN) -> Iterator[httpx.Client]:
+def served(runtime: Runtime, *, token: str | None = TOKEN, recorded: Path | None = None) -> Iterator[httpx.Client]:
     """Serve on a free port, in a thread; yield a client that presents the token."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    app = create_app(RunSupervisor(runtime), FaceOptions(url=url, token=token))
+    app = create_app(RunSupervisor(runtime), FaceOptions(url=url, token=token, recorded=recorded))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -73,6 +74,11 @@ def served(runtime: Runtime, *, token: str | None = TOKEN) -> Iterator[httpx.Cli
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@pytest.fixture
+def serve() -> Callable[..., AbstractContextManager[httpx.Client]]:
+    return served
 
 
 @pytest.fixture

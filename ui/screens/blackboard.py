@@ -11,6 +11,7 @@ import streamlit as st
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.labels import OWNER
 from agentsys.blackboard.predicates import Predicate
 from agentsys.ui.formatting import Chip, count_text, escape_markdown, label_text
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
@@ -43,7 +44,7 @@ def _live_commits(run: str | None, commit: int | None, at: int | None) -> None:
             _draw_commit(board, commit)
         if at is not None:
             _draw_entries(board, run, at)
-        rows = newest_commits(board, SHOWN_COMMITS, run)
+        rows = newest_commits(board, SHOWN_COMMITS, run, reader=OWNER)
         of_run = f" of run {run}" if run else ""
         st.caption(
             escape_markdown(

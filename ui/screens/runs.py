@@ -6,6 +6,7 @@ from typing import Final
 import streamlit as st
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import OWNER
 from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, label_chips
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
@@ -29,7 +30,7 @@ def _live_list() -> None:
 
 def _draw_list(board: Board) -> None:
     limit = st.session_state.get(SHOWN_RUNS, FIRST_RUNS)
-    found = newest_runs(board, limit)
+    found = newest_runs(board, limit, reader=OWNER)
     st.caption(f"{count_text(found.total, 'run')} · up to date at commit {board.head:,}")
     for row in found.rows:
         _draw_row(row)
