@@ -38,13 +38,19 @@ class DecisionLog:
     def write(self, transaction: Transaction, key: str, label: Label) -> None:
         """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
         for number, (action, decision) in enumerate(self._pending):
-            body = {
-                "agent": self._agent,
-                "action": action,
-                "allowed": isinstance(decision, Allow),
-                "rule": decision.rule,
-                "reason": decision.reason if isinstance(decision, Deny) else "",
-            }
-            topic = topics.decisions(self._scope.run)
-            transaction.put(topic, f"{key}/{number}", body, type="decision", label=label)
+            write_decision(transaction, self._scope.run, f"{key}/{number}", self._agent, action, decision, label)
         self.drop()
+
+
+def write_decision(
+    transaction: Transaction, run: str, key: str, agent: str, action: str, decision: Decision, label: Label
+) -> None:
+    """Put one decision about ``agent`` on the record of ``run``."""
+    body = {
+        "agent": agent,
+        "action": action,
+        "allowed": isinstance(decision, Allow),
+        "rule": decision.rule,
+        "reason": decision.reason if isinstance(decision, Deny) else "",
+    }
+    transaction.put(topics.decisions(run), key, body, type="decision", label=label)

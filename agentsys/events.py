@@ -77,6 +77,28 @@ class Decided(RunEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequested(RunEvent):
+    """A person is asked about a tool call (``kind`` "call") or a "question"; the agent waits."""
+
+    approval: str
+    agent: str
+    kind: str
+    subject: str
+    arguments: Json
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecided(RunEvent):
+    approval: str
+    agent: str
+    subject: str
+    status: str
+    decided_by: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished(RunEvent):
     status: str
 

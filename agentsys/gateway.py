@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from agentsys import topics
 from agentsys.blackboard.entries import Json
-from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.labels import Label, Readers, join_all
 from agentsys.errors import LabelError
 from agentsys.policy import Policy
 from agentsys.tools import Tool, ToolRegistry
@@ -37,6 +37,16 @@ class AllowCall(Allow):
 
 
 @dataclass(frozen=True, slots=True)
+class AskCall:
+    """A person decides about a call of ``tool`` with its validated ``arguments``."""
+
+    rule: str
+    reason: str
+    tool: Tool
+    arguments: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class Deny:
     rule: str
     reason: str
@@ -54,7 +64,7 @@ class Gateway:
 
     def decide(
         self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
-    ) -> AllowCall | Deny:
+    ) -> AllowCall | AskCall | Deny:
         """Decide about a call of tool ``name``; ``labels`` are of the arguments that carry their own.
 
         Never raises: an error in the check is a denial.
@@ -82,7 +92,9 @@ class Gateway:
             "audience", f"{what} would disclose to {_names(audience)} what only {_names(label.readers)} may read"
         )
 
-    def _decide_call(self, name: str, arguments: dict[str, Any], labels: list[tuple[str, Label]]) -> AllowCall | Deny:
+    def _decide_call(
+        self, name: str, arguments: dict[str, Any], labels: list[tuple[str, Label]]
+    ) -> AllowCall | AskCall | Deny:
         tool = self.tools.get(name)
         if tool is None:
             return Deny(
@@ -93,13 +105,40 @@ class Gateway:
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             return Deny("bad-arguments", f"{name}: {faults}")
-        denial = self._check_labels(tool, labels)
-        return denial or AllowCall("consequential" if tool.consequential else "harmless", tool, validated)
+        untrusted = self._check_influence(tool, labels)
+        if untrusted is not None and name not in self.policy.asks_if_untrusted:
+            return untrusted
+        disclosing = self._check_audience(tool, labels)
+        if disclosing is not None:
+            return disclosing
+        if untrusted is not None or name in self.policy.asks:
+            return self._ask(tool, validated, labels, untrusted)
+        return AllowCall("consequential" if tool.consequential else "harmless", tool, validated)
 
-    def _check_labels(self, tool: Tool, labels: list[tuple[str, Label]]) -> Deny | None:
+    def _ask(
+        self, tool: Tool, arguments: dict[str, Json], labels: list[tuple[str, Label]], untrusted: Deny | None
+    ) -> AskCall | Deny:
+        shown = self.decide_question(f"a call of {tool.name}", join_all(label for _, label in labels))
+        if isinstance(shown, Deny):
+            return shown
+        if untrusted is not None:
+            return AskCall("ask-if-untrusted", untrusted.reason, tool, arguments)
+        return AskCall("ask", f"the policy asks before every call of {tool.name}", tool, arguments)
+
+    def decide_question(self, what: str, label: Label) -> Decision:
+        """Decide whether the owner, who answers for all people, may be shown ``what``."""
+        return self.decide_disclosure(f"asking about {what}", label, Readers.of(self.policy.owner))
+
+    def _check_influence(self, tool: Tool, labels: list[tuple[str, Label]]) -> Deny | None:
+        if tool.consequential:
+            for part, label in labels:
+                if not self.policy.trusts(label):
+                    reason = f"{tool.name} is consequential and {self._intruders(label)} shaped {part}"
+                    return Deny("integrity", reason)
+        return None
+
+    def _check_audience(self, tool: Tool, labels: list[tuple[str, Label]]) -> Deny | None:
         for part, label in labels:
-            if tool.consequential and not self.policy.trusts(label):
-                return Deny("integrity", f"{tool.name} is consequential and {self._intruders(label)} shaped {part}")
             disclosure = self.decide_disclosure(f"{tool.name}, through {part},", label, tool.audience)
             if isinstance(disclosure, Deny):
                 return disclosure

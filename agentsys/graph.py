@@ -24,15 +24,17 @@ from agentsys.errors import RunError
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.scope import RunScope
 
-# LangGraph hands its runtime to a node under this key of the configuration and has no public name for it.
+# LangGraph hands its runtime, and its note of interrupts, to a node under these keys of the configuration and has no
+# public names for them.
 _RUNTIME = "__pregel_runtime"
+_SCRATCHPAD = "__pregel_scratchpad"
 
 
 class InterruptUnsupported(RunError):
-    """A node of a graph called LangGraph's ``interrupt()`` inside a run, which has nobody to answer it."""
+    """A graph inside a node of a graph called LangGraph's ``interrupt()`` inside a run."""
 
     code = "AGS-0606"
-    remedy = "Compile the graph with a BlackboardSaver and invoke it outside a run: docs/langgraph.md."
+    remedy = "Call interrupt() in a node of the workflow's own graph, or use a BlackboardSaver: docs/langgraph.md."
 
 
 async def execute_graph(graph: Any, scope: RunScope, context: Context, state: Any) -> Any:
@@ -95,13 +97,15 @@ class GraphExecution:
         update: list[Any] = []
 
         async def body(context: Context) -> None:
-            own = _with_context(config, context)
-            # A node that asks for its runtime instead of declaring it finds it through this variable.
-            token = var_child_runnable_config.set(own)
-            try:
-                update[:] = [await node.ainvoke(state, own)]
-            finally:
-                var_child_runnable_config.reset(token)
+            answers: list[Any] = []
+            while True:
+                interrupts = Interrupts(answers)
+                try:
+                    update[:] = [await _invoke(node, state, _with_context(config, context, interrupts))]
+                    return
+                except GraphInterrupt as interrupted:
+                    # Like LangGraph: the node begins again, and finds the answer where it asked.
+                    answers.append(await interrupts.answer(context, interrupted))
 
         def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
             value: Json = {"writes": conclusion.writes}
@@ -112,9 +116,6 @@ class GraphExecution:
             conclusion = await perform(self._scope, actor, body, None if recorded else conclude)
         except ActorFailed as failed:
             self._ends.append((superstep, 0, failed.label))
-            if isinstance(failed.cause, GraphInterrupt):
-                # LangGraph would end the graph here as if it were done.
-                raise InterruptUnsupported(f"Node {name!r} called interrupt() in run {self._scope.run}.") from None
             raise failed.cause from None
         if recorded is not None:
             self._compare(recorded, conclusion)
@@ -151,6 +152,40 @@ def _without_message_ids(state: Any) -> Any:
     return state
 
 
+class Interrupts:
+    """The questions that one invocation of a node asks with ``interrupt()``, of which the first have ``answers``."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
+        self._asked = 0
+
+    def scratchpad(self, template: Any) -> Any:
+        """Return LangGraph's note of what was asked and answered in a task, with the answers in it."""
+        return replace(
+            template, interrupt_counter=self._count, resume=list(self._answers), get_null_resume=lambda consume: None
+        )
+
+    async def answer(self, context: Context, interrupted: GraphInterrupt) -> Any:
+        """Ask the owner what the node asked. Raises what :meth:`Context.ask_person` raises."""
+        if self._asked <= len(self._answers):
+            # The question came from a graph inside the node, which keeps notes of its own.
+            raise InterruptUnsupported(f"A graph inside node {context.actor.name!r} called interrupt().")
+        return (await context.ask_person(interrupted.args[0][0].value)).value
+
+    def _count(self) -> int:
+        self._asked += 1
+        return self._asked - 1
+
+
+async def _invoke(node: Any, state: Any, config: RunnableConfig) -> Any:
+    # A node that asks for its runtime instead of declaring it finds it through this variable.
+    token = var_child_runnable_config.set(config)
+    try:
+        return await node.ainvoke(state, config)
+    finally:
+        var_child_runnable_config.reset(token)
+
+
 class ToolLabels(BaseCallbackHandler):
     """Raises a node's label at each LangChain tool it calls: such a tool passes no gateway and declares no source."""
 
@@ -166,8 +201,9 @@ class ToolLabels(BaseCallbackHandler):
         self._context.deliver(Label())
 
 
-def _with_context(config: RunnableConfig, context: Context) -> RunnableConfig:
+def _with_context(config: RunnableConfig, context: Context, interrupts: Interrupts) -> RunnableConfig:
     configurable: dict[str, Any] = dict(config["configurable"])
+    configurable[_SCRATCHPAD] = interrupts.scratchpad(configurable[_SCRATCHPAD])
     configurable[_RUNTIME] = configurable[_RUNTIME].override(context=context)
     callbacks = config.get("callbacks")
     watched: BaseCallbackManager | list[BaseCallbackHandler]

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import Label, join_all
 
 T = TypeVar("T")
 
@@ -41,6 +41,13 @@ def unwrap(value: Any) -> tuple[Any, list[Label]]:
         return [item for item, _ in items], _flatten(labels for _, labels in items)
     inner, labels = unwrap(_fields_of(value))
     return (inner, labels) if labels else (value, [])
+
+
+def unwrap_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Label]]:
+    """Return a call's arguments bare, and the labels of those that carry any."""
+    parts = {name: unwrap(value) for name, value in arguments.items()}
+    labels = {name: join_all(found) for name, (_, found) in parts.items() if found}
+    return {name: value for name, (value, _) in parts.items()}, labels
 
 
 def _fields_of(value: Any) -> dict[str, Any]:

@@ -16,12 +16,17 @@ class Policy:
     ``open_topics``: topic prefixes that agents may write under anybody's influence; the label travels along.
     ``owner``: the principal on whose behalf unlabelled input of a local caller counts.
     ``processors``: principals that compute for the owner (a model server the owner chose) and may learn any prompt.
+    ``asks``: tools about whose every call a person is asked; ``asks_if_untrusted``: tools about whose calls a person is
+    asked where the influence of others than the trusted would have them denied. What a call would disclose is never
+    asked about.
     """
 
     trusted: frozenset[str] = field(default_factory=lambda: frozenset({OWNER}))
     open_topics: tuple[str, ...] = ()
     owner: str = OWNER
     processors: frozenset[str] = frozenset()
+    asks: frozenset[str] = frozenset()
+    asks_if_untrusted: frozenset[str] = frozenset()
 
     @staticmethod
     def of(
@@ -30,8 +35,17 @@ class Policy:
         open_topics: Iterable[str] = (),
         owner: str = OWNER,
         processors: Iterable[str] = (),
+        asks: Iterable[str] = (),
+        asks_if_untrusted: Iterable[str] = (),
     ) -> Policy:
-        return Policy(frozenset(trusted), tuple(open_topics), owner, frozenset(processors))
+        return Policy(
+            frozenset(trusted),
+            tuple(open_topics),
+            owner,
+            frozenset(processors),
+            frozenset(asks),
+            frozenset(asks_if_untrusted),
+        )
 
     def trusts(self, label: Label) -> bool:
         """Whether only trusted principals shaped what carries ``label``."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
 from agentsys import topics
@@ -16,9 +16,8 @@ from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Body, Conclusion, perform
 from agentsys.agenda import Agenda
 from agentsys.agents import Agent, AgentRegistry, is_name
-from agentsys.approvals import AlreadyDecided, Approval, ApprovalStatus, list_approvals
+from agentsys.approvals import Approval, ApprovalStatus, Verdict, decide, list_approvals
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
@@ -46,9 +45,6 @@ MAX_ACTING = 16
 
 MAX_VOLUNTEERS = 8
 """Agents that may answer one request unless the asker says otherwise."""
-
-
-_STATUS: Final[dict[str, ApprovalStatus]] = {"approve": "approved", "refuse": "refused"}
 
 
 class RunExists(RunError):
@@ -231,28 +227,18 @@ class Runtime:
     async def decide(
         self,
         approval: str,
-        decision: Literal["approve", "refuse"],
+        decision: Verdict,
         *,
         by: str | None = None,
         note: str = "",
         answer: Json = None,
     ) -> Approval:
-        """Record a person's word, by default the policy's owner's.
+        """Record a person's word, by default the policy's owner's; ``answer`` is that to a question.
 
-        Raises :class:`~agentsys.approvals.UnknownApproval` and :class:`~agentsys.approvals.AlreadyDecided`.
+        Raises :class:`~agentsys.approvals.UnknownApproval`, :class:`~agentsys.approvals.AlreadyDecided`, and
+        :class:`~agentsys.gateway.PolicyDenied` where that person may not read what is asked.
         """
-        who, status = by or self.policy.owner, _STATUS[decision]
-        transaction = self.board.begin(who, run=Approval.load(self.board, approval).run)
-        # Read through the transaction: of two people who decide at once, one loses the commit.
-        entry = transaction.get(topics.APPROVALS, approval)
-        assert entry is not None, "approvals are never deleted"
-        decided = Approval.of(entry).decided(status, who, time.time(), note, answer)
-        decided.write(transaction)
-        try:
-            await submit(self.board, transaction)
-        except Conflict as conflict:
-            raise AlreadyDecided(f"Approval {approval} was decided meanwhile.") from conflict
-        return decided
+        return await decide(self.board, approval, decision, by=by or self.policy.owner, note=note, answer=answer)
 
     async def settle(self, effect: str, outcome: Literal["succeeded", "failed"], result: Json = None) -> Effect:
         """Say what became of a tool call in doubt, so that its run's record is complete.

@@ -1,0 +1,46 @@
+"""Carrying out a model call: whether the model may learn the prompt, and what to record of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from agentsys.blackboard.entries import Json
+from agentsys.decisions import DecisionLog
+from agentsys.errors import ServingError
+from agentsys.events import TokensStreamed
+from agentsys.gateway import Deny
+from agentsys.models import audience_of
+from agentsys.rounds import Failure
+from agentsys.scope import RunScope
+from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.tools import to_json
+
+
+async def answer_of_model(
+    scope: RunScope, agent: str, decisions: DecisionLog, step: str, request: GenerateRequest, model: str | None
+) -> Json:
+    """Return what to record of a model call: its answer, its denial, or its failure."""
+    decision = scope.gateway.decide_disclosure("the prompt", request.label, audience_of(scope.model))
+    if isinstance(decision, Deny):
+        decisions.note("ask the model", decision)
+        return {"denied": decision.rule, "reason": decision.reason}
+    try:
+        generation = await scope.model.generate(request, model=model, on_chunk=_stream(scope, agent, step))
+    except ServingError as error:
+        # Recorded like an answer: what the actor does about it must happen again when it is repeated.
+        return {"failure": Failure.of(error).to_json()}
+    return {
+        "text": generation.text,
+        "model": generation.model,
+        "finish": str(generation.finish_reason),
+        "usage": to_json(asdict(generation.usage)),
+        "seconds": generation.timings.total,
+    }
+
+
+def _stream(scope: RunScope, agent: str, step: str) -> Callable[[Chunk], None]:
+    def emit(chunk: Chunk) -> None:
+        scope.emit(TokensStreamed(scope.run, agent, step, chunk.text, len(chunk.token_ids)))
+
+    return emit
