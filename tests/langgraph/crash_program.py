@@ -91,19 +91,29 @@ async def checkpointed(start):
     await client.close()
 
 
+async def answer(runtime, word):
+    """Answer the interrupt once the run asks; without a word, wait there to be killed."""
+    while not (pending := runtime.approvals("pending")):
+        await asyncio.sleep(0.05)
+    await begin("asked")
+    if word is not None:
+        await runtime.decide(pending[0].id, "approve", answer=word)
+
+
 def script(prompt):
     with LOG.open("a") as log:
         log.write("model\n")
     return "It is 42." if "42" in prompt else '{"name": "multiply", "arguments": {"a": 6, "b": 7}}'
 
 
-async def on_the_runtime(resume):
+async def on_the_runtime(resume, word=None):
     model = ScriptedModel(script)
-    graph = agent_graph(EmbeddedChatModel(model))
-    graph.add_conditional_edges("agent", tools_condition)
+    graph = reviewed_graph(EmbeddedChatModel(model))
     with Board.open(BOARD) as board:
         runtime = Runtime(board, model, workflows=[Workflow("agent", graph, output="messages")])
+        answering = asyncio.create_task(answer(runtime, word))
         result = await (runtime.resume("crash") if resume else runtime.run("agent", QUESTION, run_id="crash"))
+        await answering
         assert result.failure is None, result.failure
         print("DONE", result.value[-1]["content"])
 
@@ -113,6 +123,7 @@ ACTIONS = {
     "continue": lambda: checkpointed(None),
     "approve": lambda: checkpointed(Command(resume="approve")),
     "run": lambda: on_the_runtime(False),
-    "resume": lambda: on_the_runtime(True),
+    "continued": lambda: on_the_runtime(True),
+    "resume": lambda: on_the_runtime(True, "approve"),
 }
 asyncio.run(ACTIONS[ACTION]())

@@ -4,14 +4,12 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-from langgraph.types import interrupt
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import EXTERNAL
 from agentsys.chat_model import EmbeddedChatModel
 from agentsys.checkpoints import BlackboardSaver
 from agentsys.context import ContextClosed
-from agentsys.graph import InterruptUnsupported
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
@@ -87,19 +85,6 @@ async def test_an_edge_that_asks_the_model_is_refused():
         runtime = Runtime(board, ScriptedModel(script))
         result = await runtime.run(Workflow("agent", graph), QUESTION)
         assert result.failure is not None and result.failure.code == ContextClosed.code
-
-
-async def test_an_interrupt_inside_a_run_is_a_clear_failure():
-    async def review(state: MessagesState):
-        interrupt("Publish?")
-
-    graph = StateGraph(MessagesState)
-    graph.add_node("review", review)
-    graph.add_edge(START, "review")
-    with Board.open(":memory:") as board:
-        result = await Runtime(board, ScriptedModel(script)).run(Workflow("review", graph), QUESTION)
-        assert result.failure is not None and result.failure.code == InterruptUnsupported.code
-        assert "review" in result.failure.message
 
 
 async def test_chat_streams_and_answers_without_a_run():

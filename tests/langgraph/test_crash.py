@@ -66,7 +66,9 @@ def test_a_killed_run_resumes_without_a_second_call_of_the_model(tmp_path):
     crashing = Crashing(tmp_path)
     crashing.kill("run", "multiply")
     assert crashing.log.count("model") == 1
-    out = crashing.finish("resume")
-    assert "DONE It is 42." in out
+    crashing.kill("continued", "asked")
     assert crashing.log.count("model") == 2, "the answer on record was not asked for again"
     assert crashing.log.count("multiply") == 2, "the tool that had not returned was called again"
+    out = crashing.finish("resume")
+    assert "DONE Published: It is 42." in out
+    assert crashing.log.count("model") == 2 and crashing.log.count("publish") == 1
