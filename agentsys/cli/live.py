@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,16 @@ class LiveRun:
         if self._status:
             self._status.stop()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to somebody else."""
+        self._finish_call()
+        if self._status:
+            self._status.stop()
+        yield
+        if self._status:
+            self._status.start()
+
     def listen(self, event: RunEvent) -> None:
         """Show one event."""
         from agentsys import events
@@ -63,6 +75,10 @@ class LiveRun:
                 line = (
                     f"● {event.agent}: {event.action} {verdict} ({event.rule}{': ' * bool(event.reason)}{event.reason})"
                 )
+            case events.ApprovalRequested():
+                line = f"● {event.agent} waits for a person: {event.subject}"
+            case events.ApprovalDecided():
+                line = f"● {event.subject} {event.status} by {event.decided_by}{': ' * bool(event.note)}{event.note}"
             case _:
                 line = ""
         self._finish_call()

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,6 +75,19 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     return "" if value is None else str(value)
+
+
+def json_flag(name: str, text: str) -> Any:
+    """Read the JSON that was given with flag ``name``. Raises :class:`ConfigurationError`."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is no JSON: {error}.", remedy=f"Quote it: {name} '\"text\"'.") from error
+
+
+def time_text(at: float) -> str:
+    """Return a time in unix seconds as people here write it."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_failure(result: RunResult) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentsys.cli.attendance import attended
 from agentsys.cli.composition import file_runtime, settings_with
-from agentsys.cli.live import LiveRun
-from agentsys.cli.output import JsonOption, err, exit_code_of_run, out, print_failure, print_json, reported_errors
+from agentsys.cli.output import (
+    JsonOption,
+    err,
+    exit_code_of_run,
+    json_flag,
+    out,
+    print_failure,
+    print_json,
+    reported_errors,
+)
 from agentsys.cli.recorded import LATEST, recorded_run
 from agentsys.errors import ConfigurationError
 
@@ -36,10 +44,7 @@ def run(
 ) -> None:
     """Run a workflow, or go on with one that was interrupted."""
     with reported_errors(as_json=as_json, resumable=True):
-        try:
-            value = json.loads(run_input)
-        except ValueError as error:
-            raise ConfigurationError(f"--input is no JSON: {error}.", remedy="Quote it: --input '\"text\"'.") from error
+        value = json_flag("--input", run_input)
         settings = settings_with(model_name=model, board_path=board)
         if resume is not None:
             resume = recorded_run(settings.board.path, resume, kind="file").run
@@ -65,10 +70,10 @@ def run(
 
 async def _execute(runtime: Runtime, value: Any, resume: str | None, origin: Any) -> RunResult:
     try:
-        with LiveRun(err) as live:
-            if resume is None:
-                return await runtime.run(_only_workflow(runtime), value, origin=origin, listener=live.listen)
-            return await runtime.resume(resume, listener=live.listen)
+        if resume is not None:
+            return await attended(runtime, lambda listener: runtime.resume(resume, listener=listener))
+        workflow = _only_workflow(runtime)
+        return await attended(runtime, lambda listener: runtime.run(workflow, value, origin=origin, listener=listener))
     finally:
         await runtime.close()
 

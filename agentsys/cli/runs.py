@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, print_table, reported_errors
-from agentsys.errors import ConfigurationError
+from agentsys.cli.output import (
+    ExitCode,
+    JsonOption,
+    err,
+    json_flag,
+    out,
+    print_json,
+    print_table,
+    reported_errors,
+    time_text,
+)
 from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
@@ -42,7 +50,7 @@ def list_(
     if as_json:
         print_json([run.model_dump() for run in found])
         return
-    rows = [[run.run, run.workflow, run.status, _time(run.started), _brief(run.input)] for run in found]
+    rows = [[run.run, run.workflow, run.status, time_text(run.started), _brief(run.input)] for run in found]
     print_table(["run", "workflow", "status", "started", "input"], rows)
 
 
@@ -64,7 +72,7 @@ def start(
 ) -> None:
     """Start a run on the server."""
     with reported_errors(as_json=as_json), connected(url, token) as client:
-        run = client.start(workflow, _json(run_input))
+        run = client.start(workflow, json_flag("--input", run_input))
         if not wait:
             print_json({"run": run}) if as_json else out.print(run, highlight=False)
             return
@@ -130,17 +138,6 @@ def _print_end(run: RunDocument, *, as_json: bool) -> None:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--input is no JSON: {error}.", remedy="Quote it: --input '\"text\"'.") from error
-
-
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else text[:99] + "…"
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from agentsys.blackboard.board import Board
+from agentsys.protocols.http.approval_routes import approval_router
 from agentsys.protocols.http.board_routes import board_router
 from agentsys.protocols.http.catalogue_routes import catalogue_router
 from agentsys.protocols.http.errors import install_error_handlers
@@ -30,6 +31,7 @@ def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None, rec
     install_error_handlers(api)
     for router in (
         catalogue_router(runtime),
+        approval_router(runtime),
         run_control_router(supervisor, stopping),
         run_reading_router(runtime.board, runtime.policy.owner),
         view_router(runtime.board, runtime.policy.owner),

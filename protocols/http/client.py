@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agentsys.errors import AgentsysError
+from agentsys.protocols.http.approval_schemas import ApprovalDocument
 from agentsys.protocols.http.schemas import (
     AgentDocument,
     BoardDocument,
@@ -112,6 +113,21 @@ class RuntimeClient:
                 yield event
             if not found.executing and not found.events:
                 return
+
+    def approvals(self, *, status: str | None = None, run: str | None = None) -> list[ApprovalDocument]:
+        """Return what a person was asked, the oldest first."""
+        return self._get("/approvals", list[ApprovalDocument], status=status, run=run)
+
+    def approval(self, approval: str) -> ApprovalDocument:
+        """Return one approval."""
+        return self._get(f"/approvals/{segment(approval)}", ApprovalDocument)
+
+    def decide(
+        self, approval: str, verdict: Literal["approve", "refuse"], *, note: str = "", answer: Any = None
+    ) -> ApprovalDocument:
+        """Say the owner's word; ``answer`` is that to a question."""
+        body = {"note": note, "answer": answer}
+        return self._call("POST", f"/approvals/{segment(approval)}/{verdict}", ApprovalDocument, json=body)
 
     def board(self) -> BoardDocument:
         """Return how the board stands."""

@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from agentsys.approvals import AlreadyDecided, UnknownApproval
 from agentsys.blackboard.board import ReadOnlyBoard
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.lock import BoardBusy
@@ -40,6 +41,7 @@ class ServerFault(AgentsysError):
 STATUSES: dict[type[AgentsysError], int] = {
     UnknownRun: 404,
     UnknownWorkflow: 404,
+    UnknownApproval: 404,
     NotFound: 404,
     RunBusy: 409,
     RunExists: 409,
@@ -47,6 +49,7 @@ STATUSES: dict[type[AgentsysError], int] = {
     ReadOnlyBoard: 409,
     BoardBusy: 409,
     ReplayDivergence: 409,
+    AlreadyDecided: 409,
     LabelError: 403,
     BadRequest: 422,
     ServingError: 503,

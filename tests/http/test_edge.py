@@ -10,7 +10,9 @@ def routes(client: httpx.Client) -> list[tuple[str, str]]:
     paths = client.get("/api/v1/openapi.json").json()["paths"]
     found = [(method, f"/api/v1{path}") for path, methods in paths.items() for method in methods]
     assert len(found) >= 18
-    return [(method, path.replace("{run}", "no-such-run")) for method, path in found] + [
+    return [
+        (method, path.replace("{run}", "no-such-run").replace("{approval}", "no-such")) for method, path in found
+    ] + [
         ("get", "/api/v1/openapi.json"),
         ("get", "/v1/models"),
         ("post", "/a2a"),

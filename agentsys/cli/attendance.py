@@ -1,0 +1,110 @@
+"""The person at the terminal while a run goes on: asked where the run asks, or told how to answer later.
+
+Where nobody can be asked, because standard input is no terminal, the command ends with exit code 4. The run waits on
+the board: it goes on with ``--resume`` once ``agentsys approvals`` decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.markup import escape
+
+from agentsys.cli.live import LiveRun
+from agentsys.cli.output import ExitCode, err
+
+if TYPE_CHECKING:
+    from agentsys.events import ApprovalRequested, Listener, RunEvent
+    from agentsys.runs import RunResult
+    from agentsys.runtime import Runtime
+
+
+async def attended(runtime: Runtime, execute: Callable[[Listener], Awaitable[RunResult]]) -> RunResult:
+    """Execute a run, showing it live and asking the person at the terminal what it asks.
+
+    Raises ``typer.Exit`` with code 4 where it asks and nobody is there.
+    """
+    from agentsys.events import ApprovalRequested
+
+    asked: asyncio.Queue[ApprovalRequested] = asyncio.Queue()
+    with LiveRun(err) as live:
+
+        def listen(event: RunEvent) -> None:
+            live.listen(event)
+            if isinstance(event, ApprovalRequested):
+                asked.put_nowait(event)
+
+        running = asyncio.ensure_future(execute(listen))
+        asking = asyncio.create_task(_ask_each(runtime, live, asked))
+        try:
+            await asyncio.wait([running, asking], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                # Only nobody's being there ends the asking.
+                asking.result()
+            return await running
+        finally:
+            asking.cancel()
+            running.cancel()
+            await asyncio.wait([running, asking])
+
+
+async def _ask_each(runtime: Runtime, live: LiveRun, asked: asyncio.Queue[ApprovalRequested]) -> None:
+    from agentsys.approvals import AlreadyDecided
+
+    while True:
+        event = await asked.get()
+        if not (sys.stdin.isatty() and err.is_terminal):
+            _say_how(event)
+            raise typer.Exit(ExitCode.WAITING)
+        with live.paused():
+            answer = await asyncio.to_thread(_prompt, event)
+        try:
+            if event.kind == "call":
+                await runtime.decide(event.approval, "approve" if answer else "refuse")
+            else:
+                await runtime.decide(event.approval, "approve", answer=answer)
+        except AlreadyDecided as decided:
+            err.print(decided.message, highlight=False, markup=False)
+
+
+def _prompt(event: ApprovalRequested) -> Any:
+    if event.kind == "call":
+        err.print(f"[bold yellow]?[/] {escape(described(event))}", highlight=False)
+        return typer.confirm("  Allow it?", default=False, err=True)
+    err.print(f"[bold yellow]?[/] {escape(event.agent)} asks", highlight=False)
+    text = typer.prompt(f"  {_question(event)}", err=True)
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def described(event: ApprovalRequested) -> str:
+    """Return what is asked, as it will be done: every argument in full, as JSON."""
+    if event.kind == "question":
+        return f"{event.agent} asks: {_question(event)}"
+    arguments = event.arguments if isinstance(event.arguments, dict) else {}
+    shown = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return f"{event.agent} wants to call {event.subject}({shown}): {event.reason}"
+
+
+def _question(event: ApprovalRequested) -> str:
+    text = event.arguments
+    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+
+
+def _say_how(event: ApprovalRequested) -> None:
+    err.print(f"run {event.run} waits for a person: {described(event)}", highlight=False, markup=False)
+    answering = " --answer 'JSON'" if event.kind == "question" else ""
+    err.print(
+        f"→ agentsys approvals approve {event.approval}{answering}, or refuse; then the same command with "
+        f"--resume {event.run}",
+        style="dim",
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,117 @@
+"""A run that waits for a person, on the command line. Each command is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+CARE = """
+from agentsys import NOBODY, EffectClass, Label, Policy, Workflow, tool
+
+
+@tool(effect=EffectClass.IRREVERSIBLE, audience=NOBODY, source=Label.trusted("user:owner"))
+def send(text: str) -> str:
+    with open("sent.txt", "a") as file:
+        file.write(text)
+    return "sent"
+
+
+async def care(context, text):
+    city = (await context.ask_person("Which city?")).value if text == "ask" else text
+    return (await context.call("send", text=city)).value
+
+
+policy = Policy.of(asks=["send"])
+workflow = Workflow("care", care)
+"""
+
+MAIN = [sys.executable, "-c", "from agentsys.cli.app import main; main()"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "care.py").write_text(CARE)
+    return tmp_path
+
+
+@pytest.fixture
+def environment(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")}
+    return {**kept, "AGENTSYS_BOARD__PATH": str(folder / "board.db"), "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run(folder: Path, environment: dict[str, str]) -> Run:
+    def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*MAIN, *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return invoke
+
+
+def test_without_a_person_the_command_ends_waiting_and_goes_on_once_approved(run: Run, folder: Path) -> None:
+    waiting = run("run", "care.py", "--input", '"hello"')
+    assert waiting.returncode == 4 and 'send(text="hello")' in waiting.stderr
+    (asked,) = json.loads(run("approvals", "list", "--json").stdout)
+    assert asked["id"] in waiting.stderr and asked["run"] in waiting.stderr
+    assert run("run", "care.py", "--resume", "latest").returncode == 4, "it still waits"
+    approved = run("approvals", "approve", asked["id"][:6], "--note", "fine")
+    assert approved.returncode == 0 and "send" in approved.stdout
+    assert not (folder / "sent.txt").exists(), "an approval alone does nothing"
+    done = run("run", "care.py", "--resume", "latest", "--json")
+    assert (done.returncode, json.loads(done.stdout)["value"]) == (0, "sent")
+    assert (folder / "sent.txt").read_text() == "hello"
+    again = run("approvals", "refuse", asked["id"])
+    assert again.returncode == 3 and "AGS-0331" in again.stderr
+    assert json.loads(run("approvals", "show", asked["id"]).stdout)["note"] == "fine"
+
+
+def test_a_question_wants_an_answer_and_a_refusal_ends_the_run(run: Run, folder: Path) -> None:
+    assert run("run", "care.py", "--input", '"ask"').returncode == 4
+    (asked,) = json.loads(run("approvals", "list", "--json").stdout)
+    assert run("approvals", "approve", asked["id"]).returncode == 2
+    assert run("approvals", "approve", asked["id"], "--answer", '"Graz"').returncode == 0
+    assert run("run", "care.py", "--resume", "latest").returncode == 4
+    (call,) = json.loads(run("approvals", "list", "--json").stdout)
+    assert call["arguments"] == {"text": "Graz"}
+    assert run("approvals", "refuse", call["id"]).returncode == 0
+    refused = run("run", "care.py", "--resume", "latest")
+    assert refused.returncode == 3 and "AGS-0310" in refused.stderr
+    assert not (folder / "sent.txt").exists()
+
+
+def test_an_unknown_approval_is_named(run: Run) -> None:
+    run("run", "care.py", "--input", '"hello"')
+    unknown = run("approvals", "approve", "no-such")
+    assert unknown.returncode == 3 and "AGS-0330" in unknown.stderr
+
+
+@pytest.mark.parametrize(("typed", "code"), [("y\n", 0), ("n\n", 3)])
+def test_a_person_at_the_terminal_is_asked(typed: str, code: int, folder: Path, environment: dict[str, str]) -> None:
+    terminal, end = pty.openpty()
+    command = [*MAIN, "run", "care.py", "--input", '"hello"']
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=end, stdout=end, stderr=end) as process:
+        shown = b""
+        deadline = time.monotonic() + 60
+        while b"Allow it?" not in shown and time.monotonic() < deadline:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, typed.encode())
+        assert process.wait(60) == code, shown
+    assert (folder / "sent.txt").exists() == (code == 0)
