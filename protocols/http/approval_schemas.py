@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentsys.approvals import Approval, ApprovalStatus
-from agentsys.protocols.http.schemas import LabelDocument, may_read
+from agentsys.protocols.http.schemas import LabelDocument
+from agentsys.views.withholding import may_read
 
 
 class ApprovalDocument(BaseModel):
