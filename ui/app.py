@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from agentsys.ui.screens.addresses import ASK_PAGE, BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
+from agentsys.ui.screens.addresses import APPROVALS_PAGE, ASK_PAGE, BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     pages = [
         st.Page(RUNS_PAGE, title="Runs", icon=":material/play_circle:", default=True),
         st.Page(ASK_PAGE, title="Ask", icon=":material/forum:", url_path="ask"),
+        st.Page(APPROVALS_PAGE, title="Approvals", icon=":material/front_hand:", url_path="approvals"),
         # A page of its own: a link that changes only the parameters of the page it stands on leaves the URL as it was.
         st.Page(RUN_PAGE, title="Run", url_path="run", visibility="hidden"),
         st.Page(BLACKBOARD_PAGE, title="Blackboard", icon=":material/view_list:", url_path="blackboard"),

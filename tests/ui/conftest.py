@@ -15,12 +15,19 @@ from agentsys.runs import RunResult
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
+from agentsys.ui import connection
 from agentsys.workflow import Workflow
 
 
 @tool(effect=EffectClass.PURE)
 def double(number: int) -> int:
     return 2 * number
+
+
+def forget_the_client() -> None:
+    """Close the console's connection to a server that ends with its test."""
+    connection.connect().close()
+    connection._client.cache_clear()
 
 
 async def eager(context: Any, request: Any) -> Any:

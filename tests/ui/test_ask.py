@@ -15,12 +15,12 @@ from agentsys.blackboard.board import Board
 from agentsys.protocols.http.schemas import EventDocument
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
-from agentsys.ui import connection
 from agentsys.ui.progress import AskedApproval, OpenRound, RunProgress, StreamedCall
 from agentsys.ui.questions import InputUnreadable, Question, examples_for, in_order
 from agentsys.ui.screens.addresses import ASK_PAGE
 from agentsys.workflow import Workflow
 from tests.http.conftest import TOKEN, served
+from tests.ui.conftest import forget_the_client
 
 
 async def ask(context, value):
@@ -61,11 +61,6 @@ def console(monkeypatch):
         with served(runtime) as client:
             yield open_page
             forget_the_client()
-
-
-def forget_the_client():
-    connection.connect().close()
-    connection._client.cache_clear()
 
 
 def said(app):

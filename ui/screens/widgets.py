@@ -11,7 +11,14 @@ from agentsys.ui.boards import BoardTrouble
 from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips
 from agentsys.views.texts import value_text
 
-_STATUS_TONES: Final[Mapping[str, Tone]] = {"done": "green", "running": "blue", "failed": "red"}
+_STATUS_TONES: Final[Mapping[str, Tone]] = {
+    "done": "green",
+    "running": "blue",
+    "failed": "red",
+    "approved": "green",
+    "refused": "red",
+    "void": "gray",
+}
 
 
 def draw_chips(chips: Iterable[Chip]) -> None:
