@@ -358,7 +358,8 @@ class Context:
         grammar: Json = None if constraint is None else [constraint.kind, constraint.source]
         step, recorded = self._take(kind, [chat, grammar, to_json(asdict(sampling)), model])
         if recorded is None:
-            request = GenerateRequest(messages, sampling, constraint, self._scope.urgency(self.actor.deadline), label)
+            urgency, tags = self._scope.urgency(self.actor.deadline), {"run": self.run, "agent": self.agent}
+            request = GenerateRequest(messages, sampling, constraint, urgency, label, tags=tags)
             value = await answer_of_model(self._scope, self.agent, self.decisions, step.key, request, model)
             recorded = await self._record(replace(step, value=value, label=label))
         outcome: Any = recorded.value

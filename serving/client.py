@@ -11,6 +11,7 @@ from functools import partial
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
+from agentsys.serving.observation import EngineView, ModelRecord
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Generation, Timings, Usage
 
 EngineFactory = Callable[[], Engine]
@@ -40,6 +41,7 @@ class ServingClient:
         self._loaded: dict[str, Engine] = {}
         self._loading: dict[str, asyncio.Task[Engine]] = {}
         self._load_lock = threading.Lock()
+        self._records = {name: ModelRecord() for name in self._sources}
         self._default = default
         self._source(default)
 
@@ -93,11 +95,17 @@ class ServingClient:
     async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request."""
         engine = await self.engine(model)
-        stream = engine.submit(request)
+        observed = self._records[model or self._default].begin(request)
+        stream, failed = engine.submit(request), False
         try:
             async for chunk in stream:
+                observed.note(chunk)
                 yield chunk
+        except ServingError:
+            failed = True
+            raise
         finally:
+            observed.end(failed=failed)
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
 
@@ -112,12 +120,17 @@ class ServingClient:
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Change κ of a request wherever it waits or runs."""
-        for engine in self._loaded.values():
+        for name, engine in self._loaded.items():
             engine.rekey(request_id, urgency)
+            self._records[name].rekey(request_id, urgency)
 
     def stats(self) -> dict[str, EngineStats]:
         """Return the load of every engine that is loaded, by name."""
         return {name: engine.stats() for name, engine in self._loaded.items()}
+
+    def observe(self) -> dict[str, EngineView]:
+        """Return what is known of every loaded engine's requests, by name."""
+        return {name: self._records[name].view(engine.stats(), engine.queue()) for name, engine in self._loaded.items()}
 
     async def close(self) -> None:
         """Close every engine, also those still loading."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.serving.requests import Chunk, GenerateRequest, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of an engine's load and of its work since start."""
+    """A snapshot of an engine's load and of its work since start. ``slots`` (0: unknown) bounds ``running``."""
 
     running: int = 0
     waiting: int = 0
+    slots: int = 0
     kv_used_blocks: int = 0
     kv_total_blocks: int = 0
     prompt_tokens: int = 0
@@ -38,6 +39,24 @@ class EngineStats:
     accepted_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRequest:
+    """A request in an engine's queue; ``urgency`` is κ as the queue takes it, ``usage`` what it has used so far.
+
+    It waits for its first step, its prompt is computed (``prefill``) or its answer (``decode``), or it was ``paused``
+    for more urgent ones.
+    """
+
+    request_id: str
+    urgency: float
+    phase: Literal["waiting", "prefill", "decode", "paused"]
+    usage: Usage
+
+    @property
+    def generated_tokens(self) -> int:
+        return self.usage.completion_tokens
 
 
 @runtime_checkable
@@ -62,6 +81,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Return the current load."""
+        ...
+
+    def queue(self) -> tuple[QueuedRequest, ...] | None:
+        """Return the requests that wait or run, in order of service; ``None`` if the engine does not know."""
         ...
 
     async def close(self) -> None:

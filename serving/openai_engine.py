@@ -15,7 +15,7 @@ import httpx
 
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
-from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
 from agentsys.serving.openai_format import (
     EndOfStream,
     RemoteProtocolError,
@@ -157,6 +157,10 @@ class OpenAIEngine:
 
     def stats(self) -> EngineStats:
         return replace(self._totals, running=len(self._aborts))
+
+    def queue(self) -> tuple[QueuedRequest, ...] | None:
+        """Return ``None``: a server does not tell its queue."""
+        return None
 
     async def close(self) -> None:
         """Refuse further requests and abort those in progress."""

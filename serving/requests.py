@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -55,7 +55,8 @@ class GenerateRequest:
     ``urgency`` is κ, the latest start time of the call in unix seconds: smaller runs first. An engine may treat calls
     without hurry as due some minutes after they came, so that calls with a later κ cannot starve them.
     ``label`` decides which caches and replicas the call may touch: prefix caches are shared only between requests
-    whose labels have the same readers.
+    whose labels have the same readers. ``tags`` say whose call it is, in the caller's words; whoever may see the load
+    of the engines sees them, so they name things and hold no content.
     """
 
     prompt: Sequence[Message] | str | Sequence[int]
@@ -64,6 +65,7 @@ class GenerateRequest:
     urgency: float = math.inf
     label: Label = field(default_factory=Label)
     request_id: str = field(default_factory=lambda: uuid4().hex)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class FinishReason(StrEnum):

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from agentsys.ui.screens.addresses import APPROVALS_PAGE, ASK_PAGE, BLACKBOARD_PAGE, RUN_PAGE, RUNS_PAGE
+from agentsys.ui.screens.addresses import (
+    APPROVALS_PAGE,
+    ASK_PAGE,
+    BLACKBOARD_PAGE,
+    RUN_PAGE,
+    RUNS_PAGE,
+    SERVING_PAGE,
+)
 
 
 def main() -> None:
@@ -18,6 +25,7 @@ def main() -> None:
         # A page of its own: a link that changes only the parameters of the page it stands on leaves the URL as it was.
         st.Page(RUN_PAGE, title="Run", url_path="run", visibility="hidden"),
         st.Page(BLACKBOARD_PAGE, title="Blackboard", icon=":material/view_list:", url_path="blackboard"),
+        st.Page(SERVING_PAGE, title="Serving", icon=":material/speed:", url_path="serving"),
     ]
     st.navigation(pages, position="top").run()
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict
 from importlib.metadata import version
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from agentsys.protocols.http.schemas import AgentDocument, EngineDocument, Health, ToolDocument, WorkflowDocument
-from agentsys.runs import list_runs
+from agentsys.protocols.http.metrics import RuntimeCollector, engine_views
+from agentsys.protocols.http.schemas import AgentDocument, Health, ToolDocument, WorkflowDocument
+from agentsys.protocols.http.serving_documents import EngineDocument
 from agentsys.runtime import Runtime
 from agentsys.serving.client import ServingClient
 from agentsys.tools import Tool
@@ -58,9 +54,9 @@ def catalogue_router(runtime: Runtime) -> APIRouter:
 
     @router.get("/serving")
     def serving() -> list[EngineDocument]:
-        """Describe the load of each model's engine."""
-        stats = engine_stats(runtime)
-        return [EngineDocument(model=name, stats=stats.get(name)) for name in models()]
+        """Describe the load of each model's engine: its queue, its latencies, its throughput."""
+        views = engine_views(runtime)
+        return [EngineDocument.of(name, views.get(name)) for name in models()]
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics() -> Response:
@@ -68,43 +64,6 @@ def catalogue_router(runtime: Runtime) -> APIRouter:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router
-
-
-def engine_stats(runtime: Runtime) -> dict[str, dict[str, int]]:
-    """Return the load of every loaded engine, by model."""
-    if not isinstance(runtime.model, ServingClient):
-        return {}
-    return {
-        name: {key: value for key, value in asdict(stats).items() if isinstance(value, int)}
-        for name, stats in runtime.model.stats().items()
-    }
-
-
-class RuntimeCollector(Collector):
-    """Measures the runtime each time it is asked."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that registering measures nothing."""
-        return []
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield the measurements."""
-        runtime = self._runtime
-        records = list_runs(runtime.board)
-        yield GaugeMetricFamily("agentsys_board_head", "Newest commit of the board.", runtime.board.head)
-        runs = GaugeMetricFamily("agentsys_runs", "Runs on the board.", labels=["status"])
-        for status, count in sorted(Counter(record.status for record in records).items()):
-            runs.add_metric([status], count)
-        yield runs
-        stats = engine_stats(runtime)
-        for key in sorted({key for values in stats.values() for key in values}):
-            family = GaugeMetricFamily(f"agentsys_engine_{key}", f"Engine statistic {key}.", labels=["model"])
-            for model, values in sorted(stats.items()):
-                family.add_metric([model], values.get(key, 0))
-            yield family
 
 
 def _tool(tool: Tool) -> ToolDocument:

@@ -23,6 +23,7 @@ from agentsys.protocols.http.schemas import (
     RunReference,
     WorkflowDocument,
 )
+from agentsys.protocols.http.serving_documents import EngineDocument
 from agentsys.protocols.http.view_client import ViewClient, segment
 
 PREFIX = "/api/v1"
@@ -76,6 +77,14 @@ class RuntimeClient:
     def agents(self) -> list[AgentDocument]:
         """Return the server's agents."""
         return self._get("/agents", list[AgentDocument])
+
+    def models(self) -> list[str]:
+        """Return the models by name, the default first."""
+        return self._get("/models", list[str])
+
+    def serving(self) -> list[EngineDocument]:
+        """Return how each model's engine does."""
+        return self._get("/serving", list[EngineDocument])
 
     def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunDocument]:
         """Return runs, the newest first."""

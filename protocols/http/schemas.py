@@ -244,10 +244,3 @@ class WorkflowDocument(BaseModel):
 
     name: str
     deadline_seconds: float | None
-
-
-class EngineDocument(BaseModel):
-    """A model, and the load of its engine: null while it is not loaded."""
-
-    model: str
-    stats: dict[str, int] | None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from agentsys.errors import ServingError
-from agentsys.serving.engine import EngineStats
+from agentsys.serving.engine import EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import DuplicateRequestError
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
@@ -102,6 +102,7 @@ class EngineCore:
         return EngineStats(
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
+            slots=self._scheduler.limits.max_batch,
             kv_used_blocks=self._scheduler.pool.owned,
             kv_total_blocks=self._scheduler.pool.num_blocks,
             prompt_tokens=totals.prompt_tokens,
@@ -111,6 +112,15 @@ class EngineCore:
             accepted_tokens=totals.accepted_tokens,
             preemptions=self._scheduler.preemptions,
             steps=self._steps,
+        )
+
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        """Return the requests that wait or run, in order of service."""
+        requests = sorted(self._active.copy().values(), key=lambda request: request.sequence.key)
+        return tuple(
+            QueuedRequest(sequence.request_id, sequence.key[0], self._scheduler.phase(sequence), request.usage())
+            for request in requests
+            for sequence in [request.sequence]
         )
 
     def _finish_work(self, work: Work, logits: torch.Tensor) -> None:

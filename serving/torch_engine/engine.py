@@ -20,7 +20,7 @@ from typing import Literal
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
-from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.requests import Chunk, GenerateRequest
 from agentsys.serving.speculation.drafter import Drafter
@@ -179,6 +179,9 @@ class TorchEngine:
 
     def stats(self) -> EngineStats:
         return self._core.stats()
+
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        return self._core.queue()
 
     async def close(self) -> None:
         """Stop the thread; answers in progress end with :class:`EngineClosedError`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from agentsys.serving.engine_errors import RequestTooLongError
 from agentsys.serving.torch_engine.block_pool import BlockPool
@@ -80,6 +81,12 @@ class Scheduler:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    def phase(self, sequence: SequenceState) -> Literal["waiting", "prefill", "decode", "paused"]:
+        """Say what a queued sequence does: see :class:`~agentsys.serving.engine.QueuedRequest`."""
+        if sequence.request_id in self._running:
+            return "decode" if sequence.is_decoding else "prefill"
+        return "waiting" if sequence.cached_tokens is None else "paused"
 
     def get(self, request_id: str) -> SequenceState | None:
         return self._sequences.get(request_id)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
-from agentsys.serving.engine import Capabilities, EngineStats
+from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import (
     DuplicateRequestError,
     EngineClosedError,
@@ -126,6 +126,10 @@ class VllmEngine:
             kv_total_blocks=int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0),
             preemptions=totals.preemptions,
         )
+
+    def queue(self) -> tuple[QueuedRequest, ...] | None:
+        """Return ``None``: vLLM's scheduler does not tell its queue."""
+        return None
 
     async def close(self) -> None:
         """Stop vLLM and its processes; answers in progress end with ``EngineClosedError``."""
