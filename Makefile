@@ -32,8 +32,8 @@ record: $(READY) ## write anew the recorded run that the console opens with; LAK
 	$(BIN)/python -c "import sqlite3; sqlite3.connect('ui/recorded/demo.db').execute('PRAGMA wal_checkpoint(TRUNCATE)')"
 	rm -f ui/recorded/demo.db?*
 
-console: $(READY) ## look at runs and the board in the browser
-	$(BIN)/agentsys console
+console: $(READY) ## ask questions of the demo lake, and look at runs and the board, in the browser
+	$(BIN)/agentsys console --lake package:vega_datasets/_data
 
 test: $(READY) ## everything but the slow suites, the browser, other vendors' peers and the style checks
 	$(BIN)/agentsys models pull

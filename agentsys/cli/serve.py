@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Coroutine
 from contextlib import closing, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -58,7 +59,7 @@ def serve(
         from agentsys.protocols.edge import check_bind
 
         check_bind(settings.server.host, settings.server.token)
-        with closing(_listening(settings)) as listener:
+        with closing(listening(settings)) as listener:
             asyncio.run(_serve(file, lake, settings, listener, a2a=a2a, mcp=mcp, resume=resume, as_json=as_json))
 
 
@@ -77,7 +78,7 @@ async def _serve(
     from agentsys.protocols.http.streams import Stopping
     from agentsys.supervisor import RunSupervisor
 
-    runtime = _composed(file, lake, settings)
+    runtime = composed(file, lake, settings)
     try:
         supervisor = RunSupervisor(runtime)
         server, port = settings.server, listener.getsockname()[1]
@@ -95,7 +96,7 @@ async def _serve(
         if resume:
             await _resume_all(supervisor)
         _announce(options, as_json=as_json)
-        await _run_server(app, listener, stopping)
+        await run_server(app, listener, stopping)
     finally:
         await runtime.close()
 
@@ -106,7 +107,7 @@ async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, 
 
     # Standard output carries the protocol alone, and a served file may print when it is imported.
     with redirect_stdout(sys.stderr):
-        runtime = _composed(file, lake, settings)
+        runtime = composed(file, lake, settings)
     supervisor = RunSupervisor(runtime)
     try:
         if resume:
@@ -117,7 +118,8 @@ async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, 
         await runtime.close()
 
 
-def _composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime:
+def composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime:
+    """Return the runtime to serve: of a Python file, of a lake, or one that only keeps the board."""
     if file is not None and lake is not None:
         raise ConfigurationError("Both a file and --lake were given.", remedy="Serve one of them.")
     if file is not None:
@@ -138,7 +140,7 @@ async def _resume_all(supervisor: RunSupervisor) -> None:
             err.print(f"resumed run {record.run} of {record.workflow}", highlight=False)
 
 
-def _listening(settings: Settings) -> socket.socket:
+def listening(settings: Settings) -> socket.socket:
     """Bind before anything heavy is loaded, so that a taken port is told at once."""
     server = settings.server
     try:
@@ -171,7 +173,10 @@ def _announce(options: FaceOptions, *, as_json: bool) -> None:
         err.print("no token: every program on this machine may call", style="dim")
 
 
-async def _run_server(app: ASGIApp, listener: socket.socket, stopping: Stopping) -> None:
+async def run_server(
+    app: ASGIApp, listener: socket.socket, stopping: Stopping, end: Coroutine[Any, Any, object] | None = None
+) -> None:
+    """Serve until a signal comes or ``end`` is done."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -181,4 +186,15 @@ async def _run_server(app: ASGIApp, listener: socket.socket, stopping: Stopping)
             await super().shutdown(sockets)
 
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    await Server(config).serve(sockets=[listener])
+    server = Server(config)
+
+    async def stop_after(event: Coroutine[Any, Any, object]) -> None:
+        await event
+        server.should_exit = True
+
+    waiting = None if end is None else asyncio.create_task(stop_after(end))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if waiting is not None:
+            waiting.cancel()
