@@ -313,7 +313,9 @@ class Context:
             self._workspace.advance(recorded.seq)
 
     async def _decide_call(self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label]) -> Step:
-        decision = self._scope.gateway.decide(tool, arguments, control=self._label, labels=labels)
+        gateway = self._scope.gateway
+        missing = await gateway.prepare(tool)
+        decision = missing or gateway.decide(tool, arguments, control=self._label, labels=labels)
         label = self._label.join(*labels.values())
         if isinstance(decision, AskCall):
             approval = approval_of_call(self._scope, self.actor, step, self._identity(step), decision, label)

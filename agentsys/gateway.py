@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from agentsys import topics
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, Readers, join_all
-from agentsys.errors import LabelError
+from agentsys.errors import AgentsysError, LabelError
 from agentsys.policy import Policy
 from agentsys.tools import Tool, ToolRegistry
 
@@ -73,6 +73,14 @@ class Gateway:
             return self._decide_call(name, dict(arguments), [("the caller", control), *labels.items()])
         except Exception as error:
             return Deny("error-in-check", f"{type(error).__name__}: {error}")
+
+    async def prepare(self, name: str) -> Deny | None:
+        """Let the tool's source, where it has one, learn of it; of one that cannot be had, return the denial."""
+        try:
+            await self.tools.find(name)
+        except AgentsysError as error:
+            return Deny("unavailable-tool", str(error))
+        return None
 
     def decide_write(self, topic: str, label: Label) -> Decision:
         """Decide about a write of ``topic`` whose entry will carry ``label``."""

@@ -251,7 +251,8 @@ class Runtime:
         return await asyncio.to_thread(self.board.finish_effect, effect, outcome, body, label)
 
     async def close(self) -> None:
-        """Close the model and the board."""
+        """Close what the tools hold open, the model and the board."""
+        await self.tools.close()
         closing = getattr(self.model, "close", None)
         if closing is not None:
             await closing()

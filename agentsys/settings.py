@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from agentsys.errors import ConfigurationError
 from agentsys.serving.weights.catalogue import DEFAULT_MODEL
@@ -113,6 +122,51 @@ class A2ASettings(Section):
     agents: dict[str, RemoteAgentSettings] = Field(default_factory=dict, description="foreign agents that volunteer")
 
 
+class ForeignToolSettings(Section):
+    """The operator's word about one tool of a foreign MCP server, which stands above that about the server."""
+
+    effect: Literal["pure", "idempotent", "irreversible"] | None = Field(None, description="what repeating it would do")
+    consequential: bool | None = Field(None, description="whether it changes something: only trusted data may call it")
+    trusted: bool | None = Field(None, description="whether its results count as the owner's own")
+    audience: frozenset[str] | None = Field(None, description="principals that learn the arguments")
+    timeout: float | None = Field(None, gt=0, description="seconds for one call")
+
+
+class ForeignServerSettings(Section):
+    """A foreign MCP server whose tools agents may call. What is not said of it is taken at its worst."""
+
+    command: tuple[str, ...] = Field((), description="program and arguments of a server over standard streams")
+    cwd: Path | None = Field(None, description="folder in which the program starts")
+    env: frozenset[str] = Field(frozenset(), description="environment variables passed on to the program")
+    url: str | None = Field(None, description="address of a server over streamable HTTP")
+    token: SecretStr | None = Field(None, description="bearer token of that address")
+    insecure: bool = Field(False, description="allow plain http to a public address")
+    tools: frozenset[str] | None = Field(None, description="tools that may be called; default: all")
+    effect: Literal["pure", "idempotent", "irreversible"] = Field(
+        "irreversible", description="what repeating a call would do"
+    )
+    consequential: bool = Field(True, description="whether calls change something: only trusted data may then call")
+    trusted: bool = Field(False, description="whether results count as the owner's own")
+    audience: frozenset[str] | None = Field(None, description="principals that learn the arguments; default: mcp:NAME")
+    timeout: float = Field(60.0, gt=0, description="seconds for one call")
+    tool: dict[str, ForeignToolSettings] = Field(default_factory=dict, description="what is said of single tools")
+
+    @model_validator(mode="after")
+    def _has_one_transport(self) -> Self:
+        if bool(self.command) == (self.url is not None):
+            raise ValueError("give either command or url")
+        return self
+
+
+class McpSettings(Section):
+    """Foreign MCP servers, by the names that they have here."""
+
+    servers: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=32)],
+        ForeignServerSettings,
+    ] = Field(default_factory=dict, description="foreign servers whose tools agents may call")
+
+
 class Settings(Section):
     """All settings. Environment names join section and key with two underscores: ``AGENTSYS_MODEL__NAME``."""
 
@@ -125,6 +179,7 @@ class Settings(Section):
     run: RunSettings = Field(default_factory=RunSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     a2a: A2ASettings = Field(default_factory=A2ASettings)
+    mcp: McpSettings = Field(default_factory=McpSettings)
 
     RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset(
         {"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS", "AGENTSYS_URL", "AGENTSYS_TOKEN"}

@@ -14,7 +14,7 @@ from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
 from agentsys.rounds import recordable
-from agentsys.tools import Tool, to_json
+from agentsys.tools import Tool, ToolError, to_json
 
 INTERRUPTED: Final = "the caller was cancelled"
 
@@ -121,7 +121,9 @@ async def _dispatch(board: Board, tool: Tool, effect: Effect, *, never_happened:
         state = "failed" if tool.effect_class is EffectClass.PURE else "in_doubt"
         return await _finish(board, effect, state, {"error": f"no answer within {tool.timeout} s"}, label)
     except Exception as error:
-        return await _finish(board, effect, "failed", {"error": _reason(error)}, _failure_label(tool, label))
+        unknown = isinstance(error, ToolError) and error.unknown and tool.effect_class is not EffectClass.PURE
+        state = "in_doubt" if unknown else "failed"
+        return await _finish(board, effect, state, {"error": _reason(error)}, _failure_label(tool, label, error))
     return await _conclude(board, tool, effect, returned)
 
 
@@ -143,9 +145,10 @@ def _reason(error: Exception) -> str:
     return recordable(str(error) if isinstance(error, AgentsysError) else f"{type(error).__name__}: {error}")
 
 
-def _failure_label(tool: Tool, label: Label) -> Label:
+def _failure_label(tool: Tool, label: Label, error: Exception | None = None) -> Label:
     """Return the label of an error's message: it may quote what the tool read, so it is that of a result."""
-    return _labelled(tool, None, label)[1]
+    said = error.label if isinstance(error, ToolError) else None
+    return _labelled(tool, None, label)[1].join(*([said] if said else []))
 
 
 def _labelled(tool: Tool, returned: Any, label: Label) -> tuple[Json, Label]:

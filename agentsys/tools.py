@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
-from agentsys.errors import ConfigurationError
+from agentsys.errors import ConfigurationError, RunError
 
 IDEMPOTENCY_KEY = "idempotency_key"
 DEFAULT_TIMEOUT = 60.0
 
 ToolFunction = Callable[..., Any]
 OutcomeQuery = Callable[[str], Any]
+
+
+class ToolError(RunError):
+    """A tool's function failed, and says more of it than its message.
+
+    ``unknown``: the call may have taken effect all the same. ``label``: who shaped the message, beside the tool's
+    source.
+    """
+
+    code = "AGS-0633"
+    remedy = "The tool's own message says why; catch ToolFailed in the agent to go on without the result."
+    unknown: ClassVar[bool] = False
+    label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,8 @@ class Tool:
     async def invoke(self, arguments: dict[str, Json], idempotency_key: str) -> Any:
         """Call the function; a plain function runs in a thread. Raises what it raises, or ``TimeoutError``."""
         model = self.parameters.model_validate(arguments)
-        values = {name: getattr(model, name) for name in type(model).model_fields}
+        # With the arguments that a model without fields of its own lets through.
+        values = dict(model)
         if IDEMPOTENCY_KEY in inspect.signature(self.function).parameters:
             values[IDEMPOTENCY_KEY] = idempotency_key
         async with asyncio.timeout(self.timeout):
@@ -122,18 +136,62 @@ def _parameters_of(function: ToolFunction, name: str) -> type[BaseModel]:
     return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
 
 
+class ToolSource(Protocol):
+    """Tools that others have, whose names all begin with ``prefix``. To learn which they are may take a connection."""
+
+    prefix: str
+
+    def known(self) -> Mapping[str, Tool]:
+        """Return the tools known now, by name, without waiting for anybody."""
+
+    async def discover(self, name: str | None = None) -> None:
+        """Learn which tools there are; raise an :class:`AgentsysError` that says why ``name`` cannot be had."""
+
+    async def close(self) -> None:
+        """Let go of what is held open."""
+
+
 class ToolRegistry:
-    """The tools of a runtime by name."""
+    """The tools of a runtime by name, its own and those of its sources."""
 
     def __init__(self, tools: Iterable[Tool] = ()) -> None:
         self._tools: dict[str, Tool] = {}
+        self._sources: list[ToolSource] = []
         for member in tools:
             if member.name in self._tools:
                 raise ConfigurationError(f"Two tools are named {member.name!r}.", remedy="Give each its own name.")
             self._tools[member.name] = member
 
+    def attach(self, source: ToolSource) -> None:
+        """Add a source. Its prefix must be no other's, and no tool's name may begin with it."""
+        prefixes = [other.prefix for other in self._sources]
+        taken = [name for name in [*self._tools, *prefixes] if name.startswith(source.prefix)]
+        if taken or any(source.prefix.startswith(prefix) for prefix in prefixes):
+            raise ConfigurationError(
+                f"The tools of {source.prefix!r} could not be told from {', '.join(taken or prefixes)}.",
+                remedy="Rename one of them.",
+            )
+        self._sources.append(source)
+
     def get(self, name: str) -> Tool | None:
-        return self._tools.get(name)
+        """Return the tool if it is known now."""
+        source = self._source_of(name)
+        return self._tools.get(name) if source is None else source.known().get(name)
+
+    async def find(self, name: str) -> Tool | None:
+        """Return the tool, asking its source where it is not known. Raises what the source does."""
+        source, found = self._source_of(name), self.get(name)
+        if found is None and source is not None:
+            await source.discover(name)
+        return found or self.get(name)
 
     def names(self) -> list[str]:
-        return sorted(self._tools)
+        return sorted([*self._tools, *(name for source in self._sources for name in source.known())])
+
+    async def close(self) -> None:
+        """Close the sources."""
+        for source in self._sources:
+            await source.close()
+
+    def _source_of(self, name: str) -> ToolSource | None:
+        return next((source for source in self._sources if name.startswith(source.prefix)), None)

@@ -11,6 +11,7 @@ topic                                 key                                       
 ``runs/{run}/steps``                  actor path # attempt : index               ``step``
 ``runs/{run}/decisions``              actor path # attempt : index               ``decision``
 ``approvals``                         approval                                   ``approval``
+``tool_pins``                         server of foreign tools                    ``tool_pins``
 ====================================  =========================================  ===================
 """
 
@@ -22,6 +23,7 @@ from agentsys.blackboard.predicates import Predicate
 
 RUNS: Final = "runs"
 APPROVALS: Final = "approvals"
+TOOL_PINS: Final = "tool_pins"
 RESERVED_PREFIX: Final = "runs/"
 
 
@@ -50,7 +52,7 @@ def decisions(run: str) -> str:
 
 
 def is_reserved(topic: str) -> bool:
-    return topic in (RUNS, APPROVALS) or topic.startswith(RESERVED_PREFIX)
+    return topic in (RUNS, APPROVALS, TOOL_PINS) or topic.startswith(RESERVED_PREFIX)
 
 
 def may_match_reserved(predicate: Predicate) -> bool:
@@ -58,4 +60,6 @@ def may_match_reserved(predicate: Predicate) -> bool:
     if predicate.topic is not None:
         return is_reserved(predicate.topic)
     prefix = predicate.topic_prefix or ""
-    return prefix.startswith(RESERVED_PREFIX) or any(name.startswith(prefix) for name in (RESERVED_PREFIX, APPROVALS))
+    return prefix.startswith(RESERVED_PREFIX) or any(
+        name.startswith(prefix) for name in (RESERVED_PREFIX, APPROVALS, TOOL_PINS)
+    )

@@ -69,7 +69,7 @@ def _name_skipped(skipped: Sequence[SkippedFile]) -> None:
 def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> Runtime:
     """Return a runtime of the agents, tools, workflows and policy at a Python file's top level. Runs the file.
 
-    The foreign agents of the settings volunteer beside them.
+    The foreign agents of the settings volunteer beside them, and the tools of its MCP servers can be called.
     """
     from agentsys.agents import Agent
     from agentsys.policy import Policy
@@ -79,7 +79,7 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
 
     members = [*vars(_load(file)).values(), *_foreign_agents(settings)]
     _check_names(members)
-    return Runtime.from_settings(
+    runtime = Runtime.from_settings(
         settings,
         read_only=read_only,
         agents=[member for member in members if isinstance(member, Agent)],
@@ -87,6 +87,16 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
         workflows=[member for member in members if isinstance(member, Workflow)],
         policy=next((member for member in members if isinstance(member, Policy)), None),
     )
+    attach_foreign_tools(runtime, settings)
+    return runtime
+
+
+def attach_foreign_tools(runtime: Runtime, settings: Settings) -> None:
+    """Let agents call the tools of the settings' MCP servers."""
+    if settings.mcp.servers:
+        from agentsys.protocols.mcp.remote import attach_servers
+
+        attach_servers(runtime, settings.mcp)
 
 
 def _foreign_agents(settings: Settings) -> list[object]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.composition import file_runtime, open_lake, settings_with
+from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
 from agentsys.errors import ConfigurationError
 
@@ -130,7 +130,9 @@ def composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime
         return lake_runtime(open_lake(lake, settings), settings)
     from agentsys.runtime import Runtime
 
-    return Runtime.from_settings(settings)
+    runtime = Runtime.from_settings(settings)
+    attach_foreign_tools(runtime, settings)
+    return runtime
 
 
 async def _resume_all(supervisor: RunSupervisor) -> None:

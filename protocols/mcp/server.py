@@ -38,6 +38,7 @@ from agentsys.context import Context
 from agentsys.errors import AgentsysError
 from agentsys.policy import Policy
 from agentsys.protocols.mcp.errors import WithheldOutcome
+from agentsys.protocols.mcp.labels import FLOW
 from agentsys.runs import RunResult
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
@@ -45,9 +46,6 @@ from agentsys.workflow import Workflow
 
 CLIENT: Final = "mcp:client"
 """The principal of every MCP client."""
-
-FLOW: Final = "agentsys/flow"
-"""``_meta`` key of a result's flow label."""
 
 CALL_WORKFLOW: Final = "mcp_call"
 """The workflow in whose runs clients call tools."""

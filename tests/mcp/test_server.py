@@ -11,7 +11,8 @@ from mcp.shared.exceptions import MCPError
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import PUBLIC, Label
-from agentsys.protocols.mcp.server import CLIENT, FLOW, mcp_server
+from agentsys.protocols.mcp.labels import FLOW
+from agentsys.protocols.mcp.server import CLIENT, mcp_server
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
