@@ -95,7 +95,7 @@ class ControlLoop:
         if closed is None or self._scope.replaying:
             await self._act(posted, [bid for bid in bids if bid.chosen])
         outcome = self._outcome(request, bids)
-        return outcome, closed.seq if closed else await self._close(request, outcome)
+        return outcome, _closed_at(closed) if closed else await self._close(request, outcome)
 
     async def _collect_bids(self, posted: Round) -> list[RecordedBid]:
         request = posted.request
@@ -243,3 +243,8 @@ class ControlLoop:
         commit = await submit(self._board, transaction)
         self._scope.emit(RoundClosed(request.run, request.id, outcome.name, outcome.label))
         return commit.seq
+
+
+def _closed_at(closed: Entry) -> int:
+    body: Any = closed.value
+    return int(body.get("seq", closed.seq))

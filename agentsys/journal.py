@@ -59,7 +59,7 @@ def digest(value: Json) -> str:
 class Step:
     """One step: ``input`` hashes its kind and arguments, ``occurrence`` counts equal steps of one attempt from 0.
 
-    ``seq`` is the commit that recorded it, 0 before that.
+    ``seq`` is the commit that recorded it, 0 before that; of a step that a fork took over, the first run's commit.
     """
 
     key: str
@@ -74,7 +74,9 @@ class Step:
     def of(entry: Entry) -> Step:
         recorded: Any = entry.value
         kind, content, occurrence = recorded["kind"], recorded["input"], recorded["occurrence"]
-        return Step(entry.key, kind, content, occurrence, recorded["value"], entry.label, entry.seq)
+        return Step(
+            entry.key, kind, content, occurrence, recorded["value"], entry.label, recorded.get("seq", entry.seq)
+        )
 
 
 async def submit(board: Board, transaction: Transaction) -> Commit:

@@ -37,7 +37,8 @@ class RunRecord:
     """A run as it stands on the board.
 
     Times are unix seconds. ``first_seq`` is the commit that began the run; ``writes`` hashes its last writes.
-    ``origin`` is the starter's word on where the workflow came from, so that it can be composed again.
+    ``origin`` is the starter's word on where the workflow came from, so that it can be composed again. ``snapshot`` is
+    the commit as of which a fork reads, 0 for the run's own beginning.
     """
 
     run: str
@@ -53,6 +54,7 @@ class RunRecord:
     finished: float | None = None
     writes: str = ""
     origin: Json = None
+    snapshot: int = 0
     first_seq: int = 0
 
     @staticmethod
@@ -84,6 +86,7 @@ class RunRecord:
             "finished": self.finished,
             "writes": self.writes,
             "origin": self.origin,
+            "snapshot": self.snapshot,
         }
         transaction.put(topics.RUNS, self.run, body, type="run", label=self.label or self.input_label)
 

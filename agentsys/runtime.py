@@ -26,6 +26,7 @@ from agentsys.context import Context
 from agentsys.control import ControlLoop
 from agentsys.errors import ConfigurationError, RunError
 from agentsys.events import Listener, RunFinished, RunStarted
+from agentsys.forks import copy_steps, forked
 from agentsys.gateway import Gateway
 from agentsys.journal import Journal, Mode, RecordEnded, ReplayDivergence, submit
 from agentsys.labelled import unwrap
@@ -149,14 +150,7 @@ class Runtime:
         chosen = self._workflow(workflow)
         value, labels = unwrap(input)
         label = (label or Label.trusted(self.policy.owner)).join(*labels)
-        run = run_id or uuid4().hex[:12]
-        if not is_name(run):
-            raise ConfigurationError(
-                f"The run's identifier {run!r} is not made of letters, digits, '_', '-' and '.'.",
-                remedy="Pass another run_id, or none.",
-            )
-        if self.board.get(topics.RUNS, run) is not None:
-            raise RunExists(f"The board has a run {run!r} already.")
+        run = self._free_name(run_id)
         started, seconds = time.time(), deadline if deadline is not None else chosen.deadline
         ends = None if seconds is None else started + seconds
         record = RunRecord(run, chosen.name, to_json(value), label, started, ends, origin=origin)
@@ -182,6 +176,31 @@ class Runtime:
             return RunResult(record)
         with self._activity(run):
             return await self._execute(record, self._workflow(workflow or record.workflow), listener, resumed=True)
+
+    async def fork(
+        self,
+        run: str,
+        workflow: Workflow | WorkflowFunction | None = None,
+        *,
+        at: int | None = None,
+        run_id: str | None = None,
+        listener: Listener | None = None,
+    ) -> RunResult:
+        """Start a new run that takes over what ``run`` had recorded at commit ``at``, by default nothing but its input.
+
+        See :mod:`agentsys.forks`. Raises :class:`UnknownRun`, :class:`UnknownWorkflow`,
+        :class:`~agentsys.forks.ForkOutside`.
+        """
+        source = RunRecord.load(self.board, run)
+        chosen = self._workflow(workflow or source.workflow)
+        record = forked(source, self._free_name(run_id), at, time.time())
+        with self._activity(record.run):
+            transaction = self.board.begin(self.policy.owner, run=record.run)
+            record.write(transaction)
+            if at is not None:
+                copy_steps(self.board, run, record.run, at, transaction)
+            await submit(self.board, transaction)
+            return await self._execute(RunRecord.load(self.board, record.run), chosen, listener, resumed=False)
 
     async def replay(self, run: str, workflow: Workflow | WorkflowFunction | None = None) -> ReplayReport:
         """Execute a run again from its record alone, without model, tool or write, and compare."""
@@ -311,6 +330,17 @@ class Runtime:
         scope.run_round = ControlLoop(scope).run_round
         return scope
 
+    def _free_name(self, wanted: str | None) -> str:
+        run = wanted or uuid4().hex[:12]
+        if not is_name(run):
+            raise ConfigurationError(
+                f"The run's identifier {run!r} is not made of letters, digits, '_', '-' and '.'.",
+                remedy="Pass another run_id, or none.",
+            )
+        if self.board.get(topics.RUNS, run) is not None:
+            raise RunExists(f"The board has a run {run!r} already.")
+        return run
+
     def _workflow(self, workflow: Workflow | WorkflowFunction | str) -> Workflow:
         if not isinstance(workflow, str):
             return Workflow.of(workflow)
@@ -331,7 +361,8 @@ class Runtime:
 
 
 def _main(record: RunRecord) -> Actor:
-    return Actor("main", record.workflow, record.input_label, record.first_seq, record.deadline)
+    snapshot = record.snapshot or record.first_seq
+    return Actor("main", record.workflow, record.input_label, snapshot, record.deadline)
 
 
 def _body(workflow: Workflow, scope: RunScope, record: RunRecord) -> Body:

@@ -88,6 +88,10 @@ class RunSupervisor:
             return run
         return await self._launch(lambda listener: self.runtime.resume(run, listener=listener))
 
+    async def fork(self, run: str, *, at: int | None = None, run_id: str | None = None) -> str:
+        """Start a fork of a run and return its identifier. Raises what :meth:`Runtime.fork` raises."""
+        return await self._launch(lambda listener: self.runtime.fork(run, at=at, run_id=run_id, listener=listener))
+
     async def cancel(self, run: str) -> None:
         """End a run for good. Raises :class:`~agentsys.runs.UnknownRun`."""
         await self.runtime.cancel(run)

@@ -102,6 +102,20 @@ def resume(run: RunArgument, url: UrlOption = None, token: TokenOption = None) -
         client.resume(run)
 
 
+@app.command("fork")
+def fork(
+    run: RunArgument,
+    at: Annotated[int | None, typer.Option(min=1, help="Take over what was recorded at this commit.")] = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a new run from a run's beginning, or from what it had recorded at a commit."""
+    with reported_errors(as_json=as_json), connected(url, token) as client:
+        ended = _watched(client, client.fork(run, at=at))
+    _print_end(ended, as_json=as_json)
+
+
 def connected(url: str | None, token: str | None) -> RuntimeClient:
     """Return a client of the server that the flags, or the settings, name.
 

@@ -109,6 +109,10 @@ class RuntimeClient:
         """Go on with an interrupted run."""
         self._call("POST", f"/runs/{segment(run)}/resume", RunReference)
 
+    def fork(self, run: str, *, at: int | None = None) -> str:
+        """Start a new run that takes over what this one had recorded at commit ``at``; return its identifier."""
+        return self._call("POST", f"/runs/{segment(run)}/fork", RunReference, json={"at": at}).run
+
     def events(self, run: str, after: int = 0, wait: float = 0) -> EventList:
         """Return the events after a number, waiting so many seconds for the first of them."""
         return self._get(f"/runs/{segment(run)}/events", EventList, after=after, wait=wait)

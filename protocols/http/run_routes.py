@@ -16,6 +16,7 @@ from agentsys.gateway import PolicyDenied
 from agentsys.protocols.http.schemas import (
     MAX_NUMBER,
     EventList,
+    ForkRun,
     RunDocument,
     RunReference,
     StartRun,
@@ -82,6 +83,11 @@ def run_control_router(supervisor: RunSupervisor, stopping: Stopping | None = No
     async def resume(run: RunId) -> RunReference:
         """Go on with an interrupted run."""
         return RunReference(run=await supervisor.resume(run))
+
+    @router.post("/{run}/fork", status_code=202)
+    async def fork(run: RunId, body: ForkRun) -> RunReference:
+        """Start a new run that takes over what this one had recorded at a commit."""
+        return RunReference(run=await supervisor.fork(run, at=body.at, run_id=body.run_id))
 
     @router.get("/{run}/events")
     async def events(

@@ -67,6 +67,15 @@ class StartRun(BaseModel):
     run_id: str | None = Field(None, min_length=1, max_length=100)
 
 
+class ForkRun(BaseModel):
+    """Where a run is forked: ``at`` a commit, or null for its beginning."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: int | None = Field(None, ge=0, le=MAX_NUMBER)
+    run_id: str | None = Field(None, min_length=1, max_length=100)
+
+
 class RunReference(BaseModel):
     """Which run a request started or changed."""
 

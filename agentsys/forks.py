@@ -1,0 +1,84 @@
+"""Forks: a new run whose record begins as a copy of another's, up to some commit, and goes its own way from there.
+
+What the first run did, to shared topics and outside, stays done. The fork reads the board as the first run saw it;
+where that has changed since, its commit conflicts, and the actor judges the change like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from agentsys import topics
+from agentsys.approvals import Approval
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectState
+from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import Transaction
+from agentsys.errors import RunError
+from agentsys.runs import RunRecord
+
+_SETTLED: Final = frozenset({EffectState.SUCCEEDED, EffectState.FAILED})
+
+
+class ForkOutside(RunError):
+    """A fork was asked for at a commit at which the run had not begun."""
+
+    code = "AGS-0608"
+    remedy = "Name a commit of the run: `agentsys board log --run RUN` lists them."
+
+
+def forked(record: RunRecord, run: str, at: int | None, started: float) -> RunRecord:
+    """Return the record of a fork at commit ``at``, by default of the run's beginning.
+
+    Raises :class:`ForkOutside`.
+    """
+    at = record.first_seq if at is None else at
+    if at < record.first_seq:
+        raise ForkOutside(f"Run {record.run} begins with commit {record.first_seq:,}, after {at:,}.")
+    deadline = None if record.deadline is None else started + record.deadline - record.started
+    origin: dict[str, Any] = dict(record.origin) if isinstance(record.origin, dict) else {}
+    origin["forked_from"] = {"run": record.run, "at": at}
+    return RunRecord(
+        run,
+        record.workflow,
+        record.input,
+        record.input_label,
+        started,
+        deadline,
+        origin=origin,
+        snapshot=record.snapshot or record.first_seq,
+    )
+
+
+def copy_steps(board: Board, source: str, target: str, at: int, transaction: Transaction) -> None:
+    """Put what run ``source`` had recorded at commit ``at`` on the record of run ``target``.
+
+    Left out is what still waited: a call without an outcome, which only the first run may bring to its end, and a
+    question without an answer.
+    """
+    prefix = f"{topics.RESERVED_PREFIX}{source}/"
+    for entry in board.query(Predicate(topic_prefix=prefix), at=at):
+        if entry.topic == topics.steps(source) and not _has_ended(board, entry):
+            continue
+        value: Any = entry.value
+        if entry.topic in (topics.steps(source), topics.rounds(source)):
+            # Of when it was: what is read after it is as of that commit.
+            value = {"seq": entry.seq, **value}
+        topic = f"{topics.RESERVED_PREFIX}{target}/{entry.topic.removeprefix(prefix)}"
+        transaction.put(topic, entry.key, value, type=entry.type, label=entry.label)
+
+
+def _has_ended(board: Board, step: Entry) -> bool:
+    recorded: Any = step.value
+    outcome: Json = recorded["value"]
+    if not isinstance(outcome, dict):
+        return True
+    if recorded["kind"] == "question":
+        return Approval.load(board, str(outcome["asked"])).status in ("approved", "refused")
+    if "effect" not in outcome:
+        return True
+    effect = board.effect(str(outcome["effect"]))
+    if effect is None:
+        return "asked" in outcome and Approval.load(board, str(outcome["effect"])).status == "refused"
+    return effect.state in _SETTLED
