@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +13,6 @@ pytestmark = pytest.mark.peers
 
 HERE = Path(__file__).parent
 TOKEN = "peers-only"
-
-
-@pytest.fixture(scope="session")
-def sdk() -> Path:
-    """Install the client exactly as locked."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
-    subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True, capture_output=True, timeout=300)
-    return HERE
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    command = [sys.executable, str(HERE / "server.py"), TOKEN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.kill()
 
 
 def talk(url: str, token: str, mode: str) -> subprocess.CompletedProcess[str]:
