@@ -79,7 +79,7 @@ def test_a_call_is_shown_in_full_and_decided(client: Any, label: str, status: st
     run = start(client, "forward", "hello")
     app = page()
     assert not app.exception
-    assert "calls send" in app.markdown[0].value and "hello" in app.json[0].value
+    assert "wants to call send" in app.markdown[0].value and "hello" in app.json[0].value
     app.text_input[0].input("so be it")
     app = button(app, label).click().run()
     assert not app.exception and ended(client, run)["status"] == status

@@ -40,9 +40,7 @@ def _live(chosen: str | None) -> None:
         draw_trouble(trouble_of(error))
         return
     waiting = [one for one in found if one.status == "pending"]
-    st.caption(
-        f"{count_text(len(waiting), 'approval')} waiting. An agent that asked goes on with your word, or without."
-    )
+    st.caption(f"{count_text(len(waiting), 'approval')} waiting")
     if not waiting:
         st.info("Nobody waits for you.", icon=":material/check:")
     for one in waiting:
@@ -53,7 +51,7 @@ def _live(chosen: str | None) -> None:
 def _draw_approval(asked: ApprovalDocument) -> None:
     with st.container(border=True):
         subject = asked.subject or "a question"
-        said = f"calls {subject}" if asked.kind == "call" else f"asks: {subject}"
+        said = f"wants to call {subject}" if asked.kind == "call" else f"asks: {subject}"
         st.markdown(f"##### {escape_markdown(f'{asked.agent} {said}')}")
         facts = [status_chip(asked.status), Chip(f"run {asked.run}", "gray"), Chip(f"rule {asked.rule}", "gray")]
         if asked.effect_class:
