@@ -18,6 +18,7 @@ BENCHMARKS = {
     "engine": "the torch engine against transformers generate: tokens/s and perplexity of each weight format",
     "discovery": "recall of the right files of a data lake, against BM25",
     "demo": "the demo lake with the local model: right file, right answer, memory",
+    "console": "the console over a large board in Chromium: first content, commit to page, reruns under a stream",
     "structure": "lengths of files and functions, import circles",
 }
 

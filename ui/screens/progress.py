@@ -13,7 +13,7 @@ from agentsys.ui.connection import connect
 from agentsys.ui.formatting import Chip, count_text, escape_markdown
 from agentsys.ui.progress import AskedApproval, GatewayDecision, OpenRound, RunProgress, Step, StreamedCall
 from agentsys.ui.questions import Question
-from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUN_PAGE
+from agentsys.ui.screens.addresses import APPROVALS_PAGE, BLACKBOARD_PAGE, RUN_PAGE
 from agentsys.ui.screens.run_detail import draw_answer
 from agentsys.ui.screens.widgets import draw_chips, draw_trouble, draw_value, status_chip
 from agentsys.views.run_list import input_text
@@ -59,9 +59,6 @@ def _draw(run: str, going_on: bool) -> None:
     except AgentsysError as error:
         draw_trouble(trouble_of(error))
         return
-    if going_on and not found.executing and record.status in FINAL:
-        # Once, so that nothing is polled any more.
-        st.rerun()
     with st.container(border=True):
         _draw_head(record, found, _progress(run))
         if record.status == "done":
@@ -70,6 +67,9 @@ def _draw(run: str, going_on: bool) -> None:
             failure = record.failure
             st.error(escape_markdown(f"{failure.code}: {failure.message} {failure.remedy}"), icon=":material/error:")
     _draw_steps(_progress(run).steps)
+    if going_on and not found.executing and record.status in FINAL:
+        # Once, so that nothing is polled any more.
+        st.rerun()
 
 
 def _draw_head(record: RunDocument, found: EventList, progress: RunProgress) -> None:
@@ -153,3 +153,4 @@ def _draw_approval(asked: AskedApproval) -> None:
     with st.container(border=True):
         st.warning(escape_markdown(f"{said} and waits for a person: {asked.reason}"), icon=":material/front_hand:")
         draw_value(asked.arguments)
+        st.page_link(APPROVALS_PAGE, label="Decide", icon=":material/gavel:", query_params={"approval": asked.id})
