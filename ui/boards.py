@@ -1,10 +1,9 @@
-"""Which board the console looks at, and what it says when there is none."""
+"""What the console says when there is nothing to show."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentsys.blackboard.storage import BoardMissing
 from agentsys.errors import AgentsysError
 
 RECORDED: Final = Path(__file__).with_name("recorded") / "demo.db"
@@ -24,19 +23,11 @@ class BoardTrouble:
 
 
 def trouble_of(error: AgentsysError) -> BoardTrouble:
-    """Say what ``error`` says; of a missing board, how to make one."""
-    if isinstance(error, BoardMissing):
-        return BoardTrouble(error.message, "The first question makes one:", FILL_COMMAND)
+    """Say what ``error`` says."""
     return BoardTrouble(error.message, error.remedy, code=error.code)
 
 
-def empty_board(path: Path) -> BoardTrouble:
-    return BoardTrouble(f"The board at {path} is empty.", "The first question makes a run:", FILL_COMMAND)
-
-
-def board_identity(path: Path) -> tuple[str, int]:
-    """Return what distinguishes the file from another one put in its place later."""
-    try:
-        return str(path), path.stat().st_ino
-    except OSError:
-        return str(path), 0
+def empty_board(url: str) -> BoardTrouble:
+    return BoardTrouble(
+        f"The board of {url} is empty.", "Ask something here, or from the command line on the same board:", FILL_COMMAND
+    )

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
 from agentsys.blackboard.labels import Label
@@ -51,6 +52,11 @@ def age_text(then: float, now: float) -> str:
         if passed >= size:
             return f"{passed // size} {unit} ago"
     return "just now"
+
+
+def clock_text(at: float) -> str:
+    """Return a unix time as the time of day here."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
 
 
 def count_text(count: int, noun: str) -> str:

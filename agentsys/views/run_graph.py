@@ -18,12 +18,17 @@ NodeKind = Literal["run", "request", "volunteer", "response", "model call", "ste
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """One recorded entry. ``id`` is its topic and key, ``seq`` the commit that wrote it."""
+    """One recorded entry. ``id`` is its topic and key; ``seq`` is the commit that wrote it, ``at`` in unix seconds.
+
+    ``seconds`` is how long a model call took.
+    """
 
     id: str
     kind: NodeKind
     title: str = field(metadata=content(hidden="withheld"))
     seq: int
+    at: float
+    seconds: float | None
     label: ViewLabel
     value: Json = field(metadata=content())
     derived_from: tuple[EntryVersionRef, ...]
@@ -80,8 +85,21 @@ def _node(run: str, entry: Entry) -> GraphNode | None:
         return None
     kind, title = described
     return GraphNode(
-        identity(entry.topic, entry.key), kind, title, entry.seq, entry.label, entry.value, entry.derived_from
+        id=identity(entry.topic, entry.key),
+        kind=kind,
+        title=title,
+        seq=entry.seq,
+        at=entry.committed_at,
+        seconds=_seconds(kind, entry),
+        label=entry.label,
+        value=entry.value,
+        derived_from=entry.derived_from,
     )
+
+
+def _seconds(kind: NodeKind, entry: Entry) -> float | None:
+    recorded: Any = entry.value
+    return recorded["value"].get("seconds") if kind == "model call" else None
 
 
 def _described(run: str, entry: Entry) -> tuple[NodeKind, str] | None:

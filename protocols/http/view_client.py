@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from agentsys.protocols.http.schemas import BoardDocument
 from agentsys.views.commit_list import CommitRow, CommitView
+from agentsys.views.conflicts import ConflictView
 from agentsys.views.entries import EntryList, EntryView
 from agentsys.views.run_graph import RunGraph
 from agentsys.views.run_list import RunList, RunState
@@ -55,6 +56,10 @@ class ViewClient:
     def commit(self, seq: int) -> CommitView:
         """Return one commit with all that it wrote."""
         return self._view(f"commits/{seq}", CommitView)
+
+    def conflicts(self, *, run: str | None = None, at: int | None = None, limit: int = 200) -> tuple[ConflictView, ...]:
+        """Return transactions that lost a conflict, the newest first."""
+        return self._view("conflicts", tuple[ConflictView, ...], run=run, at=at, limit=limit)
 
     def entries(self, *, prefix: str = "", at: int | None = None, search: str = "", limit: int = 200) -> EntryList:
         """Return entries by topic and key, now or as they were after commit ``at``."""

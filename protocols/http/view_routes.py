@@ -15,6 +15,7 @@ from agentsys.protocols.http.errors import NotFound
 from agentsys.protocols.http.run_routes import RunId
 from agentsys.protocols.http.schemas import MAX_NUMBER
 from agentsys.views.commit_list import CommitRow, CommitView, find_commit, newest_commits
+from agentsys.views.conflicts import ConflictView, newest_conflicts
 from agentsys.views.entries import EntryList, EntryView, list_entries, list_versions
 from agentsys.views.run_graph import RunGraph, load_graph
 from agentsys.views.run_list import RunFilter, RunList, RunState, newest_runs
@@ -28,6 +29,7 @@ RUN: Final = TypeAdapter(RunView)
 GRAPH: Final = TypeAdapter(RunGraph)
 COMMITS: Final = TypeAdapter(tuple[CommitRow, ...])
 COMMIT: Final = TypeAdapter(CommitView)
+CONFLICTS: Final = TypeAdapter(tuple[ConflictView, ...])
 ENTRIES: Final = TypeAdapter(EntryList)
 VERSIONS: Final = TypeAdapter(tuple[EntryView, ...])
 
@@ -77,6 +79,11 @@ def _add_board(router: APIRouter, board: Board, reader: str) -> None:
         if found is None:
             raise NotFound(f"The board has commits 1 to {board.head}, not {seq}.")
         return answer(found, COMMIT, reader)
+
+    @router.get("/conflicts", response_model=tuple[ConflictView, ...])
+    def conflicts(run: OptionalName = None, at: OptionalSeq = None, limit: Limit = 200) -> Response:
+        """List transactions that lost a conflict, the newest first."""
+        return answer(newest_conflicts(board, limit, run, at), CONFLICTS, reader)
 
     @router.get("/entries", response_model=EntryList)
     def entries(

@@ -61,7 +61,8 @@ class RecordedBoard:
 
     path: Path
     board: Board
-    run: Callable[[str, Any], RunResult]
+    run: Callable[..., RunResult]
+    runtime: Runtime
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def recorded(path: Path) -> Iterator[RecordedBoard]:
     model = ScriptedModel(lambda prompt: "SELECT 2 * 21")
     runtime = Runtime(board, model, agents=agents, tools=[double], workflows=workflows)
 
-    def run(workflow: str, value: Any) -> RunResult:
-        return asyncio.run(runtime.run(workflow, value))
+    def run(workflow: str, value: Any, **more: Any) -> RunResult:
+        return asyncio.run(runtime.run(workflow, value, **more))
 
-    yield RecordedBoard(path, board, run)
+    yield RecordedBoard(path, board, run, runtime)
     board.close()

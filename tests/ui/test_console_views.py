@@ -9,9 +9,8 @@ from markdown_it import MarkdownIt
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import OWNER, Label, Readers
-from agentsys.blackboard.storage import BoardMissing
 from agentsys.runs import UnknownRun
-from agentsys.ui.boards import board_identity, trouble_of
+from agentsys.ui.boards import trouble_of
 from agentsys.ui.formatting import age_text, duration_text, escape_markdown, label_chips, label_text
 from agentsys.views.commit_list import find_commit, newest_commits
 from agentsys.views.run_list import newest_runs
@@ -111,30 +110,11 @@ def test_a_board_opened_for_reading_follows_the_writer(recorded):
         assert newest_runs(opened, 5, reader=OWNER).total == 1
 
 
-def test_a_missing_board_names_the_command_that_makes_one(path):
-    with pytest.raises(BoardMissing) as caught:
-        Board.open_read_only(path)
-    trouble = trouble_of(caught.value)
-    assert str(path) in trouble.title
-    assert trouble.command is not None
-    assert trouble.command.startswith("agentsys ask")
-
-
 def test_any_other_error_is_told_with_its_code_and_remedy(recorded):
     with pytest.raises(UnknownRun) as caught:
         load_run(recorded.board, "nobody")
     trouble = trouble_of(caught.value)
     assert (trouble.code, trouble.remedy, trouble.command) == ("AGS-0601", UnknownRun.remedy, None)
-
-
-def test_another_file_in_its_place_is_another_board(tmp_path):
-    path, other = tmp_path / "board.db", tmp_path / "other.db"
-    missing = board_identity(path)
-    path.touch()
-    other.touch()
-    before = board_identity(path)
-    other.rename(path)
-    assert len({missing, before, board_identity(path)}) == 3
 
 
 # Markdown shows NUL as U+FFFD.

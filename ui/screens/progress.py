@@ -13,6 +13,7 @@ from agentsys.ui.connection import connect
 from agentsys.ui.formatting import Chip, count_text, escape_markdown
 from agentsys.ui.progress import AskedApproval, GatewayDecision, OpenRound, RunProgress, Step, StreamedCall
 from agentsys.ui.questions import Question
+from agentsys.ui.screens.actions import draw_cancel
 from agentsys.ui.screens.addresses import APPROVALS_PAGE, BLACKBOARD_PAGE, RUN_PAGE
 from agentsys.ui.screens.run_detail import draw_answer
 from agentsys.ui.screens.widgets import draw_chips, draw_trouble, draw_value, status_chip
@@ -83,7 +84,7 @@ def _draw_head(record: RunDocument, found: EventList, progress: RunProgress) -> 
         st.page_link(RUN_PAGE, label="The run in full", icon=":material/account_tree:", query_params=named)
         st.page_link(BLACKBOARD_PAGE, label="Its commits", icon=":material/history:", query_params=named)
         if record.status not in FINAL:
-            st.button("Cancel", icon=":material/cancel:", key="cancel", on_click=_cancel, args=(record.run,))
+            draw_cancel(record.run)
     with st.expander("The same from the command line"):
         st.code(_command(record), language="bash", wrap_lines=True)
     if record.status not in FINAL and not found.executing:
@@ -98,13 +99,6 @@ def _command(record: RunDocument) -> str:
     if isinstance(asked, dict) and set(asked) == {"question"}:
         return Question(record.workflow, str(asked["question"])).command
     return Question(record.workflow, value_text(asked), as_json=not isinstance(asked, str)).command
-
-
-def _cancel(run: str) -> None:
-    try:
-        connect().cancel(run)
-    except AgentsysError as error:
-        st.toast(escape_markdown(f"{error.code}: {error.message}"), icon=":material/error:")
 
 
 def _draw_answer(record: RunDocument) -> None:

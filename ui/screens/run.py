@@ -1,13 +1,20 @@
-"""The page of one run, ``?run=ID``; ``&step=TOPIC/KEY`` shows one of its steps in full."""
+"""The page of one run, ``?run=ID``: its result; its graph, ``&step=TOPIC/KEY`` in full, ``&at=N``; its timeline."""
+
+from typing import Final
 
 import streamlit as st
 
-from agentsys.blackboard.board import Board
+from agentsys.ui.screens.actions import draw_cancel
 from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUNS_PAGE
-from agentsys.ui.screens.run_detail import draw_run
-from agentsys.ui.screens.run_graph import draw_graph
-from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_board
-from agentsys.views.run_view import load_run
+from agentsys.ui.screens.run_detail import draw_head, draw_run
+from agentsys.ui.screens.run_graph import STEP, draw_graph
+from agentsys.ui.screens.run_timeline import draw_timeline
+from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_snapshot
+from agentsys.ui.snapshot import Snapshot
+
+RESULT: Final = "Result"
+GRAPH: Final = "Graph"
+TIMELINE: Final = "Timeline"
 
 
 def draw_page() -> None:
@@ -16,17 +23,36 @@ def draw_page() -> None:
     with st.container(horizontal=True):
         st.page_link(RUNS_PAGE, label="All runs", icon=":material/arrow_back:")
         st.page_link(BLACKBOARD_PAGE, label="Its commits", icon=":material/history:", query_params={"run": run})
-    step = st.text_input("Step", key="step", bind="query-params", placeholder="none in full")
-    _live_run(run, (step or "").strip() or None)
+    if not run:
+        st.info("Choose a run from the list of all runs.", icon=":material/info:")
+        return
+    shown = st.segmented_control(
+        "Shown",
+        (RESULT, GRAPH, TIMELINE),
+        default=GRAPH if STEP in st.query_params else RESULT,
+        required=True,
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    _live_run(run, shown)
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
-def _live_run(run: str, step: str | None) -> None:
-    def draw(board: Board) -> None:
-        draw_run(load_run(board, run))
-        draw_graph(board, run, step)
+def _live_run(run: str, shown: str) -> None:
+    def draw(snapshot: Snapshot) -> None:
+        view = snapshot.look(snapshot.views.run, run)
+        draw_head(view)
+        if view.row.status == "running" and not snapshot.recorded:
+            draw_cancel(run)
+        if shown == GRAPH:
+            draw_graph(snapshot, run)
+        elif shown == TIMELINE:
+            draw_timeline(snapshot, run)
+        else:
+            draw_run(view)
 
-    draw_with_board(draw)
+    draw_with_snapshot(draw)
 
 
 if __name__ == "__main__":

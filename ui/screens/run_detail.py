@@ -26,19 +26,26 @@ from agentsys.views.texts import shorten, value_text
 LONGEST_HEADLINE: Final = 120
 
 
-def draw_run(view: RunView) -> None:
-    """Draw everything recorded of a run, the outcome first."""
+def draw_head(view: RunView) -> None:
+    """Draw what was asked, how it stands, and why it failed."""
     row = view.row
-    st.subheader(escape_markdown(shorten(input_text(view.input))), anchor=False)
-    draw_chips([status_chip(row.status), *_facts(row)])
+    title = "The label of the input lets others read it, not the owner." if row.withheld else input_text(view.input)
+    st.subheader(escape_markdown(shorten(title)), anchor=False)
+    draw_chips([status_chip(row.state), *_facts(row)])
     if view.failure:
         st.error(escape_markdown(failure_text(view.failure)), icon=":material/error:")
     elif row.status == "running":
         st.caption("Not finished. If the process that ran it has ended, run the same command with its --resume option.")
+
+
+def draw_run(view: RunView) -> None:
+    """Draw what came out of a run and everything recorded on the way."""
     if view.answer:
-        draw_answer(view.answer, row.label)
+        draw_answer(view.answer, view.row.label)
     else:
-        draw_label(row.label)
+        if view.withheld and view.row.status == "done":
+            st.info("The label of the answer lets others read it, not the owner.", icon=":material/lock:")
+        draw_label(view.row.label)
     _draw_rounds(view.rounds)
     _draw_decisions(view.decisions)
     _draw_model_calls(view.model_calls)
@@ -105,7 +112,7 @@ def _draw_round(opened: RoundView) -> None:
                     "agent": bid.agent,
                     "score": bid.score,
                     "chosen": "chosen" if bid.chosen else "not chosen",
-                    "reason": bid.reason,
+                    "reason": _or_withheld(bid.reason, bid.withheld),
                     "label": label_text(bid.label),
                 }
                 for bid in opened.bids
@@ -114,8 +121,8 @@ def _draw_round(opened: RoundView) -> None:
     for response in opened.responses:
         with st.expander(escape_markdown(f"{response.agent} responded: {response.status}")):
             draw_label(response.label)
-            if response.failure:
-                st.text(response.failure)
+            if response.failure or response.withheld:
+                st.text(_or_withheld(response.failure, response.withheld))
             else:
                 draw_value(response.value)
 
@@ -126,10 +133,11 @@ def _draw_decisions(decisions: Sequence[DecisionView]) -> None:
         [
             {
                 "agent": decision.agent,
-                "action": decision.action,
+                "action": _or_withheld(decision.action, decision.withheld),
                 "decision": "allowed" if decision.allowed else "denied",
                 "rule": decision.rule,
                 "reason": decision.reason,
+                "label": label_text(decision.label),
             }
             for decision in decisions
         ],
@@ -146,7 +154,8 @@ def _draw_model_calls(calls: Sequence[ModelCallView]) -> None:
                 "prompt tokens": call.prompt_tokens,
                 "completion tokens": call.completion_tokens,
                 "seconds": round(call.seconds, 3),
-                "text": call.fault or call.text,
+                "text": _or_withheld(call.fault or call.text, call.withheld),
+                "label": label_text(call.label),
             }
             for call in calls
         ],
@@ -163,7 +172,14 @@ def _draw_tool_calls(calls: Sequence[ToolCallView]) -> None:
                 "class": call.effect_class,
                 "attempts": call.attempts,
                 "step": call.step,
+                "arguments": _or_withheld(value_text(call.arguments), call.withheld),
+                "result": _or_withheld(value_text(call.result), call.withheld),
+                "label": label_text(call.result_label),
             }
             for call in calls
         ],
     )
+
+
+def _or_withheld(text: str, withheld: bool) -> str:
+    return "withheld" if withheld else text

@@ -1,60 +1,40 @@
-"""The board that the pages read, shared by all browsers."""
+"""The board that the pages show: the server's own or, until that has a commit, the recorded one that came with it."""
 
 from collections.abc import Callable
-from pathlib import Path
-from shutil import copyfile
-from tempfile import mkdtemp
 from typing import Final
 
 import streamlit as st
 
-from agentsys.blackboard.board import Board
-from agentsys.blackboard.storage import BoardMissing
 from agentsys.errors import AgentsysError
-from agentsys.settings import load_settings
-from agentsys.ui.boards import RECORDED, BoardTrouble, board_identity, empty_board, trouble_of
+from agentsys.protocols.http.client import RuntimeClient
+from agentsys.ui.boards import empty_board, trouble_of
+from agentsys.ui.connection import connect
 from agentsys.ui.screens.widgets import draw_trouble
+from agentsys.ui.snapshot import Snapshot
 
 REFRESH_SECONDS: Final = 1.0
 """How often a page looks for new commits."""
 
 
-def draw_with_board(draw: Callable[[Board], None]) -> None:
-    """Call ``draw`` with the board of the settings.
-
-    Where it is missing or empty, say so and call ``draw`` with the recorded board of the package.
-    """
+def draw_with_snapshot(draw: Callable[[Snapshot], None]) -> None:
+    """Call ``draw`` with the newest state of the board; where there is none, say why."""
     try:
-        path = load_settings().settings.board.path
-        board = _opened(*board_identity(path))
-        if board.head == 0:
-            _draw_recorded(empty_board(path), draw)
+        client = connect()
+        snapshot = Snapshot.newest(client.views)
+        if snapshot.head:
+            draw(snapshot)
         else:
-            draw(board)
-    except BoardMissing as error:
-        _draw_recorded(trouble_of(error), draw)
+            _draw_recorded(client, draw)
     except AgentsysError as error:
         draw_trouble(trouble_of(error))
 
 
-def _draw_recorded(trouble: BoardTrouble, draw: Callable[[Board], None]) -> None:
-    draw_trouble(trouble)
-    st.warning("Until then: a recorded run, which came with the package.", icon=":material/history:")
+def _draw_recorded(client: RuntimeClient, draw: Callable[[Snapshot], None]) -> None:
+    draw_trouble(empty_board(client.url))
     try:
-        draw(_recorded())
-    except AgentsysError as error:
-        draw_trouble(trouble_of(error))
-
-
-# A copy: reading writes files next to the board, and the package's folder may be read-only.
-@st.cache_resource(show_spinner=False)
-def _recorded() -> Board:
-    copy = Path(mkdtemp(prefix="agentsys-recorded-")) / RECORDED.name
-    copyfile(RECORDED, copy)
-    return Board.open_read_only(copy)
-
-
-# Errors are not kept: the next look may find a board.
-@st.cache_resource(max_entries=4, show_spinner=False, on_release=Board.close)
-def _opened(path: str, inode: int) -> Board:
-    return Board.open_read_only(path)
+        recorded = Snapshot.newest(client.recorded, recorded=True)
+    except AgentsysError:
+        st.caption("This server has no recorded run to show until then.")
+        return
+    st.warning("Until then: a recorded run, which came with the package.", icon=":material/history:")
+    draw(recorded)

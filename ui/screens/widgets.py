@@ -9,6 +9,7 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.ui.boards import BoardTrouble
 from agentsys.ui.formatting import Chip, Tone, escape_markdown, label_chips
+from agentsys.views.entries import EntryView
 from agentsys.views.texts import value_text
 
 _STATUS_TONES: Final[Mapping[str, Tone]] = {
@@ -17,6 +18,7 @@ _STATUS_TONES: Final[Mapping[str, Tone]] = {
     "failed": "red",
     "approved": "green",
     "refused": "red",
+    "cancelled": "gray",
     "void": "gray",
 }
 
@@ -60,3 +62,13 @@ def draw_value(value: Json) -> None:
         st.json(value, expanded=2)
     else:
         st.text(value_text(value))
+
+
+def draw_entry_value(entry: EntryView) -> None:
+    """Draw the value of a version, or why there is none to see."""
+    if entry.withheld:
+        st.text("withheld: its label lets others read it, not the owner")
+    elif entry.deleted:
+        st.text("deleted")
+    else:
+        draw_value(entry.value)
