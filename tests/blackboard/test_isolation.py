@@ -1,4 +1,4 @@
-"""Anomalies: what each isolation level prevents, and what the weaker one shows."""
+"""Concurrent commits: batches, their order, and threads on one counter."""
 
 import threading
 from concurrent.futures import Future
@@ -6,11 +6,9 @@ from concurrent.futures import Future
 import pytest
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.conflicts import Conflict, KeyConflict, PredicateConflict
+from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Commit, Isolation, Transaction
-
-OPEN_ITEMS = Predicate(topic="items", equals={"state": "open"})
 
 
 def write(board: Board, key: str, value: object, topic: str = "items") -> None:
@@ -24,98 +22,6 @@ def increment(board: Board, isolation: Isolation) -> Transaction:
     entry = tx.get("items", "n")
     tx.put("items", "n", (entry.value if entry else 0) + 1, type="item")
     return tx
-
-
-@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
-def test_lost_update_is_prevented(board: Board, isolation: Isolation) -> None:
-    write(board, "n", 0)
-    first, second = increment(board, isolation), increment(board, isolation)
-    board.commit(first)
-    with pytest.raises(Conflict, match="AGS-0210") as caught:
-        board.commit(second)
-    (item,) = caught.value.items
-    assert isinstance(item, KeyConflict)
-    assert (item.expected, item.old and item.old.value, item.new and item.new.value) == (1, 0, 1)
-
-
-def skew(board: Board, isolation: Isolation) -> tuple[Transaction, Transaction]:
-    """Two transactions that each read both doctors and send one home."""
-    write(board, "ann", {"state": "on call"})
-    write(board, "bob", {"state": "on call"})
-    pair = []
-    for own in ("ann", "bob"):
-        tx = board.begin(own, isolation=isolation)
-        assert tx.get("items", "ann") and tx.get("items", "bob")
-        tx.put("items", own, {"state": "home"}, type="item")
-        pair.append(tx)
-    return pair[0], pair[1]
-
-
-def test_write_skew_is_prevented_when_serializable(board: Board) -> None:
-    first, second = skew(board, "serializable")
-    board.commit(first)
-    with pytest.raises(Conflict):
-        board.commit(second)
-
-
-def test_write_skew_shows_under_snapshot(board: Board) -> None:
-    first, second = skew(board, "snapshot")
-    board.commit(first)
-    board.commit(second)
-    assert [entry.value for entry in board.query(Predicate(topic="items"))] == [{"state": "home"}] * 2
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(None, "open"), ("done", "open"), ("open", "done"), ("open", None)],
-    ids=["inserted", "enters by its new image", "leaves by its old image", "deleted"],
-)
-def test_phantoms_are_caught_in_old_and_new_image(board: Board, before: str | None, after: str | None) -> None:
-    if before is not None:
-        write(board, "x", {"state": before})
-    tx = board.begin("agent")
-    tx.query(OPEN_ITEMS)
-    tx.put("reports", "count", 1, type="report")
-    other = board.begin("other")
-    if after is None:
-        other.delete("items", "x")
-    else:
-        other.put("items", "x", {"state": after}, type="item")
-    board.commit(other)
-    with pytest.raises(Conflict) as caught:
-        board.commit(tx)
-    (item,) = caught.value.items
-    assert isinstance(item, PredicateConflict) and item.predicate == OPEN_ITEMS
-    states = [entry and entry.value["state"] for entry in (item.old, item.new)]
-    assert states == [before, after]
-
-
-def test_a_change_outside_the_set_is_no_phantom(board: Board) -> None:
-    write(board, "x", {"state": "done"})
-    tx = board.begin("agent")
-    tx.query(OPEN_ITEMS)
-    tx.put("reports", "count", 0, type="report")
-    write(board, "x", {"state": "archived"})
-    board.commit(tx)
-
-
-def test_phantoms_show_under_snapshot(board: Board) -> None:
-    tx = board.begin("agent", isolation="snapshot")
-    tx.query(OPEN_ITEMS)
-    tx.put("reports", "count", 0, type="report")
-    write(board, "x", {"state": "open"})
-    board.commit(tx)
-
-
-def test_absence_is_a_read(board: Board) -> None:
-    tx = board.begin("agent")
-    assert tx.get("items", "x") is None
-    tx.put("reports", "count", 0, type="report")
-    write(board, "x", 1)
-    with pytest.raises(Conflict) as caught:
-        board.commit(tx)
-    (item,) = caught.value.items
-    assert isinstance(item, KeyConflict) and item.expected == 0 and item.old is None
 
 
 def test_blind_writes_do_not_conflict(board: Board) -> None:
