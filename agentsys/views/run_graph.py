@@ -128,13 +128,19 @@ def _edges(run: str, entries: Iterable[Entry], known: set[str]) -> Iterable[Grap
 
 
 def _parent(run: str, entry: Entry, known: set[str]) -> str:
-    """Return what led to ``entry``: a request for bids, a bid for a response, a step for its decisions, or the run."""
+    """Return what led to ``entry``: a request for bids, a bid for its agent's steps and response, a step for decisions.
+
+    Whatever else there is hangs on the run.
+    """
     candidates = list[str]()
     if entry.topic.startswith(topics.responses(run, "")):
         round_id = entry.topic.removeprefix(topics.responses(run, ""))
         candidates += [identity(topics.bids(run, round_id), entry.key), identity(topics.requests(run), round_id)]
     elif entry.topic.startswith(topics.bids(run, "")):
         candidates.append(identity(topics.requests(run), entry.topic.removeprefix(topics.bids(run, ""))))
+    elif entry.topic == topics.steps(run):
+        round_id, _, agent = entry.key.rpartition("#")[0].rpartition("/")
+        candidates.append(identity(topics.bids(run, round_id), agent))
     elif entry.topic == topics.decisions(run):
         candidates.append(identity(topics.steps(run), entry.key.rpartition("/")[0]))
     return next((found for found in candidates if found in known), identity(topics.RUNS, run))

@@ -32,7 +32,7 @@ def run_spans(graph: RunGraph) -> tuple[Span, ...]:
             last[above] = max(last.get(above, node.at), node.at)
             above = parents.get(above)
     spans = [_span(node, known.get(parents.get(node.id, "")), last[node.id], began) for node in graph.nodes]
-    return tuple(sorted(spans, key=lambda span: (span.start, span.node.seq)))
+    return tuple(sorted(spans, key=lambda span: (span.start, span.node.kind != "run", span.node.seq)))
 
 
 def _span(node: GraphNode, parent: GraphNode | None, last: float, began: float) -> Span:

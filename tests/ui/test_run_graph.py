@@ -133,3 +133,12 @@ def test_a_model_call_lasts_as_long_as_it_took():
     call = GraphNode("runs/a/steps/s", "model call", "generate", 2, 103.0, 2.5, Label(), None, ())
     spans = run_spans(RunGraph((run, call), ()))
     assert [(span.start, span.end) for span in spans] == [(0.0, 0.0), (0.5, 3.0)]
+
+
+def test_an_agents_steps_hang_on_its_bid(recorded):
+    run = recorded.run("question", ASKED).run
+    graph = load_graph(recorded.board, run)
+    parents = {edge.target: edge.source for edge in graph.edges}
+    (call,) = [node.id for node in graph.nodes if node.kind == "step" and node.title == "call"]
+    assert parents[call].endswith("/eager")
+    assert "/bids/" in parents[call]

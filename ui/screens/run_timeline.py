@@ -39,12 +39,17 @@ def timeline_spec(spans: tuple[Span, ...]) -> dict[str, object]:
     across = {
         "y": {"field": "step", "type": "nominal", "sort": {"field": "row"}, "axis": {"title": None, "labelLimit": 360}},
         "x": {"field": "start", "type": "quantitative", "axis": {"title": "seconds"}},
-        "color": {"field": "kind", "type": "nominal", "legend": {"title": None, "orient": "top"}},
+        "color": {
+            "field": "kind",
+            "type": "nominal",
+            "legend": {"title": None, "orient": "top"},
+            "scale": {"scheme": "tableau10"},
+        },
         "tooltip": [{"field": name} for name in ("step", "start", "end", "seconds", "label")],
     }
     return {
         "data": {"values": rows},
-        "height": max(1, len(rows)) * ROW_PIXELS,
+        "height": {"step": ROW_PIXELS},
         "encoding": across,
         "layer": [
             {"mark": {"type": "bar", "height": 10}, "encoding": {"x2": {"field": "end"}}},
