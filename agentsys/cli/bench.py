@@ -19,6 +19,7 @@ BENCHMARKS = {
     "discovery": "recall of the right files of a data lake, against BM25",
     "demo": "the demo lake with the local model: right file, right answer, memory",
     "console": "the console over a large board in Chromium: first content, commit to page, reruns under a stream",
+    "conformance": "the official MCP conformance suite against our face, for two protocol revisions",
     "structure": "lengths of files and functions, import circles",
 }
 

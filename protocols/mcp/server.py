@@ -6,9 +6,10 @@ Clients name themselves without proof, so all of them act as one principal, whic
 
 from __future__ import annotations
 
-import json
+import inspect
+import re
+from importlib.metadata import version
 from typing import Any, Final
-from urllib.parse import quote, unquote
 
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -19,38 +20,32 @@ from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
-    ListResourcesResult,
     ListToolsResult,
     PaginatedRequestParams,
-    ReadResourceRequestParams,
-    ReadResourceResult,
-    Resource,
-    TextContent,
-    TextResourceContents,
     Tool,
+    ToolAnnotations,
 )
 from starlette.applications import Starlette
 
-from agentsys.blackboard.entries import Entry, Json
-from agentsys.blackboard.labels import PUBLIC, Label, Readers
-from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.labels import Label, Readers
 from agentsys.context import Context
 from agentsys.errors import AgentsysError
-from agentsys.policy import Policy
-from agentsys.protocols.mcp.errors import WithheldOutcome
-from agentsys.protocols.mcp.labels import FLOW
-from agentsys.runs import RunResult
+from agentsys.events import TokensStreamed
+from agentsys.protocols.mcp.published import Published
+from agentsys.protocols.mcp.results import CLIENT, error_result, result_of
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
+from agentsys.tools import Tool as OwnTool
 from agentsys.workflow import Workflow
-
-CLIENT: Final = "mcp:client"
-"""The principal of every MCP client."""
 
 CALL_WORKFLOW: Final = "mcp_call"
 """The workflow in whose runs clients call tools."""
 
-AUDIENCE: Final = Readers.of(CLIENT)
+RUN: Final = "run_"
+"""What the names of workflows begin with for clients; tools have their own."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
 
 
 async def _call_tool(context: Context, request: Any) -> Any:
@@ -58,7 +53,7 @@ async def _call_tool(context: Context, request: Any) -> Any:
 
 
 class _Face:
-    """The request handlers of one runtime."""
+    """The handlers of one runtime's tools and workflows."""
 
     def __init__(self, runtime: Runtime, supervisor: RunSupervisor) -> None:
         self._runtime, self._supervisor = runtime, supervisor
@@ -67,68 +62,65 @@ class _Face:
     async def list_tools(
         self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
     ) -> ListToolsResult:
-        anything: dict[str, Any] = {"type": "object", "properties": {"input": {}}}
-        offered = [
-            Tool(name=f"run_{name}", description=f"Run the workflow {name}.", input_schema=anything)
-            for name in sorted(self._runtime.workflows)
-            if name != CALL_WORKFLOW
-        ]
+        offered = {name: self._workflow(name) for name in sorted(self._workflows())}
         for name in self._runtime.tools.names():
-            if (found := self._runtime.tools.get(name)) is not None:
-                schema = found.parameters.model_json_schema()
-                offered.append(Tool(name=f"call_{name}", description=found.description, input_schema=schema))
-        return ListToolsResult(tools=offered)
+            found = self._runtime.tools.get(name)
+            if found is not None and _NAME.fullmatch(name):
+                offered.setdefault(name, _described(found))
+        return ListToolsResult(tools=list(offered.values()))
 
     async def call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        kind, _, name = params.name.partition("_")
         arguments: dict[str, Any] = params.arguments or {}
-        if kind == "run" and name in self._runtime.workflows and name != CALL_WORKFLOW:
-            workflow, value = name, arguments.get("input")
-        elif kind == "call" and self._runtime.tools.get(name) is not None:
-            workflow, value = CALL_WORKFLOW, {"tool": name, "arguments": arguments}
+        if params.name in self._workflows():
+            workflow, value = params.name.removeprefix(RUN), arguments.get("input")
+        elif self._runtime.tools.get(params.name) is not None:
+            workflow, value = CALL_WORKFLOW, {"tool": params.name, "arguments": arguments}
         else:
             raise MCPError(INVALID_PARAMS, f"No tool is named {params.name!r}.")
         label = Label(frozenset({CLIENT}), Readers.of(self._runtime.policy.owner, CLIENT))
         try:
             run = await self._supervisor.start(workflow, value, label=label)
-            return _result(await self._supervisor.wait(run), self._runtime.policy)
+            await self._report(context, run)
+            return result_of(await self._supervisor.wait(run), self._runtime.policy)
         except AgentsysError as error:
-            return _error(error.code, f"{error.message} {error.remedy}", None)
+            return error_result(error.code, f"{error.message} {error.remedy}", None)
 
-    async def list_resources(
-        self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
-    ) -> ListResourcesResult:
-        entries = [entry for entry in self._runtime.board.query(Predicate()) if _readable(entry)]
-        return ListResourcesResult(
-            resources=[
-                Resource(name=f"{entry.topic}/{entry.key}", uri=_uri(entry), mime_type="application/json")
-                for entry in entries
-            ]
+    async def _report(self, context: ServerRequestContext[Any], run: str) -> None:
+        """Tell a client that asked for it what kind of thing happens; the words are known to nobody before the end."""
+        told = 0
+        async for _, event in self._supervisor.stream(run):
+            if not isinstance(event, TokensStreamed):
+                told += 1
+                await context.session.report_progress(told, message=type(event).__name__)
+
+    def _workflows(self) -> set[str]:
+        names = (RUN + name for name in self._runtime.workflows if name != CALL_WORKFLOW)
+        return {name for name in names if _NAME.fullmatch(name)}
+
+    def _workflow(self, name: str) -> Tool:
+        workflow = self._runtime.workflows[name.removeprefix(RUN)]
+        body = workflow.body if inspect.isroutine(workflow.body) else None
+        return Tool(
+            name=name,
+            description=inspect.getdoc(body) or f"Run the workflow {workflow.name}.",
+            input_schema={"type": "object", "properties": {"input": {"description": "the workflow's input"}}},
         )
-
-    async def read_resource(
-        self, context: ServerRequestContext[Any], params: ReadResourceRequestParams
-    ) -> ReadResourceResult:
-        scheme, _, address = str(params.uri).partition("://")
-        topic, _, key = address.partition("/")
-        entry = self._runtime.board.get(unquote(topic), unquote(key)) if scheme == "board" and topic and key else None
-        # One answer for what is absent and what is withheld, so that it does not tell them apart.
-        if entry is None or not _readable(entry):
-            raise MCPError(INVALID_PARAMS, "No such resource.")
-        text = json.dumps(entry.value, ensure_ascii=False)
-        contents = TextResourceContents(uri=params.uri, mime_type="application/json", text=text)
-        return ReadResourceResult(contents=[contents])
 
 
 def mcp_server(runtime: Runtime, supervisor: RunSupervisor) -> Server[Any]:
     """Return the server, for any transport."""
-    face = _Face(runtime, supervisor)
+    face, published = _Face(runtime, supervisor), Published(runtime.board, runtime.policy)
     return Server(
         "agentsys",
+        version=version("agentsys-runtime"),
         on_list_tools=face.list_tools,
         on_call_tool=face.call_tool,
-        on_list_resources=face.list_resources,
-        on_read_resource=face.read_resource,
+        on_list_prompts=published.list_prompts,
+        on_get_prompt=published.get_prompt,
+        on_list_resources=published.list_resources,
+        on_list_resource_templates=published.list_templates,
+        on_read_resource=published.read_resource,
+        on_completion=published.complete,
     )
 
 
@@ -145,36 +137,16 @@ async def serve_stdio(runtime: Runtime, supervisor: RunSupervisor) -> None:
         await server.run(read, write, server.create_initialization_options())
 
 
-def _result(result: RunResult, policy: Policy) -> CallToolResult:
-    record = result.record
-    label = record.label
-    if label is None or not label.readers.permits(AUDIENCE):
-        withheld = WithheldOutcome(f"Run {record.run} is {record.status}; its outcome is not for this client.")
-        code = record.failure.code if record.failure is not None else withheld.code
-        return _error(code, f"{withheld.message} {withheld.remedy}", None)
-    if record.failure is not None:
-        return _error(record.failure.code, record.failure.message, _flow(label, policy))
-    text = record.value if isinstance(record.value, str) else json.dumps(record.value, ensure_ascii=False)
-    return CallToolResult(
-        content=[TextContent(text=text)], structured_content={"value": record.value}, _meta=_flow(label, policy)
+def _described(tool: OwnTool) -> Tool:
+    hints = ToolAnnotations(
+        read_only_hint=not tool.consequential and tool.effect_class is EffectClass.PURE,
+        destructive_hint=tool.consequential,
+        idempotent_hint=tool.effect_class.repeatable,
+        open_world_hint=tool.source is not None,
     )
-
-
-def _error(code: str, message: str, meta: dict[str, Any] | None) -> CallToolResult:
-    return CallToolResult(content=[TextContent(text=f"[{code}] {message}")], is_error=True, _meta=meta)
-
-
-def _flow(label: Label, policy: Policy) -> dict[str, Json]:
-    integrity = "trusted" if policy.trusts(label) else "untrusted"
-    confidentiality = "public" if label.readers == PUBLIC else "private"
-    return {
-        FLOW: {"integrity": integrity, "confidentiality": confidentiality, "influencers": sorted(label.influencers)}
-    }
-
-
-def _readable(entry: Entry) -> bool:
-    return not entry.deleted and entry.label.readers.permits(AUDIENCE)
-
-
-def _uri(entry: Entry) -> str:
-    return f"board://{quote(entry.topic, safe='')}/{quote(entry.key, safe='')}"
+    return Tool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=tool.parameters.model_json_schema(),
+        annotations=hints,
+    )

@@ -67,9 +67,9 @@ async def connected(url: str, token: str | None, mode: Mode) -> AsyncIterator[Cl
 @MODES
 async def test_the_token_lets_a_client_run_a_workflow_and_a_tool_is_still_denied(mode: Mode) -> None:
     async with served() as url, connected(url, TOKEN, mode) as client:
-        assert {t.name for t in (await client.list_tools()).tools} == {"run_greet", "call_wipe"}
+        assert {t.name for t in (await client.list_tools()).tools} == {"run_greet", "wipe"}
         assert (await client.call_tool("run_greet", {"input": "Ada"})).structured_content == {"value": "Hello Ada"}
-        denied = await client.call_tool("call_wipe", {})
+        denied = await client.call_tool("wipe", {})
         assert denied.is_error and "AGS-03" in denied.content[0].text  # type: ignore[union-attr]
 
 

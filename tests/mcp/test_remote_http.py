@@ -62,7 +62,7 @@ async def our_own_face() -> AsyncIterator[str]:
 
 async def ask(url: str, **given: Any) -> Any:
     async def sum_up(context: Any, numbers: Any) -> Any:
-        return (await context.call("other__call_add", a=numbers[0], b=numbers[1])).value
+        return (await context.call("other__add", a=numbers[0], b=numbers[1])).value
 
     settings = McpSettings.model_validate({"servers": {"other": {"url": url, **given}}})
     async with Runtime(Board.open(":memory:"), ScriptedModel(str)) as runtime:

@@ -12,7 +12,8 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.protocols.mcp.labels import FLOW
-from agentsys.protocols.mcp.server import CLIENT, mcp_server
+from agentsys.protocols.mcp.results import CLIENT
+from agentsys.protocols.mcp.server import mcp_server
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
@@ -43,12 +44,12 @@ async def test_a_client_runs_workflows_and_tools_and_reads_only_what_it_may(mode
         transaction.put("notes", key, key, type="note", label=label)
         board.commit(transaction)
     async with Client(mcp_server(runtime, supervisor), mode=mode) as client:
-        assert {t.name for t in (await client.list_tools()).tools} == {"run_greet", "call_add", "call_wipe"}
+        assert {t.name for t in (await client.list_tools()).tools} == {"run_greet", "add", "wipe"}
         greeted = await client.call_tool("run_greet", {"input": "Ada"})
         assert greeted.structured_content == {"value": "Hello Ada"}
         assert (greeted.meta or {})[FLOW]["integrity"] == "untrusted"
-        assert (await client.call_tool("call_add", {"a": 1, "b": 2})).structured_content == {"value": 3}
-        denied = await client.call_tool("call_wipe", {})
+        assert (await client.call_tool("add", {"a": 1, "b": 2})).structured_content == {"value": 3}
+        denied = await client.call_tool("wipe", {})
         assert denied.is_error and "AGS-03" in denied.content[0].text  # type: ignore[union-attr]
         uris = [str(resource.uri) for resource in (await client.list_resources()).resources]
         assert "board://notes/open" in uris and "board://notes/closed" not in uris

@@ -57,9 +57,9 @@ async def test_a_client_starts_the_process(
     parameters = StdioServerParameters(command=sys.executable, args=arguments, env=environment(), cwd=tmp_path)
     with (tmp_path / "stderr").open("w") as errors:
         async with Client(stdio_client(parameters, errlog=errors), mode=mode) as client:
-            assert {t.name for t in (await client.list_tools()).tools} == {"run_shout", "call_wipe"}
+            assert {t.name for t in (await client.list_tools()).tools} == {"run_shout", "wipe"}
             assert (await client.call_tool("run_shout", {"input": "hi"})).structured_content == {"value": "HI"}
-            denied = await client.call_tool("call_wipe", {})
+            denied = await client.call_tool("wipe", {})
             assert denied.is_error and "AGS-03" in denied.content[0].text  # type: ignore[union-attr]
 
 

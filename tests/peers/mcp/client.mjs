@@ -8,7 +8,7 @@ await client.connect(new StreamableHTTPClientTransport(new URL(`${url}/mcp`), { 
 
 const tools = (await client.listTools()).tools.map((tool) => tool.name).sort();
 const greeted = await client.callTool({ name: "run_greet", arguments: { input: "Ada" } });
-const denied = await client.callTool({ name: "call_wipe", arguments: {} });
+const denied = await client.callTool({ name: "wipe", arguments: {} });
 const version = client.getNegotiatedProtocolVersion();
 console.log(JSON.stringify({ version, tools, greeted, denied }));
 await client.close();

@@ -29,7 +29,7 @@ def inspect(node: Path, sdk: Path, url: str, token: str, *words: str) -> subproc
 def test_the_inspector_lists_and_calls(node: Path, sdk: Path, url: str) -> None:
     listed = inspect(node, sdk, url, "peers-only", "--method", "tools/list")
     assert listed.returncode == 0, listed.stderr
-    assert {tool["name"] for tool in json.loads(listed.stdout)["tools"]} == {"run_greet", "call_wipe"}
+    assert {tool["name"] for tool in json.loads(listed.stdout)["tools"]} == {"run_greet", "wipe"}
     words = ["--method", "tools/call", "--tool-name", "run_greet", "--tool-arg", "input=Ada"]
     called = inspect(node, sdk, url, "peers-only", *words)
     assert called.returncode == 0, called.stderr
