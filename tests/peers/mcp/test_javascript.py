@@ -28,7 +28,7 @@ def test_the_javascript_client_runs_a_workflow_and_is_denied_a_tool(
     assert finished.returncode == 0, finished.stderr
     seen: dict[str, Any] = json.loads(finished.stdout)
     assert seen["version"] == version
-    assert seen["tools"] == ["wipe", "run_greet"]
+    assert seen["tools"] == ["run_greet", "wipe"]
     assert seen["greeted"]["structuredContent"] == {"value": "Hello Ada"}
     assert seen["denied"]["isError"] and "AGS-03" in seen["denied"]["content"][0]["text"]
 
