@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo record console test test-all test-vllm test-peers check format docs lock clean
+.PHONY: help setup demo record console test test-all test-vllm test-peers test-browser chromium screenshots check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +42,19 @@ test: $(READY) ## everything but the slow suites, the browser, other vendors' pe
 test-peers: $(READY) ## clients and servers of other vendors, from npm
 	$(BIN)/python -m pytest -q -m peers
 
+chromium: ## install Chromium with apt-get where there is none
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	{ echo "There is no Chromium, and apt-get could not install it: do that as your system does, as root." >&2; exit 1; }
+
+test-browser: $(READY) chromium ## the console in Chromium, with the real engine
+	$(BIN)/agentsys models pull
+	$(BIN)/python -m pytest -q -m browser
+
+screenshots: $(READY) chromium ## draw the console's pages into docs/img
+	$(BIN)/agentsys models pull
+	AGENTSYS_TEST_SCREENSHOTS=docs/img $(BIN)/python -m pytest -q -m browser -k light_and_dark
+
 # An environment of its own: vLLM pins versions that the rest need not bear.
 $(VLLM_READY): requirements-vllm.lock
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -52,7 +65,7 @@ $(VLLM_READY): requirements-vllm.lock
 test-vllm: $(VLLM_READY) ## the engine conformance suite over vLLM on the CPU
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_equality.py
 
-test-all: test test-peers test-vllm ## all suites
+test-all: test test-peers test-browser test-vllm ## all suites
 	$(BIN)/python -m pytest -q -m "slow and not browser and not peers"
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions

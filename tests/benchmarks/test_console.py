@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-from agentsys.benchmarks.browser import Reruns, ScriptWatch
+from agentsys.benchmarks.browser import Reruns, ScriptWatch, chromium_path
 from agentsys.benchmarks.large_board import build_board
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.predicates import Predicate
+from agentsys.errors import ConfigurationError
 from agentsys.runs import list_runs
 from agentsys.views.run_view import load_run
 
@@ -63,6 +65,13 @@ def test_reruns_are_counted_between_the_first_token_and_the_end():
 
 def test_a_rerun_of_the_whole_page_is_caught():
     assert watched(run(), text("wrote 1"), run("f"), run(), text("wrote 2"), text("done")) == Reruns(1, 1)
+
+
+def test_a_missing_chromium_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigurationError, match="No Chromium") as told:
+        chromium_path()
+    assert "make chromium" in told.value.remedy
 
 
 def test_text_frames_and_other_messages_count_nothing():
