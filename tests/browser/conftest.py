@@ -18,7 +18,7 @@ from agentsys.benchmarks.browser import browser, served_console
 from agentsys.lake.local import lake_folder
 
 FILES = ("airports.csv", "cars.json", "stocks.csv")
-PATIENCE_MILLISECONDS = 60_000
+PATIENCE_MILLISECONDS = 180_000
 
 APPROVING = """
 from agentsys import NOBODY, EffectClass, Label, Policy, Workflow, tool

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.model]
 
 QUESTION = "How many airports are there in the state TX?"
 ANSWER = "209"
-PATIENCE_MILLISECONDS = 60_000
+PATIENCE_MILLISECONDS = 180_000
 
 
 def asked(page: Page, console) -> str:
