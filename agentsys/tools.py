@@ -185,6 +185,11 @@ class ToolRegistry:
             await source.discover(name)
         return found or self.get(name)
 
+    async def discover(self) -> None:
+        """Ask the sources that know of no tool yet; one that cannot be had stays without, and says why when called."""
+        asking = [source.discover() for source in self._sources if not source.known()]
+        await asyncio.gather(*asking, return_exceptions=True)
+
     def names(self) -> list[str]:
         return sorted([*self._tools, *(name for source in self._sources for name in source.known())])
 

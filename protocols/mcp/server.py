@@ -62,6 +62,7 @@ class _Face:
     async def list_tools(
         self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None
     ) -> ListToolsResult:
+        await self._runtime.tools.discover()
         offered = {name: self._workflow(name) for name in sorted(self._workflows())}
         for name in self._runtime.tools.names():
             found = self._runtime.tools.get(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from mcp import Client
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -22,6 +23,7 @@ from agentsys.blackboard.labels import NOBODY, Label, Readers
 from agentsys.protocols.app import FaceOptions, create_app
 from agentsys.protocols.mcp import transports
 from agentsys.protocols.mcp.remote import attach_servers
+from agentsys.protocols.mcp.server import mcp_server
 from agentsys.runtime import Runtime
 from agentsys.settings import McpSettings
 from agentsys.supervisor import RunSupervisor
@@ -76,6 +78,20 @@ async def test_one_runtime_calls_the_tools_of_another() -> None:
         assert result.value == {"value": 3}, result.failure
         # The other runtime's own label of the result comes along.
         assert "mcp:other/mcp:client" in result.label.influencers
+
+
+async def test_our_face_offers_the_tools_of_other_servers_and_judges_their_calls() -> None:
+    servers: Any = {"away": {"url": "http://127.0.0.1:9/mcp"}}
+    async with our_own_face() as url, Runtime(Board.open(":memory:"), ScriptedModel(str)) as runtime:
+        servers["other"] = {"url": url, "token": TOKEN, "consequential": False}
+        attach_servers(runtime, McpSettings.model_validate({"servers": servers}))
+        supervisor = RunSupervisor(runtime)
+        async with Client(mcp_server(runtime, supervisor)) as client:
+            assert "other__add" in {offer.name for offer in (await client.list_tools()).tools}
+            # What a client says is not for the other server to learn.
+            denied = await client.call_tool("other__add", {"a": 1, "b": 2})
+            assert denied.is_error and "audience" in denied.content[0].text  # type: ignore[union-attr]
+        await supervisor.close()
 
 
 async def test_a_wrong_token_is_told_and_not_quoted() -> None:
