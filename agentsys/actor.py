@@ -17,7 +17,7 @@ class Actor:
     ``rated`` is its rating on the agenda, ``None`` for one that needs no turn. ``changes`` lists, from the second
     attempt on, what other transactions changed under the one before. ``kept`` names the requests with which earlier
     attempts committed writes: such writes are not made again, and what is read after the request is as of the commit
-    given with it.
+    given with it. ``owner`` is whose exclusive turn the attempt has, if any.
     """
 
     path: str
@@ -29,3 +29,4 @@ class Actor:
     attempt: int = 1
     changes: tuple[Json, ...] = ()
     kept: Mapping[str, int] = field(default_factory=dict)
+    owner: str | None = None

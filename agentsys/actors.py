@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,8 @@ from agentsys.actor import Actor
 from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.transactions import Transaction
+from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
+from agentsys.blackboard.transactions import Commit, Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context
@@ -67,8 +69,10 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
         except Conflict as conflict:
             if actor.attempt == MAX_ATTEMPTS:
                 raise ActorFailed(conflict, context.label, context.decisions) from conflict
-            await _record_attempt(scope, context, conflict)
-            actor = _at_attempt(scope, actor, actor.attempt + 1)
+            policy = policy_of(conflict.items, scope.conflicts)
+            owner = await _exclusive_turn(scope, context) if policy == "escalate" else None
+            await _record_attempt(scope, context, conflict, told=policy != "retry")
+            actor = replace(_at_attempt(scope, actor, actor.attempt + 1), owner=owner)
         except FATAL:
             raise
         except Exception as error:
@@ -92,13 +96,35 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
     if scope.replaying:
         raise RecordEnded(f"Run {scope.run} has no record of the end of {context.actor.path}.")
     conclude(transaction, conclusion)
-    commit = await submit(scope.board, transaction)
+    commit = await _commit(scope, context, transaction)
     return replace(conclusion, seq=commit.seq)
 
 
-async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict) -> None:
+async def _commit(scope: RunScope, context: Context, transaction: Transaction) -> Commit:
+    """Commit; values that a function of their type makes one with others' are written so, without a new attempt."""
+    for _ in range(MAX_ATTEMPTS):
+        context.lost = transaction
+        try:
+            return await submit(scope.board, transaction)
+        except Conflict as conflict:
+            again = reconciled(transaction, conflict, scope.conflicts)
+            if again is None:
+                raise
+            transaction = again
+    return await submit(scope.board, transaction)
+
+
+async def _exclusive_turn(scope: RunScope, context: Context) -> str | None:
+    """Hold what the actor's lost transaction touched, from its second loss on; return who holds."""
+    lost = context.lost
+    if lost is None or context.actor.attempt < ESCALATE_AFTER:
+        return None
+    return (await asyncio.to_thread(scope.board.hold, lost, HOLD_SECONDS)).owner
+
+
+async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict, *, told: bool) -> None:
     actor = context.actor
-    changed = [item for item in conflict.items if not isinstance(item, CursorConflict)]
+    changed = [item for item in conflict.items if told and not isinstance(item, CursorConflict)]
     labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
     head = scope.board.head
     kept = dict(actor.kept) | ({context.kept: head} if context.kept else {})

@@ -21,6 +21,7 @@ from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import EffectIntent
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.merges import Merge
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow, Transaction
 from agentsys.capacity import capacity_of
@@ -62,12 +63,14 @@ class Context:
         self.actor = actor
         self._scope = scope
         self._label = actor.label
-        self._workspace = Workspace(scope.board, scope.run, f"agent:{actor.name}", actor.snapshot)
+        self._workspace = Workspace(scope.board, scope.run, f"agent:{actor.name}", actor.snapshot, actor.owner)
         self._cursor = Cursor(scope.journal, actor.path, actor.attempt)
         self.decisions = DecisionLog(scope, actor.name)
         self._fault: AgentsysError | None = None
         self.kept: str | None = None
         """The last request with which this attempt, or one that it repeats, committed writes."""
+        self.lost: Transaction | None = None
+        """The transaction that this attempt tried to commit last."""
 
     @property
     def run(self) -> str:
@@ -115,6 +118,15 @@ class Context:
             raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")
         self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, label or least))
         self._workspace.put(topic, key, to_json(plain), type=type, label=label or least)
+
+    def merge(self, topic: str, key: str, merge: Merge, *, type: str) -> None:
+        """Change a counter, set or map when the transaction commits, whatever others write to it meanwhile.
+
+        Raises :class:`PolicyDenied`.
+        """
+        self._check()
+        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
+        self._workspace.merge(topic, key, merge, type=type, label=self._label)
 
     def delete(self, topic: str, key: str) -> None:
         """Delete an entry when the transaction commits. Raises :class:`PolicyDenied`."""

@@ -21,6 +21,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.resolution import Policies
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.control import ControlLoop
@@ -81,8 +82,12 @@ class Runtime:
         tools: Iterable[Tool] = (),
         workflows: Iterable[Workflow | WorkflowFunction] = (),
         policy: Policy | None = None,
+        conflicts: Policies | None = None,
         max_volunteers: int = MAX_VOLUNTEERS,
     ) -> None:
+        """``conflicts`` says for types of entries what becomes of an actor whose commit conflicts on one: see
+        :mod:`agentsys.blackboard.resolution`.
+        """
         self.board = board
         self.model = as_model(model)
         self.policy = policy or Policy()
@@ -91,6 +96,7 @@ class Runtime:
         self.tools = ToolRegistry(tools)
         self._gateway = Gateway(self.policy, self.tools)
         self._agenda = Agenda(MAX_ACTING)
+        self._conflicts = conflicts or {}
         self._max_volunteers = max_volunteers
         self._active: dict[str, asyncio.Task[Any] | None] = {}
 
@@ -325,6 +331,7 @@ class Runtime:
             started=record.started,
             deadline=record.deadline,
             max_volunteers=self._max_volunteers,
+            conflicts=self._conflicts,
             listener=listener,
         )
         scope.run_round = ControlLoop(scope).run_round

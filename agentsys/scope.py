@@ -10,6 +10,7 @@ from typing import Protocol
 from agentsys.agenda import Agenda
 from agentsys.agents import AgentRegistry, Request
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.resolution import Policies
 from agentsys.events import Listener, RunEvent
 from agentsys.gateway import Gateway
 from agentsys.journal import Journal, Mode
@@ -52,6 +53,7 @@ class RunScope:
     started: float
     deadline: float | None
     max_volunteers: int
+    conflicts: Policies = field(default_factory=dict)
     listener: Listener | None = None
     run_round: RunRound = field(init=False)
 

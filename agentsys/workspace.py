@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.merges import Merge, as_json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
 from agentsys.journal import digest
@@ -13,11 +14,12 @@ from agentsys.journal import digest
 class Workspace:
     """One transaction after another, each begun at a known snapshot, so that an execution can be repeated exactly."""
 
-    def __init__(self, board: Board, run: str, principal: str, snapshot: int) -> None:
+    def __init__(self, board: Board, run: str, principal: str, snapshot: int, owner: str | None = None) -> None:
         self._board = board
         self._run = run
         self._principal = principal
         self._snapshot = snapshot
+        self._owner = owner
         self._transaction: Transaction | None = None
         self._writes: list[Json] = []
 
@@ -26,6 +28,7 @@ class Workspace:
         if self._transaction is None:
             self._transaction = self._board.begin(self._principal, run=self._run)
             self._transaction.snapshot = self._snapshot
+            self._transaction.owner = self._owner or self._transaction.owner
         return self._transaction
 
     @property
@@ -46,6 +49,10 @@ class Workspace:
     def put(self, topic: str, key: str, value: Json, *, type: str, label: Label) -> None:
         self.transaction.put(topic, key, value, type=type, label=label)
         self._writes.append(["put", topic, key, type, value])
+
+    def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label) -> None:
+        self.transaction.merge(topic, key, merge, type=type, label=label)
+        self._writes.append(["merge", topic, key, type, as_json(merge)])
 
     def delete(self, topic: str, key: str, *, label: Label) -> None:
         self.transaction.delete(topic, key, label=label)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -21,7 +22,7 @@ from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
 from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader
 from agentsys.blackboard.subscriptions import Subscription, SubscriptionMismatch
-from agentsys.blackboard.transactions import Commit, Isolation, Transaction
+from agentsys.blackboard.transactions import Commit, Isolation, Transaction, nothing_committed
 from agentsys.errors import BoardError
 
 TEMPORARY: Final = ":memory:"
@@ -127,11 +128,20 @@ class Board:
         if not request.changes_nothing:
             return committer.submit(request)
         done: Future[Commit] = Future()
-        at = time.time()
-        done.set_result(
-            Commit(tx.snapshot, tx.id, tx.principal, tx.run, tx.snapshot, tx.isolation, at, (), (), (), "", "")
-        )
+        done.set_result(nothing_committed(request, tx.snapshot))
         return done
+
+    def hold(self, lost: Transaction, seconds: float) -> Transaction:
+        """Return a new transaction that alone may write what ``lost`` touched, for at most ``seconds``.
+
+        It is for one that loses again and again; others' commits wait meanwhile, so be short. It waits itself while
+        another holds some of the same. The hold ends with the transaction's commit, whatever comes of it.
+        """
+        request = replace(lost.seal(self.epoch), hold=seconds, resubmitted=False)
+        self.wait_for(self._writable().submit(request).result().seq)
+        held = self.begin(lost.principal, run=lost.run, isolation=lost.isolation, urgency=lost.urgency)
+        held.owner = lost.owner
+        return held
 
     def log(self, *, after: int = 0, limit: int | None = None, run: str | None = None) -> list[Commit]:
         """Return the commits after sequence number ``after`` in order, all or those of one run."""

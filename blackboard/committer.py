@@ -15,9 +15,11 @@ from typing import Any, Final, TypeVar
 
 from agentsys.blackboard.chain import commit_hash
 from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
-from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.entries import Entry, canonical_json
+from agentsys.blackboard.holds import Holds
+from agentsys.blackboard.merges import merged
 from agentsys.blackboard.storage import BoardClosed, BoardState, CursorState, PreparedCommit, Storage, StorageFailed
-from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write
+from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write, nothing_committed
 from agentsys.blackboard.validation import BatchState, validate
 from agentsys.errors import BoardError
 
@@ -56,6 +58,8 @@ class Committer:
         self._ages = itertools.count()
         self._queue: list[_Waiting] = []
         self._chores: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._holds = Holds()
+        self._parked: list[_Waiting] = []
         self._closed = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="agentsys-committer", daemon=True)
@@ -106,14 +110,39 @@ class Committer:
         while True:
             with self._wake:
                 while not (self._queue or self._chores or self._closed):
-                    self._wake.wait()
-                if not (self._queue or self._chores):
+                    if not self._wake.wait(self._holds.next_end()):
+                        self._unpark()
+                if not (self._queue or self._chores or self._parked):
                     return
                 chores, self._chores = self._chores, []
                 batch = [heapq.heappop(self._queue) for _ in range(min(MAX_BATCH, len(self._queue)))]
             for chore, future in chores:
                 _settle(chore, future)
-            self._commit([member for member in batch if member.future.set_running_or_notify_cancel()])
+            admitted = [member for member in batch if self._admits(member)]
+            self._commit([member for member in admitted if member.future.set_running_or_notify_cancel()])
+            # No generator: the hold of each must end.
+            ended = [self._holds.release(member.request.owner) for member in admitted]
+            if any(ended) or self._closed:
+                with self._wake:
+                    self._unpark()
+
+    def _admits(self, member: _Waiting) -> bool:
+        """Whether to commit ``member`` now. One that a hold bars waits; one that asks for a hold gets it instead."""
+        if self._holds.bar(member.request) and not self._closed:
+            self._parked.append(member)
+            return False
+        if not member.request.hold:
+            return True
+        if member.future.set_running_or_notify_cancel():
+            self._holds.take(member.request)
+            member.future.set_result(nothing_committed(member.request, self._state.head))
+        return False
+
+    def _unpark(self) -> None:
+        """Queue again what waited for a hold; what another hold bars will wait again."""
+        for member in self._parked:
+            heapq.heappush(self._queue, member)
+        self._parked = []
 
     def _commit(self, batch: list[_Waiting]) -> None:
         """Store what is valid of ``batch``. If storing fails as a whole, each member gets its own try."""
@@ -188,7 +217,8 @@ class Committer:
                 raise InvalidCursorMove(f"Subscription {move.subscription} cannot pass the log's end to {move.to_seq}.")
         at = time.time()
         # Deleting what is not there changes nothing, and must not create a version.
-        writes = [write for write in request.writes if write.text is not None or _exists(write, state)]
+        wanted = [_on_head(write, state) if write.merges else write for write in request.writes]
+        writes = [write for write in wanted if write.text is not None or _exists(write, state)]
         commit = Commit(
             seq=seq,
             tx_id=request.tx_id,
@@ -210,6 +240,18 @@ class Committer:
 def _exists(write: Write, state: BatchState) -> bool:
     head = state.head((write.topic, write.key))
     return head is not None and not head.deleted
+
+
+def _on_head(write: Write, state: BatchState) -> Write:
+    """Return what a merge amounts to at its turn. Raises :class:`MergeMismatch`."""
+    head = state.head((write.topic, write.key))
+    value, label, sources = None, write.label, dict.fromkeys(write.derived_from)
+    if head is not None:
+        value, label = head.value, label.join(head.label)
+        sources[head.ref] = None
+    for merge in write.merges:
+        value = merged(value, merge)
+    return replace(write, text=canonical_json(value), value=value, label=label, derived_from=tuple(sources), merges=())
 
 
 def _entry(write: Write, request: CommitRequest, state: BatchState, seq: int, at: float) -> Entry:

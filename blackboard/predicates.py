@@ -38,12 +38,18 @@ class Predicate:
     def covers(self, entry: Entry) -> bool:
         """Whether address, type and run of ``entry`` fit, whatever its value is and even if it is a deletion."""
         return (
-            (self.topic is None or entry.topic == self.topic)
-            and (self.topic_prefix is None or entry.topic.startswith(self.topic_prefix))
-            and (self.type is None or entry.type == self.type)
+            (self.type is None or entry.type == self.type)
             and (self.run is None or entry.run == self.run)
-            and (self.key_from is None or entry.key >= self.key_from)
-            and (self.key_to is None or entry.key < self.key_to)
+            and self.reaches(entry.topic, entry.key)
+        )
+
+    def reaches(self, topic: str, key: str) -> bool:
+        """Whether some entry at this address could match."""
+        return (
+            (self.topic is None or topic == self.topic)
+            and (self.topic_prefix is None or topic.startswith(self.topic_prefix))
+            and (self.key_from is None or key >= self.key_from)
+            and (self.key_to is None or key < self.key_to)
         )
 
     def matches(self, entry: Entry) -> bool:

@@ -6,8 +6,9 @@ predicates) and what it wants to write; the committer validates that in one step
 
 import json
 import math
+import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
@@ -22,6 +23,7 @@ from agentsys.blackboard.entries import (
     check_name,
 )
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
+from agentsys.blackboard.merges import Merge, check_merge, merged
 from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import BoardError, LabelError
 
@@ -88,7 +90,10 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A buffered new version of an entry; ``text`` is the canonical JSON of its value, ``None`` for a deletion."""
+    """A buffered new version of an entry; ``text`` is the canonical JSON of its value, ``None`` for a deletion.
+
+    One with ``merges`` has neither: the committer applies them, in order, to the value that it finds.
+    """
 
     topic: str
     key: str
@@ -98,13 +103,15 @@ class Write:
     label: Label
     derived_from: tuple[EntryVersionRef, ...]
     endorsement: Endorsement | None
+    merges: tuple[Merge, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
     """All a committer needs to know of a transaction. ``reads`` maps addresses to the version seen, if any.
 
-    Only a ``resubmitted`` one can be in the log already. ``epoch`` tells the process that submits it.
+    Only a ``resubmitted`` one can be in the log already. ``epoch`` tells the process that submits it. One with a
+    ``hold``, in seconds, commits nothing: it asks that ``owner`` alone may write what it touches (see ``holds``).
     """
 
     tx_id: str
@@ -120,10 +127,28 @@ class CommitRequest:
     cursors: tuple[CursorMove, ...]
     resubmitted: bool = False
     epoch: int = 0
+    owner: str = ""
+    hold: float = 0.0
 
     @property
     def changes_nothing(self) -> bool:
         return not (self.writes or self.effects or self.cursors)
+
+
+def nothing_committed(request: CommitRequest, seq: int) -> Commit:
+    """Return what a request that changes nothing comes to, at commit ``seq``."""
+    return Commit(
+        seq, request.tx_id, request.principal, request.run, seq, request.isolation, time.time(), (), (), (), "", ""
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a transaction writes after all at an address where ``found``, if anything, stands meanwhile."""
+
+    found: Entry | None
+    value: Json
+    label: Label
 
 
 class View(Protocol):
@@ -165,6 +190,8 @@ class Transaction:
         self._label: Label | None = None
         self._operations: list[Write | EffectIntent | EffectChange | CursorMove] = []
         self._request: CommitRequest | None = None
+        self.owner = self.id
+        """Whose holds this transaction passes and ends."""
 
     @property
     def reads_label(self) -> Label:
@@ -180,6 +207,8 @@ class Transaction:
         """Return the entry as this transaction sees it, or ``None``; an own write has version and seq 0."""
         self._check_open()
         own = self._own_writes().get((topic, key))
+        if own is not None and own.merges:
+            own = self._applied(own)
         if own is not None:
             self._label = join_all([self.reads_label, own.label])
             return self._pending_entry(own)
@@ -198,6 +227,8 @@ class Transaction:
         self._predicates[predicate] = None
         self._remember(found.values())
         for address, write in self._own_writes().items():
+            if write.merges:
+                write = self._applied(write)
             found.pop(address, None)
             entry = self._pending_entry(write)
             if entry is not None and predicate.matches(entry):
@@ -231,6 +262,30 @@ class Transaction:
         sources = self.reads if derived_from is None else tuple(derived_from)
         # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
         self._operations.append(Write(topic, key, type, text, json.loads(text), label, sources, endorsed))
+
+    def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label | None = None) -> None:
+        """Buffer a change that commutes with other writers': it never conflicts with what they do to the entry.
+
+        The entry's label becomes the join of its own and ``label``, by default as in :meth:`put`. Reading the entry in
+        the same transaction makes it depend on what was read, like any read. Raises :class:`LabelTooLow`,
+        :class:`InvalidValue`, and at the commit :class:`MergeMismatch` where the entry holds another kind of value.
+        """
+        self._check_open()
+        check_name(topic, "topic")
+        check_name(key, "key")
+        check_name(type, "type")
+        check_merge(merge)
+        label = self._label_for(f"{topic}/{key}", label, None)
+        before = self._own_writes().get((topic, key))
+        if before is None:
+            write = Write(topic, key, type, None, None, label, self.reads, None, (merge,))
+        elif before.merges:
+            write = replace(before, type=type, label=before.label.join(label), merges=(*before.merges, merge))
+        else:
+            value = merged(before.value, merge)
+            text = canonical_json(value)
+            write = replace(before, type=type, text=text, value=value, label=before.label.join(label))
+        self._operations.append(write)
 
     def delete(self, topic: str, key: str, *, label: Label = BOTTOM) -> None:
         """Buffer the end of an entry, under the join of ``label`` and everything read.
@@ -290,6 +345,30 @@ class Transaction:
             raise UnknownSavepoint(f"Transaction {self.id} has no savepoint {mark}.")
         del self._operations[mark:]
 
+    def written(self, topic: str, key: str) -> Write | None:
+        """Return the value put at an address, if one was put last."""
+        write = self._own_writes().get((topic, key))
+        return None if write is None or write.text is None else write
+
+    def rebased(self, resolved: Mapping[Key, Resolved]) -> "Transaction":
+        """Return this transaction anew, relying at each of the addresses on what was found there and writing over it.
+
+        All else that it read must still hold as it was read.
+        """
+        again = Transaction(self._view, self.snapshot, self.principal, self.run, self.isolation, self.urgency)
+        again.owner = self.owner
+        again._reads = {**self._reads, **{address: one.found for address, one in resolved.items()}}
+        again._predicates = dict(self._predicates)
+        again._seen = dict(self._seen)
+        again._label = self._label
+        again._remember([one.found for one in resolved.values() if one.found is not None])
+        again._operations = list(self._operations)
+        for (topic, key), one in resolved.items():
+            mine = self._own_writes()[topic, key]
+            text = canonical_json(one.value)
+            again._operations.append(replace(mine, text=text, value=json.loads(text), label=one.label))
+        return again
+
     def seal(self, epoch: int = 0) -> CommitRequest:
         """Close the transaction and return what is to be committed; later calls return it as ``resubmitted``."""
         if self._request is not None:
@@ -309,6 +388,7 @@ class Transaction:
                 effects=tuple(item for item in operations if isinstance(item, (EffectIntent, EffectChange))),
                 cursors=tuple(item for item in operations if isinstance(item, CursorMove)),
                 epoch=epoch,
+                owner=self.owner,
             )
         return self._request
 
@@ -316,6 +396,21 @@ class Transaction:
         if entries:
             self._seen.update((entry.ref, None) for entry in entries)
             self._label = join_all([self.reads_label, *(entry.label for entry in entries)])
+
+    def _applied(self, write: Write) -> Write:
+        """Return what a buffered merge amounts to on the snapshot, which this transaction thereby relies on."""
+        address = write.topic, write.key
+        if address not in self._reads:
+            self._reads[address] = self._view.version_at(*address, self.snapshot)
+        seen = self._reads[address]
+        value = None if seen is None else seen.value
+        for merge in write.merges:
+            value = merged(value, merge)
+        label = write.label
+        if seen is not None:
+            self._remember([seen])
+            label = label.join(seen.label)
+        return replace(write, text=canonical_json(value), value=value, label=label, merges=())
 
     def _own_writes(self) -> dict[Key, Write]:
         return {(item.topic, item.key): item for item in self._operations if isinstance(item, Write)}

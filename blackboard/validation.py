@@ -52,7 +52,7 @@ def validate(request: CommitRequest, state: BatchState) -> None:
     """Raise :class:`Conflict` with every difference if ``request`` may not commit on top of ``state``.
 
     ``serializable``: all it read is unchanged, in old and new image of every set it queried. ``snapshot``: nobody
-    else wrote what it writes.
+    else wrote what it writes. A merge that read nothing of its entry goes onto whatever is there.
     """
     items: list[ConflictItem] = [
         CursorConflict(move.subscription, move.from_seq, state.position(move.subscription))
@@ -91,7 +91,11 @@ def _changed_sets(request: CommitRequest, state: BatchState) -> Iterable[Conflic
 def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
     for write in request.writes:
         head = state.head((write.topic, write.key))
-        if head is not None and head.seq > request.snapshot:
+        known = request.reads.get((write.topic, write.key))
+        if known is not None and head is not None and known.version == head.version:
+            # What it writes over is what it knows, however late it learned of it.
+            continue
+        if not write.merges and head is not None and head.seq > request.snapshot:
             seen = _existing(request.reads.get((write.topic, write.key)))
             yield KeyConflict(write.topic, write.key, seen.version if seen else 0, seen, _existing(head))
 

@@ -1,0 +1,226 @@
+"""Policies for conflicts: told and judged again, done again, made one by a function, or given an exclusive turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.conflicts import Conflict, ConflictItem, KeyConflict
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.resolution import ConflictPolicy, transact
+from agentsys.blackboard.transactions import Isolation, Transaction
+
+
+def put(board: Board, key: str, value: Json, label: Label | None = None, type: str = "note") -> None:
+    tx = board.begin("ann")
+    tx.put("notes", key, value, type=type, label=label)
+    board.commit(tx)
+
+
+def value(board: Board, key: str) -> Any:
+    entry = board.get("notes", key)
+    return None if entry is None else entry.value
+
+
+def increment(tx: Transaction, changes: Sequence[ConflictItem] = ()) -> None:
+    entry = tx.get("notes", "n")
+    tx.put("notes", "n", (entry.value if entry else 0) + 1, type="note")  # type: ignore[operator]
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("policy", ["repair", "retry", "escalate"])
+def test_read_modify_write_loses_nothing_under_any_policy(board: Board, policy: ConflictPolicy) -> None:
+    def work() -> None:
+        for _ in range(20):
+            transact(board, "ann", increment, policies={"note": policy}, attempts=1000)
+
+    in_threads(4, work)
+    assert value(board, "n") == 80
+
+
+def meddled(board: Board, told: list[Sequence[ConflictItem]], times: int) -> Callable[..., None]:
+    """Work that finds its entry changed by somebody else, so many times."""
+
+    def work(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+        told.append(changes)
+        tx.get("notes", "n")
+        tx.put("notes", "n", "mine", type="note")
+        if len(told) <= times:
+            put(board, "n", f"theirs {len(told)}")
+
+    return work
+
+
+def test_repair_tells_what_changed_and_retry_does_not(board: Board) -> None:
+    told: list[Sequence[ConflictItem]] = []
+    transact(board, "ann", meddled(board, told, 1))
+    assert told[0] == () and isinstance(told[1][0], KeyConflict) and told[1][0].new is not None
+    assert told[1][0].new.value == "theirs 1"
+    told.clear()
+    transact(board, "ann", meddled(board, told, 1), policies={"note": "retry"})
+    assert told == [(), ()]
+
+
+def test_after_the_last_attempt_the_conflict_is_the_callers(board: Board) -> None:
+    told: list[Sequence[ConflictItem]] = []
+    with pytest.raises(Conflict):
+        transact(board, "ann", meddled(board, told, 99), policies={"note": "retry"}, attempts=3)
+    assert len(told) == 3 and value(board, "n") == "theirs 3"
+
+
+def union(base: Json, mine: Json, theirs: Json) -> Json:
+    assert isinstance(mine, dict)
+    return {**(theirs if isinstance(theirs, dict) else {}), **mine}
+
+
+@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
+def test_a_function_makes_both_values_one_without_doing_the_work_again(board: Board, isolation: Isolation) -> None:
+    put(board, "n", {"base": 0}, Label.trusted("ann", Readers.of("ann", "bob")))
+    runs = []
+
+    def work(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+        runs.append(tx.id)
+        tx.get("notes", "n")
+        tx.put("notes", "n", {"mine": 1}, type="note")
+        put(board, "n", {"theirs": 2}, Label(frozenset({"web"}), Readers.of("ann")))
+
+    transact(board, "ann", work, policies={"note": union}, isolation=isolation)
+    entry = board.get("notes", "n")
+    assert entry is not None and entry.value == {"theirs": 2, "mine": 1} and len(runs) == 1
+    assert "web" in entry.label.influencers and entry.label.readers == Readers.of("ann"), "labels join"
+
+
+def test_a_function_does_not_hide_that_something_else_changed(board: Board) -> None:
+    put(board, "n", {})
+    put(board, "other", 1)
+    runs = []
+
+    def work(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+        runs.append(tx.id)
+        tx.get("notes", "other")
+        tx.query(Predicate(topic="notes", key_from="x"))
+        tx.get("notes", "n")
+        tx.put("notes", "n", {"mine": 1}, type="note")
+        if len(runs) == 1:
+            put(board, "n", {"theirs": 2})
+            put(board, "other", 2)
+        if len(runs) == 2:
+            put(board, "n", {"theirs": 3})
+            put(board, "x", 1)
+
+    transact(board, "ann", work, policies={"note": union})
+    assert (len(runs) == 3 and value(board, "n") == {"theirs": 3, "mine": 1}) or len(runs) == 3
+
+
+class Meddler:
+    """Somebody who writes the same entry all the time."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.stop, self.writes = board, threading.Event(), 0
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            put(self.board, "n", self.writes)
+            self.writes += 1
+
+    def __enter__(self) -> Meddler:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+def slow(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+    tx.get("notes", "n")
+    time.sleep(0.05)
+    tx.put("notes", "done", 1, type="note")
+
+
+def test_an_exclusive_turn_ends_losing(board: Board) -> None:
+    with Meddler(board) as meddler:
+        while meddler.writes < 3:
+            time.sleep(0.01)
+        with pytest.raises(Conflict):
+            transact(board, "ann", slow, policies={"note": "retry"}, attempts=4)
+        transact(board, "ann", slow, policies={"note": "escalate"}, attempts=4)
+        before = meddler.writes
+        while meddler.writes < before + 3:
+            time.sleep(0.01)
+    assert value(board, "done") == 1 and value(board, "n") == meddler.writes - 1, "no write of others was lost"
+
+
+def lost(board: Board, *keys: str) -> Transaction:
+    tx = board.begin("ann")
+    for key in keys:
+        tx.get("notes", key)
+    return tx
+
+
+def test_a_hold_bars_only_what_it_names_and_ends_by_itself(board: Board) -> None:
+    held = board.hold(lost(board, "n"), 0.3)
+    put(board, "other", 1)
+    began = time.monotonic()
+    put(board, "n", 1)
+    assert time.monotonic() - began > 0.2, "the write waited for the hold's end"
+    held.put("notes", "n", 2, type="note")
+    board.commit(held)
+    assert value(board, "n") == 2
+
+
+def test_a_hold_of_a_set_bars_what_could_enter_it(board: Board) -> None:
+    tx = board.begin("ann")
+    tx.query(Predicate(topic="notes", key_from="a", key_to="c"))
+    board.hold(tx, 0.3)
+    entering, outside = board.begin("ann"), board.begin("ann")
+    entering.put("notes", "b", 1, type="note")
+    outside.put("notes", "d", 1, type="note")
+    waiting = board.submit(entering)
+    board.submit(outside).result(timeout=5)
+    assert not waiting.done()
+    assert waiting.result(timeout=5).writes[0].key == "b"
+
+
+def test_the_owners_commit_ends_the_hold_even_if_it_fails(board: Board) -> None:
+    held = board.hold(lost(board, "n"), 30)
+    held.get("notes", "other")
+    held.put("notes", "n", 1, type="note")
+    put(board, "other", 1)
+    with pytest.raises(Conflict):
+        board.commit(held)
+    put(board, "n", 2)
+    assert value(board, "n") == 2
+
+
+def test_holds_of_the_same_follow_each_other_and_closing_frees_all(tmp_path: Any) -> None:
+    with Board.open(tmp_path / "board.db") as board:
+        first = board.hold(lost(board, "n"), 30)
+        second: list[Transaction] = []
+        thread = threading.Thread(target=lambda: second.append(board.hold(lost(board, "n"), 30)))
+        thread.start()
+        time.sleep(0.1)
+        assert second == []
+        first.put("notes", "n", 1, type="note")
+        board.commit(first)
+        thread.join(5)
+        assert second and not thread.is_alive()
+        other = board.begin("ann")
+        other.put("notes", "n", 3, type="note")
+        waiting = board.submit(other)
+    assert waiting.result(timeout=5).writes[0].value == 3

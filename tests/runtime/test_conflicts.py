@@ -1,0 +1,100 @@
+"""What becomes of an actor whose commit conflicts: judged again, done again, made one, or given an exclusive turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import OWNER
+from agentsys.blackboard.merges import Add
+from agentsys.policy import Policy
+from agentsys.runtime import Runtime
+from agentsys.testing import ScriptedModel
+
+
+@pytest.fixture
+def board() -> Any:
+    with Board.open(":memory:") as opened:
+        yield opened
+
+
+def write(board: Board, value: Any) -> None:
+    tx = board.begin(OWNER)
+    tx.put("notes", "n", value, type="note")
+    board.commit(tx)
+
+
+def runtime(board: Board, **arguments: Any) -> Runtime:
+    return Runtime(board, ScriptedModel(str), policy=Policy.of(), **arguments)
+
+
+class Meddled:
+    """A workflow that finds its note changed by somebody else in its first attempts."""
+
+    def __init__(self, board: Board, times: int) -> None:
+        self.board, self.times, self.told = board, times, list[Any]()
+
+    async def __call__(self, context: Any, text: Any) -> Any:
+        entry = context.read("notes", "n")
+        self.told.append([change["new"] for change in context.actor.changes])
+        if context.actor.attempt <= self.times and len(self.told) <= self.times:
+            write(self.board, {"theirs": len(self.told)})
+        context.put("notes", "n", {**(entry.value if entry else {}), "mine": 1}, type="note")
+        return context.actor.attempt
+
+
+async def test_told_not_told_and_made_one(board: Board):
+    told = Meddled(board, 1)
+    assert (await runtime(board).run(told, run_id="repair")).value == 2
+    assert told.told == [[], [{"theirs": 1}]]
+    untold = Meddled(board, 1)
+    assert (await runtime(board, conflicts={"note": "retry"}).run(untold, run_id="retry")).value == 2
+    assert untold.told == [[], []]
+
+    def union(base: Any, mine: Any, theirs: Any) -> Any:
+        return {**theirs, **mine}
+
+    write(board, {})
+    once = Meddled(board, 1)
+    merging = runtime(board, conflicts={"note": union})
+    result = await merging.run(once, run_id="merge")
+    assert result.value == 1 and len(once.told) == 1
+    entry = board.get("notes", "n")
+    assert entry is not None and entry.value == {"theirs": 1, "mine": 1}
+    assert (await merging.replay("merge", once)).identical
+
+
+async def test_an_exclusive_turn_on_the_second_loss(board: Board):
+    losing = Meddled(board, 2)
+
+    async def work(context: Any, text: Any) -> Any:
+        if context.actor.attempt == 3:
+            assert context.actor.owner is not None
+            late = board.begin("meddler")
+            late.put("notes", "n", {"late": True}, type="note")
+            waiting.append(board.submit(late))
+        return await losing(context, text)
+
+    waiting: list[Any] = []
+    result = await runtime(board, conflicts={"note": "escalate"}).run(work, run_id="r")
+    assert result.value == 3
+    assert waiting[0].result(timeout=5).seq > result.record.first_seq
+    entry = board.get("notes", "n")
+    assert entry is not None and entry.value == {"late": True}, "the meddler's write waited, and came after"
+
+
+async def test_counters_of_agents_do_not_conflict(board: Board):
+    async def count(context: Any, text: Any) -> Any:
+        inner = board.begin("somebody")
+        inner.merge("notes", "visits", Add(1), type="counter")
+        board.commit(inner)
+        context.merge("notes", "visits", Add(1), type="counter")
+        return context.actor.attempt
+
+    counting = runtime(board)
+    assert (await counting.run(count, run_id="r")).value == 1
+    entry = board.get("notes", "visits")
+    assert entry is not None and entry.value == 2
+    assert (await counting.replay("r", count)).identical
