@@ -57,14 +57,22 @@ def entry_view(entry: Entry) -> EntryView:
 
 
 def list_entries(
-    board: Board, reader: str, *, prefix: str = "", at: int | None = None, search: str = "", limit: int
+    board: Board,
+    reader: str,
+    *,
+    prefix: str = "",
+    run: str | None = None,
+    at: int | None = None,
+    search: str = "",
+    limit: int,
 ) -> EntryList:
     """Return at most ``limit`` entries whose topic begins with ``prefix`` and that hold the text ``search``.
 
+    With ``run`` those whose version is of that run.
     Values that ``reader`` may not read are not searched: whether one matches would tell of it.
     """
     wanted = search.casefold()
-    found = board.query(Predicate(topic_prefix=prefix or None), at=at, limit=None if wanted else limit + 1)
+    found = board.query(Predicate(topic_prefix=prefix or None, run=run), at=at, limit=None if wanted else limit + 1)
     matching = [entry for entry in found if not wanted or wanted in searchable_text(entry, reader)]
     return EntryList(tuple(entry_view(entry) for entry in matching[:limit]), len(matching) > limit)
 

@@ -150,7 +150,7 @@ def load_run(board: Board, run: str) -> RunView:
         input=record.input,
         failure=record.failure,
         rounds=tuple(_round(run, found, entries) for found in entries if found.topic == topics.requests(run)),
-        decisions=tuple(_decision(found) for found in entries if found.topic == topics.decisions(run)),
+        decisions=tuple(decision_view(found) for found in entries if found.topic == topics.decisions(run)),
         model_calls=tuple(_model_call(found) for found in steps if _is_model_call(found)),
         tool_calls=tuple(_tool_call(effect) for effect in board.effects(run=run)),
         answer=answer_view(record.value) if record.status == "done" else None,
@@ -202,7 +202,8 @@ def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:
     )
 
 
-def _decision(entry: Entry) -> DecisionView:
+def decision_view(entry: Entry) -> DecisionView:
+    """Return a recorded decision as a view."""
     recorded: Any = entry.value
     names = ("agent", "action", "allowed", "rule", "reason")
     return DecisionView(**{name: recorded[name] for name in names}, label=entry.label)

@@ -9,6 +9,7 @@ from agentsys.protocols.http.schemas import BoardDocument
 from agentsys.views.commit_list import CommitRow, CommitView
 from agentsys.views.conflicts import ConflictView
 from agentsys.views.entries import EntryList, EntryView
+from agentsys.views.provenance import Provenance
 from agentsys.views.run_graph import RunGraph
 from agentsys.views.run_list import RunList, RunState
 from agentsys.views.run_view import RunView
@@ -61,9 +62,21 @@ class ViewClient:
         """Return transactions that lost a conflict, the newest first."""
         return self._view("conflicts", tuple[ConflictView, ...], run=run, at=at, limit=limit)
 
-    def entries(self, *, prefix: str = "", at: int | None = None, search: str = "", limit: int = 200) -> EntryList:
+    def entries(
+        self,
+        *,
+        prefix: str = "",
+        run: str | None = None,
+        at: int | None = None,
+        search: str = "",
+        limit: int = 200,
+    ) -> EntryList:
         """Return entries by topic and key, now or as they were after commit ``at``."""
-        return self._view("entries", EntryList, prefix=prefix, at=at, search=search, limit=limit)
+        return self._view("entries", EntryList, prefix=prefix, run=run, at=at, search=search, limit=limit)
+
+    def provenance(self, topic: str, key: str, version: int | None = None) -> Provenance:
+        """Return where one version of an entry came from, by default the newest, and what it shaped in its run."""
+        return self._view("provenance", Provenance, topic=topic, key=key, version=version)
 
     def versions(self, topic: str, key: str) -> tuple[EntryView, ...]:
         """Return the versions of one entry, the oldest first."""

@@ -17,6 +17,7 @@ from agentsys.protocols.http.schemas import MAX_NUMBER
 from agentsys.views.commit_list import CommitRow, CommitView, find_commit, newest_commits
 from agentsys.views.conflicts import ConflictView, newest_conflicts
 from agentsys.views.entries import EntryList, EntryView, list_entries, list_versions
+from agentsys.views.provenance import Provenance, load_provenance
 from agentsys.views.run_graph import RunGraph, load_graph
 from agentsys.views.run_list import RunFilter, RunList, RunState, newest_runs
 from agentsys.views.run_view import RunView, load_run
@@ -31,8 +32,10 @@ COMMITS: Final = TypeAdapter(tuple[CommitRow, ...])
 COMMIT: Final = TypeAdapter(CommitView)
 CONFLICTS: Final = TypeAdapter(tuple[ConflictView, ...])
 ENTRIES: Final = TypeAdapter(EntryList)
+PROVENANCE: Final = TypeAdapter(Provenance)
 VERSIONS: Final = TypeAdapter(tuple[EntryView, ...])
 
+Version = Annotated[int | None, Query(ge=1, le=MAX_NUMBER)]
 Search = Annotated[str, Query(max_length=200)]
 
 
@@ -88,12 +91,23 @@ def _add_board(router: APIRouter, board: Board, reader: str) -> None:
     @router.get("/entries", response_model=EntryList)
     def entries(
         prefix: Annotated[str, Query(max_length=1024)] = "",
+        run: OptionalName = None,
         at: OptionalSeq = None,
         search: Search = "",
         limit: Limit = 200,
     ) -> Response:
         """List entries whose topic begins with ``prefix``, now or as they were after commit ``at``."""
-        return answer(list_entries(board, reader, prefix=prefix, at=at, search=search, limit=limit), ENTRIES, reader)
+        return answer(
+            list_entries(board, reader, prefix=prefix, run=run, at=at, search=search, limit=limit), ENTRIES, reader
+        )
+
+    @router.get("/provenance", response_model=Provenance)
+    def provenance(topic: Name, key: Name, version: Version = None) -> Response:
+        """Return where one version of an entry came from, by default the newest, and what it shaped in its run."""
+        found = load_provenance(board, topic, key, version)
+        if found is None:
+            raise NotFound("The board has no such version of an entry.")
+        return answer(found, PROVENANCE, reader)
 
     @router.get("/versions", response_model=tuple[EntryView, ...])
     def versions(topic: Name, key: Name) -> Response:

@@ -25,6 +25,7 @@ from agentsys.tools import tool
 from agentsys.ui.boards import RECORDED
 from agentsys.views.commit_list import find_commit, newest_commits
 from agentsys.views.entries import list_entries, list_versions
+from agentsys.views.provenance import load_provenance
 from agentsys.views.run_graph import load_graph
 from agentsys.views.run_list import newest_runs
 from agentsys.views.run_view import load_run
@@ -118,6 +119,8 @@ async def test_the_client_gets_what_the_views_compute(console, runtime, board):
     assert views.entries(at=3) == list_entries(board, OWNER, at=3, limit=200)
     assert views.versions("runs", run) == list_versions(board, "runs", run)
     assert len(views.versions("runs", run)) == 2
+    assert views.provenance("runs", run) == load_provenance(board, "runs", run)
+    assert views.provenance("runs", run, 1).value.endswith("@1")
 
 
 async def test_runs_are_filtered(console, runtime):
@@ -144,6 +147,8 @@ async def test_what_a_label_keeps_from_the_owner_leaves_through_no_view(client, 
         "versions?topic=notes&key=one",
         *(f"commits/{seq}" for seq in range(1, board.head + 1)),
         *(path for run in kept for path in (f"runs/{run}", f"runs/{run}/graph", f"versions?topic=runs&key={run}")),
+        *(f"provenance?topic=runs&key={run}&version={version}" for run in kept for version in (1, 2)),
+        "provenance?topic=notes&key=one&version=1",
     ]
     for path in paths:
         answer = client.get(f"/api/v1/views/{path}")
@@ -178,6 +183,7 @@ async def test_nothing_is_at_unknown_places(console, runtime):
         lambda: console.views.run("none"),
         lambda: console.views.graph("none"),
         lambda: console.views.commit(999),
+        lambda: console.views.provenance("notes", "none"),
         lambda: console.views.graph("none", at=999),
         lambda: console.recorded.board(),
     ):

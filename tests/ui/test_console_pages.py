@@ -157,7 +157,7 @@ def test_an_unknown_run_is_told(browse, recorded):
     assert "AGS-0601" in said(app)
 
 
-@pytest.mark.parametrize("view", ["Result", "Graph", "Timeline"])
+@pytest.mark.parametrize("view", ["Result", "Graph", "Timeline", "Provenance"])
 def test_what_the_owner_may_not_read_is_on_no_page(browse, recorded, view):
     label = Label.trusted("user:ann", Readers.of("user:ann"))
     run = recorded.run("question", {"question": "about the pelican", "number": 3}, label=label).run
@@ -175,6 +175,24 @@ def test_a_timeline_shows_each_step(browse, recorded):
     app = browse(RUN_PAGE, run=run, view="Timeline")
     (chart,) = app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
     assert "model call" in str(chart.proto)
+
+
+def test_the_provenance_of_an_answer_says_where_its_label_came_from(browse, recorded):
+    run = recorded.run("question", ASKED).run
+    app = browse(RUN_PAGE, run=run, view="Provenance")
+    assert "- user:owner: came in with run " in said(app)
+    (chart,) = app.get("graphviz_chart")
+    assert "answered" in chart.proto.spec
+    assert "penwidth=3" in chart.proto.spec
+    (choice,) = [box for box in app.selectbox if box.label == "Value"]
+    bid = (f"runs/{run}/bids/main#1:0000", "eager")
+    choice.select(bid).run()
+    assert not app.exception
+    assert (app.query_params["topic"], app.query_params["key"]) == bid
+    assert len(app.get("download_button")) == 1
+    (chart,) = browse(RUN_PAGE, run=run, topic=bid[0], key=bid[1]).get("graphviz_chart")
+    assert "volunteered" in chart.proto.spec
+    assert "AGS-0706" in said(browse(RUN_PAGE, run=run, view="Provenance", topic="no", key="such"))
 
 
 def commit_numbers(app: AppTest) -> list[int]:

@@ -11,7 +11,7 @@ import agentsys.ui
 from agentsys.blackboard.labels import Label
 from agentsys.runs import UnknownRun
 from agentsys.ui.screens.addresses import RUN_PAGE
-from agentsys.ui.screens.run_graph import dot_source
+from agentsys.ui.screens.run_graph import run_dot
 from agentsys.views.run_graph import GraphNode, RunGraph, load_graph
 from agentsys.views.timeline import run_spans
 from tests.http.conftest import TOKEN, served
@@ -58,7 +58,7 @@ def test_an_unknown_run_is_an_error(recorded):
 def test_hostile_names_stay_inside_their_quotes():
     title = 'x"]; evil [URL="http://evil.example"\\'
     node = GraphNode("runs/a", "run", title, 1, 1.0, None, Label(), None, ())
-    line = dot_source(RunGraph((node,), ())).splitlines()[-2]
+    line = run_dot(RunGraph((node,), ()), "a").splitlines()[-2]
     outside = re.sub(r'"(?:[^"\\]|\\.)*"', "", line)
     assert "evil" in line
     assert "evil" not in outside
@@ -67,7 +67,7 @@ def test_hostile_names_stay_inside_their_quotes():
 
 def test_a_node_links_to_itself():
     node = GraphNode("runs/a/steps/main#1:0000", "step", "ask", 1, 1.0, None, Label(), None, ())
-    line = dot_source(RunGraph((node,), ()), "a").splitlines()[-2]
+    line = run_dot(RunGraph((node,), ()), "a").splitlines()[-2]
     assert 'URL="?run=a&step=runs%2Fa%2Fsteps%2Fmain%231%3A0000" target="_self"' in line
 
 

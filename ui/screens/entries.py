@@ -4,10 +4,11 @@ from typing import Final
 
 import streamlit as st
 
-from agentsys import topics
 from agentsys.ui.board_lines import badge, markdown_table
 from agentsys.ui.comparison import version_diff
 from agentsys.ui.formatting import escape_markdown, label_chips
+from agentsys.ui.lineage import link_parameters
+from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.commit_detail import draw_version
 from agentsys.ui.snapshot import Snapshot
 from agentsys.views.entries import EntryView
@@ -20,8 +21,7 @@ ADDRESS: Final = ("topic", "key")
 
 def draw_entries(snapshot: Snapshot, run: str | None, search: str, at: int | None) -> None:
     """Draw the entries as they stood after commit ``at``, those that it wrote marked, and the chosen one in full."""
-    prefix = f"{topics.RESERVED_PREFIX}{run}/" if run else ""
-    found = snapshot.look(snapshot.views.entries, prefix=prefix, at=at, search=search, limit=SHOWN_ENTRIES)
+    found = snapshot.look(snapshot.views.entries, run=run, at=at, search=search, limit=SHOWN_ENTRIES)
     more = " and more, not shown" if found.more else ""
     count = f"{len(found.entries):,} {'entry' if len(found.entries) == 1 else 'entries'}{more}"
     stands = snapshot.head if at is None else at
@@ -85,3 +85,6 @@ def _draw_versions(versions: tuple[EntryView, ...]) -> None:
         entry = shown[new]
         st.markdown(f"##### Version {entry.version}, commit {entry.seq:,} by {escape_markdown(entry.writer)}")
         draw_version(entry)
+        if entry.run:
+            where = link_parameters(entry.run, entry.topic, entry.key)
+            st.page_link(RUN_PAGE, label="Its provenance", icon=":material/account_tree:", query_params=where)

@@ -1,4 +1,8 @@
-"""The page of one run, ``?run=ID``: its result; its graph, ``&step=TOPIC/KEY`` in full, ``&at=N``; its timeline."""
+"""The page of one run, ``?run=ID``: its result, its graph, its timeline, and where its values came from.
+
+``&step=TOPIC/KEY`` shows one step in full, ``&at=N`` the graph as it was after a commit, and
+``&view=Provenance&topic=TOPIC&key=KEY`` the provenance of one value.
+"""
 
 from typing import Final
 
@@ -8,6 +12,7 @@ from agentsys.ui.screens.actions import draw_cancel
 from agentsys.ui.screens.addresses import BLACKBOARD_PAGE, RUNS_PAGE
 from agentsys.ui.screens.run_detail import draw_head, draw_run
 from agentsys.ui.screens.run_graph import STEP, draw_graph
+from agentsys.ui.screens.run_provenance import draw_provenance
 from agentsys.ui.screens.run_timeline import draw_timeline
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_snapshot
 from agentsys.ui.snapshot import Snapshot
@@ -15,6 +20,7 @@ from agentsys.ui.snapshot import Snapshot
 RESULT: Final = "Result"
 GRAPH: Final = "Graph"
 TIMELINE: Final = "Timeline"
+PROVENANCE: Final = "Provenance"
 
 
 def draw_page() -> None:
@@ -28,14 +34,21 @@ def draw_page() -> None:
         return
     shown = st.segmented_control(
         "Shown",
-        (RESULT, GRAPH, TIMELINE),
-        default=GRAPH if STEP in st.query_params else RESULT,
+        (RESULT, GRAPH, TIMELINE, PROVENANCE),
+        default=_view_of_url(),
         required=True,
         key="view",
         bind="query-params",
         label_visibility="collapsed",
     )
     _live_run(run, shown)
+
+
+def _view_of_url() -> str:
+    """Return what a URL shows that names a step or a value and no view."""
+    if STEP in st.query_params:
+        return GRAPH
+    return PROVENANCE if "topic" in st.query_params else RESULT
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -47,6 +60,8 @@ def _live_run(run: str, shown: str) -> None:
             draw_cancel(run)
         if shown == GRAPH:
             draw_graph(snapshot, run)
+        elif shown == PROVENANCE:
+            draw_provenance(snapshot, run)
         elif shown == TIMELINE:
             draw_timeline(snapshot, run)
         else:

@@ -1,10 +1,10 @@
 """The graph of a run, and the step that the URL names, ``?step=TOPIC/KEY``."""
 
 from typing import Final
-from urllib.parse import urlencode
 
 import streamlit as st
 
+from agentsys.ui.dot import LONGEST_TITLE, Arrow, Box, dot_source
 from agentsys.ui.formatting import escape_markdown
 from agentsys.ui.screens.scrubber import draw_scrubber
 from agentsys.ui.screens.widgets import draw_label, draw_value
@@ -13,7 +13,6 @@ from agentsys.views.run_graph import GraphNode, RunGraph
 from agentsys.views.texts import shorten
 
 STEP: Final = "step"
-LONGEST_TITLE: Final = 40
 MOST_COMMITS: Final = 1000
 MOST_DRAWN: Final = 150
 
@@ -24,7 +23,7 @@ def draw_graph(snapshot: Snapshot, run: str) -> None:
     at = draw_scrubber([row.seq for row in reversed(commits)])
     graph = snapshot.look(snapshot.views.graph, run, at)
     shown = RunGraph(graph.nodes[:MOST_DRAWN], graph.edges)
-    st.graphviz_chart(dot_source(shown, run))
+    st.graphviz_chart(run_dot(shown, run))
     rest = len(graph.nodes) - len(shown.nodes)
     st.caption(
         "Filled: not everyone may read it. Dashed border: others than people shaped it. Each node says so in words; a "
@@ -63,36 +62,13 @@ def _choose(key: str) -> None:
         st.query_params[STEP] = chosen
 
 
-def dot_source(graph: RunGraph, run: str = "") -> str:
-    """Return the graph in Graphviz's language; every text in it is quoted. A node links to its own page of ``run``."""
-    names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
-    lines = ["digraph {", "rankdir=LR; bgcolor=transparent;", 'node [shape=box fontname="sans-serif" fontsize=11];']
-    # A grey that both themes show: the chart is drawn over the page's own background.
-    lines.append('edge [color="#888888"];')
-    lines += [f"{names[node.id]} [{_attributes(node, run)}];" for node in graph.nodes]
-    lines += [
-        f"{names[edge.source]} -> {names[edge.target]};"
-        for edge in graph.edges
-        if edge.source in names and edge.target in names
+def run_dot(graph: RunGraph, run: str) -> str:
+    """Return the graph in Graphviz's language; a click on a node opens it on the page of ``run``."""
+    boxes = [
+        Box(node.id, node.kind, node.title, node.confidential, node.trusted, (("run", run), (STEP, node.id)))
+        for node in graph.nodes
     ]
-    return "\n".join([*lines, "}"])
-
-
-def _attributes(node: GraphNode, run: str) -> str:
-    readers = "restricted" if node.confidential else "public"
-    trust = "trusted" if node.trusted else "untrusted"
-    text = "\n".join((node.kind, shorten(node.title, LONGEST_TITLE), f"{readers}, {trust}"))
-    fill = "#d9c8f5" if node.confidential else "#f2f2f2"
-    style = "filled" if node.trusted else "filled,dashed"
-    link = _quoted("?" + urlencode({"run": run, STEP: node.id}))
-    look = f'style="{style}" fillcolor="{fill}" color="#b35900" fontcolor="#111111"'
-    return f'label={_quoted(text)} {look} URL={link} target="_self" tooltip={_quoted(node.kind)}'
-
-
-def _quoted(text: str) -> str:
-    # A backslash begins an escape such as \N in Graphviz's labels.
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    return dot_source(boxes, [Arrow(edge.source, edge.target) for edge in graph.edges])
 
 
 def _draw_node(node: GraphNode) -> None:

@@ -4,8 +4,8 @@ from typing import Final
 
 import streamlit as st
 
+from agentsys.ui.dot import LONGEST_TITLE
 from agentsys.ui.formatting import count_text, label_text
-from agentsys.ui.screens.run_graph import LONGEST_TITLE
 from agentsys.ui.snapshot import Snapshot
 from agentsys.views.texts import shorten
 from agentsys.views.timeline import Span, run_spans

@@ -1,0 +1,156 @@
+"""Provenance: each part of a value's label is traced to where it came in, and forward to what it shaped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentsys.agents import Bid, FunctionAgent
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.entries import Endorsement, EntryVersionRef
+from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
+from agentsys.gateway import PolicyDenied
+from agentsys.policy import Policy
+from agentsys.runtime import Runtime
+from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
+from agentsys.views.provenance import Provenance, load_provenance
+
+FILE = Label(frozenset({"file:prices.csv"}), Readers.of(OWNER))
+
+
+@tool(effect=EffectClass.PURE, source=FILE)
+def price(item: str) -> float:
+    return 3.5
+
+
+@tool(effect=EffectClass.IRREVERSIBLE)
+def send(text: str) -> str:
+    return "sent"
+
+
+async def looks_up(context, request):
+    return (await context.call("price", item=request.value)).value
+
+
+async def reports(context, item):
+    context.put("notes", "before", "nothing known", type="note")
+    outcome = await context.ask("price", item)
+    context.put("notes", "cost", outcome.answers[0].value, type="note")
+    try:
+        await context.call("send", text="it costs that")
+    except PolicyDenied:
+        return "refused"
+
+
+async def reads(context, value):
+    return context.read("notes", "cost").value
+
+
+@pytest.fixture
+def board():
+    with Board.open(":memory:") as opened:
+        yield opened
+
+
+@pytest.fixture
+def runtime(board) -> Runtime:
+    return Runtime(
+        board,
+        ScriptedModel(lambda prompt: ""),
+        agents=[FunctionAgent(looks_up, "clerk", frozenset({"price"}), lambda request: Bid("clerk", 0.5))],
+        tools=[price, send],
+        workflows=[reports, reads],
+        policy=Policy.of(open_topics=["notes"]),
+    )
+
+
+def start(runtime: Runtime, workflow: str) -> str:
+    return asyncio.run(runtime.run(workflow, "tea")).run
+
+
+def of(board: Board, topic: str, key: str, version: int | None = None) -> Provenance:
+    found = load_provenance(board, topic, key, version)
+    assert found is not None
+    return found
+
+
+def test_an_influencer_is_traced_to_the_call_that_brought_it_in(board, runtime):
+    run = start(runtime, "reports")
+    found = of(board, "notes", "cost")
+    (origin,) = [origin for origin in found.origins if origin.influencer == "file:prices.csv"]
+    kinds = [found.node(name).kind for name in origin.path]
+    # The denied call is on the way: a transaction's writes count as made from all that was known at its end.
+    assert kinds == ["tool result", "response", "step: call", "note"]
+    assert origin.path[-1] == found.value == "notes/cost@1"
+    (owner,) = [origin for origin in found.origins if origin.influencer == OWNER]
+    assert owner.path[0] == f"runs/{run}@1"
+    gained = {node.id: node.gained for node in found.nodes if node.gained and node.side != "downstream"}
+    assert set(gained.values()) == {("file:prices.csv",), (OWNER,)}
+
+
+def test_the_path_follows_the_edges(board, runtime):
+    start(runtime, "reports")
+    found = of(board, "notes", "cost")
+    edges = {(edge.source, edge.target) for edge in found.edges}
+    for origin in found.origins:
+        assert origin.path
+        assert all(step in edges for step in zip(origin.path, origin.path[1:], strict=False))
+    assert len({node.id for node in found.nodes}) == len(found.nodes)
+
+
+def test_what_was_written_before_the_answer_came_does_not_derive_from_it(board, runtime):
+    start(runtime, "reports")
+    before = of(board, "notes", "before")
+    assert [origin.influencer for origin in before.origins] == [OWNER]
+    assert not any(node.kind == "tool result" for node in before.nodes if node.side == "upstream")
+
+
+def test_a_refusal_is_found_downstream_of_what_caused_it(board, runtime):
+    run = start(runtime, "reports")
+    caused = of(board, f"runs/{run}/responses/main#1:0000", "clerk")
+    (denied,) = caused.denials
+    assert (denied.rule, denied.action) == ("integrity", "call send")
+    assert "file:prices.csv" in denied.reason
+    (decision,) = [node for node in caused.nodes if node.kind == "decision" and node.side == "downstream"]
+    again = of(board, f"runs/{run}/decisions", decision.id.rpartition("/decisions/")[2].rpartition("@")[0])
+    assert again.denials == (denied,)
+    (origin,) = [origin for origin in again.origins if origin.influencer == "file:prices.csv"]
+    assert again.node(origin.path[0]).kind == "tool result"
+
+
+def test_a_value_read_from_another_run_is_followed_there(board, runtime):
+    start(runtime, "reports")
+    run = start(runtime, "reads")
+    found = of(board, "runs", run)
+    (origin,) = [origin for origin in found.origins if origin.influencer == "file:prices.csv"]
+    assert origin.path == ("notes/cost@1", f"runs/{run}@2")
+    assert found.node("notes/cost@1").side == "upstream"
+
+
+def test_an_endorsement_shows_as_a_lower_label(board):
+    transaction = board.begin(OWNER)
+    transaction.put("notes", "a", "x", type="note", label=FILE)
+    board.commit(transaction)
+    transaction = board.begin(OWNER)
+    transaction.get("notes", "a")
+    low = Label.trusted(OWNER, PUBLIC)
+    transaction.put("notes", "b", "x", type="note", label=low, endorsed=Endorsement(OWNER, "checked by hand"))
+    board.commit(transaction)
+    found = of(board, "notes", "b")
+    value = found.node(found.value)
+    assert value.lowered
+    assert value.endorsement == Endorsement(OWNER, "checked by hand")
+    assert [(node.id, node.side) for node in found.nodes] == [("notes/b@1", "value"), ("notes/a@1", "upstream")]
+    assert not found.node("notes/a@1").lowered
+
+
+def test_versions_that_never_were_have_none(board):
+    assert load_provenance(board, "notes", "none") is None
+    transaction = board.begin(OWNER)
+    transaction.put("notes", "a", 1, type="note", label=FILE, derived_from=[EntryVersionRef("gone", "x", 9)])
+    board.commit(transaction)
+    assert load_provenance(board, "notes", "a", 2) is None
+    assert [node.id for node in of(board, "notes", "a").nodes] == ["notes/a@1"]

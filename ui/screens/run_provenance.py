@@ -1,0 +1,81 @@
+"""Where a value of a run came from, what it shaped, and why the gateway refused what it refused."""
+
+import json
+from typing import Final
+from urllib.parse import urlencode
+
+import streamlit as st
+from pydantic import TypeAdapter
+
+from agentsys import topics
+from agentsys.ui.connection import connect
+from agentsys.ui.formatting import escape_markdown
+from agentsys.ui.lineage import lineage_dot, link_parameters, origin_text
+from agentsys.ui.screens.widgets import draw_label
+from agentsys.ui.snapshot import Snapshot
+from agentsys.views.provenance import Provenance
+
+MOST_CHOICES: Final = 1000
+ADDRESS: Final = ("topic", "key")
+FORM: Final = TypeAdapter(Provenance)
+
+
+def draw_provenance(snapshot: Snapshot, run: str) -> None:
+    """Draw the provenance of the entry that the URL names, by default the run's own record, its answer."""
+    topic, key = _chosen(snapshot, run)
+    found = snapshot.look(snapshot.views.provenance, topic, key)
+    value = found.node(found.value)
+    if value is not None:
+        draw_label(value.label)
+    st.markdown("##### Why this label")
+    st.markdown("\n".join(f"- {escape_markdown(origin_text(found, origin))}" for origin in found.origins))
+    _draw_rules(found)
+    st.markdown("##### Derivation and influence")
+    st.graphviz_chart(lineage_dot(found, run))
+    st.caption(
+        "The heavy border is the value; what it came from is left of it, what it shaped in this run is right. A click "
+        f"opens another.{' Farther records are left out.' if found.cut else ''}"
+    )
+    _draw_export(snapshot, found, topic, key)
+
+
+def _chosen(snapshot: Snapshot, run: str) -> tuple[str, str]:
+    asked = (st.query_params.get("topic", topics.RUNS), st.query_params.get("key", run))
+    listed = snapshot.look(snapshot.views.entries, run=run, limit=MOST_CHOICES).entries
+    choices = list(dict.fromkeys([asked, *((entry.topic, entry.key) for entry in listed)]))
+    widget = f"provenance_{asked}"
+    st.selectbox("Value", choices, index=0, format_func=" / ".join, key=widget, on_change=_choose, args=(widget, run))
+    return asked
+
+
+def _choose(widget: str, run: str) -> None:
+    for name, value in link_parameters(run, *st.session_state[widget]).items():
+        # The view is a widget's own, and stays.
+        if name in ADDRESS:
+            st.query_params[name] = value
+
+
+def _draw_rules(found: Provenance) -> None:
+    for node in found.nodes:
+        if node.lowered and node.side != "downstream":
+            why = f" by {node.endorsement.by}: {node.endorsement.reason}" if node.endorsement else ""
+            st.info(escape_markdown(f"The label of {node.title} was lowered{why}."), icon=":material/verified_user:")
+    for denied in found.denials:
+        what = "something withheld" if denied.withheld else denied.action
+        said = f"{denied.agent} may not {what}, by rule {denied.rule}: {denied.reason or 'the reason is withheld'}."
+        st.error(escape_markdown(said), icon=":material/block:")
+
+
+def _draw_export(snapshot: Snapshot, found: Provenance, topic: str, key: str) -> None:
+    query = urlencode({"topic": topic, "key": key})
+    prefix = "/recorded" if snapshot.recorded else ""
+    st.download_button(
+        "Export as JSON",
+        json.dumps(FORM.dump_python(found, mode="json"), indent=2, ensure_ascii=False),
+        file_name="provenance.json",
+        mime="application/json",
+        icon=":material/download:",
+        help=f'`curl -H "Authorization: Bearer $AGENTSYS_TOKEN" '
+        f"'{connect().url}/api/v1{prefix}/views/provenance?{query}'`",
+        on_click="ignore",
+    )
