@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from agentsys.errors import AgentsysError
+from agentsys.protocols.http.client import ServerRefused
 
 RECORDED: Final = Path(__file__).with_name("recorded") / "demo.db"
 """Board of real questions to the demo lake; ``make record`` writes it anew."""
@@ -23,8 +24,8 @@ class BoardTrouble:
 
 
 def trouble_of(error: AgentsysError) -> BoardTrouble:
-    """Say what ``error`` says."""
-    return BoardTrouble(error.message, error.remedy, code=error.code)
+    """Say what ``error`` says; what a server refused says its own code."""
+    return BoardTrouble(error.message, error.remedy, code=None if isinstance(error, ServerRefused) else error.code)
 
 
 def empty_board(url: str) -> BoardTrouble:

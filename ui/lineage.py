@@ -1,5 +1,7 @@
 """What the provenance of a value says, in words and as a graph. Nothing here depends on Streamlit."""
 
+from dataclasses import replace
+
 from agentsys.ui.dot import Arrow, Box, dot_source
 from agentsys.views.provenance import LabelOrigin, Provenance, ProvenanceNode
 
@@ -12,6 +14,13 @@ def origin_text(found: Provenance, origin: LabelOrigin) -> str:
     if len(titles) == 1:
         return f"{origin.influencer}: came in with the value itself, {titles[0]}"
     return f"{origin.influencer}: came in with {titles[0]}, then {' → '.join(titles[1:])}"
+
+
+def essential(found: Provenance) -> Provenance:
+    """Return only the value, the ways by which each part of its label came to it, and what it shaped next."""
+    kept = {found.value, *(name for origin in found.origins for name in origin.path)}
+    kept |= {node.id for node in found.nodes if node.side == "downstream" and node.steps == 1}
+    return replace(found, nodes=tuple(node for node in found.nodes if node.id in kept))
 
 
 def lineage_dot(found: Provenance, run: str) -> str:

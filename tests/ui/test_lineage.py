@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentsys.blackboard.labels import Label
-from agentsys.ui.lineage import lineage_dot, origin_text
+from agentsys.ui.lineage import essential, lineage_dot, origin_text
 from agentsys.views.provenance import LabelOrigin, Provenance, ProvenanceEdge, ProvenanceNode
 
 
@@ -22,6 +22,12 @@ def test_an_origin_is_told_with_its_way():
     )
     assert "with the value itself, note a" in origin_text(found, LabelOrigin("file:x", ("a",)))
     assert "farther away" in origin_text(found, LabelOrigin("file:x", ()))
+
+
+def test_the_essential_are_the_ways_and_what_came_next():
+    nodes = (node("a", "value"), node("b"), node("c"), node("d"), node("e", "downstream"))
+    found = Provenance("a", nodes, (), (LabelOrigin("file:x", ("c", "b", "a")),), (), cut=False)
+    assert [kept.id for kept in essential(found).nodes] == ["a", "b", "c", "e"]
 
 
 def test_the_value_stands_out_and_entries_open_on_a_click():

@@ -29,9 +29,9 @@ def draw_entries(snapshot: Snapshot, run: str | None, search: str, at: int | Non
     if not found.entries:
         st.info("No entry is like that.", icon=":material/search_off:")
         return
+    _draw_chosen(snapshot, found.entries)
     header = ["topic", "key", "version", "commit", "value", "label"]
     st.markdown(markdown_table(header, [_cells(entry, marked=entry.seq == stands) for entry in found.entries]))
-    _draw_chosen(snapshot, found.entries)
 
 
 def _cells(entry: EntryView, *, marked: bool) -> list[str]:

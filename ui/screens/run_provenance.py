@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from agentsys import topics
 from agentsys.ui.connection import connect
 from agentsys.ui.formatting import escape_markdown
-from agentsys.ui.lineage import lineage_dot, link_parameters, origin_text
+from agentsys.ui.lineage import essential, lineage_dot, link_parameters, origin_text
 from agentsys.ui.screens.widgets import draw_label
 from agentsys.ui.snapshot import Snapshot
 from agentsys.views.provenance import Provenance
@@ -31,7 +31,8 @@ def draw_provenance(snapshot: Snapshot, run: str) -> None:
     st.markdown("\n".join(f"- {escape_markdown(origin_text(found, origin))}" for origin in found.origins))
     _draw_rules(found)
     st.markdown("##### Derivation and influence")
-    st.graphviz_chart(lineage_dot(found, run))
+    everything = st.toggle("All records, not only the ways of the label", key="all_records")
+    st.graphviz_chart(lineage_dot(found if everything else essential(found), run))
     st.caption(
         "The heavy border is the value; what it came from is left of it, what it shaped in this run is right. A click "
         f"opens another.{' Farther records are left out.' if found.cut else ''}"
