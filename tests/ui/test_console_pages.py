@@ -182,8 +182,11 @@ def test_the_provenance_of_an_answer_says_where_its_label_came_from(browse, reco
     app = browse(RUN_PAGE, run=run, view="Provenance")
     assert "- user:owner: came in with run " in said(app)
     (chart,) = app.get("graphviz_chart")
-    assert "answered" in chart.proto.spec
     assert "penwidth=3" in chart.proto.spec
+    assert "answered" not in chart.proto.spec
+    app.toggle[0].set_value(True).run()
+    (chart,) = app.get("graphviz_chart")
+    assert "answered" in chart.proto.spec
     (choice,) = [box for box in app.selectbox if box.label == "Value"]
     bid = (f"runs/{run}/bids/main#1:0000", "eager")
     choice.select(bid).run()
