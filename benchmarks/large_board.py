@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shutil import copyfile
 from typing import Any, Final, cast
 
+import agentsys
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, EntryVersionRef
 from agentsys.blackboard.labels import OWNER, Label, Readers
 from agentsys.blackboard.transactions import Commit, Transaction
-from agentsys.ui.boards import RECORDED
+from agentsys.protocols.http.recorded import recorded_board
+
+RECORDED: Final = Path(agentsys.__path__[0]) / "ui" / "recorded" / "demo.db"
+"""The board that comes with the console; a path, as no benchmark imports the console."""
 
 SPACING_SECONDS: Final = 60.0
 """From the start of one run to that of the next; the last one started just now."""
@@ -105,12 +107,8 @@ class RunCopy:
 
 
 def _recorded_runs() -> list[list[Commit]]:
-    with tempfile.TemporaryDirectory() as folder:
-        # A copy: reading writes files next to the board.
-        copy = Path(folder) / RECORDED.name
-        copyfile(RECORDED, copy)
-        with Board.open_read_only(copy) as recorded:
-            commits = recorded.log()
+    with recorded_board(RECORDED) as recorded:
+        commits = recorded.log()
     names = dict.fromkeys(commit.run for commit in commits if commit.run)
     return [[commit for commit in commits if commit.run == name] for name in names]
 
