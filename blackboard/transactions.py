@@ -287,15 +287,23 @@ class Transaction:
             write = replace(before, type=type, text=text, value=value, label=before.label.join(label))
         self._operations.append(write)
 
-    def delete(self, topic: str, key: str, *, label: Label = BOTTOM) -> None:
+    def delete(
+        self,
+        topic: str,
+        key: str,
+        *,
+        label: Label = BOTTOM,
+        derived_from: Sequence[EntryVersionRef] | None = None,
+    ) -> None:
         """Buffer the end of an entry, under the join of ``label`` and everything read.
 
-        Deleting what does not exist changes nothing.
+        Without ``derived_from`` it derives from everything read. Deleting what does not exist changes nothing.
         """
         existing = self.get(topic, key)
         if existing is not None:
             label = self._label_for(f"{topic}/{key}", None, None).join(label)
-            self._operations.append(Write(topic, key, existing.type, None, None, label, self.reads, None))
+            sources = self.reads if derived_from is None else tuple(derived_from)
+            self._operations.append(Write(topic, key, existing.type, None, None, label, sources, None))
 
     def plan_effect(self, intent: EffectIntent) -> None:
         """Put ``intent`` on record with this transaction's writes; planning the same intent again changes nothing."""

@@ -22,6 +22,7 @@ ROOMS = (
     ("agentsys/blackboard", "blackboard"),
     ("agentsys/serving", "serving"),
     ("agentsys", "agentsys"),
+    ("agentsys/langgraph", "langgraph"),
     ("agentsys/lake", "lake"),
     ("agentsys/views", "views"),
     ("agentsys/protocols", "protocols"),

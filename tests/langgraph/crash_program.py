@@ -15,7 +15,7 @@ from langgraph.types import Command, interrupt
 
 from agentsys.blackboard.board import Board
 from agentsys.chat_model import EmbeddedChatModel
-from agentsys.checkpoints import BlackboardSaver
+from agentsys.langgraph.saver import BlackboardSaver
 from agentsys.runtime import Runtime
 from agentsys.serving.client import ServingClient
 from agentsys.serving.models import EngineOptions, engine_factory

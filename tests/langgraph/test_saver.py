@@ -1,18 +1,23 @@
-"""The saver passes LangGraph's own conformance suite, and what it holds survives the process."""
+"""The saver passes every test and every optional capability of LangGraph's own conformance suite."""
 
+import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.conformance.capabilities import ALL_CAPABILITIES
 
 from agentsys.blackboard.board import Board
-from agentsys.checkpoints import BlackboardSaver
+from agentsys.langgraph.saver import BlackboardSaver
 
 
-@checkpointer_test(name="BlackboardSaver")
-async def blackboard_saver():
-    with Board.open(":memory:") as board:
-        yield BlackboardSaver(board)
+@pytest.mark.parametrize("forks", ["refuse", "allow"])
+async def test_langgraphs_conformance_suite(forks):
+    @checkpointer_test(name=f"BlackboardSaver, forks {forks}")
+    async def blackboard_saver():
+        with Board.open(":memory:") as board:
+            yield BlackboardSaver(board, forks=forks)
 
-
-async def test_langgraphs_conformance_suite():
     report = await validate(blackboard_saver)
-    report.print_report()
-    assert report.passed_all_base()
+    failures = {name: result.failures for name, result in report.results.items() if result.failures}
+    assert failures == {}
+    assert {name for name, result in report.results.items() if result.passed} == {
+        item.value for item in ALL_CAPABILITIES
+    }

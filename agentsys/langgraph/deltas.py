@@ -1,0 +1,69 @@
+"""Differences between two byte strings of which one grew out of the other: one copied run, and what is around it.
+
+Serialised state mostly grows at its end, behind a length that may take more bytes than before, so one run with a shift
+says almost everything; comparing slices keeps the search in native code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ANCHOR: Final = 32
+"""Bytes that must agree before a run is looked for; shorter values are stored whole."""
+SKIP: Final = 16
+"""Where the anchor begins in the old bytes: behind the lengths that a growing value changes."""
+SHIFTS: Final = (0, 2, 4, -2, -4)
+"""By how many bytes what follows a length moves when the length needs 1, 3 or 5 bytes (MessagePack)."""
+SEARCHED: Final = 4_096
+"""Bytes of the new value in which the anchor is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New bytes as ``before + old[start : start + length] + after``."""
+
+    start: int
+    length: int
+    before: bytes
+    after: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def apply(self, old: bytes) -> bytes:
+        """Return the new bytes."""
+        return b"".join((self.before, old[self.start : self.start + self.length], self.after))
+
+
+def difference(old: bytes, new: bytes) -> Delta | None:
+    """Return how ``new`` follows from ``old``, or ``None`` where no run of both was found."""
+    if len(old) < SKIP + ANCHOR:
+        return None
+    anchor = old[SKIP : SKIP + ANCHOR]
+    # Repetitive values hold the anchor in many places; those where a length took more or fewer bytes come first.
+    likely = [SKIP + shift for shift in SHIFTS if new.startswith(anchor, SKIP + shift)]
+    found = new.find(anchor, 0, SEARCHED)
+    runs = [_run(old, new, at) for at in (*likely, *([found] if found >= 0 else []))]
+    return max(runs, key=lambda run: run.length, default=None)
+
+
+def _run(old: bytes, new: bytes, at: int) -> Delta:
+    """Return the longest run around the old anchor and its place ``at`` in the new bytes."""
+    back = _agreeing(old[:SKIP][::-1], new[:at][::-1])
+    start, begin = SKIP - back, at - back
+    length = _agreeing(old[start:], new[begin:])
+    return Delta(start, length, new[:begin], new[begin + length :])
+
+
+def _agreeing(one: bytes, other: bytes) -> int:
+    """Return how many bytes both begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

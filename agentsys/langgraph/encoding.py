@@ -1,0 +1,41 @@
+"""Serialised values as JSON: base64, compressed where that makes them smaller."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any, Final
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from agentsys.blackboard.entries import Json
+
+WORTH_COMPRESSING: Final = 128
+"""Bytes; below, the attempt costs more than it spares."""
+FAST: Final = 1
+
+
+def packed(data: bytes) -> str:
+    """Return ``data`` as text: ``z`` before compressed, ``r`` before raw bytes, both in base64."""
+    if len(data) >= WORTH_COMPRESSING:
+        smaller = zlib.compress(data, FAST)
+        if len(smaller) < len(data):
+            return "z" + base64.b64encode(smaller).decode("ascii")
+    return "r" + base64.b64encode(data).decode("ascii")
+
+
+def unpacked(text: str) -> bytes:
+    """Return the bytes that :func:`packed` wrote."""
+    data = base64.b64decode(text[1:])
+    return zlib.decompress(data) if text[0] == "z" else data
+
+
+def encoded(serde: SerializerProtocol, value: Any) -> Json:
+    """Return ``value`` as a kind and its packed bytes."""
+    kind, data = serde.dumps_typed(value)
+    return [kind, packed(data)]
+
+
+def decoded(serde: SerializerProtocol, found: Any) -> Any:
+    """Return the value that :func:`encoded` wrote."""
+    return serde.loads_typed((found[0], unpacked(found[1])))
