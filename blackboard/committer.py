@@ -49,12 +49,12 @@ class Committer:
         """``publish`` is called on the committer's thread after each group is durable, before it is acknowledged.
 
         ``alive`` says whether the process that opened the board as an epoch still has it open; by default only the
-        newest epoch is alive.
+        storage's own is alive.
         """
         self._storage = storage
         self._publish = publish
         self._state: BoardState = storage.state()
-        self._alive = alive if alive is not None else lambda epoch: epoch == self._state.epoch
+        self._alive = alive if alive is not None else lambda epoch: epoch == storage.epoch
         self._ages = itertools.count()
         self._queue: list[_Waiting] = []
         self._chores: list[tuple[Callable[[], Any], Future[Any]]] = []
@@ -80,7 +80,7 @@ class Committer:
 
     def begin_epoch(self) -> Future[int]:
         """Queue the beginning of the next epoch, for another process that opens the board."""
-        return self._queue_chore(self._next_epoch)
+        return self._queue_chore(self._storage.begin_epoch)
 
     def close(self) -> None:
         """Commit what is queued, then stop."""
@@ -96,11 +96,6 @@ class Committer:
             self._chores.append((chore, future))
             self._wake.notify()
         return future
-
-    def _next_epoch(self) -> int:
-        epoch = self._storage.begin_epoch(self._state.epoch)
-        self._state = replace(self._state, epoch=epoch)
-        return epoch
 
     def _check_open(self) -> None:
         if self._closed:
@@ -199,7 +194,7 @@ class Committer:
             known[request.tx_id] = prepared.commit
             outcomes.append(prepared.commit)
         if accepted:
-            self._storage.append(accepted, self._state.epoch)
+            self._storage.append(accepted)
             self._advance([item.commit for item in accepted])
         return outcomes
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -29,18 +30,30 @@ _ERRORS: Final[dict[int, type[BoardError]]] = {
 }
 
 
-@contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
-    """Raise database errors as the board's own, naming ``path``."""
-    try:
-        yield
-    except (DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", None)
-        name = getattr(cause, "sqlite_errorname", type(cause).__name__)
-        # The low byte is the primary code; the rest says more of the same.
-        kind = StorageFailed if code is None else _ERRORS.get(code & 0xFF, StorageFailed)
-        raise kind(f"{path}: {cause} ({name}).") from error
+class SqliteFile:
+    """A board's file, as far as reads need to know it."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Raise database errors as the board's own, naming the file."""
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            code = getattr(cause, "sqlite_errorcode", None)
+            name = getattr(cause, "sqlite_errorname", type(cause).__name__)
+            # The low byte is the primary code; the rest says more of the same.
+            kind = StorageFailed if code is None else _ERRORS.get(code & 0xFF, StorageFailed)
+            raise kind(f"{self.name}: {cause} ({name}).") from error
+
+    def check(self, connection: SqlConnection) -> None:
+        """Verify the file's pages; raises :class:`BoardCorrupt`."""
+        for (message,) in connection.exec_driver_sql("PRAGMA quick_check(1)"):
+            if message != "ok":
+                raise BoardCorrupt(f"{self.name}: {message}.")
 
 
 def writer_engine(path: Path, durability: Durability) -> Engine:

@@ -2,14 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, bindparam, exists, func, or_, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
-from agentsys.blackboard.database import translated_errors
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import LAST_CODE_POINT, Entry
 from agentsys.blackboard.predicates import Predicate
@@ -22,7 +20,7 @@ from agentsys.blackboard.rows import (
     entry_from_row,
 )
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES
-from agentsys.blackboard.storage import BoardClosed, BoardCorrupt, BoardState, ChainBroken, CursorState
+from agentsys.blackboard.storage import BoardClosed, BoardState, ChainBroken, CursorState
 from agentsys.blackboard.transactions import Commit
 
 PAGE: Final = 500
@@ -89,12 +87,26 @@ def addressed(predicate: Predicate, entries: Any = ENTRIES.c) -> list[ColumnElem
     return conditions
 
 
+class Database(Protocol):
+    """What differs between databases."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the board: its path, or its address without the password."""
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """Raise database errors as the board's own."""
+
+    def check(self, connection: Connection) -> None:
+        """Verify the medium as far as the database can; raises :class:`BoardCorrupt`."""
+
+
 class SqlReader:
     """Reads of committed state over ``engine``; every call borrows a connection and gives it back."""
 
-    def __init__(self, engine: Engine, path: Path) -> None:
+    def __init__(self, engine: Engine, database: Database) -> None:
         self._readers = engine
-        self._path = path
+        self._database = database
         self._closed = False
 
     def state(self) -> BoardState:
@@ -179,9 +191,8 @@ class SqlReader:
         return cursor_from_row(rows[0]) if rows else None
 
     def check(self) -> int:
-        for (message,) in self._rows_of_text("PRAGMA quick_check(1)"):
-            if message != "ok":
-                raise BoardCorrupt(f"{self._path}: {message}.")
+        with self._connection() as connection:
+            self._database.check(connection)
         state = self.state()
         seq, previous = 0, GENESIS
         statement = select(COMMITS).order_by(COMMITS.c.seq).limit(PAGE)
@@ -189,20 +200,20 @@ class SqlReader:
             for commit, texts in self._assembled_or_broken(page):
                 seq += 1
                 if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, texts) != commit.hash:
-                    raise ChainBroken(f"{self._path}: commit {seq} of {state.head} is not what was committed.")
+                    raise ChainBroken(f"{self._database.name}: commit {seq} of {state.head} is not what was committed.")
                 previous = commit.hash
         if (seq, previous) != (state.head, state.head_hash):
-            raise ChainBroken(f"{self._path}: the log ends at commit {seq}, the board at {state.head}.")
+            raise ChainBroken(f"{self._database.name}: the log ends at commit {seq}, the board at {state.head}.")
         for wrong_span in _WRONG_SPANS:
             for row in self._rows(wrong_span):
-                raise ChainBroken(f"{self._path}: the time for which commit {row.seq} holds was changed.")
+                raise ChainBroken(f"{self._database.name}: the time for which commit {row.seq} holds was changed.")
         return seq
 
     def _assembled_or_broken(self, rows: Sequence[AnyRow]) -> list[tuple[Commit, tuple[str | None, ...]]]:
         try:
             return list(self._assemble(rows))
         except (ValueError, TypeError, KeyError) as error:
-            raise ChainBroken(f"{self._path}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
+            raise ChainBroken(f"{self._database.name}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
 
     def close(self) -> None:
         """End every later read with :class:`BoardClosed`, also of transactions that outlive the board."""
@@ -238,14 +249,10 @@ class SqlReader:
         with self._connection() as connection:
             return connection.execute(statement, parameters or {}).all()
 
-    def _rows_of_text(self, statement: str) -> Sequence[AnyRow]:
-        with self._connection() as connection:
-            return connection.exec_driver_sql(statement).all()
-
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
         if self._closed:
             # The engine would quietly connect again.
-            raise BoardClosed(f"{self._path} was closed.")
-        with translated_errors(self._path), self._readers.connect() as connection:
+            raise BoardClosed(f"{self._database.name} was closed.")
+        with self._database.translated_errors(), self._readers.connect() as connection:
             yield connection

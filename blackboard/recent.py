@@ -21,6 +21,8 @@ class RecentHeads:
 
     def __init__(self) -> None:
         self._entries: dict[Key, tuple[Entry, str | None]] = {}
+        self.newest = 0
+        """The last commit recorded; of later ones nothing is known here."""
 
     def get(self, address: Key) -> Entry | None:
         """Return the newest version if it is kept. Its value is the caller's own copy."""
@@ -32,6 +34,7 @@ class RecentHeads:
 
     def record(self, prepared: PreparedCommit) -> None:
         """Take in what ``prepared`` wrote, dropping what was written longest ago."""
+        self.newest = prepared.commit.seq
         for entry, text in zip(prepared.commit.writes, prepared.texts, strict=True):
             self._entries.pop(entry.address, None)
             if text is None or len(text) <= LARGEST_VALUE:

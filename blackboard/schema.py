@@ -1,11 +1,16 @@
 """The tables of a board's database."""
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Index, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Index, Integer, MetaData, String, Table, Text, text
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+
+# Names sort and compare by code point, as Python's do and as SQLite's by default, whatever the database's locale is.
+NAME: Final[Any] = String().with_variant(String(collation="C"), "postgresql")
+# SQLite numbers rows by a primary key only if its type is called INTEGER.
+NUMBER: Final[Any] = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class BoardModel(SQLModel):
@@ -15,14 +20,18 @@ class BoardModel(SQLModel):
 
 
 class BoardRow(BoardModel, table=True):
-    """The one row of the board itself. ``head`` is the newest commit; ``epoch`` counts the openings for writing."""
+    """The one row of the board itself. ``head`` is the newest commit; ``epoch`` counts the openings for writing.
+
+    ``leader`` is the epoch of the opening whose commits are stored; all others are refused.
+    """
 
     __tablename__ = "board"
-    id: int = Field(primary_key=True)
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     schema_version: int
-    epoch: int
-    head: int
+    epoch: int = Field(sa_type=NUMBER)
+    head: int = Field(sa_type=NUMBER)
     head_hash: str
+    leader: int | None = Field(sa_type=NUMBER)
 
 
 class CommitRow(BoardModel, table=True):
@@ -30,11 +39,11 @@ class CommitRow(BoardModel, table=True):
 
     __tablename__ = "commit_log"
     __table_args__ = (Index("commit_log_run", "run", "seq"),)
-    seq: int = Field(primary_key=True)
-    tx_id: str = Field(unique=True)
+    seq: int = Field(primary_key=True, sa_type=NUMBER, sa_column_kwargs={"autoincrement": False})
+    tx_id: str = Field(unique=True, sa_type=NAME)
     principal: str
-    run: str | None
-    snapshot: int
+    run: str | None = Field(sa_type=NAME)
+    snapshot: int = Field(sa_type=NUMBER)
     isolation: str
     committed_at: float
     cursors: str
@@ -60,15 +69,15 @@ class EntryVersionRow(BoardModel, table=True):
         ),
         Index("entry_valid_from", "valid_from"),
     )
-    topic: str = Field(primary_key=True)
-    key: str = Field(primary_key=True)
+    topic: str = Field(primary_key=True, sa_type=NAME)
+    key: str = Field(primary_key=True, sa_type=NAME)
     version: int = Field(primary_key=True)
-    valid_from: int
-    valid_to: int | None
+    valid_from: int = Field(sa_type=NUMBER)
+    valid_to: int | None = Field(sa_type=NUMBER)
     ordinal: int
-    type: str
+    type: str = Field(sa_type=NAME)
     writer: str
-    run: str | None
+    run: str | None = Field(sa_type=NAME)
     value: str | None = Field(sa_type=Text)
     label: str
     derived_from: str = Field(sa_type=Text)
@@ -81,8 +90,8 @@ class EffectRow(BoardModel, table=True):
 
     __tablename__ = "effect"
     __table_args__ = (Index("effect_run", "run"),)
-    id: str = Field(primary_key=True)
-    run: str | None
+    id: str = Field(primary_key=True, sa_type=NAME)
+    run: str | None = Field(sa_type=NAME)
     step: str
     tool: str
     effect_class: str
@@ -95,25 +104,25 @@ class EffectEventRow(BoardModel, table=True):
 
     __tablename__ = "effect_event"
     __table_args__ = (Index("effect_event_id", "effect_id"),)
-    seq: int = Field(primary_key=True)
+    seq: int = Field(primary_key=True, sa_type=NUMBER, sa_column_kwargs={"autoincrement": False})
     ordinal: int = Field(primary_key=True)
-    effect_id: str
+    effect_id: str = Field(sa_type=NAME)
     state: str
     attempt: int
-    epoch: int
+    epoch: int = Field(sa_type=NUMBER)
     result: str = Field(sa_type=Text)
     result_label: str | None
     committed_at: float
-    valid_to: int | None
+    valid_to: int | None = Field(sa_type=NUMBER)
 
 
 class CursorRow(BoardModel, table=True):
     """The durable position of a subscription: every commit up to it was handled. ``predicate`` is a JSON text."""
 
     __tablename__ = "cursor"
-    name: str = Field(primary_key=True)
+    name: str = Field(primary_key=True, sa_type=NAME)
     predicate: str
-    position: int
+    position: int = Field(sa_type=NUMBER)
 
 
 def _table(name: str) -> Table:

@@ -1,29 +1,18 @@
 """The board's storage in one SQLite file: one writing connection, separate reading ones, write-ahead log."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, and_, bindparam, insert, inspect, literal, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, inspect, select, update
 
-from agentsys.blackboard.chain import GENESIS
-from agentsys.blackboard.database import Durability, reader_engine, translated_errors, writer_engine
-from agentsys.blackboard.effects import EffectState
+from agentsys.blackboard.batch_rows import BatchRows
+from agentsys.blackboard.database import Durability, SqliteFile, reader_engine, writer_engine
 from agentsys.blackboard.entries import Entry, Key
-from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.reads import SqlReader, addressed
-from agentsys.blackboard.recent import RecentHeads
-from agentsys.blackboard.rows import (
-    ENTRY_COLUMNS,
-    Values,
-    commit_to_row,
-    cursor_to_row,
-    effect_to_row,
-    entry_from_row,
-    entry_to_row,
-    intent_to_row,
-)
+from agentsys.blackboard.migrations import create_tables, upgrade
+from agentsys.blackboard.reads import SqlReader
+from agentsys.blackboard.rows import ENTRY_COLUMNS, Values, cursor_to_row, entry_from_row
 from agentsys.blackboard.schema import (
     BOARD,
     COMMITS,
@@ -32,22 +21,13 @@ from agentsys.blackboard.schema import (
     EFFECTS,
     ENTRIES,
     SCHEMA_VERSION,
-    BoardModel,
 )
-from agentsys.blackboard.storage import (
-    BoardCorrupt,
-    BoardMissing,
-    Change,
-    CursorState,
-    PreparedCommit,
-    SchemaTooNew,
-    StaleEpoch,
-)
+from agentsys.blackboard.sql_storage import SqlStorage
+from agentsys.blackboard.storage import BoardCorrupt, BoardMissing, CursorState, SchemaTooNew, StaleEpoch
 
 LOOKUP: Final = 1_000
 """Keys looked up per statement; SQLite binds at most 32,766 values."""
 
-_OLD: Final = ENTRIES.alias("old")
 _HEADS: Final = select(*ENTRY_COLUMNS).where(
     ENTRIES.c.topic == bindparam("topic"),
     ENTRIES.c.key.in_(bindparam("keys", expanding=True)),
@@ -76,164 +56,93 @@ def open_reader(path: Path) -> SqlReader:
     """Return reads of the board at ``path``; raises :class:`BoardMissing`, :class:`SchemaTooNew`, ..."""
     if not path.is_file():
         raise BoardMissing(f"There is no board at {path}.")
-    engine = reader_engine(path)
-    with translated_errors(path), engine.connect() as connection:
-        _check_schema(connection, path)
-    return SqlReader(engine, path)
+    engine, file = reader_engine(path), SqliteFile(path)
+    with file.translated_errors(), engine.connect() as connection:
+        _schema_version(connection, path)
+    return SqlReader(engine, file)
 
 
-class SqliteStorage(SqlReader):
+class SqliteStorage(SqlStorage):
     """The writing side. The caller holds the board's lock; see :mod:`agentsys.blackboard.lock`."""
 
     def __init__(self, path: Path, durability: Durability) -> None:
-        """Open or create the board at ``path`` and begin the next epoch."""
-        engine = writer_engine(path, durability)
-        with translated_errors(path):
+        """Open, create or upgrade the board at ``path``, begin the next epoch and lead under it."""
+        engine, file = writer_engine(path, durability), SqliteFile(path)
+        with file.translated_errors():
             self._writer = engine.connect()
             with self._writer.begin():
-                _create_or_check(self._writer, path)
-                self._writer.execute(update(BOARD).values(epoch=BOARD.c.epoch + 1))
-        super().__init__(reader_engine(path), path)
-        self._recent = RecentHeads()
+                _create_or_upgrade(self._writer, path)
+                following = BOARD.c.epoch + 1
+                self._writer.execute(update(BOARD).values(epoch=following, leader=following))
+                epoch = self._writer.execute(select(BOARD.c.epoch)).scalar_one()
+        super().__init__(reader_engine(path), file, epoch)
 
-    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
-        recent = self._recent.get((topic, key))
-        if recent is not None and recent.seq <= at:
-            return recent
-        return super().version_at(topic, key, at)
-
-    def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
-        recent = {key: self._recent.get(key) for key in keys}
-        found = {key: entry for key, entry in recent.items() if entry is not None}
-        missing: dict[str, list[str]] = defaultdict(list)
-        for topic, key in keys:
-            if (topic, key) not in found:
-                missing[topic].append(key)
-        # SQLite searches its index for a list of keys within a topic, but scans all of it for a list of pairs.
-        for topic, names in missing.items():
-            for start in range(0, len(names), LOOKUP):
-                rows = self._rows(_HEADS, {"topic": topic, "keys": names[start : start + LOOKUP]})
-                found.update((entry.address, entry) for entry in map(entry_from_row, rows))
-        return found
-
-    def changes(self, after: int, predicate: Predicate) -> list[Change]:
-        old_columns = [_OLD.columns[column.name] for column in ENTRY_COLUMNS]
-        preceded = and_(
-            _OLD.c.topic == ENTRIES.c.topic, _OLD.c.key == ENTRIES.c.key, _OLD.c.version == ENTRIES.c.version - 1
-        )
-        statement = (
-            select(*ENTRY_COLUMNS, literal("|"), *old_columns)
-            .select_from(ENTRIES.outerjoin(_OLD, preceded))
-            .where(ENTRIES.c.valid_from > after, *addressed(predicate))
-            .order_by(ENTRIES.c.valid_from)
-        )
-        width = len(ENTRY_COLUMNS)
-        found = []
-        for row in self._rows(statement):
-            old = row[width + 1 :]
-            change = Change(None if old[0] is None else entry_from_row(old), entry_from_row(row[:width]))
-            if change.concerns(predicate):
-                found.append(change)
-        return found
-
-    def append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
-        try:
-            with translated_errors(self._path), self._writer.begin():
-                self._append(commits, epoch)
-        except BaseException:
-            # Whether the write reached the disk is unknown, and so is which version is newest.
-            self._recent.clear()
-            raise
-        for item in commits:
-            self._recent.record(item)
-
-    def begin_epoch(self, epoch: int) -> int:
-        with translated_errors(self._path), self._writer.begin():
-            if self._writer.execute(update(BOARD).where(BOARD.c.epoch == epoch).values(epoch=epoch + 1)).rowcount != 1:
-                raise StaleEpoch(f"{self._path}: epoch {epoch} is over.")
-        return epoch + 1
+    def begin_epoch(self) -> int:
+        with self._database.translated_errors(), self._writer.begin():
+            self._lead({"epoch": BOARD.c.epoch + 1})
+            epoch: int = self._writer.execute(select(BOARD.c.epoch)).scalar_one()
+        return epoch
 
     def create_cursor(self, cursor: CursorState) -> CursorState:
         existing = self.cursor(cursor.name)
         if existing is None:
-            with translated_errors(self._path), self._writer.begin():
+            with self._database.translated_errors(), self._writer.begin():
                 self._insert(CURSORS, [cursor_to_row(cursor)])
         return existing or cursor
-
-    def positions(self, names: Collection[str]) -> Mapping[str, int]:
-        rows = self._rows(select(CURSORS.c.name, CURSORS.c.position).where(CURSORS.c.name.in_(names)))
-        return {row.name: row.position for row in rows}
 
     def close(self) -> None:
         super().close()
         # The last connection to close folds the write-ahead log into the file, so the writer goes last.
-        with translated_errors(self._path):
+        with self._database.translated_errors():
             self._writer.close()
             self._writer.engine.dispose()
 
-    def _append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
-        last = commits[-1].commit
-        fence = update(BOARD).where(BOARD.c.epoch == epoch).values(head=last.seq, head_hash=last.hash)
-        if self._writer.execute(fence).rowcount != 1:
-            raise StaleEpoch(f"{self._path}: epoch {epoch} is over.")
-        self._insert(COMMITS, [commit_to_row(item.commit) for item in commits])
-        self._append_entries(commits)
-        self._append_effects(commits)
-        moves = [move for item in commits for move in item.commit.cursors]
-        if moves:
-            rows = [{"of_name": move.subscription, "to_position": move.to_seq} for move in moves]
-            self._writer.execute(_MOVE_CURSOR, rows)
+    def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
+        by_topic: dict[str, list[str]] = defaultdict(list)
+        for topic, key in keys:
+            by_topic[topic].append(key)
+        # SQLite searches its index for a list of keys within a topic, but scans all of it for a list of pairs.
+        for topic, names in by_topic.items():
+            for start in range(0, len(names), LOOKUP):
+                yield from map(
+                    entry_from_row, self._rows(_HEADS, {"topic": topic, "keys": names[start : start + LOOKUP]})
+                )
 
-    def _append_entries(self, commits: Sequence[PreparedCommit]) -> None:
-        rows: list[Values] = []
-        newest: dict[Key, Values] = {}
-        superseded: list[Values] = []
-        for item in commits:
-            for ordinal, (entry, text) in enumerate(zip(item.commit.writes, item.texts, strict=True)):
-                row = entry_to_row(entry, text, ordinal)
-                previous = newest.get(entry.address)
-                if previous is not None:
-                    previous["valid_to"] = entry.seq
-                elif entry.version > 1:
-                    superseded.append(
-                        {
-                            "of_topic": entry.topic,
-                            "of_key": entry.key,
-                            "of_version": entry.version - 1,
-                            "by_seq": entry.seq,
-                        }
-                    )
-                newest[entry.address] = row
-                rows.append(row)
-        if superseded:
-            self._writer.execute(_SUPERSEDE_ENTRY, superseded)
-        self._insert(ENTRIES, rows)
+    def _store(self, rows: BatchRows) -> None:
+        with self._database.translated_errors(), self._writer.begin():
+            last = rows.commits[-1]
+            self._lead({"head": last["seq"], "head_hash": last["hash"]})
+            self._insert(COMMITS, rows.commits)
+            for statement, values in (
+                (_SUPERSEDE_ENTRY, rows.superseded_entries),
+                (_SUPERSEDE_EFFECT, rows.superseded_effects),
+                (_MOVE_CURSOR, rows.moves),
+            ):
+                if values:
+                    self._writer.execute(statement, values)
+            self._insert(ENTRIES, rows.entries)
+            self._insert(EFFECTS, rows.intents)
+            self._insert(EFFECT_EVENTS, rows.effects)
 
-    def _append_effects(self, commits: Sequence[PreparedCommit]) -> None:
-        for item in commits:
-            for ordinal, effect in enumerate(item.commit.effects):
-                if effect.state is EffectState.INTENDED:
-                    self._insert(EFFECTS, [intent_to_row(effect.intent)])
-                else:
-                    self._writer.execute(_SUPERSEDE_EFFECT, {"of_id": effect.id, "by_seq": effect.seq})
-                self._insert(EFFECT_EVENTS, [effect_to_row(effect, ordinal)])
+    def _lead(self, values: Values) -> None:
+        """Change the board's row, which only the leader may."""
+        if self._writer.execute(update(BOARD).where(BOARD.c.leader == self.epoch).values(values)).rowcount != 1:
+            raise StaleEpoch(f"{self._database.name}: epoch {self.epoch} is over.")
 
     def _insert(self, table: Table, rows: list[Values]) -> None:
         if rows:
             self._writer.execute(insert(table), rows)
 
 
-def _create_or_check(connection: Connection, path: Path) -> None:
-    tables = inspect(connection).get_table_names()
-    if tables:
-        _check_schema(connection, path)
-        return
-    BoardModel.metadata.create_all(connection)
-    row = {"id": 1, "schema_version": SCHEMA_VERSION, "epoch": 0, "head": 0, "head_hash": GENESIS}
-    connection.execute(insert(BOARD), [row])
+def _create_or_upgrade(connection: Connection, path: Path) -> None:
+    if not inspect(connection).get_table_names():
+        create_tables(connection)
+    else:
+        upgrade(connection, _schema_version(connection, path))
 
 
-def _check_schema(connection: Connection, path: Path) -> None:
+def _schema_version(connection: Connection, path: Path) -> int:
+    """Return the version of the board's tables; raises :class:`BoardCorrupt` and :class:`SchemaTooNew`."""
     if BOARD.name not in inspect(connection).get_table_names():
         raise BoardCorrupt(f"{path} is an SQLite file, but no board.")
     version: Any = connection.execute(select(BOARD.c.schema_version)).scalar()
@@ -241,3 +150,4 @@ def _check_schema(connection: Connection, path: Path) -> None:
         raise BoardCorrupt(f"{path} names no schema version.")
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(f"{path} has schema version {version}; this agentsys knows {SCHEMA_VERSION}.")
+    return version

@@ -150,7 +150,11 @@ class Reader(Protocol):
 
 
 class Storage(Reader, Protocol):
-    """The committer's side: used by its one thread only, and never while another process may write."""
+    """The committer's side: used by its one thread only. Of two that write one board, the older one is refused."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of the opening that leads through this storage."""
 
     def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
         """Return the newest version of each address that has one, deletions included."""
@@ -158,11 +162,11 @@ class Storage(Reader, Protocol):
     def changes(self, after: int, predicate: Predicate) -> list[Change]:
         """Return the changes committed after ``after`` that concern ``predicate``."""
 
-    def append(self, commits: Sequence[PreparedCommit], epoch: int) -> None:
+    def append(self, commits: Sequence[PreparedCommit]) -> None:
         """Store ``commits`` durably in one step, or nothing of them. Raises :class:`StaleEpoch` after a take-over."""
 
-    def begin_epoch(self, epoch: int) -> int:
-        """Store and return the epoch after ``epoch``. Raises :class:`StaleEpoch` after a take-over."""
+    def begin_epoch(self) -> int:
+        """Count another opening of the board and return its number. Raises :class:`StaleEpoch` after a take-over."""
 
     def create_cursor(self, cursor: CursorState) -> CursorState:
         """Store ``cursor`` unless its name is taken; return what is stored."""

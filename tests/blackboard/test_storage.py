@@ -170,7 +170,7 @@ def test_verification_catches_a_tampered_row(path: Path, statement: str) -> None
 def test_a_stale_writer_is_fenced_off(path: Path) -> None:
     with Board.open(path) as board:
         board.commit(note(board, "a", 1))
-        edit(path, "UPDATE board SET epoch = epoch + 1")
+        edit(path, "UPDATE board SET leader = leader + 1")
         with pytest.raises(StaleEpoch, match="AGS-0208"):
             board.commit(note(board, "a", 2))
         assert board.get("notes", "a") == board.query(Predicate())[0]

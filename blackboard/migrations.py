@@ -1,0 +1,149 @@
+"""The board's tables of every version, and the steps between them, in Alembic's operations: for both databases.
+
+A new board gets the present tables at once. An older one is upgraded in the transaction that opens it for writing; a
+test holds that both ways lead to the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, Column, Connection, Float, Integer, String, Text, insert, text, update
+
+from agentsys.blackboard.chain import GENESIS
+from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, BoardModel
+
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+
+
+def create_tables(connection: Connection) -> None:
+    """Create the tables of an empty board, as they are now."""
+    BoardModel.metadata.create_all(connection)
+    connection.execute(
+        insert(BOARD), [{"id": 1, "schema_version": SCHEMA_VERSION, "epoch": 0, "head": 0, "head_hash": GENESIS}]
+    )
+
+
+def upgrade(connection: Connection, version: int, to: int = SCHEMA_VERSION) -> None:
+    """Bring the tables from ``version`` (0: there are none) up to version ``to``, within the caller's transaction."""
+    if version == to:
+        return
+    # Imported here, as few openings need it.
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+
+    operations = Operations(MigrationContext.configure(connection))
+    for step in _STEPS[version:to]:
+        step(operations)
+    connection.execute(update(BOARD).values(schema_version=to))
+
+
+# What follows describes the past and never changes, so it shares nothing with the tables of the present.
+_NAME: Final[Any] = String().with_variant(String(collation="C"), "postgresql")
+_NUMBER: Final[Any] = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _column(name: str, type_: Any, *, null: bool = False, key: bool = False) -> Column[Any]:
+    return Column(name, type_, nullable=null, primary_key=key, autoincrement=False)
+
+
+def _to_1(operations: Operations) -> None:
+    _create_board_and_log_1(operations)
+    _create_entries_1(operations)
+    _create_effects_1(operations)
+
+
+def _create_board_and_log_1(operations: Operations) -> None:
+    operations.create_table(
+        "board",
+        _column("id", Integer(), key=True),
+        _column("schema_version", Integer()),
+        _column("epoch", _NUMBER),
+        _column("head", _NUMBER),
+        _column("head_hash", String()),
+    )
+    operations.create_table(
+        "commit_log",
+        _column("seq", _NUMBER, key=True),
+        Column("tx_id", _NAME, nullable=False, unique=True),
+        _column("principal", String()),
+        _column("run", _NAME, null=True),
+        _column("snapshot", _NUMBER),
+        _column("isolation", String()),
+        _column("committed_at", Float()),
+        _column("cursors", String()),
+        _column("prev_hash", String()),
+        _column("hash", String()),
+    )
+    operations.create_index("commit_log_run", "commit_log", ["run", "seq"])
+    operations.create_table(
+        "cursor", _column("name", _NAME, key=True), _column("predicate", String()), _column("position", _NUMBER)
+    )
+
+
+def _create_entries_1(operations: Operations) -> None:
+    operations.create_table(
+        "entry_version",
+        _column("topic", _NAME, key=True),
+        _column("key", _NAME, key=True),
+        _column("version", Integer(), key=True),
+        _column("valid_from", _NUMBER),
+        _column("valid_to", _NUMBER, null=True),
+        _column("ordinal", Integer()),
+        _column("type", _NAME),
+        _column("writer", String()),
+        _column("run", _NAME, null=True),
+        _column("value", Text(), null=True),
+        _column("label", String()),
+        _column("derived_from", Text()),
+        _column("endorsement", String(), null=True),
+        _column("committed_at", Float()),
+    )
+    current = text("valid_to IS NULL")
+    operations.create_index(
+        "entry_head",
+        "entry_version",
+        ["topic", "key"],
+        unique=True,
+        sqlite_where=current,
+        postgresql_where=current,
+    )
+    operations.create_index("entry_valid_from", "entry_version", ["valid_from"])
+
+
+def _create_effects_1(operations: Operations) -> None:
+    operations.create_table(
+        "effect",
+        _column("id", _NAME, key=True),
+        _column("run", _NAME, null=True),
+        _column("step", String()),
+        _column("tool", String()),
+        _column("effect_class", String()),
+        _column("arguments", Text()),
+        _column("label", String()),
+    )
+    operations.create_index("effect_run", "effect", ["run"])
+    operations.create_table(
+        "effect_event",
+        _column("seq", _NUMBER, key=True),
+        _column("ordinal", Integer(), key=True),
+        _column("effect_id", _NAME),
+        _column("state", String()),
+        _column("attempt", Integer()),
+        _column("epoch", _NUMBER),
+        _column("result", Text()),
+        _column("result_label", String(), null=True),
+        _column("committed_at", Float()),
+        _column("valid_to", _NUMBER, null=True),
+    )
+    operations.create_index("effect_event_id", "effect_event", ["effect_id"])
+
+
+def _to_2(operations: Operations) -> None:
+    operations.add_column("board", _column("leader", _NUMBER, null=True))
+
+
+_STEPS: Final[tuple[Callable[[Operations], None], ...]] = (_to_1, _to_2)
+"""Step ``n`` (from 0) leads from version ``n`` to ``n + 1``."""

@@ -1,0 +1,83 @@
+"""The writing side of a board in SQLAlchemy Core: what SQLite and PostgreSQL have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import Engine, and_, literal, select
+
+from agentsys.blackboard.batch_rows import BatchRows
+from agentsys.blackboard.entries import Entry, Key
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.reads import Database, SqlReader, addressed
+from agentsys.blackboard.recent import RecentHeads
+from agentsys.blackboard.rows import ENTRY_COLUMNS, entry_from_row
+from agentsys.blackboard.schema import CURSORS, ENTRIES
+from agentsys.blackboard.storage import Change, PreparedCommit
+
+_OLD: Final = ENTRIES.alias("old")
+_CHANGES: Final = select(
+    *ENTRY_COLUMNS, literal("|"), *(_OLD.columns[column.name] for column in ENTRY_COLUMNS)
+).select_from(
+    ENTRIES.outerjoin(
+        _OLD,
+        and_(_OLD.c.topic == ENTRIES.c.topic, _OLD.c.key == ENTRIES.c.key, _OLD.c.version == ENTRIES.c.version - 1),
+    )
+)
+
+
+class SqlStorage(SqlReader, ABC):
+    """Storage under ``epoch``: of the board's processes, the one that leads. Remembers what it wrote last."""
+
+    def __init__(self, readers: Engine, database: Database, epoch: int) -> None:
+        super().__init__(readers, database)
+        self.epoch = epoch
+        self._recent = RecentHeads()
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        recent = self._recent.get((topic, key))
+        # Beyond what this object wrote, another process may have led and written.
+        if recent is not None and recent.seq <= at <= self._recent.newest:
+            return recent
+        return super().version_at(topic, key, at)
+
+    def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
+        recent = {key: self._recent.get(key) for key in keys}
+        found = {key: entry for key, entry in recent.items() if entry is not None}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            found.update((entry.address, entry) for entry in self._stored_heads(missing))
+        return found
+
+    def changes(self, after: int, predicate: Predicate) -> list[Change]:
+        statement = _CHANGES.where(ENTRIES.c.valid_from > after, *addressed(predicate)).order_by(ENTRIES.c.valid_from)
+        width = len(ENTRY_COLUMNS)
+        found = []
+        for row in self._rows(statement):
+            old = row[width + 1 :]
+            change = Change(None if old[0] is None else entry_from_row(old), entry_from_row(row[:width]))
+            if change.concerns(predicate):
+                found.append(change)
+        return found
+
+    def append(self, commits: Sequence[PreparedCommit]) -> None:
+        try:
+            self._store(BatchRows.of(commits))
+        except BaseException:
+            # Whether the write reached the disk is unknown, and so is which version is newest.
+            self._recent.clear()
+            raise
+        for item in commits:
+            self._recent.record(item)
+
+    def positions(self, names: Collection[str]) -> Mapping[str, int]:
+        rows = self._rows(select(CURSORS.c.name, CURSORS.c.position).where(CURSORS.c.name.in_(names)))
+        return {row.name: row.position for row in rows}
+
+    @abstractmethod
+    def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
+        """Return the newest version of each address that has one, from the database."""
+
+    @abstractmethod
+    def _store(self, rows: BatchRows) -> None:
+        """Store ``rows`` durably in one step, or none. Raises :class:`StaleEpoch` after a take-over."""
