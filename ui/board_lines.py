@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentsys.blackboard.labels import Label
-from agentsys.ui.formatting import Chip, escape_markdown, label_chips
+from agentsys.ui.formatting import Chip, escape_markdown, label_chips, names_text
 from agentsys.views.commit_list import CommitRow
 from agentsys.views.conflicts import ConflictView
 
@@ -70,10 +70,10 @@ def line_cells(line: Line, at: str, *, new: bool) -> list[str]:
     """Return the cells of a line as Markdown: commit, time, writer, what it wrote or lost over, label."""
     named = escape_markdown(line.writer)
     if line.lost:
-        over = escape_markdown(", ".join(line.what) or "withheld")
+        over = escape_markdown(names_text(line.what) or "withheld")
         return ["", escape_markdown(at), f"~~{named}~~", f":red-badge[conflict] ~~{over}~~", _badges(line.label)]
     mark = ":green-badge[new] " if new else ""
-    what = escape_markdown(", ".join(line.what) or "only a subscription's position moved")
+    what = escape_markdown(names_text(line.what) or "only a subscription's position moved")
     return [f"{mark}{line.seq:,}", escape_markdown(at), named, what, _badges(line.label)]
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from agentsys.cli.composition import settings_with
-from agentsys.cli.output import reported_errors
+from agentsys.cli.output import err, reported_errors
 from agentsys.cli.serve import composed, listening, run_server
 from agentsys.errors import ConfigurationError
+from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -59,9 +60,8 @@ def console(
             if file or lake or model or board:
                 raise ConfigurationError("--url shows a server that runs elsewhere.", remedy="Pass --url alone.")
             raise typer.Exit(asyncio.run(_show(command, url)))
-        token = secrets.token_urlsafe(32)
         settings = settings_with(
-            model_name=model, board_path=board, server_host=LOOPBACK, server_port=0, server_token=token
+            model_name=model, board_path=board, server_host=LOOPBACK, server_port=0, server_token=_token()
         )
         with closing(listening(settings)) as listener:
             asyncio.run(_serve(command, file, lake, settings, listener))
@@ -98,10 +98,12 @@ async def _serve(
     url, token = f"http://{LOOPBACK}:{listener.getsockname()[1]}", settings.server.token
     async with _pages(command, url, token) as pages:
         from agentsys.protocols.app import FaceOptions, create_app
+        from agentsys.protocols.http.app import PREFIX
         from agentsys.protocols.http.streams import Stopping
         from agentsys.supervisor import RunSupervisor
         from agentsys.ui.boards import RECORDED
 
+        err.print(f"runtime {url}{PREFIX}", highlight=False)
         runtime = composed(file, lake, settings)
         try:
             stopping = Stopping()
@@ -130,6 +132,11 @@ async def _pages(command: list[str], url: str, token: str | None) -> AsyncIterat
             except TimeoutError:
                 pages.kill()
                 await pages.wait()
+
+
+def _token() -> str:
+    """Return the settings' token, which the command line knows too, or else one that nobody knows."""
+    return load_settings().settings.server.token or secrets.token_urlsafe(32)
 
 
 def _end(number: int, frame: object) -> NoReturn:

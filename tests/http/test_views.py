@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import pkgutil
+import time
 import typing
 
 import httpx
@@ -262,3 +263,22 @@ def test_what_has_no_place_for_the_mark_is_not_let_through():
 
     with pytest.raises(TypeError):
         withhold(Unmarked(SECRET, ANNS), OWNER)
+
+
+def test_a_run_that_waits_for_a_person_says_so(board, serve):
+    runtime = Runtime(board, ScriptedModel(script), tools=[shout], workflows=[loud], policy=Policy.of(asks=["shout"]))
+    with serve(runtime) as http, connected(http) as console:
+        run = console.start("loud", "hello")
+        waited = time.monotonic() + 20
+        while not console.views.runs(status="waiting").rows and time.monotonic() < waited:
+            time.sleep(0.05)
+        (row,) = console.views.runs(status="waiting").rows
+        assert (row.run, row.status, row.state, row.waiting) == (run, "running", "waiting", 1)
+        assert console.views.runs(status="running").rows == (row,)
+        assert console.views.run(run).row == row
+        console.cancel(run)
+        assert console.views.run(run).row.state == "cancelled"
+
+
+async def loud(context, text):
+    return (await context.call("shout", text=text)).value

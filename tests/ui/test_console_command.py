@@ -21,6 +21,7 @@ from agentsys.protocols.http.client import RuntimeClient
 from agentsys.runs import RunRecord
 
 PATIENCE_SECONDS = 60
+TOKEN = "the-settings-own-token"
 WORKFLOW = """
 from agentsys import Workflow
 
@@ -103,11 +104,12 @@ def pages_of(process) -> psutil.Process:
 def test_a_runtime_stands_behind_the_pages_beside_another_process(start, recorded, tmp_path):
     """The board is led by this process: the console's runs are committed through it."""
     (tmp_path / "work.py").write_text(WORKFLOW)
-    process, url = start("work.py", "--board", str(recorded.path))
+    process, url = start("work.py", "--board", str(recorded.path), AGENTSYS_SERVER__TOKEN=TOKEN)
     assert httpx.get(url).status_code == 200
     pages = pages_of(process)
     environment = pages.environ()
     token = environment["AGENTSYS_TOKEN"]
+    assert token == TOKEN
     assert token not in " ".join([*pages.cmdline(), *psutil.Process(process.pid).cmdline()])
     assert httpx.get(environment["AGENTSYS_URL"]).status_code == 401
     with RuntimeClient(environment["AGENTSYS_URL"], token) as client:
@@ -124,6 +126,7 @@ def test_the_pages_end_with_a_console_that_is_killed(start, path):
     Board.open(path).close()
     process, _ = start("--board", str(path))
     pages = pages_of(process)
+    assert len(pages.environ()["AGENTSYS_TOKEN"]) > 40
     process.kill()
     process.wait()
     assert gone(pages)
