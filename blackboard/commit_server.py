@@ -113,6 +113,7 @@ class _Peer:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._closing = threading.Lock()
         self._outbox: queue.SimpleQueue[tuple[int, bool, Any] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send, daemon=True)
         self._sender.start()
@@ -127,9 +128,12 @@ class _Peer:
         future.add_done_callback(done)
 
     def close(self) -> None:
-        self._outbox.put(None)
-        self._sender.join(timeout=5.0)
-        hang_up(self._connection)
+        """Send what is left and end the connection; its own thread and the server's may both ask for it."""
+        with self._closing:
+            if not self._connection.closed:
+                self._outbox.put(None)
+                self._sender.join(timeout=5.0)
+                hang_up(self._connection)
 
     def _send(self) -> None:
         while (message := self._outbox.get()) is not None:

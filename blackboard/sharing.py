@@ -110,9 +110,11 @@ class SharedCommitter:
     def _follow(self) -> None:
         """Take the leader's answers; when it is gone, lead or find the new leader, and send again what is pending."""
         while not self._closed:
+            connection = self._connection
             try:
-                assert self._connection is not None
-                number, good, value = self._connection.recv()
+                if connection is None:
+                    raise EOFError
+                number, good, value = connection.recv()
             except _LOST:
                 if not self._relink():
                     return
@@ -190,9 +192,11 @@ class SharedCommitter:
         self._lock.publish(self._server.leader)
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            hang_up(self._connection)
-            self._connection = None
+        # Closing and following do this at the same time, and a descriptor closed twice may be another's by then.
+        with self._changed:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            hang_up(connection)
 
 
 def _local(committer: Committer, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "demo": "the demo lake with the local model: right file, right answer, memory",
     "console": "the console over a large board in Chromium: first content, commit to page, reruns under a stream",
     "conformance": "the official MCP conformance suite against our face, for two protocol revisions",
+    "isolation": "transactions of several processes, in which checkers look for anomalies; --set kills=N kills some",
     "structure": "lengths of files and functions, import circles",
 }
 
@@ -37,6 +38,9 @@ def bench(
     check: Annotated[bool, typer.Option(help="Exit 1 when a bar is missed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each arm.")] = 5,
     output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("benchmarks/results/local"),
+    arguments: Annotated[
+        list[str] | None, typer.Option("--set", help="An argument of the benchmark, NAME=VALUE.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Of `compare`: draw the repetitions into this image file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,7 +62,7 @@ def bench(
         from agentsys.benchmarks.harness import Options, write_json
 
         module = importlib.import_module(f"agentsys.benchmarks.{name}")
-        result: BenchResult = module.main(Options(quick=quick, repeats=repeats))
+        result: BenchResult = module.main(Options(quick, repeats, _arguments(arguments or [])))
     path = write_json(result, output)
     if as_json:
         print_json({"figure": result.figure, "columns": result.columns, "rows": result.rows, "file": str(path)})
@@ -69,6 +73,15 @@ def bench(
         out.print(result.figure, highlight=False)
     if check and not all(bar.met for bar in result.bars):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _arguments(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigurationError(
+                f"--set takes NAME=VALUE, not {pair!r}.", remedy="agentsys bench NAME --set NAME=VALUE"
+            )
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _compare(files: list[Path], plot: Path | None, *, as_json: bool) -> None:
