@@ -11,13 +11,16 @@ from agentsys.views.texts import shorten
 from agentsys.views.timeline import Span, run_spans
 
 MOST_DRAWN: Final = 200
-ROW_PIXELS: Final = 18
+ROW_PIXELS: Final = 20
+FRAME_PIXELS: Final = 130
+"""Height of the legend and the axis."""
 
 
 def draw_timeline(snapshot: Snapshot, run: str) -> None:
     """Draw each step as a bar from its start to its end, in the order in which they began."""
     spans = run_spans(snapshot.look(snapshot.views.graph, run))
-    st.vega_lite_chart(timeline_spec(spans[:MOST_DRAWN]), width="stretch")
+    shown = spans[:MOST_DRAWN]
+    st.vega_lite_chart(timeline_spec(shown), width="stretch", height=FRAME_PIXELS + ROW_PIXELS * len(shown))
     rest = len(spans) - MOST_DRAWN
     st.caption("Seconds since the run began." + (f" {count_text(rest, 'later step')} not drawn." if rest > 0 else ""))
 
@@ -37,7 +40,12 @@ def timeline_spec(spans: tuple[Span, ...]) -> dict[str, object]:
         for number, span in enumerate(spans)
     ]
     across = {
-        "y": {"field": "step", "type": "nominal", "sort": {"field": "row"}, "axis": {"title": None, "labelLimit": 360}},
+        "y": {
+            "field": "step",
+            "type": "nominal",
+            "sort": {"field": "row"},
+            "axis": {"title": None, "labelLimit": 360, "labelOverlap": False},
+        },
         "x": {"field": "start", "type": "quantitative", "axis": {"title": "seconds"}},
         "color": {
             "field": "kind",
@@ -49,7 +57,6 @@ def timeline_spec(spans: tuple[Span, ...]) -> dict[str, object]:
     }
     return {
         "data": {"values": rows},
-        "height": {"step": ROW_PIXELS},
         "encoding": across,
         "layer": [
             {"mark": {"type": "bar", "height": 10}, "encoding": {"x2": {"field": "end"}}},
