@@ -10,8 +10,9 @@ from agentsys.approvals import list_approvals
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.predicates import Predicate
-from agentsys.runs import RunRecord, RunStatus, list_runs
+from agentsys.runs import RunRecord, RunStatus
 from agentsys.views.labels import ViewLabel
+from agentsys.views.run_index import run_index
 from agentsys.views.texts import shorten, value_text
 from agentsys.views.withholding import content, may_read
 
@@ -79,7 +80,7 @@ class RunList:
 
 def newest_runs(board: Board, limit: int, wanted: RunFilter | None = None, *, reader: str) -> RunList:
     """Return at most ``limit`` of the runs that ``wanted`` admits for ``reader``, the one started last first."""
-    records, waiting = list_runs(board), waiting_approvals(board)
+    records, waiting = run_index(board).records(board), waiting_approvals(board)
     chosen = wanted or RunFilter()
     found = [record for record in reversed(records) if chosen.admits(record, waiting.get(record.run, 0), reader)]
     return RunList(
@@ -95,6 +96,9 @@ def waiting_approvals(board: Board) -> Mapping[str, int]:
 
 
 def run_row(board: Board, record: RunRecord, waiting: Mapping[str, int]) -> RunRow:
+    def count() -> int | None:
+        return tokens_of(board.query(Predicate(topic=topics.steps(record.run))))
+
     return RunRow(
         run=record.run,
         workflow=record.workflow,
@@ -103,7 +107,7 @@ def run_row(board: Board, record: RunRecord, waiting: Mapping[str, int]) -> RunR
         input_label=record.input_label,
         started=record.started,
         finished=record.finished,
-        tokens=tokens_of(board.query(Predicate(topic=topics.steps(record.run)))),
+        tokens=run_index(board).tokens(record, count),
         label=record.label or record.input_label,
         waiting=waiting.get(record.run, 0),
     )

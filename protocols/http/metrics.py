@@ -9,10 +9,10 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from agentsys.protocols.http.serving_documents import stats_of
-from agentsys.runs import list_runs
 from agentsys.runtime import Runtime
 from agentsys.serving.client import ServingClient
 from agentsys.serving.observation import BUCKETS, EngineView, LatencyView
+from agentsys.views.run_index import run_index
 
 
 class RuntimeCollector(Collector):
@@ -28,7 +28,7 @@ class RuntimeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the measurements."""
         runtime = self._runtime
-        records = list_runs(runtime.board)
+        records = run_index(runtime.board).records(runtime.board)
         yield GaugeMetricFamily("agentsys_board_head", "Newest commit of the board.", runtime.board.head)
         runs = GaugeMetricFamily("agentsys_runs", "Runs on the board.", labels=["status"])
         for status, count in sorted(Counter(record.status for record in records).items()):

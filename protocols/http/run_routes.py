@@ -22,8 +22,9 @@ from agentsys.protocols.http.schemas import (
     StartRun,
 )
 from agentsys.protocols.http.streams import EventStream, Item, Stopping, event_document, numbered_events
-from agentsys.runs import RunRecord, RunStatus, list_runs
+from agentsys.runs import RunRecord, RunStatus
 from agentsys.supervisor import RunSupervisor
+from agentsys.views.run_index import run_index
 from agentsys.views.withholding import may_read
 
 RunId = Annotated[str, Path(min_length=1, max_length=1024)]
@@ -44,7 +45,7 @@ def run_reading_router(board: Board, reader: str = OWNER) -> APIRouter:
         """List runs, the newest first; ``before`` is a start time, to page on with."""
         found = [
             record
-            for record in reversed(list_runs(board))
+            for record in reversed(run_index(board).records(board))
             if (status is None or record.status == status)
             and (workflow is None or record.workflow == workflow)
             and (before is None or record.started < before)
