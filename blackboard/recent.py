@@ -1,10 +1,9 @@
 """The newest versions of recently written entries, kept in the writing process so that most reads need no database."""
 
 import json
-from dataclasses import replace
 from typing import Final
 
-from agentsys.blackboard.entries import Entry, Key
+from agentsys.blackboard.entries import Entry, Json, Key
 from agentsys.blackboard.storage import PreparedCommit
 
 CAPACITY: Final = 8_192
@@ -30,7 +29,12 @@ class RecentHeads:
         if found is None:
             return None
         entry, text = found
-        return entry if text is None else replace(entry, value=json.loads(text))
+        return entry if text is None else _with_value(entry, json.loads(text))
+
+    def without_value(self, address: Key) -> Entry | None:
+        """Return the newest version if it is kept; whoever was given its value may have changed that since."""
+        found = self._entries.get(address)
+        return None if found is None else found[0]
 
     def record(self, prepared: PreparedCommit) -> None:
         """Take in what ``prepared`` wrote, dropping what was written longest ago."""
@@ -44,3 +48,22 @@ class RecentHeads:
 
     def clear(self) -> None:
         self._entries.clear()
+
+
+def _with_value(entry: Entry, value: Json) -> Entry:
+    # What dataclasses.replace does, in a third of the time: this is most of the cost of a read.
+    return Entry(
+        entry.topic,
+        entry.key,
+        entry.type,
+        entry.version,
+        value,
+        entry.label,
+        entry.seq,
+        entry.writer,
+        entry.run,
+        entry.derived_from,
+        entry.committed_at,
+        entry.endorsement,
+        entry.deleted,
+    )

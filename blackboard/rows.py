@@ -82,7 +82,7 @@ def commit_to_row(commit: Commit) -> Values:
         "snapshot": commit.snapshot,
         "isolation": commit.isolation,
         "committed_at": commit.at,
-        "cursors": canonical_json([[move.subscription, move.from_seq, move.to_seq] for move in commit.cursors]),
+        "cursors": _moves_to_text(commit.cursors),
         "prev_hash": commit.prev_hash,
         "hash": commit.hash,
     }
@@ -172,6 +172,10 @@ def cursor_to_row(cursor: CursorState) -> Values:
 def cursor_from_row(row: AnyRow) -> CursorState:
     name, predicate, position = row
     return CursorState(name, Predicate.from_json(json.loads(predicate)), position)
+
+
+def _moves_to_text(moves: tuple[CursorMove, ...]) -> str:
+    return canonical_json([[move.subscription, move.from_seq, move.to_seq] for move in moves]) if moves else "[]"
 
 
 def _refs_to_text(refs: tuple[EntryVersionRef, ...]) -> str:

@@ -41,8 +41,9 @@ class SqlStorage(SqlReader, ABC):
             return recent
         return super().version_at(topic, key, at)
 
-    def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
-        recent = {key: self._recent.get(key) for key in keys}
+    def heads(self, keys: Collection[Key], *, values: bool = True) -> dict[Key, Entry]:
+        look = self._recent.get if values else self._recent.without_value
+        recent = {key: look(key) for key in keys}
         found = {key: entry for key, entry in recent.items() if entry is not None}
         missing = [key for key in keys if key not in found]
         if missing:

@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, insert, inspect, select, update
+from sqlalchemy import Connection, Table, bindparam, inspect, select, update
 
 from agentsys.blackboard.batch_rows import BatchRows
+from agentsys.blackboard.bulk import insert_rows, update_rows
 from agentsys.blackboard.database import Durability, SqliteFile, reader_engine, writer_engine
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
@@ -33,15 +34,7 @@ _HEADS: Final = select(*ENTRY_COLUMNS).where(
     ENTRIES.c.key.in_(bindparam("keys", expanding=True)),
     ENTRIES.c.valid_to.is_(None),
 )
-_SUPERSEDE_ENTRY: Final = (
-    update(ENTRIES)
-    .where(
-        ENTRIES.c.topic == bindparam("of_topic"),
-        ENTRIES.c.key == bindparam("of_key"),
-        ENTRIES.c.version == bindparam("of_version"),
-    )
-    .values(valid_to=bindparam("by_seq"))
-)
+_SUPERSEDED_ENTRY: Final = {"topic": "of_topic", "key": "of_key", "version": "of_version"}
 _SUPERSEDE_EFFECT: Final = (
     update(EFFECT_EVENTS)
     .where(EFFECT_EVENTS.c.effect_id == bindparam("of_id"), EFFECT_EVENTS.c.valid_to.is_(None))
@@ -113,8 +106,8 @@ class SqliteStorage(SqlStorage):
             last = rows.commits[-1]
             self._lead({"head": last["seq"], "head_hash": last["hash"]})
             self._insert(COMMITS, rows.commits)
+            update_rows(self._writer, ENTRIES, rows.superseded_entries, "valid_to", "by_seq", _SUPERSEDED_ENTRY)
             for statement, values in (
-                (_SUPERSEDE_ENTRY, rows.superseded_entries),
                 (_SUPERSEDE_EFFECT, rows.superseded_effects),
                 (_MOVE_CURSOR, rows.moves),
             ):
@@ -130,8 +123,7 @@ class SqliteStorage(SqlStorage):
             raise StaleEpoch(f"{self._database.name}: epoch {self.epoch} is over.")
 
     def _insert(self, table: Table, rows: list[Values]) -> None:
-        if rows:
-            self._writer.execute(insert(table), rows)
+        insert_rows(self._writer, table, rows)
 
 
 def _create_or_upgrade(connection: Connection, path: Path) -> None:

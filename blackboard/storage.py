@@ -156,8 +156,11 @@ class Storage(Reader, Protocol):
     def epoch(self) -> int:
         """The number of the opening that leads through this storage."""
 
-    def heads(self, keys: Collection[Key]) -> dict[Key, Entry]:
-        """Return the newest version of each address that has one, deletions included."""
+    def heads(self, keys: Collection[Key], *, values: bool = True) -> dict[Key, Entry]:
+        """Return the newest version of each address that has one, deletions included.
+
+        Without ``values`` nothing may be made of what the entries hold.
+        """
 
     def changes(self, after: int, predicate: Predicate) -> list[Change]:
         """Return the changes committed after ``after`` that concern ``predicate``."""

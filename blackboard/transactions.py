@@ -6,8 +6,8 @@ predicates) and what it wants to write; the committer validates that in one step
 
 import json
 import math
+import secrets
 import time
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
@@ -177,7 +177,7 @@ class Transaction:
     def __init__(
         self, view: View, snapshot: int, principal: str, run: str | None, isolation: Isolation, urgency: float
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = secrets.token_hex(16)
         self.snapshot = snapshot
         self.principal = check_name(principal, "principal")
         self.run = run if run is None else check_name(run, "run")
@@ -206,7 +206,7 @@ class Transaction:
     def get(self, topic: str, key: str) -> Entry | None:
         """Return the entry as this transaction sees it, or ``None``; an own write has version and seq 0."""
         self._check_open()
-        own = self._own_writes().get((topic, key))
+        own = self._own_writes().get((topic, key)) if self._operations else None
         if own is not None and own.merges:
             own = self._applied(own)
         if own is not None:
@@ -403,7 +403,9 @@ class Transaction:
     def _remember(self, entries: Collection[Entry]) -> None:
         if entries:
             self._seen.update((entry.ref, None) for entry in entries)
-            self._label = join_all([self.reads_label, *(entry.label for entry in entries)])
+            # Most reads of one transaction have one label, the same object.
+            if any(entry.label is not self._label for entry in entries):
+                self._label = join_all([self.reads_label, *(entry.label for entry in entries)])
 
     def _applied(self, write: Write) -> Write:
         """Return what a buffered merge amounts to on the snapshot, which this transaction thereby relies on."""

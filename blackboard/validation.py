@@ -15,7 +15,12 @@ class BatchState:
 
     def __init__(self, storage: Storage, requests: Collection[CommitRequest]) -> None:
         self._storage = storage
-        self._heads = storage.heads({key for request in requests for key in _keys(request)})
+        self._values_matter = any(
+            request.predicates or any(write.merges for write in request.writes) for request in requests
+        )
+        keys = {key for request in requests for key in _keys(request)}
+        self._heads = storage.heads(keys, values=self._values_matter)
+        self._accepted: set[Key] = set()
         self._changes: list[Change] = []
         effect_ids = {effect.id for request in requests for effect in request.effects}
         self._effects = {item.id: item for item in storage.effects(ids=effect_ids)} if effect_ids else {}
@@ -25,6 +30,12 @@ class BatchState:
     def head(self, key: Key) -> Entry | None:
         """Return the newest version of an entry that some request of the batch reads or writes."""
         return self._heads.get(key)
+
+    def head_with_value(self, key: Key) -> Entry | None:
+        """Return :meth:`head` with what it holds, also in a batch that needs no other values."""
+        if self._values_matter or key in self._accepted:
+            return self._heads.get(key)
+        return self._storage.heads([key]).get(key)
 
     def effect(self, effect_id: str) -> Effect | None:
         return self._effects.get(effect_id)
@@ -42,8 +53,11 @@ class BatchState:
         """Let later members of the batch see ``prepared``."""
         commit = prepared.commit
         for entry in commit.writes:
-            self._changes.append(Change(self._heads.get(entry.address), entry))
-            self._heads[entry.address] = entry
+            address = entry.address
+            if self._values_matter:
+                self._changes.append(Change(self._heads.get(address), entry))
+            self._heads[address] = entry
+            self._accepted.add(address)
         self._effects.update((effect.id, effect) for effect in commit.effects)
         self._positions.update((move.subscription, move.to_seq) for move in commit.cursors)
 
@@ -79,6 +93,7 @@ def _changed_reads(request: CommitRequest, state: BatchState) -> Iterable[Confli
         head = state.head((topic, key))
         old, new = _existing(seen), _existing(head)
         if (old and old.version) != (new and new.version):
+            new = _existing(state.head_with_value((topic, key)))
             yield KeyConflict(topic, key, old.version if old else 0, old, new)
 
 
@@ -97,7 +112,8 @@ def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[Conflict
             continue
         if not write.merges and head is not None and head.seq > request.snapshot:
             seen = _existing(request.reads.get((write.topic, write.key)))
-            yield KeyConflict(write.topic, write.key, seen.version if seen else 0, seen, _existing(head))
+            new = _existing(state.head_with_value((write.topic, write.key)))
+            yield KeyConflict(write.topic, write.key, seen.version if seen else 0, seen, new)
 
 
 def _existing(entry: Entry | None) -> Entry | None:

@@ -1,0 +1,67 @@
+"""Many rows by few statements of SQLite.
+
+The driver lets go of the interpreter at every step of a statement, and where other threads are busy gets it back late:
+a batch stored row by row can wait longer for the interpreter than for the disk.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table
+
+from agentsys.blackboard.rows import Values
+
+SIZES: Final = (64, 16, 4, 1)
+"""Rows of one statement: few sizes, so that the driver keeps each statement compiled."""
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
+    """Insert ``rows``, each with all columns of ``table``."""
+    names = tuple(column.name for column in table.columns)
+    for part in _parts(rows):
+        connection.exec_driver_sql(_insert(table.name, names, len(part)), _values(part, names))
+
+
+def update_rows(
+    connection: Connection, table: Table, rows: Sequence[Values], column: str, to: str, where: dict[str, str]
+) -> None:
+    """Set ``column`` to each row's ``to`` where the columns of ``where`` equal what the row has under their names."""
+    names = (to, *where.values())
+    for part in _parts(rows):
+        statement = _update(table.name, column, tuple(where), len(part))
+        connection.exec_driver_sql(statement, _values(part, names))
+
+
+@cache
+def _insert(table: str, names: tuple[str, ...], count: int) -> str:
+    # The names are those of the schema's own tables and columns.
+    return f'INSERT INTO "{table}" ({_listed(names)}) VALUES {_marks(len(names), count)}'  # noqa: S608
+
+
+@cache
+def _update(table: str, column: str, where: tuple[str, ...], count: int) -> str:
+    conditions = " AND ".join(f'"{table}"."{name}" = new.column{place}' for place, name in enumerate(where, 2))
+    rows = f"(VALUES {_marks(len(where) + 1, count)}) AS new"
+    return f'UPDATE "{table}" SET "{column}" = new.column1 FROM {rows} WHERE {conditions}'  # noqa: S608
+
+
+def _parts(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+    start = 0
+    for size in SIZES:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
+def _values(rows: Sequence[Values], names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(row[name] for row in rows for name in names)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _marks(width: int, count: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return ", ".join([row] * count)
