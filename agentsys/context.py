@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, TypeVar
 
@@ -17,41 +16,33 @@ from agentsys.actor import Actor
 from agentsys.agents import Request
 from agentsys.approvals import Approval
 from agentsys.asking import AnswerRefused, approval_of_call, approval_of_question, decided
-from agentsys.blackboard.conflicts import Conflict
-from agentsys.blackboard.effects import EffectIntent
+from agentsys.blackboard.effects import EffectIntent, EffectState
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.merges import Merge
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow, Transaction
 from agentsys.capacity import capacity_of
-from agentsys.decisions import DecisionLog
-from agentsys.errors import AgentsysError, RunError
 from agentsys.events import RequestPosted
-from agentsys.gateway import AskCall, Deny, PolicyDenied
-from agentsys.journal import Cursor, ReplayDivergence, Step, digest
+from agentsys.gateway import Allow, AskCall, Deny, PolicyDenied
+from agentsys.journal import ReplayDivergence, Step
 from agentsys.labelled import Labelled, unwrap, unwrap_arguments
 from agentsys.model_calls import answer_of_model
 from agentsys.models import ModelFailed
+from agentsys.recording import Recording
 from agentsys.rounds import Failure, RoundOutcome
+from agentsys.sagas import compensation, note_compensated
 from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
 from agentsys.scope import Round, RunScope
 from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
-from agentsys.tool_calls import UnknownTool, carry_out, label_of, result_of
-from agentsys.tools import to_json
+from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
+from agentsys.tools import Tool, to_json
 from agentsys.workspace import Workspace
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class ContextClosed(RunError):
-    """A context was used after its actor had ended."""
-
-    code = "AGS-0622"
-    remedy = "Await every task that an agent starts before it returns."
-
-
-class Context:
+class Context(Recording):
     """What one attempt of one actor works through.
 
     Steps are numbered in the order in which they are begun, so an actor that begins steps concurrently must begin them
@@ -60,32 +51,13 @@ class Context:
     """
 
     def __init__(self, scope: RunScope, actor: Actor) -> None:
-        self.actor = actor
-        self._scope = scope
-        self._label = actor.label
+        super().__init__(scope, actor)
         self._workspace = Workspace(scope.board, scope.run, f"agent:{actor.name}", actor.snapshot, actor.owner)
-        self._cursor = Cursor(scope.journal, actor.path, actor.attempt)
-        self.decisions = DecisionLog(scope, actor.name)
-        self._fault: AgentsysError | None = None
+        self._compensable: list[tuple[Tool, str]] = []
         self.kept: str | None = None
         """The last request with which this attempt, or one that it repeats, committed writes."""
         self.lost: Transaction | None = None
         """The transaction that this attempt tried to commit last."""
-
-    @property
-    def run(self) -> str:
-        """The run's identifier."""
-        return self._scope.run
-
-    @property
-    def agent(self) -> str:
-        """The acting agent's name."""
-        return self.actor.name
-
-    @property
-    def label(self) -> Label:
-        """The control label: the join of everything delivered to the actor so far."""
-        return self._label
 
     def read(self, topic: str, key: str) -> Entry | None:
         """Return the entry as of the transaction's snapshot, own writes included."""
@@ -189,10 +161,31 @@ class Context:
         effect = self._scope.board.effect(outcome["effect"])
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         self._check()
+        if declared.undo is not None:
+            self._compensable.append((declared, effect.id))
         effect = await carry_out(self._scope.board, declared, effect, replaying=self._scope.replaying)
         self.deliver(label_of(effect))
         result = result_of(declared, effect)
         return replace(result, label=result.label.join(*labels.values()))
+
+    @asynccontextmanager
+    async def saga(self) -> AsyncIterator[None]:
+        """Take back the compensable calls made inside, newest first, where the block ends with an error.
+
+        A call in doubt is taken back too. The error goes on; what could not be taken back is noted on it, and on the
+        board. Source: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
+        """
+        first = len(self._compensable)
+        try:
+            yield
+        except Exception as error:
+            for tool, effect in reversed(self._compensable[first:]):
+                try:
+                    await self._take_back(tool, effect)
+                except (ToolFailed, EffectInDoubt) as failure:
+                    error.add_note(failure.message)
+            del self._compensable[first:]
+            raise
 
     async def ask_person(self, question: Any) -> Labelled[Any]:
         """Ask the owner, and wait for the answer however long it takes; a run that is resumed goes on waiting.
@@ -252,22 +245,6 @@ class Context:
         bounded = replace(answer.label, capacity=min(answer.label.capacity, capacity_of(schema)))
         return Labelled(parse_answer(schema, answer.value), bounded)
 
-    async def now(self) -> float:
-        """Return the time in unix seconds, recorded."""
-        return float(await self._journaled("now", time.time))
-
-    async def random(self) -> float:
-        """Return a random number in [0, 1), recorded."""
-        return float(await self._journaled("random", random.random))
-
-    async def uuid(self) -> str:
-        """Return a random UUID, recorded."""
-        return str(await self._journaled("uuid", lambda: str(uuid.uuid4())))
-
-    def deliver(self, *labels: Label) -> None:
-        """Raise the control label: something with these labels reached the actor."""
-        self._label = self._label.join(*labels)
-
     def advance(self, seq: int) -> None:
         """Let the next transaction see everything up to commit ``seq``."""
         self._workspace.advance(seq)
@@ -279,10 +256,6 @@ class Context:
         transaction = self._workspace.take()
         self.decisions.write(transaction, f"{self.actor.path}#{self.actor.attempt}:end", self._label)
         return transaction, writes
-
-    def close(self) -> None:
-        """End the attempt: work that the actor left running can do nothing more through this context."""
-        self._fault = self._fault or ContextClosed(f"{self.actor.path} of run {self.run} has ended.")
 
     async def _run_round(self, bounds: Round) -> tuple[RoundOutcome, int]:
         if self.actor.rated is None:
@@ -342,9 +315,27 @@ class Context:
         transaction.plan_effect(EffectIntent(effect, self.run, step.key, tool, effect_class, decision.arguments, label))
         return await self._record(replace(step, value={"effect": effect}, label=label), transaction)
 
-    def _identity(self, step: Step) -> str:
-        """Return the identifier of a step's effect or approval: the same however often the run is resumed."""
-        return digest([self.run, self.actor.path, step.input, step.occurrence])
+    async def _take_back(self, tool: Tool, effect: str) -> None:
+        """Undo a call, as an effect of its own, unless it failed. Raises what a call of the undoing tool raises."""
+        made, undo = self._scope.board.effect(effect), tool.undo
+        assert made is not None and undo is not None, "only compensable calls that were planned are kept"
+        if made.state is EffectState.FAILED:
+            return
+        step, recorded = self._take("compensate", effect)
+        if recorded is None:
+            # Allowed with the call itself: to leave it standing would be the harm.
+            self.decisions.note(f"call {undo.name}", Allow("compensation"))
+            intent = compensation(self._identity(step), step.key, made, undo, self._label)
+            transaction = self._scope.journal.begin(f"agent:{self.agent}")
+            transaction.plan_effect(intent)
+            recorded = await self._record(replace(step, value={"effect": intent.id}, label=intent.label), transaction)
+        outcome: Any = recorded.value
+        undoing = self._scope.board.effect(outcome["effect"])
+        assert undoing is not None, "the step and its intent are one commit"
+        undone = await carry_out(self._scope.board, undo, undoing, replaying=self._scope.replaying)
+        self.deliver(label_of(undone))
+        result_of(undo, undone)
+        await note_compensated(self._scope.board, effect)
 
     async def _post_approval(self, step: Step, approval: Approval) -> Step:
         transaction = self._scope.journal.begin(f"agent:{self.agent}")
@@ -384,38 +375,6 @@ class Context:
         if "failure" in outcome:
             raise ModelFailed(Failure(**outcome["failure"]))
         return Labelled(outcome["text"], label)
-
-    async def _journaled(self, kind: str, produce: Callable[[], Json]) -> Any:
-        step, recorded = self._take(kind, None)
-        if recorded is None:
-            recorded = await self._record(replace(step, value=produce(), label=self._label))
-        return recorded.value
-
-    def _take(self, kind: str, arguments: Json) -> tuple[Step, Step | None]:
-        self._check()
-        try:
-            step, recorded = self._cursor.take(kind, arguments)
-        except AgentsysError as error:
-            self._fault = error
-            raise
-        if recorded is not None and recorded.key == step.key:
-            self.decisions.drop()
-        return step, recorded
-
-    async def _record(self, step: Step, transaction: Transaction | None = None) -> Step:
-        self._check()
-        transaction = transaction or self._scope.journal.begin(f"agent:{self.agent}")
-        self.decisions.write(transaction, step.key, self._label)
-        try:
-            return await self._scope.journal.record(step, transaction)
-        except Conflict as conflict:
-            self._fault = conflict
-            raise
-
-    def _check(self) -> None:
-        """Refuse to go on after a lost conflict or a divergence, even where the actor's code swallowed the error."""
-        if self._fault is not None:
-            raise self._fault
 
     def _refuse_reading(self, what: str) -> NoReturn:
         denial = Deny("reserved-topic", "it holds the runtime's own record; a round's outcome comes from ask()")

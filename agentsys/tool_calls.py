@@ -68,12 +68,15 @@ def _interrupted(effect: Effect) -> bool:
 
 
 def result_of(tool: Tool, effect: Effect) -> Labelled[Json]:
-    """Return the result of a call that succeeded. Raises :class:`ToolFailed` and :class:`EffectInDoubt`."""
+    """Return the result of a call that succeeded, also of one that was taken back since.
+
+    Raises :class:`ToolFailed` and :class:`EffectInDoubt`.
+    """
     result: Any = effect.result
-    if effect.state is EffectState.SUCCEEDED:
+    if "value" in result:
         return Labelled(result["value"], label_of(effect))
     reason = result["error"]
-    if effect.state is EffectState.IN_DOUBT:
+    if effect.state in (EffectState.IN_DOUBT, EffectState.COMPENSATED):
         raise EffectInDoubt(f"The call {effect.intent.id} of {tool.name} may or may not have taken effect: {reason}.")
     raise ToolFailed(f"{tool.name} failed: {reason}")
 

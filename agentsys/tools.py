@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
@@ -42,7 +42,8 @@ class Tool:
     ``parameters`` validates the arguments. A ``consequential`` tool changes something outside; it is called only under
     trusted influence. ``audience`` learns the arguments. ``source`` is the label of what the function brings in from
     outside its arguments (``None``: nothing). ``query``, for a ``QUERYABLE`` tool, tells by idempotency key what became
-    of a call: its result, or ``None`` if the call never happened. ``timeout`` is in seconds.
+    of a call: its result, or ``None`` if the call never happened. ``undo``, of a ``COMPENSABLE`` one, is the tool that
+    takes a call back. ``timeout`` is in seconds.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Tool:
     timeout: float = DEFAULT_TIMEOUT
     query: OutcomeQuery | None = None
     description: str = ""
+    undo: Tool | None = None
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Json]:
         """Return the arguments as JSON, validated. Raises pydantic's ``ValidationError``."""
@@ -83,8 +85,12 @@ def tool(
     source: Label | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     query: OutcomeQuery | None = None,
+    undo: ToolFunction | None = None,
 ) -> Callable[[ToolFunction], Tool]:
     """Turn a function with type hints into a tool. What is not declared is taken at its worst.
+
+    ``undo`` takes back a compensable call. It gets those of the call's arguments that it has parameters for, and the
+    call's result if it has a parameter ``result``; it must be safe to repeat under one ``idempotency_key``.
 
     An undeclared effect is irreversible. Unless said otherwise, a pure tool has no consequence, tells nobody its
     arguments and brings nothing in; any other tool is consequential, tells everybody, and its result is external.
@@ -96,8 +102,18 @@ def tool(
             remedy="Pass query=, a function from an idempotency key to the call's result or None.",
         )
 
+    if (effect is EffectClass.COMPENSABLE) != (undo is not None):
+        raise ConfigurationError(
+            "A compensable tool needs an undo function, and no other tool has one.",
+            remedy="Pass effect=EffectClass.COMPENSABLE together with undo=.",
+        )
+
     def decorate(function: ToolFunction) -> Tool:
         named = name or str(getattr(function, "__name__", "tool"))
+        made = declared(function, named, effect)
+        return made if undo is None else replace(made, undo=declared(undo, f"undo_{named}", EffectClass.IDEMPOTENT))
+
+    def declared(function: ToolFunction, named: str, effect: EffectClass) -> Tool:
         return Tool(
             name=named,
             function=function,

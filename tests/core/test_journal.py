@@ -213,7 +213,9 @@ async def test_a_call_without_outcome_is_redriven_only_if_repeatable(tmp_path, e
     keys: list[str] = []
     alive = False
 
-    @tool(effect=effect)
+    async def undo() -> None: ...
+
+    @tool(effect=effect, undo=undo if effect is EffectClass.COMPENSABLE else None)
     async def act(idempotency_key: str) -> str:
         keys.append(idempotency_key)
         if not alive:

@@ -1,0 +1,110 @@
+"""The steps of one attempt of an actor: taken in order, found on record or put there, under the actor's label."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from agentsys.actor import Actor
+from agentsys.blackboard.conflicts import Conflict
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Transaction
+from agentsys.decisions import DecisionLog
+from agentsys.errors import AgentsysError, RunError
+from agentsys.journal import Cursor, Step, digest
+from agentsys.scope import RunScope
+
+
+class ContextClosed(RunError):
+    """A context was used after its actor had ended."""
+
+    code = "AGS-0622"
+    remedy = "Await every task that an agent starts before it returns."
+
+
+class Recording:
+    """What a :class:`~agentsys.context.Context` is built on; its own API is the clock and randomness, recorded."""
+
+    def __init__(self, scope: RunScope, actor: Actor) -> None:
+        self.actor = actor
+        self._scope = scope
+        self._label = actor.label
+        self._cursor = Cursor(scope.journal, actor.path, actor.attempt)
+        self.decisions = DecisionLog(scope, actor.name)
+        self._fault: AgentsysError | None = None
+
+    @property
+    def run(self) -> str:
+        """The run's identifier."""
+        return self._scope.run
+
+    @property
+    def agent(self) -> str:
+        """The acting agent's name."""
+        return self.actor.name
+
+    @property
+    def label(self) -> Label:
+        """The control label: the join of everything delivered to the actor so far."""
+        return self._label
+
+    async def now(self) -> float:
+        """Return the time in unix seconds, recorded."""
+        return float(await self._journaled("now", time.time))
+
+    async def random(self) -> float:
+        """Return a random number in [0, 1), recorded."""
+        return float(await self._journaled("random", random.random))
+
+    async def uuid(self) -> str:
+        """Return a random UUID, recorded."""
+        return str(await self._journaled("uuid", lambda: str(uuid.uuid4())))
+
+    def deliver(self, *labels: Label) -> None:
+        """Raise the control label: something with these labels reached the actor."""
+        self._label = self._label.join(*labels)
+
+    def close(self) -> None:
+        """End the attempt: work that the actor left running can do nothing more through this context."""
+        self._fault = self._fault or ContextClosed(f"{self.actor.path} of run {self.run} has ended.")
+
+    def _identity(self, step: Step) -> str:
+        """Return the identifier of a step's effect or approval: the same however often the run is resumed."""
+        return digest([self.run, self.actor.path, step.input, step.occurrence])
+
+    async def _journaled(self, kind: str, produce: Callable[[], Json]) -> Any:
+        step, recorded = self._take(kind, None)
+        if recorded is None:
+            recorded = await self._record(replace(step, value=produce(), label=self._label))
+        return recorded.value
+
+    def _take(self, kind: str, arguments: Json) -> tuple[Step, Step | None]:
+        self._check()
+        try:
+            step, recorded = self._cursor.take(kind, arguments)
+        except AgentsysError as error:
+            self._fault = error
+            raise
+        if recorded is not None and recorded.key == step.key:
+            self.decisions.drop()
+        return step, recorded
+
+    async def _record(self, step: Step, transaction: Transaction | None = None) -> Step:
+        self._check()
+        transaction = transaction or self._scope.journal.begin(f"agent:{self.agent}")
+        self.decisions.write(transaction, step.key, self._label)
+        try:
+            return await self._scope.journal.record(step, transaction)
+        except Conflict as conflict:
+            self._fault = conflict
+            raise
+
+    def _check(self) -> None:
+        """Refuse to go on after a lost conflict or a divergence, even where the actor's code swallowed the error."""
+        if self._fault is not None:
+            raise self._fault

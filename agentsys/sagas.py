@@ -1,0 +1,32 @@
+"""Compensation: what takes back a call that was made, as a write-ahead effect of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
+from agentsys.blackboard.labels import Label
+from agentsys.journal import submit
+from agentsys.tools import Tool
+
+
+def compensation(identity: str, step: str, made: Effect, undo: Tool, control: Label) -> EffectIntent:
+    """Return the intent that takes ``made`` back; ``control`` is the label of who decided to."""
+    intent = made.intent
+    given: dict[str, Any] = dict(intent.arguments) if isinstance(intent.arguments, dict) else {}
+    result: Any = made.result
+    if made.state is EffectState.SUCCEEDED:
+        given["result"] = result["value"]
+    arguments = {name: given.get(name) for name in undo.parameters.model_fields if name in given}
+    label = intent.label.join(control, *([made.result_label] if made.result_label else []))
+    return EffectIntent(identity, intent.run, step, undo.name, undo.effect_class, undo.arguments(arguments), label)
+
+
+async def note_compensated(board: Board, effect: str) -> None:
+    """Put on record that an effect was taken back, once; what its call returned stays on record."""
+    made = board.effect(effect)
+    if made is not None and made.state in (EffectState.SUCCEEDED, EffectState.IN_DOUBT):
+        transaction = board.begin("runtime", run=made.intent.run)
+        transaction.finish_effect(effect, "compensated", made.result, made.result_label or made.intent.label)
+        await submit(board, transaction)

@@ -1,0 +1,151 @@
+"""Sagas: what was done is taken back newest first, once, across restarts, and what cannot be is said."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectState
+from agentsys.blackboard.labels import NOBODY, Label
+from agentsys.errors import ConfigurationError
+from agentsys.policy import Policy
+from agentsys.runtime import Runtime
+from agentsys.testing import ScriptedModel
+from agentsys.tool_calls import ToolFailed
+from agentsys.tools import EffectClass, Tool, tool
+
+
+class Hotel:
+    """Rooms outside; ``stuck`` ones cannot be given back."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.stuck: set[str] = set()
+        self.pause: asyncio.Event | None = None
+
+    def tool(self) -> Tool:
+        async def give_back(room: str, result: str, idempotency_key: str) -> None:
+            if self.pause is not None:
+                await self.pause.wait()
+            if room in self.stuck:
+                raise ValueError(f"{room} is stuck")
+            self.log.append(f"back {room} {result}")
+
+        @tool(effect=EffectClass.COMPENSABLE, audience=NOBODY, source=Label.trusted(), undo=give_back)
+        def reserve(room: str, nights: int) -> str:
+            if room == "full":
+                raise ValueError("no room")
+            self.log.append(f"reserved {room}")
+            return f"no. {len(self.log)}"
+
+        return reserve
+
+
+async def trip(context: Any, rooms: Any) -> Any:
+    async with context.saga():
+        for room in rooms:
+            await context.call("reserve", room=room, nights=2)
+    return "booked"
+
+
+@pytest.fixture
+def hotel() -> Hotel:
+    return Hotel()
+
+
+def runtime_on(board: Board, hotel: Hotel, workflow: Any = trip) -> Runtime:
+    return Runtime(board, ScriptedModel(str), tools=[hotel.tool()], workflows=[workflow], policy=Policy.of())
+
+
+async def test_all_or_nothing(hotel: Hotel):
+    with Board.open(":memory:") as board:
+        runtime = runtime_on(board, hotel)
+        assert (await runtime.run("trip", ["a", "b"])).value == "booked"
+        assert hotel.log == ["reserved a", "reserved b"]
+        hotel.log.clear()
+        failed = await runtime.run("trip", ["a", "b", "full"])
+        assert failed.failure is not None and "no room" in failed.failure.message
+        assert hotel.log == ["reserved a", "reserved b", "back b no. 2", "back a no. 1"], "newest first"
+        states = {
+            effect.intent.tool + str(effect.intent.arguments): effect.state for effect in board.effects(failed.run)
+        }
+        assert list(states.values()).count(EffectState.COMPENSATED) == 2
+        assert (await runtime.replay(failed.run)).identical
+        assert len(hotel.log) == 4
+
+
+async def test_what_cannot_be_taken_back_is_said_and_the_rest_is(hotel: Hotel):
+    notes: list[list[str]] = []
+
+    async def trip(context: Any, rooms: Any) -> Any:
+        try:
+            async with context.saga():
+                for room in rooms:
+                    await context.call("reserve", room=room, nights=1)
+        except ToolFailed as error:
+            notes.append(list(getattr(error, "__notes__", [])))
+            raise
+
+    hotel.stuck = {"b"}
+    with Board.open(":memory:") as board:
+        result = await runtime_on(board, hotel, trip).run("trip", ["a", "b", "full"])
+        assert result.status == "failed" and "b is stuck" in notes[0][0]
+        assert hotel.log[-1] == "back a no. 1"
+        states = [effect.state for effect in board.effects(result.run) if effect.intent.tool == "reserve"]
+        assert sorted(states) == ["compensated", "failed", "succeeded"]
+
+
+async def test_a_restart_in_the_middle_takes_each_back_once(tmp_path: Path, hotel: Hotel):
+    path = tmp_path / "board.db"
+    hotel.pause = asyncio.Event()
+    with Board.open(path) as board:
+        running = asyncio.create_task(runtime_on(board, hotel).run("trip", ["a", "b", "full"], run_id="r"))
+        while not [effect for effect in board.effects("r") if effect.intent.tool == "undo_reserve"]:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    hotel.pause = None
+    with Board.open(path) as board:
+        runtime = runtime_on(board, hotel)
+        result = await runtime.resume("r")
+        assert result.status == "failed" and hotel.log[2:] == ["back b no. 2", "back a no. 1"]
+        assert (await runtime.resume("r")).status == "failed" and len(hotel.log) == 4
+        assert (await runtime.replay("r")).identical
+
+
+async def test_an_inner_saga_that_ended_well_is_part_of_the_outer(hotel: Hotel):
+    async def nested(context: Any, value: Any) -> Any:
+        try:
+            async with context.saga():
+                await context.call("reserve", room="outer", nights=1)
+                async with context.saga():
+                    await context.call("reserve", room="inner", nights=1)
+                raise LookupError("later")
+        except LookupError:
+            return "gone on"
+
+    with Board.open(":memory:") as board:
+        assert (await runtime_on(board, hotel, nested).run("nested")).value == "gone on"
+        assert hotel.log == ["reserved outer", "reserved inner", "back inner no. 2", "back outer no. 1"]
+
+
+async def test_no_saga_takes_nothing_back(hotel: Hotel):
+    async def plain(context: Any, value: Any) -> Any:
+        await context.call("reserve", room="a", nights=1)
+        raise LookupError("later")
+
+    with Board.open(":memory:") as board:
+        await runtime_on(board, hotel, plain).run("plain")
+        assert hotel.log == ["reserved a"]
+
+
+def test_compensable_means_that_there_is_an_undo():
+    with pytest.raises(ConfigurationError, match="undo"):
+        tool(effect=EffectClass.COMPENSABLE)
+    with pytest.raises(ConfigurationError, match="undo"):
+        tool(effect=EffectClass.IRREVERSIBLE, undo=print)
