@@ -11,8 +11,9 @@ import pytest
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict, KeyConflict, PredicateConflict
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import Change
 from agentsys.blackboard.transactions import Isolation, Transaction
 
 OPEN = Predicate(topic="items", equals={"state": "open"})
@@ -367,3 +368,22 @@ def test_absence_is_a_read(board: Board) -> None:
         board.commit(tx)
     (item,) = caught.value.items
     assert isinstance(item, KeyConflict) and item.expected == 0 and item.old is None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "sees"),
+    [(phantom_write_skew, lambda change: change.old), (phantom_by_old_image, lambda change: change.new)],
+    ids=["old image only", "new image only"],
+)
+def test_the_matrix_notices_a_validation_that_overlooks_an_image(
+    board: Board,
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: Callable[[Begin], bool],
+    sees: Callable[[Change], Entry | None],
+) -> None:
+    def concerns(change: Change, predicate: Predicate) -> bool:
+        image = sees(change)
+        return image is not None and predicate.matches(image)
+
+    monkeypatch.setattr(Change, "concerns", concerns)
+    assert scenario(lambda: BoardSession(board, "serializable"))
