@@ -130,7 +130,7 @@ def step(
         return replace(
             existing, state=change.state, attempt=existing.attempt + 1, epoch=epoch, result=None, seq=seq, at=at
         )
-    _check_outcome(existing, change.state)
+    _check_outcome(existing, change.state, epoch, alive)
     return replace(existing, state=change.state, result=change.result, result_label=change.label, seq=seq, at=at)
 
 
@@ -146,8 +146,13 @@ def _check_start(effect: Effect, epoch: int, alive: Callable[[int], bool]) -> No
     )
 
 
-def _check_outcome(effect: Effect, state: EffectState) -> None:
+def _check_outcome(effect: Effect, state: EffectState, epoch: int, alive: Callable[[int], bool]) -> None:
     if effect.state is EffectState.STARTED and state in _OUTCOMES:
+        if effect.epoch != epoch and alive(effect.epoch):
+            # Two that take up what a third left behind would else both settle it, and both do it again.
+            raise EffectRefused(
+                f"Effect {effect.id} ({effect.intent.tool}) was started by a live process, not this one."
+            )
         return
     if effect.state is EffectState.IN_DOUBT and state in _SETTLED:
         return

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "console": "the console over a large board in Chromium: first content, commit to page, reruns under a stream",
     "conformance": "the official MCP conformance suite against our face, for two protocol revisions",
     "isolation": "transactions of several processes, in which checkers look for anomalies; --set kills=N kills some",
+    "crash": "kill -9 of processes that commit and act: nothing acknowledged lost, no effect doubled; --set kills=N",
     "structure": "lengths of files and functions, import circles",
 }
 

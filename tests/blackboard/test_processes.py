@@ -153,6 +153,8 @@ def test_an_effect_of_a_live_process_is_left_alone_and_that_of_a_dead_one_is_tak
             assert effect is not None and effect.epoch != board.epoch and board.begun_by_the_living(effect)
             with pytest.raises(EffectRefused):
                 board.start_effect("e1")
+            with pytest.raises(EffectRefused, match="live process"):
+                board.finish_effect("e1", "failed")
             peer.kill()
             peer.wait()
             assert not board.begun_by_the_living(effect)

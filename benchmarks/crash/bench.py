@@ -1,0 +1,49 @@
+"""``agentsys bench crash``: kill -9, again and again, of processes that commit and act on the world."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from agentsys.benchmarks.crash.planted import FAULTS
+from agentsys.benchmarks.crash.trial import PROCESSES, Trial, run_trial
+from agentsys.benchmarks.harness import Bar, BenchResult, Options
+
+KILLS: Final = 2_000
+QUICK_KILLS: Final = 200
+KILLS_PER_BOARD: Final = 22
+PLANTED_KILLS: Final = 12
+
+
+def main(options: Options) -> BenchResult:
+    """Kill on one board after another, then show that each planted fault is caught; ``--set kills=N``: how often."""
+    wanted = int(options.arguments.get("kills", QUICK_KILLS if options.quick else KILLS))
+    trials: list[Trial] = []
+    while sum(trial.kills for trial in trials) < wanted:
+        trials.append(run_trial(KILLS_PER_BOARD, seed=len(trials)))
+    caught = {fault: run_trial(PLANTED_KILLS, seed=0, fault=fault).faults for fault in FAULTS}
+    kills = sum(trial.kills for trial in trials)
+    faults = [fault for trial in trials for fault in trial.faults]
+    effects = sum((trial.effects for trial in trials), Counter[str]())
+    rows: list[list[str | float | int]] = [
+        ["boards", len(trials)],
+        ["processes at a time", PROCESSES],
+        ["kills", kills],
+        ["of the process that led", sum(trial.leaders for trial in trials)],
+        ["commits", sum(trial.commits for trial in trials)],
+    ]
+    rows += [[f"effects {state}", count] for state, count in sorted(effects.items())]
+    rows.append(["faults", len(faults)])
+    return BenchResult(
+        name="crash",
+        figure=f"{kills} kills, {len(faults)} faults",
+        columns=["what", "count"],
+        rows=list(rows),
+        bars=[
+            Bar("kills", kills, wanted),
+            Bar("faults", len(faults), 0, at_least=False),
+            Bar("planted faults caught", sum(map(bool, caught.values())), len(FAULTS)),
+        ],
+        repetitions={"seconds of a board": [trial.seconds for trial in trials]},
+        notes=faults[:10] + [f"planted: {name}: {(found or ['not caught'])[0]}" for name, found in caught.items()],
+    )

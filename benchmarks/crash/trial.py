@@ -1,0 +1,128 @@
+"""One trial: processes work on a board while the one that leads, or another, is killed again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+from agentsys.benchmarks.crash.client import Task, recover, work
+from agentsys.benchmarks.crash.faults import find_faults
+from agentsys.benchmarks.crash.world import World, tools
+from agentsys.blackboard.board import Board
+
+PROCESSES: Final = 3
+CLIENT: Final = "agentsys.benchmarks.crash.client"
+LONGEST_PAUSE: Final = 0.12
+"""Seconds between a new process's first acknowledgement and the next kill, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of one trial. ``effects`` counts their states at the end."""
+
+    kills: int
+    leaders: int
+    commits: int
+    effects: Counter[str]
+    faults: list[str]
+    seconds: float
+
+
+def run_trial(kills: int, seed: int, fault: str | None = None) -> Trial:
+    """Kill ``kills`` times one process of a new board, then all at once; take up what they left and look for faults."""
+    with tempfile.TemporaryDirectory(prefix="agentsys-crash-") as name:
+        folder = Path(name)
+        began = time.monotonic()
+        team = _Team(folder, fault)
+        leaders = team.kill_some(kills, random.Random(seed))
+        team.kill_all()
+        world = World(folder / "world")
+        with Board.open(team.location) as board:
+            asyncio.run(recover(board, tools(world)))
+            faults = find_faults(board, list(_lines(folder)), world.done())
+            states = Counter(effect.state.value for effect in board.effects())
+            head = board.head
+        world.close()
+        return Trial(kills + PROCESSES, leaders, head, states, faults, time.monotonic() - began)
+
+
+class _Team:
+    """The processes of a trial; a killed one is replaced at once."""
+
+    def __init__(self, folder: Path, fault: str | None) -> None:
+        self.location = str(folder / "board.db")
+        self._folder = folder
+        self._fault = fault
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([CLIENT])
+        self._started = 0
+        self._running: list[tuple[BaseProcess, Task]] = []
+        for _ in range(PROCESSES):
+            self._start()
+
+    def kill_some(self, kills: int, choices: random.Random) -> int:
+        """Kill one process after another; return how often it was the one that led."""
+        leaders = 0
+        for _ in range(kills):
+            self._wait_for_work()
+            time.sleep(choices.uniform(0, LONGEST_PAUSE))
+            leader = self._leader()
+            # Every second time the leader, if it is known: one that has just died is still written down.
+            place = next((i for i, (process, _) in enumerate(self._running) if process.pid == leader), None)
+            if place is None or choices.random() < 0.5:
+                place = choices.randrange(len(self._running))
+            process, _ = self._running.pop(place)
+            leaders += process.pid == leader
+            _kill(process)
+            self._start()
+        self._wait_for_work()
+        return leaders
+
+    def kill_all(self) -> None:
+        for process, _ in self._running:
+            process.kill()
+        for process, _ in self._running:
+            process.join()
+
+    def _start(self) -> None:
+        self._started += 1
+        task = Task(self.location, self._folder, self._started, self._fault)
+        process = self._context.Process(target=work, args=(task,))
+        process.start()
+        self._running.append((process, task))
+
+    def _wait_for_work(self) -> None:
+        """Wait until each process has something to lose."""
+        while not all(task.record.exists() and task.record.stat().st_size for _, task in self._running):
+            for process, task in self._running:
+                if process.exitcode is not None:
+                    raise RuntimeError(f"process {task.process} ended by itself with {process.exitcode}")
+            time.sleep(0.005)
+
+    def _leader(self) -> int | None:
+        try:
+            pid: int = json.loads(Path(self.location + ".lock").read_text(encoding="utf-8"))["pid"]
+        except (OSError, ValueError):
+            return None
+        return pid
+
+
+def _kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
+
+
+def _lines(folder: Path) -> Iterator[list[Any]]:
+    for path in folder.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
