@@ -24,6 +24,8 @@ from agentsys.blackboard.validation import BatchState, validate
 from agentsys.errors import BoardError
 
 MAX_BATCH: Final = 256
+GATHER: Final = 0.5
+"""For how much of the time that the last batch took to store, the next one waits to become as large."""
 _T = TypeVar("_T")
 
 
@@ -61,6 +63,8 @@ class Committer:
         self._holds = Holds()
         self._parked: list[_Waiting] = []
         self._closed = False
+        self._expected = 1
+        self._storing = 0.0
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="agentsys-committer", daemon=True)
         self._thread.start()
@@ -71,7 +75,9 @@ class Committer:
         with self._wake:
             self._check_open()
             heapq.heappush(self._queue, _Waiting(request.urgency, next(self._ages), request, future))
-            self._wake.notify()
+            # Between the first and the last that are waited for, the thread would only wake to sleep on.
+            if len(self._queue) == 1 or len(self._queue) >= self._expected:
+                self._wake.notify()
         return future
 
     def create_cursor(self, cursor: CursorState) -> Future[CursorState]:
@@ -109,8 +115,10 @@ class Committer:
                         self._unpark()
                 if not (self._queue or self._chores or self._parked):
                     return
+                self._gather()
                 chores, self._chores = self._chores, []
                 batch = [heapq.heappop(self._queue) for _ in range(min(MAX_BATCH, len(self._queue)))]
+                self._expected = max(1, len(batch))
             for chore, future in chores:
                 _settle(chore, future)
             admitted = [member for member in batch if self._admits(member)]
@@ -120,6 +128,14 @@ class Committer:
             if any(ended) or self._closed:
                 with self._wake:
                     self._unpark()
+
+    def _gather(self) -> None:
+        """Wait, for a part of what storing takes, until as many are there as last time."""
+        deadline = time.monotonic() + GATHER * self._storing
+        while len(self._queue) < self._expected and not (self._chores or self._closed):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._wake.wait(remaining):
+                return
 
     def _admits(self, member: _Waiting) -> bool:
         """Whether to commit ``member`` now. One that a hold bars waits; one that asks for a hold gets it instead."""
@@ -194,7 +210,9 @@ class Committer:
             known[request.tx_id] = prepared.commit
             outcomes.append(prepared.commit)
         if accepted:
+            start = time.monotonic()
             self._storage.append(accepted)
+            self._storing = time.monotonic() - start
             self._advance([item.commit for item in accepted])
         return outcomes
 

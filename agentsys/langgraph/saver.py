@@ -23,6 +23,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 
+from agentsys.blackboard.awaiting import awaitable
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Entry
@@ -329,7 +330,7 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
             result = write(transaction)
             try:
                 # Not in a thread: a pool of them would bound how many commits share one trip to the disk.
-                return await asyncio.wrap_future(self._board.submit(transaction)), result
+                return await awaitable(self._board.submit(transaction)), result
             except Conflict:
                 continue
 
