@@ -106,12 +106,12 @@ def test_runs_are_filtered_by_the_url(browse, recorded):
 
 
 def test_more_runs_are_shown_on_demand(browse, recorded):
-    for number in range(22):
+    for number in range(14):
         recorded.run("fails", number)
     app = browse()
-    assert len(app.page_link) == 20
+    assert len(app.page_link) == 12
     app.button[0].click().run()
-    assert len(app.page_link) == 22
+    assert len(app.page_link) == 14
     assert not app.button
 
 

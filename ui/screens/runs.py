@@ -16,7 +16,7 @@ from agentsys.ui.screens.widgets import draw_chips, status_chip
 from agentsys.ui.snapshot import Snapshot
 from agentsys.views.run_list import RunList, RunRow, RunState
 
-FIRST_RUNS: Final = 20
+FIRST_RUNS: Final = 12
 MOST_RUNS: Final = 1000
 SHOWN_RUNS: Final = "shown_runs"
 
@@ -86,19 +86,29 @@ def _show_more() -> None:
 
 
 def _draw_row(row: RunRow, snapshot: Snapshot) -> None:
+    asks, runs = row.waiting and not snapshot.recorded, row.status == "running" and not snapshot.recorded
+    with st.container(border=True, gap="xsmall"):
+        if not (asks or runs):
+            # Most rows: without the containers of the others, the page is there sooner.
+            _draw_summary(row)
+            return
+        with st.container(horizontal=True, vertical_alignment="center"):
+            with st.container(gap="xsmall"):
+                _draw_summary(row)
+            if asks:
+                st.page_link(APPROVALS_PAGE, label=count_text(row.waiting, "approval"), icon=":material/front_hand:")
+            if runs:
+                draw_cancel(row.run)
+
+
+def _draw_summary(row: RunRow) -> None:
     now = time.time()
-    with st.container(border=True, gap="xsmall"), st.container(horizontal=True, vertical_alignment="center"):
-        with st.container(gap="xsmall"):
-            title = row.summary or ("withheld" if row.withheld else "no input")
-            st.page_link(RUN_PAGE, label=escape_markdown(title), query_params={"run": row.run})
-            facts = [row.workflow, age_text(row.started, now), duration_text(row.seconds(now))]
-            if row.tokens is not None:
-                facts.append(count_text(row.tokens, "token"))
-            draw_chips([status_chip(row.state), *(Chip(fact, "gray") for fact in facts), *label_chips(row.label)])
-        if row.waiting and not snapshot.recorded:
-            st.page_link(APPROVALS_PAGE, label=count_text(row.waiting, "approval"), icon=":material/front_hand:")
-        if row.status == "running" and not snapshot.recorded:
-            draw_cancel(row.run)
+    title = row.summary or ("withheld" if row.withheld else "no input")
+    st.page_link(RUN_PAGE, label=escape_markdown(title), query_params={"run": row.run})
+    facts = [row.workflow, age_text(row.started, now), duration_text(row.seconds(now))]
+    if row.tokens is not None:
+        facts.append(count_text(row.tokens, "token"))
+    draw_chips([status_chip(row.state), *(Chip(fact, "gray") for fact in facts), *label_chips(row.label)])
 
 
 if __name__ == "__main__":
