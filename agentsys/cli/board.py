@@ -90,6 +90,17 @@ def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption =
             time.sleep(POLL_SECONDS)
 
 
+@app.command("verify")
+def verify(board: BoardOption = None, as_json: JsonOption = False) -> None:
+    """Check the file, and the hash of every commit; exits 1 and names the first commit that was altered."""
+    with reported_errors(as_json=as_json), _opened(board) as opened:
+        commits = opened.verify()
+        if as_json:
+            print_json({"commits": commits})
+        else:
+            out.print(f"{commits} commits, each as it was committed", highlight=False)
+
+
 @contextmanager
 def _opened(path: Path | None) -> Iterator[Board]:
     from agentsys.blackboard.board import Board
