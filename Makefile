@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo record console test test-all test-vllm test-peers test-browser chromium screenshots check format docs lock clean
+.PHONY: help setup demo record console test test-all test-vllm test-peers test-board test-browser chromium screenshots check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -64,6 +64,10 @@ $(VLLM_READY): requirements-vllm.lock
 
 test-vllm: $(VLLM_READY) ## the engine conformance suite over vLLM on the CPU
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_equality.py
+
+test-board: $(READY) ## clients of one board under checkers, and kill -9: a tenth of the full benchmarks
+	$(BIN)/agentsys bench isolation --quick --check
+	$(BIN)/agentsys bench crash --quick --check
 
 test-all: test test-peers test-browser test-vllm ## all suites
 	$(BIN)/python -m pytest -q -m "slow and not browser and not peers"

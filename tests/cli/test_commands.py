@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -277,3 +278,18 @@ def test_doctor_reports_each_part(run: Run) -> None:
     done = run("doctor", "--json")
     subjects = {finding["subject"] for finding in json.loads(done.stdout)}
     assert {"python", "subpackages", "torch", "native kernels", "model", "board", "disk"} <= subjects
+
+
+def test_board_verify_names_the_altered_commit(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "state" / "board.db"
+    with Board.open(path) as board:
+        for number in range(3):
+            tx = board.begin("user:ann")
+            tx.put("notes", f"k{number}", number, type="note")
+            board.commit(tx)
+    assert json.loads(run("board", "verify", "--json").stdout) == {"commits": 3}
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE entry_version SET value = '7' WHERE key = 'k1'")
+    connection.close()
+    altered = run("board", "verify")
+    assert altered.returncode == 1 and "AGS-0218" in altered.stderr and "commit 2 of 3" in altered.stderr
