@@ -1,4 +1,4 @@
-"""The board against a plain dictionary, under random transactions, savepoints, snapshots and re-openings."""
+"""The board against a dictionary: transactions, savepoints, snapshots, subscriptions and re-openings at random."""
 
 import shutil
 import tempfile
@@ -20,6 +20,9 @@ Model = dict[tuple[str, str], Any]
 TOPICS = st.sampled_from(["a", "ab", "b"])
 KEYS = st.sampled_from(["1", "2"])
 VALUES = st.one_of(st.integers(0, 2), st.fixed_dictionaries({"n": st.integers(0, 1)}))
+ADDRESSES = [(topic, key) for topic in ("a", "ab", "b") for key in ("1", "2")]
+SUBSCRIBED = {"all": Predicate(), "a": Predicate(topic_prefix="a"), "ones": Predicate(equals={"n": 1})}
+NAMES = st.sampled_from(sorted(SUBSCRIBED))
 PREDICATES = st.sampled_from([Predicate(topic="a"), Predicate(topic_prefix="a"), Predicate(equals={"n": 1})])
 
 
@@ -42,9 +45,10 @@ class Mirror:
         self.tx: Transaction = board.begin("machine", isolation=isolation)
         self.base = base
         self.own: list[tuple[tuple[str, str], Any]] = []
+        self.moves: list[tuple[str, int, int]] = []
         self.reads: Model = {}
         self.queries: list[tuple[Predicate, Model]] = []
-        self.marks: list[tuple[int, int]] = []
+        self.marks: list[tuple[int, int, int]] = []
         self.done = False
 
     def seen(self) -> Model:
@@ -74,6 +78,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.board = Board.open(self.folder / "board.db", durability="normal")
         self.history: list[Model] = [{}]
         self.written: list[set[tuple[str, str]]] = [set()]
+        self.positions: dict[str, int] = {}
 
     @rule(target=transactions, isolation=st.sampled_from(["serializable", "snapshot"]))
     def begin(self, isolation: Isolation) -> Mirror:
@@ -114,14 +119,45 @@ class BoardMachine(RuleBasedStateMachine):
     @rule(mirror=transactions)
     def savepoint(self, mirror: Mirror) -> None:
         if not mirror.done:
-            mirror.marks.append((mirror.tx.savepoint(), len(mirror.own)))
+            mirror.marks.append((mirror.tx.savepoint(), len(mirror.own), len(mirror.moves)))
 
-    @rule(mirror=transactions)
-    def roll_back(self, mirror: Mirror) -> None:
+    @rule(mirror=transactions, back=st.integers(1, 3))
+    def roll_back(self, mirror: Mirror, back: int) -> None:
+        """Roll back to the newest savepoint or one before it, which forgets those in between."""
         if not mirror.done and mirror.marks:
-            mark, length = mirror.marks.pop()
+            mark, writes, moves = mirror.marks[-min(back, len(mirror.marks))]
+            del mirror.marks[-min(back, len(mirror.marks)) :]
             mirror.tx.rollback_to(mark)
-            del mirror.own[length:]
+            del mirror.own[writes:]
+            del mirror.moves[moves:]
+
+    @rule(data=st.data(), name=NAMES)
+    def subscribe(self, data: st.DataObject, name: str) -> None:
+        """Subscribe from anywhere in the log; one that exists keeps its position."""
+        after = data.draw(st.integers(0, len(self.history) - 1))
+        self.positions.setdefault(name, after)
+        assert self.board.subscribe(name, SUBSCRIBED[name], after=after).position == self.positions[name]
+
+    @rule(mirror=transactions, name=NAMES, limit=st.sampled_from([1, 2, None]))
+    def advance(self, mirror: Mirror, name: str, limit: int | None) -> None:
+        """Poll, and move the cursor past what was polled together with what the transaction writes."""
+        if name not in self.positions:
+            return
+        subscription = self.board.subscribe(name, SUBSCRIBED[name])
+        polled = [commit.seq for commit in subscription.poll(limit)]
+        position = self.positions[name]
+        expected = [seq for seq in range(position + 1, len(self.history)) if self._concerns(SUBSCRIBED[name], seq)]
+        assert polled == expected[:limit]
+        if polled and not mirror.done:
+            mirror.tx.advance(subscription, polled[-1])
+            mirror.moves.append((name, position, polled[-1]))
+
+    def _concerns(self, predicate: Predicate, seq: int) -> bool:
+        """Whether commit ``seq`` wrote a match, or ended an entry at an address that the predicate admits."""
+        after = self.history[seq]
+        ended = {address: {"n": 1} for address in self.written[seq] if address not in after}
+        kept = {address: after[address] for address in self.written[seq] if address in after}
+        return bool(matching(kept, predicate) or matching(ended, predicate))
 
     @rule(mirror=transactions)
     def commit(self, mirror: Mirror) -> None:
@@ -133,12 +169,13 @@ class BoardMachine(RuleBasedStateMachine):
         try:
             commit = self.board.commit(mirror.tx)
         except Conflict:
-            assert mirror.overtaken(now, changed) or self._set_changed(mirror)
+            assert mirror.overtaken(now, changed) or self._set_changed(mirror) or self._cursor_moved(mirror)
             return
-        if not mirror.own:
+        if not mirror.own and not mirror.moves:
             assert commit.seq == mirror.tx.snapshot
             return
-        assert not mirror.overtaken(now, changed) and not self._set_changed(mirror)
+        assert not mirror.overtaken(now, changed)
+        assert not self._set_changed(mirror) and not self._cursor_moved(mirror)
         assert commit.seq == len(self.history)
         after = dict(now)
         for address, value in mirror.own:
@@ -148,6 +185,10 @@ class BoardMachine(RuleBasedStateMachine):
                 after[address] = value
         self.history.append(after)
         self.written.append({entry.address for entry in commit.writes})
+        self.positions.update({name: to_seq for name, _, to_seq in mirror.moves})
+
+    def _cursor_moved(self, mirror: Mirror) -> bool:
+        return any(self.positions[name] != from_seq for name, from_seq, _ in mirror.moves)
 
     def _set_changed(self, mirror: Mirror) -> bool:
         """Whether some commit since the snapshot wrote an entry that was or became a member of a set read."""
@@ -171,12 +212,29 @@ class BoardMachine(RuleBasedStateMachine):
         at = data.draw(st.integers(0, len(self.history) - 1))
         found = {entry.address: entry.value for entry in self.board.query(predicate, at=at)}
         assert found == matching(self.history[at], predicate)
+        for topic, key in ADDRESSES:
+            entry = self.board.get(topic, key, at=at)
+            assert (entry.value if entry else None) == self.history[at].get((topic, key))
+
+    @rule()
+    def read_the_log(self) -> None:
+        """The log tells what the model did, and each entry's history its versions in order."""
+        assert [{entry.address for entry in commit.writes} for commit in self.board.log()] == self.written[1:]
+        for topic, key in ADDRESSES:
+            versions = self.board.history(topic, key)
+            assert [entry.version for entry in versions] == list(range(1, len(versions) + 1))
+            assert [entry.seq for entry in versions] == [
+                seq for seq, addresses in enumerate(self.written) if (topic, key) in addresses
+            ]
 
     @invariant()
     def the_board_is_the_model(self) -> None:
         if hasattr(self, "board"):
             assert self.board.head == len(self.history) - 1
             assert {entry.address: entry.value for entry in self.board.query(Predicate())} == self.history[-1]
+            for name, position in self.positions.items():
+                stored = self.board.cursor(name)
+                assert stored is not None and stored.position == position
 
     def teardown(self) -> None:
         if hasattr(self, "board"):
@@ -188,10 +246,10 @@ class BoardMachine(RuleBasedStateMachine):
 SETTINGS = settings(stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TestBoardMachine = BoardMachine.TestCase
-TestBoardMachine.settings = settings(SETTINGS, max_examples=20)
+TestBoardMachine.settings = settings(SETTINGS, max_examples=40)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 class TestBoardMachineLong(BoardMachine.TestCase):
-    settings = settings(SETTINGS, max_examples=500)
+    settings = settings(SETTINGS, max_examples=1000)
