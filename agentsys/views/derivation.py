@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
@@ -24,7 +24,9 @@ Source: TypeAlias = tuple[str, Via]
 Position: TypeAlias = tuple[float, float]
 """Attempt of an actor, and index of a step in it: -1 for the attempt's own record, infinite for its end."""
 
-MAIN = "main"
+MAIN: Final = "main"
+END: Final[Position] = (math.inf, 0)
+"""After every step of an actor."""
 
 
 def version_name(ref: EntryVersionRef) -> str:
@@ -47,6 +49,8 @@ class Derivation:
         self._commits: dict[int, list[Entry]] = {}
         self._steps: dict[str, list[tuple[Position, Entry]]] = {}
         self._responses: dict[str, list[Entry]] = {}
+        self._bids: dict[str, list[Entry]] = {}
+        self._node_ends: dict[str, list[tuple[int, Entry]]] = {}
         for commit in board.log(run=run) if run else []:
             self._commits[commit.seq] = list(commit.writes)
             self.records |= {effect_name(effect.id): effect for effect in commit.effects}
@@ -58,8 +62,15 @@ class Derivation:
         if entry.topic == topics.steps(self._run):
             path, position = _position(entry.key)
             self._steps.setdefault(path, []).append((position, entry))
-        elif entry.topic.startswith(topics.responses(self._run, "")):
-            self._responses.setdefault(entry.topic.removeprefix(topics.responses(self._run, "")), []).append(entry)
+            node = _graph_node(path)
+            if node is not None and position == END:
+                self._node_ends.setdefault(node[0], []).append((node[1], entry))
+        for prefix, kept in (
+            (topics.responses(self._run, ""), self._responses),
+            (topics.bids(self._run, ""), self._bids),
+        ):
+            if entry.topic.startswith(prefix):
+                kept.setdefault(entry.topic.removeprefix(prefix), []).append(entry)
 
     def find(self, name: str) -> Entry | Effect | None:
         """Return a record of this run, or one that :meth:`sources` found elsewhere."""
@@ -93,18 +104,18 @@ class Derivation:
         if entry.run != self._run or not run:
             return []
         if topic == topics.RUNS:
-            return [] if entry.version == 1 else self._delivered(MAIN, (math.inf, 0))
+            return [] if entry.version == 1 else self._delivered(MAIN, END, entry)
         if topic in (topics.requests(run), topics.steps(run)):
-            return self._delivered(*_position(key))
+            return self._delivered(*_position(key), entry)
         if topic == topics.decisions(run):
-            return self._delivered(*_position(key.rpartition("/")[0]))
+            return self._delivered(*_position(key.rpartition("/")[0]), entry)
         if topic == topics.rounds(run):
             return [(version_name(response.ref), "answered") for response in self._responses.get(key, [])]
         if topic.startswith(topics.bids(run, "")):
             asked = EntryVersionRef(topics.requests(run), topic.removeprefix(topics.bids(run, "")), 1)
             return [(version_name(asked), "asked")]
         if topic.startswith(topics.responses(run, "")):
-            return self._delivered(f"{topic.removeprefix(topics.responses(run, ''))}/{key}", (math.inf, 0))
+            return self._delivered(f"{topic.removeprefix(topics.responses(run, ''))}/{key}", END, entry)
         return self._delivered_with(entry)
 
     def _delivered_with(self, entry: Entry) -> list[Source]:
@@ -114,33 +125,64 @@ class Derivation:
                 return self._delivered_to(companion)
         return []
 
-    def _delivered(self, path: str, before: Position) -> list[Source]:
-        """Return the last step that an actor took before a position, with what it brought; else how it began."""
+    def _delivered(self, path: str, before: Position, record: Entry) -> list[Source]:
+        """Return the last step that an actor took before a position, with what it brought, or else how it began.
+
+        Where it ran a graph, the nodes that ended last before ``record`` brought what they saw, too.
+        """
+        ended = self._last_nodes(path, before=record.seq)
         earlier = [(position, step) for position, step in self._steps.get(path, []) if position < before]
         if not earlier:
-            return [self._beginning(path)]
+            return ended or self._beginning(path, record)
         _, step = max(earlier, key=lambda found: found[0])
-        return [(version_name(step.ref), "then"), *self._brought(step)]
+        return [(version_name(step.ref), "then"), *self._brought(step), *ended]
+
+    def _last_nodes(self, path: str, *, before: int, superstep: float = math.inf) -> list[Source]:
+        """Return the ends of the nodes of the last superstep before a commit: each began with all that ended before."""
+        ended = [(at, end) for at, end in self._node_ends.get(path, []) if at < superstep and end.seq < before]
+        last = max((at for at, _ in ended), default=0)
+        return [(version_name(end.ref), "then") for at, end in ended if at == last]
 
     def _brought(self, step: Entry) -> list[Source]:
         recorded: Any = step.value
         if recorded["kind"] == "ask":
-            return [(version_name(response.ref), "answered") for response in self._responses.get(step.key, [])]
+            answered = self._responses.get(step.key, [])
+            agents = {response.key for response in answered}
+            # That an agent offered is known to who asked, also where the agent was not chosen.
+            offered = [bid for bid in self._bids.get(step.key, []) if bid.key not in agents]
+            return [
+                *((version_name(response.ref), "answered") for response in answered),
+                *((version_name(bid.ref), "volunteered") for bid in offered),
+            ]
         if recorded["kind"] == "call" and "effect" in recorded["value"]:
             return [(effect_name(recorded["value"]["effect"]), "returned")]
         return []
 
-    def _beginning(self, path: str) -> Source:
+    def _beginning(self, path: str, record: Entry) -> list[Source]:
+        node = _graph_node(path)
+        if node is not None:
+            parent, superstep = node
+            return self._last_nodes(parent, before=record.seq, superstep=superstep) or self._beginning(parent, record)
         round_id, _, agent = path.rpartition("/")
         bid = version_name(EntryVersionRef(topics.bids(self._run, round_id), agent, 1))
         if bid in self.records:
-            return bid, "volunteered"
-        return version_name(EntryVersionRef(topics.RUNS, self._run, 1)), "started"
+            return [(bid, "volunteered")]
+        return [(version_name(EntryVersionRef(topics.RUNS, self._run, 1)), "started")]
 
 
 def _position(key: str) -> tuple[str, Position]:
-    """Split a step's key, ``path#attempt`` or ``path#attempt:index``."""
+    """Split a step's key, ``path#attempt``, ``path#attempt:index`` or ``path#end``."""
     path, _, tail = key.rpartition("#")
     attempt, separator, index = tail.partition(":")
-    place = -1.0 if not separator else float(index) if index.isdecimal() else math.inf
-    return path, (int(attempt) if attempt.isdecimal() else 1, place)
+    if not attempt.isdecimal():
+        return path, END
+    return path, (int(attempt), -1.0 if not separator else float(index) if index.isdecimal() else math.inf)
+
+
+def _graph_node(path: str) -> tuple[str, int] | None:
+    """Split the path of an actor that is a node of a graph: the actor that runs the graph, and the superstep."""
+    parent, _, place = path.rpartition(":")
+    superstep, dot, name = place.partition(".")
+    if not (dot and superstep.isdecimal()) or "/" in name or "#" in name:
+        return None
+    return parent, int(superstep)

@@ -113,6 +113,8 @@ def _described(run: str, entry: Entry) -> tuple[NodeKind, str] | None:
     if entry.topic.startswith(topics.responses(run, "")):
         return "response", f"{entry.key} {value['status']}"
     if entry.topic == topics.steps(run):
+        if value["kind"] == "node":
+            return "step", f"node {entry.key.rpartition(':')[2].removesuffix('#end').partition('.')[2]}"
         return ("model call" if value["kind"] in MODEL_STEPS else "step"), value["kind"]
     if entry.topic == topics.decisions(run):
         return "decision", f"{'allowed' if value['allowed'] else 'denied'}: {value['action']}"

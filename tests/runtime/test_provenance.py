@@ -13,10 +13,14 @@ from agentsys.blackboard.entries import Endorsement, EntryVersionRef
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.gateway import PolicyDenied
 from agentsys.policy import Policy
+from agentsys.protocols.http.recorded import recorded_board
+from agentsys.runs import list_runs
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
+from agentsys.ui.boards import RECORDED
 from agentsys.views.provenance import Provenance, load_provenance
+from agentsys.views.run_graph import load_graph
 
 FILE = Label(frozenset({"file:prices.csv"}), Readers.of(OWNER))
 
@@ -119,6 +123,39 @@ def test_a_refusal_is_found_downstream_of_what_caused_it(board, runtime):
     assert again.denials == (denied,)
     (origin,) = [origin for origin in again.origins if origin.influencer == "file:prices.csv"]
     assert again.node(origin.path[0]).kind == "tool result"
+
+
+def test_an_offer_that_was_not_chosen_shapes_what_asked(board):
+    async def asks(context, item):
+        await context.ask("price", item, max_volunteers=1)
+
+    shaped = Label(frozenset({"file:index.csv"}), Readers.of(OWNER))
+    agents = [
+        FunctionAgent(looks_up, name, frozenset({"price"}), lambda request, bid=bid: bid)
+        for name, bid in [("clerk", Bid("clerk", 0.9)), ("idle", Bid("idle", 0.1, label=shaped))]
+    ]
+    model = ScriptedModel(lambda prompt: "")
+    run = start(Runtime(board, model, agents=agents, tools=[price], workflows=[asks]), "asks")
+    found = of(board, "runs", run)
+    (origin,) = [origin for origin in found.origins if origin.influencer == "file:index.csv"]
+    assert [found.node(name).kind for name in origin.path] == ["bid", "run"]
+
+
+def test_the_recorded_answer_is_traced_through_its_graph_to_the_file(board):
+    """The main job's own workflow: nodes of a graph, an agent that describes a file, a query."""
+    with recorded_board(RECORDED) as recorded:
+        run = list_runs(recorded)[-1].run
+        found = of(recorded, "runs", run)
+        (origin,) = [origin for origin in found.origins if origin.influencer.startswith("file:")]
+        kinds = [found.node(name).kind for name in origin.path]
+        assert kinds[0] == "bid"
+        assert kinds[-2:] == ["step: node", "run"]
+        (plan,) = [node for node in found.nodes if node.kind == "step: generate"]
+        assert plan.side == "upstream"
+        bid = next(node for node in found.nodes if node.kind == "bid")
+        assert bid.gained == (origin.influencer,)
+        titles = [node.title for node in load_graph(recorded, run).nodes]
+        assert {"node discover", "node choose", "node plan", "node query"} <= set(titles)
 
 
 def test_a_value_read_from_another_run_is_followed_there(board, runtime):
