@@ -4,6 +4,7 @@ from typing import Final
 
 import streamlit as st
 
+from agentsys import topics
 from agentsys.ui.board_lines import badge, markdown_table
 from agentsys.ui.comparison import version_diff
 from agentsys.ui.formatting import escape_markdown, label_chips
@@ -15,7 +16,7 @@ from agentsys.views.entries import EntryView
 from agentsys.views.texts import shorten, value_text
 
 SHOWN_ENTRIES: Final = 100
-LONGEST_VALUE: Final = 80
+LONGEST_VALUE: Final = 60
 ADDRESS: Final = ("topic", "key")
 
 
@@ -30,13 +31,16 @@ def draw_entries(snapshot: Snapshot, run: str | None, search: str, at: int | Non
         st.info("No entry is like that.", icon=":material/search_off:")
         return
     _draw_chosen(snapshot, found.entries)
-    header = ["topic", "key", "version", "commit", "value", "label"]
-    st.markdown(markdown_table(header, [_cells(entry, marked=entry.seq == stands) for entry in found.entries]))
+    header = ["topic", "key", "commit", "value", "label"]
+    st.markdown(markdown_table(header, [_cells(entry, run, marked=entry.seq == stands) for entry in found.entries]))
 
 
-def _cells(entry: EntryView, *, marked: bool) -> list[str]:
+def _cells(entry: EntryView, run: str | None, *, marked: bool) -> list[str]:
     value = "withheld" if entry.withheld else shorten(value_text(entry.value), LONGEST_VALUE)
-    cells = [entry.topic, entry.key, f"{entry.version}", f"{entry.seq:,}", value]
+    # The run is named above the table, and long topics push the labels out of it.
+    topic = entry.topic.removeprefix(f"{topics.RESERVED_PREFIX}{run}/") if run else entry.topic
+    version = f" (v{entry.version})" if entry.version > 1 else ""
+    cells = [topic, entry.key, f"{entry.seq:,}{version}", value]
     mark = ":green-badge[written here] " if marked else ""
     badges = " ".join(badge(chip) for chip in label_chips(entry.label)[:2])
     return [mark + escape_markdown(cells[0]), *map(escape_markdown, cells[1:]), badges]
