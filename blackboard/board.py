@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
+from agentsys.blackboard.clearance import ClearedView
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Json, check_name
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
@@ -109,9 +110,15 @@ class Board:
         run: str | None = None,
         isolation: Isolation = "serializable",
         urgency: float = math.inf,
+        audience: Readers | None = None,
     ) -> Transaction:
-        """Begin a transaction over the present state. Smaller ``urgency`` (a time) commits sooner when many wait."""
-        return Transaction(self._open_reader(), self.head, principal, run, isolation, urgency)
+        """Begin a transaction over the present state. Smaller ``urgency`` (a time) commits sooner when many wait.
+
+        With an ``audience`` it sees, and conflicts with, only what all of that audience may read.
+        """
+        view = self._open_reader()
+        seen = view if audience is None else ClearedView(view, audience)
+        return Transaction(seen, self.head, principal, run, isolation, urgency, audience)
 
     def commit(self, tx: Transaction) -> Commit:
         """Commit ``tx`` and wait until it is durable; committing it again returns the same commit.

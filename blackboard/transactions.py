@@ -22,7 +22,7 @@ from agentsys.blackboard.entries import (
     canonical_json,
     check_name,
 )
-from agentsys.blackboard.labels import BOTTOM, Label, join_all
+from agentsys.blackboard.labels import BOTTOM, Label, Readers, join_all
 from agentsys.blackboard.merges import Merge, check_merge, merged
 from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import BoardError, LabelError
@@ -112,6 +112,7 @@ class CommitRequest:
 
     Only a ``resubmitted`` one can be in the log already. ``epoch`` tells the process that submits it. One with a
     ``hold``, in seconds, commits nothing: it asks that ``owner`` alone may write what it touches (see ``holds``).
+    One with an ``audience`` conflicts only with what that may read (see ``clearance``).
     """
 
     tx_id: str
@@ -129,6 +130,7 @@ class CommitRequest:
     epoch: int = 0
     owner: str = ""
     hold: float = 0.0
+    audience: Readers | None = None
 
     @property
     def changes_nothing(self) -> bool:
@@ -175,14 +177,23 @@ class Transaction:
     """One unit of work: reads of the snapshot, buffered writes, planned effects. Used by one thread at a time."""
 
     def __init__(
-        self, view: View, snapshot: int, principal: str, run: str | None, isolation: Isolation, urgency: float
+        self,
+        view: View,
+        snapshot: int,
+        principal: str,
+        run: str | None,
+        isolation: Isolation,
+        urgency: float,
+        audience: Readers | None = None,
     ) -> None:
+        """Use :meth:`Board.begin`. ``view`` shows no more than the ``audience`` may read."""
         self.id = secrets.token_hex(16)
         self.snapshot = snapshot
         self.principal = check_name(principal, "principal")
         self.run = run if run is None else check_name(run, "run")
         self.isolation = isolation
         self.urgency = urgency
+        self._audience = audience
         self._view = view
         self._reads: dict[Key, Entry | None] = {}
         self._predicates: dict[Predicate, None] = {}
@@ -363,7 +374,9 @@ class Transaction:
 
         All else that it read must still hold as it was read.
         """
-        again = Transaction(self._view, self.snapshot, self.principal, self.run, self.isolation, self.urgency)
+        again = Transaction(
+            self._view, self.snapshot, self.principal, self.run, self.isolation, self.urgency, self._audience
+        )
         again.owner = self.owner
         again._reads = {**self._reads, **{address: one.found for address, one in resolved.items()}}
         again._predicates = dict(self._predicates)
@@ -397,6 +410,7 @@ class Transaction:
                 cursors=tuple(item for item in operations if isinstance(item, CursorMove)),
                 epoch=epoch,
                 owner=self.owner,
+                audience=self._audience,
             )
         return self._request
 

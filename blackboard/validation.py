@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
+from agentsys.blackboard.clearance import readable
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, Key
@@ -91,16 +92,18 @@ def _keys(request: CommitRequest) -> Iterable[Key]:
 def _changed_reads(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
     for (topic, key), seen in request.reads.items():
         head = state.head((topic, key))
-        old, new = _existing(seen), _existing(head)
+        old, new = readable(seen, request.audience), readable(head, request.audience)
         if (old and old.version) != (new and new.version):
-            new = _existing(state.head_with_value((topic, key)))
+            new = readable(state.head_with_value((topic, key)), request.audience)
             yield KeyConflict(topic, key, old.version if old else 0, old, new)
 
 
 def _changed_sets(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
     for predicate in request.predicates:
         for change in state.changes(request.snapshot, predicate):
-            yield PredicateConflict(predicate, _existing(change.old), _existing(change.new))
+            old, new = readable(change.old, request.audience), readable(change.new, request.audience)
+            if any(image is not None and predicate.matches(image) for image in (old, new)):
+                yield PredicateConflict(predicate, old, new)
 
 
 def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
@@ -111,10 +114,8 @@ def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[Conflict
             # What it writes over is what it knows, however late it learned of it.
             continue
         if not write.merges and head is not None and head.seq > request.snapshot:
-            seen = _existing(request.reads.get((write.topic, write.key)))
-            new = _existing(state.head_with_value((write.topic, write.key)))
+            seen = readable(known, request.audience)
+            new = readable(state.head_with_value((write.topic, write.key)), request.audience)
+            if request.audience is not None and seen is None and new is None:
+                continue
             yield KeyConflict(write.topic, write.key, seen.version if seen else 0, seen, new)
-
-
-def _existing(entry: Entry | None) -> Entry | None:
-    return None if entry is None or entry.deleted else entry

@@ -1,0 +1,32 @@
+"""Clearance: a transaction for an audience sees, and is validated against, only what all of that audience may read.
+
+Else its aborts would tell the audience of what labels keep from it. Not hidden are the board's one sequence, the names
+of effects, how long a commit takes, and addresses at which both sides write.
+"""
+
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.labels import Readers
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import View
+
+
+def readable(entry: Entry | None, audience: Readers | None) -> Entry | None:
+    """Return ``entry`` if it exists (is no deletion) and the whole ``audience`` may read it; ``None`` may read all."""
+    if entry is None or entry.deleted or not (audience is None or entry.label.readers.permits(audience)):
+        return None
+    return entry
+
+
+class ClearedView:
+    """What ``audience`` may read of ``view``. Anything else looks as if it were not there."""
+
+    def __init__(self, view: View, audience: Readers) -> None:
+        self._view = view
+        self._audience = audience
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        return readable(self._view.version_at(topic, key, at), self._audience)
+
+    def query_at(self, predicate: Predicate, at: int) -> list[Entry]:
+        found = self._view.query_at(predicate, at)
+        return [entry for entry in found if readable(entry, self._audience) is not None]
