@@ -307,7 +307,7 @@ class Context(Recording):
             step = replace(step, value={"effect": approval.id, "asked": decision.rule})
             return await self._post_approval(step, approval)
         transaction = self._scope.journal.begin(f"agent:{self.agent}")
-        self.decisions.note(f"call {tool}", decision)
+        self.decisions.note(f"call {tool}", decision, label)
         if isinstance(decision, Deny):
             value: Json = {"denied": decision.rule, "reason": decision.reason}
             return await self._record(replace(step, value=value, label=label), transaction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentsys import topics
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import BOTTOM, Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.events import Decided
 from agentsys.gateway import Allow, Decision, Deny, PolicyDenied
@@ -16,11 +16,11 @@ class DecisionLog:
     def __init__(self, scope: RunScope, agent: str) -> None:
         self._scope = scope
         self._agent = agent
-        self._pending: list[tuple[str, Decision]] = []
+        self._pending: list[tuple[str, Decision, Label]] = []
 
-    def note(self, action: str, decision: Decision) -> None:
-        """Keep a decision, and tell the listener."""
-        self._pending.append((action, decision))
+    def note(self, action: str, decision: Decision, label: Label = BOTTOM) -> None:
+        """Keep a decision, and tell the listener; ``label`` is of what it was about, beside the actor's own."""
+        self._pending.append((action, decision, label))
         reason = decision.reason if isinstance(decision, Deny) else ""
         allowed = isinstance(decision, Allow)
         self._scope.emit(Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason))
@@ -37,8 +37,9 @@ class DecisionLog:
 
     def write(self, transaction: Transaction, key: str, label: Label) -> None:
         """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
-        for number, (action, decision) in enumerate(self._pending):
-            write_decision(transaction, self._scope.run, f"{key}/{number}", self._agent, action, decision, label)
+        for number, (action, decision, about) in enumerate(self._pending):
+            where, joined = f"{key}/{number}", label.join(about)
+            write_decision(transaction, self._scope.run, where, self._agent, action, decision, joined)
         self.drop()
 
 

@@ -23,7 +23,7 @@ async def answer_of_model(
     """Return what to record of a model call: its answer, its denial, or its failure."""
     decision = scope.gateway.decide_disclosure("the prompt", request.label, audience_of(scope.model))
     if isinstance(decision, Deny):
-        decisions.note("ask the model", decision)
+        decisions.note("ask the model", decision, request.label)
         return {"denied": decision.rule, "reason": decision.reason}
     try:
         generation = await scope.model.generate(request, model=model, on_chunk=_stream(scope, agent, step))

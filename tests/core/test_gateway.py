@@ -13,6 +13,7 @@ from agentsys.blackboard.effects import EffectClass, EffectState
 from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError
 from agentsys.gateway import Allow, Deny, Gateway, PolicyDenied
+from agentsys.labelled import Labelled
 from agentsys.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
@@ -224,3 +225,17 @@ async def test_the_owner_is_trusted_by_default_and_others_are_not():
     for principal, allowed in ((OWNER, True), ("user:ann", False)):
         decision = guard.decide("act", {"count": 1}, control=Label.trusted(principal), labels={})
         assert isinstance(decision, Allow) == allowed
+
+
+async def test_a_decision_carries_the_labels_of_the_arguments_it_may_quote():
+    secret = Label(frozenset({"file:diary"}), Readers.of("user:ann"))
+
+    async def workflow(context, value):
+        with pytest.raises(PolicyDenied):
+            await context.call("act", count=Labelled("not a number", secret))
+
+    with Board.open(":memory:") as board:
+        await Runtime(board, ScriptedModel(str), tools=[act]).run(workflow, run_id="r")
+        (decision,) = [entry for commit in board.log() for entry in commit.writes if entry.type == "decision"]
+    assert decision.value["rule"] == "bad-arguments"
+    assert secret.flows_to(decision.label)
