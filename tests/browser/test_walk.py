@@ -57,6 +57,16 @@ def test_the_graph_opens_a_step_with_its_provenance_and_a_reload_keeps_it(page, 
         page.reload()
 
 
+def test_the_provenance_of_an_answer_names_its_file_and_a_reload_keeps_it(page, console):
+    run = asked(page, console)
+    page.goto(f"{console.url}/run?run={run}&view=Provenance")
+    for _ in range(2):
+        seen(page.get_by_text("Why this label"))
+        seen(page.get_by_role("listitem").filter(has_text="airports.csv"))
+        seen(page.get_by_test_id("stGraphVizChart"))
+        page.reload()
+
+
 def test_the_slider_goes_back_in_time_and_a_reload_stays_there(page, console):
     run = asked(page, console)
     page.goto(f"{console.url}/blackboard?run={run}&show=Entries")
@@ -113,6 +123,7 @@ def test_every_page_is_drawn_in_light_and_dark(page, console, pictures):
         "ask": (f"ask?run={run}", "The run in full"),
         "run": (f"run?run={run}", "Sources"),
         "graph": (f"run?run={run}&view=Graph", "Filled"),
+        "provenance": (f"run?run={run}&view=Provenance", "Why this label"),
         "timeline": (f"run?run={run}&view=Timeline", QUESTION),
         "blackboard": ("blackboard", "up to date at commit"),
         "entries": (f"blackboard?run={run}&show=Entries", "after commit"),
