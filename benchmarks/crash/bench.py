@@ -16,11 +16,14 @@ PLANTED_KILLS: Final = 12
 
 
 def main(options: Options) -> BenchResult:
-    """Kill on one board after another, then show that each planted fault is caught; ``--set kills=N``: how often."""
+    """Kill on one board after another, then show that each planted fault is caught, over SQLite.
+
+    ``--set kills=N`` says how often, ``--set server=URL`` puts the boards on a PostgreSQL server.
+    """
     wanted = int(options.arguments.get("kills", QUICK_KILLS if options.quick else KILLS))
     trials: list[Trial] = []
     while sum(trial.kills for trial in trials) < wanted:
-        trials.append(run_trial(KILLS_PER_BOARD, seed=len(trials)))
+        trials.append(run_trial(KILLS_PER_BOARD, seed=len(trials), server=options.arguments.get("server")))
     caught = {fault: run_trial(PLANTED_KILLS, seed=0, fault=fault).faults for fault in FAULTS}
     kills = sum(trial.kills for trial in trials)
     faults = [fault for trial in trials for fault in trial.faults]

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+from agentsys.benchmarks.boards import board_location
 from agentsys.benchmarks.crash.client import Task, recover, work
 from agentsys.benchmarks.crash.faults import find_faults
 from agentsys.benchmarks.crash.world import World, tools
@@ -38,12 +39,12 @@ class Trial:
     seconds: float
 
 
-def run_trial(kills: int, seed: int, fault: str | None = None) -> Trial:
+def run_trial(kills: int, seed: int, fault: str | None = None, server: str | None = None) -> Trial:
     """Kill ``kills`` times one process of a new board, then all at once; take up what they left and look for faults."""
     with tempfile.TemporaryDirectory(prefix="agentsys-crash-") as name:
         folder = Path(name)
         began = time.monotonic()
-        team = _Team(folder, fault)
+        team = _Team(folder, fault, server)
         leaders = team.kill_some(kills, random.Random(seed))
         team.kill_all()
         world = World(folder / "world")
@@ -59,8 +60,8 @@ def run_trial(kills: int, seed: int, fault: str | None = None) -> Trial:
 class _Team:
     """The processes of a trial; a killed one is replaced at once."""
 
-    def __init__(self, folder: Path, fault: str | None) -> None:
-        self.location = str(folder / "board.db")
+    def __init__(self, folder: Path, fault: str | None, server: str | None) -> None:
+        self.location = board_location(folder, server)
         self._folder = folder
         self._fault = fault
         self._context = multiprocessing.get_context("forkserver")

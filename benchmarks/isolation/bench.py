@@ -31,12 +31,14 @@ SAMPLE: Final = 2_000
 def main(options: Options) -> BenchResult:
     """Run every workload at every level, on a board of its own. ``--set kills=N`` kills processes during each.
 
-    ``--set histories=DIR`` keeps the list-append histories in Jepsen's formats, for other checkers.
+    ``--set histories=DIR`` keeps the list-append histories in Jepsen's formats, for other checkers, and ``--set
+    server=URL`` puts the boards on a PostgreSQL server.
     """
     total = int(options.arguments.get("transactions", QUICK_TRANSACTIONS if options.quick else TRANSACTIONS))
     kills = int(options.arguments.get("kills", 0))
     levels: tuple[Isolation, ...] = get_args(Isolation)
-    plans = [Plan(name, level, total // len(WORKLOADS) // len(levels), kills) for name in WORKLOADS for level in levels]
+    share, server = total // len(WORKLOADS) // len(levels), options.arguments.get("server")
+    plans = [Plan(name, level, share, kills, server=server) for name in WORKLOADS for level in levels]
     trials = []
     for plan in plans:
         trial = run_trial(plan)

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
+from agentsys.benchmarks.boards import board_location
 from agentsys.benchmarks.isolation.anomalies import Anomaly, forbidden
 from agentsys.benchmarks.isolation.histories import ListTransaction
 from agentsys.benchmarks.isolation.list_append import check_lists
@@ -30,7 +31,10 @@ READER: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a trial is: ``count`` transactions in all, ``kills`` processes killed and replaced on the way."""
+    """What a trial is: ``count`` transactions in all, ``kills`` processes killed and replaced on the way.
+
+    The board is a file, or on the PostgreSQL ``server`` at a URL.
+    """
 
     workload: str
     isolation: Isolation
@@ -38,6 +42,7 @@ class Plan:
     kills: int = 0
     processes: int = PROCESSES
     seed: int = 1
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Trial:
 def run_trial(plan: Plan) -> Trial:
     """Run ``plan`` on a new board and check it; raises what opening and verifying the board raise."""
     with tempfile.TemporaryDirectory(prefix="agentsys-isolation-") as folder:
-        location = str(Path(folder) / "board.db")
+        location = board_location(Path(folder), plan.server)
         began = time.monotonic()
         tasks = _run_processes(plan, location, Path(folder))
         seconds = time.monotonic() - began
