@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +23,9 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
 from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader
-from agentsys.blackboard.subscriptions import Subscription, SubscriptionMismatch
+from agentsys.blackboard.subscriptions import Changed, Subscription, SubscriptionMismatch
 from agentsys.blackboard.transactions import Commit, Isolation, Transaction, nothing_committed
+from agentsys.blackboard.wakeups import WakeUps
 from agentsys.errors import BoardError
 
 TEMPORARY: Final = ":memory:"
@@ -56,6 +58,7 @@ class Board:
     def __init__(self, source: Path | None, durability: Durability | None) -> None:
         """Use :meth:`open` or :meth:`open_read_only`."""
         self._advanced = threading.Condition()
+        self._wakeups = WakeUps()
         self._head = 0
         self._closed = False
         self._folder: Path | None = None
@@ -87,7 +90,8 @@ class Board:
     @property
     def head(self) -> int:
         """The newest commit's sequence number; 0 while the log is empty."""
-        return self._head if self._knows_head else self._open_reader().state().head
+        reader = self._open_reader()
+        return self._head if self._knows_head else reader.state().head
 
     @property
     def epoch(self) -> int:
@@ -176,6 +180,10 @@ class Board:
             time.sleep(min(POLL_SECONDS, remaining))
         return True
 
+    def watching(self, predicate: Predicate) -> AbstractContextManager[Changed]:
+        """Give a signal that is set when a commit may have changed what ``predicate`` covers, perhaps also else."""
+        return self._wakeups.waiting(predicate) if self._knows_head else nullcontext(_Polling())
+
     def subscribe(self, name: str, predicate: Predicate, *, after: int = 0) -> Subscription:
         """Return the durable subscription ``name``, created at position ``after`` unless it exists.
 
@@ -253,6 +261,7 @@ class Board:
                 return
             self._closed = True
             self._advanced.notify_all()
+        self._wakeups.wake_all()
         try:
             if self._committer is not None:
                 self._committer.close()
@@ -291,6 +300,7 @@ class Board:
         with self._advanced:
             self._head = commits[-1].seq
             self._advanced.notify_all()
+        self._wakeups.publish(commits)
 
     def _snapshot(self, at: int | None) -> int:
         head = self.head
@@ -314,6 +324,17 @@ class Board:
         if self._committer is None:
             raise ReadOnlyBoard("This board was opened read-only.")
         return self._committer
+
+
+class _Polling:
+    """The signal of a process that is not told of commits: it looks every now and then."""
+
+    def clear(self) -> None:
+        """There is nothing to forget."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout))
+        return True
 
 
 def _concerns(predicate: Predicate, entry: Entry) -> bool:

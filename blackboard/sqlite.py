@@ -1,6 +1,6 @@
 """The board's storage in one SQLite file: one writing connection, separate reading ones, write-ahead log."""
 
-from collections import defaultdict
+import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +26,12 @@ from agentsys.blackboard.schema import (
 from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import BoardCorrupt, BoardMissing, CursorState, SchemaTooNew, StaleEpoch
 
-LOOKUP: Final = 1_000
-"""Keys looked up per statement; SQLite binds at most 32,766 values."""
-
-_HEADS: Final = select(*ENTRY_COLUMNS).where(
-    ENTRIES.c.topic == bindparam("topic"),
-    ENTRIES.c.key.in_(bindparam("keys", expanding=True)),
-    ENTRIES.c.valid_to.is_(None),
+_COLUMNS: Final = ", ".join(f'entry."{column.name}"' for column in ENTRY_COLUMNS)
+# SQLite searches its index for each of a joined list of pairs, but scans all of it for `IN` with pairs.
+_HEADS: Final = (
+    f"SELECT {_COLUMNS} FROM json_each(?) AS wanted CROSS JOIN entry_version AS entry"  # noqa: S608
+    " ON entry.topic = json_extract(wanted.value, '$[0]') AND entry.key = json_extract(wanted.value, '$[1]')"
+    " WHERE entry.valid_to IS NULL"
 )
 _SUPERSEDED_ENTRY: Final = {"topic": "of_topic", "key": "of_key", "version": "of_version"}
 _SUPERSEDE_EFFECT: Final = (
@@ -91,15 +90,9 @@ class SqliteStorage(SqlStorage):
             self._writer.engine.dispose()
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
-        by_topic: dict[str, list[str]] = defaultdict(list)
-        for topic, key in keys:
-            by_topic[topic].append(key)
-        # SQLite searches its index for a list of keys within a topic, but scans all of it for a list of pairs.
-        for topic, names in by_topic.items():
-            for start in range(0, len(names), LOOKUP):
-                yield from map(
-                    entry_from_row, self._rows(_HEADS, {"topic": topic, "keys": names[start : start + LOOKUP]})
-                )
+        with self._connection() as connection:
+            rows = connection.exec_driver_sql(_HEADS, (json.dumps([*keys]),)).all()
+        return map(entry_from_row, rows)
 
     def _store(self, rows: BatchRows) -> None:
         with self._database.translated_errors(), self._writer.begin():

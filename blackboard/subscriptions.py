@@ -1,6 +1,7 @@
 """Durable subscriptions: a named position in the log that moves only together with its consumer's own writes."""
 
 import time
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from agentsys.blackboard.predicates import Predicate
@@ -16,6 +17,16 @@ class SubscriptionMismatch(BoardError):
     remedy = "Use the predicate it was created with, or another name."
 
 
+class Changed(Protocol):
+    """A signal that something may have changed."""
+
+    def clear(self) -> None:
+        """Forget what was signalled."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the signal; ``timeout`` in seconds."""
+
+
 class Feed(Protocol):
     """What a subscription needs of its board."""
 
@@ -27,8 +38,8 @@ class Feed(Protocol):
     def matching(self, predicate: Predicate, after: int, limit: int | None) -> list[Commit]:
         """Return commits after ``after`` that wrote an entry ``predicate`` matches, or deleted one it covers."""
 
-    def wait_for(self, seq: int, timeout: float | None) -> bool:
-        """Wait until commit ``seq`` exists; ``timeout`` in seconds."""
+    def watching(self, predicate: Predicate) -> AbstractContextManager[Changed]:
+        """Give a signal that is set when a commit may have changed what ``predicate`` covers, perhaps also else."""
 
 
 class Subscription:
@@ -58,13 +69,16 @@ class Subscription:
         """Wait for a matching commit after the position; return whether there is one. ``timeout`` in seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         position = self.position
-        while True:
-            head = self._feed.head
-            after = max(position, self._scanned)
-            if after < head and self._feed.matching(self.predicate, after, 1):
-                return True
-            self._scanned = max(after, head)
-            remaining = None if deadline is None else deadline - time.monotonic()
-            if remaining is not None and remaining <= 0:
-                return False
-            self._feed.wait_for(self._scanned + 1, remaining)
+        with self._feed.watching(self.predicate) as changed:
+            while True:
+                # Forgotten before looking: what comes while this looks is noticed after it.
+                changed.clear()
+                head = self._feed.head
+                after = max(position, self._scanned)
+                if after < head and self._feed.matching(self.predicate, after, 1):
+                    return True
+                self._scanned = max(after, head)
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    return False
+                changed.wait(remaining)

@@ -6,11 +6,12 @@ predicates) and what it wants to write; the committer validates that in one step
 
 import json
 import math
-import secrets
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from random import Random
+from typing import Final, Literal, Protocol, TypeAlias
 
 from agentsys.blackboard.effects import Effect, EffectChange, EffectIntent, EffectState
 from agentsys.blackboard.entries import (
@@ -28,6 +29,11 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import BoardError, LabelError
 
 Isolation: TypeAlias = Literal["serializable", "snapshot"]
+
+
+# The system's own randomness costs a call that lets go of the interpreter, for each transaction; a seed of it will do.
+_IDENTIFIERS: Final = Random()  # noqa: S311 - they must differ, not be secret
+os.register_at_fork(after_in_child=_IDENTIFIERS.seed)
 
 
 class LabelTooLow(LabelError):
@@ -187,7 +193,7 @@ class Transaction:
         audience: Readers | None = None,
     ) -> None:
         """Use :meth:`Board.begin`. ``view`` shows no more than the ``audience`` may read."""
-        self.id = secrets.token_hex(16)
+        self.id = f"{_IDENTIFIERS.getrandbits(128):032x}"
         self.snapshot = snapshot
         self.principal = check_name(principal, "principal")
         self.run = run if run is None else check_name(run, "run")

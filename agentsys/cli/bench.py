@@ -20,6 +20,7 @@ BENCHMARKS = {
     "demo": "the demo lake with the local model: right file, right answer, memory",
     "console": "the console over a large board in Chromium: first content, commit to page, reruns under a stream",
     "conformance": "the official MCP conformance suite against our face, for two protocol revisions",
+    "board": "commits/s beside raw SQLite, fairness, recovery; --peer langgraph: our checkpoint saver beside theirs",
     "isolation": "transactions of several processes, in which checkers look for anomalies; --set kills=N kills some",
     "crash": "kill -9 of processes that commit and act: nothing acknowledged lost, no effect doubled; --set kills=N",
     "structure": "lengths of files and functions, import circles",
@@ -38,6 +39,7 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Fewer repetitions and cases.")] = False,
     check: Annotated[bool, typer.Option(help="Exit 1 when a bar is missed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each arm.")] = 5,
+    peer: Annotated[str | None, typer.Option(help="Of `board`: what to compare with instead of raw SQLite.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("benchmarks/results/local"),
     arguments: Annotated[
         list[str] | None, typer.Option("--set", help="An argument of the benchmark, NAME=VALUE.")
@@ -63,7 +65,9 @@ def bench(
         from agentsys.benchmarks.harness import Options, write_json
 
         module = importlib.import_module(f"agentsys.benchmarks.{name}")
-        result: BenchResult = module.main(Options(quick, repeats, _arguments(arguments or [])))
+        result: BenchResult = module.main(
+            Options(quick, repeats, _arguments(arguments or []) | ({"peer": peer} if peer else {}))
+        )
     path = write_json(result, output)
     if as_json:
         print_json({"figure": result.figure, "columns": result.columns, "rows": result.rows, "file": str(path)})

@@ -10,7 +10,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from agentsys.blackboard.entries import Json
 
-WORTH_COMPRESSING: Final = 128
+WORTH_COMPRESSING: Final = 1_024
 """Bytes; below, the attempt costs more than it spares."""
 FAST: Final = 1
 

@@ -1,6 +1,8 @@
 """Durable cursors: at-least-once delivery, exactly-once processing."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from agentsys.blackboard.board import Board, ReadOnlyBoard
 from agentsys.blackboard.conflicts import Conflict, CursorConflict
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import BoardClosed
 from agentsys.blackboard.subscriptions import SubscriptionMismatch
 from agentsys.blackboard.transactions import InvalidCursorMove
 
@@ -168,3 +171,31 @@ def test_a_read_only_board_can_follow_but_not_subscribe(tmp_path: Path) -> None:
         post(board, "a")
         assert follower.wait_for(1, 30) and follower.head == 1
         assert [commit.seq for commit in follower.log()] == [1]
+
+
+def test_a_waiting_subscription_is_woken_only_by_what_may_concern_it(tmp_path):
+    with Board.open(tmp_path / "board.db") as board:
+        mine, prefix, anything = Predicate(topic="mine"), Predicate(topic_prefix="mi"), Predicate(type="note")
+        with board.watching(mine) as one, board.watching(prefix) as two, board.watching(anything) as three:
+            for topic, type_, woken in [
+                ("other", "task", [False, False, False]),
+                ("mild", "task", [False, True, False]),
+                ("mine", "note", [True, True, True]),
+            ]:
+                transaction = board.begin("writer")
+                transaction.put(topic, "key", 1, type=type_)
+                board.commit(transaction)
+                assert [one.is_set(), two.is_set(), three.is_set()] == woken
+                for signal in (one, two, three):
+                    signal.clear()
+
+
+def test_a_waiting_subscription_ends_with_the_board(tmp_path):
+    board = Board.open(tmp_path / "board.db")
+    subscription = board.subscribe("worker", TASKS)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(subscription.wait)
+        time.sleep(0.05)
+        board.close()
+        with pytest.raises(BoardClosed):
+            waiting.result(10)

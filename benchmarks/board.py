@@ -1,0 +1,251 @@
+"""The board's commits beside raw SQLite, its fairness, its idle subscribers, its recovery and its old snapshots.
+
+Every figure is taken with full durability, the raw ceiling from the very rows and batches that the board had stored
+just before. ``--peer langgraph`` compares our checkpoint saver with LangGraph's own instead.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from agentsys.benchmarks import board_peer
+from agentsys.benchmarks.board_load import Load, agents_on, fsync_seconds, in_folder, raw_seconds
+from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.predicates import Predicate
+from agentsys.errors import ConfigurationError
+
+AGENTS: Final = (1, 16, 64, 256)
+PROCESSES: Final = 8
+SUBSCRIBERS: Final = 1_000
+VERSIONS: Final = 20
+READS: Final = 500
+
+
+@dataclass(slots=True)
+class Figures:
+    """Repetitions by arm, and the bars and rows that follow from them."""
+
+    repetitions: dict[str, list[float]] = field(default_factory=dict)
+    rows: list[Sequence[str | float | int]] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+
+    def add(self, arm: str, value: float) -> None:
+        self.repetitions.setdefault(arm, []).append(value)
+
+    def median(self, arm: str) -> float:
+        return median(self.repetitions[arm])
+
+
+def main(options: Options) -> BenchResult:
+    """Measure; the argument ``peer`` may name ``langgraph``."""
+    peer = options.arguments.get("peer")
+    if peer == "langgraph":
+        return board_peer.main(options)
+    if peer:
+        raise ConfigurationError(f"There is no peer {peer!r} of the board.", remedy="Use --peer langgraph.")
+    figures = Figures()
+    busy = other_cpu_share()
+    with tempfile.TemporaryDirectory(prefix="agentsys-bench-") as name:
+        folder = Path(name)
+        seconds = 0.5 if options.quick else 2.0
+        repeats = 1 if options.quick else options.repeats
+        _throughput(figures, in_folder(folder), folder, seconds, repeats)
+        _fairness(figures, folder, 2.0 if options.quick else 5.0)
+        _idle_subscribers(figures, in_folder(folder / "idle"), seconds, repeats)
+        _recovery(figures, folder, 20_000 if options.quick else 200_000)
+        _snapshots(figures, folder, repeats)
+    notes = [
+        f"Other processes kept {busy:.1f} of {os.cpu_count()} cores busy before the runs and {other_cpu_share():.1f} "
+        "after them.",
+        "Each agent reads three entries, writes one of 200 bytes and waits until it is durable (synchronous=FULL).",
+    ]
+    return BenchResult(
+        name="board",
+        figure=f"{figures.median('board 16'):,.0f} commits/s at 16 agents, {figures.median('board 256'):,.0f} at 256 "
+        f"({figures.median('share 16'):.0%} and {figures.median('share 256'):.0%} of raw SQLite)",
+        columns=["what", "figure", "beside it", "p50 ms", "p99 ms"],
+        rows=figures.rows,
+        bars=figures.bars,
+        repetitions=figures.repetitions,
+        notes=notes,
+    )
+
+
+def _throughput(figures: Figures, name: Callable[[], Path], folder: Path, seconds: float, repeats: int) -> None:
+    loads: dict[int, list[Load]] = {count: [] for count in AGENTS}
+    for _ in range(repeats):
+        for count in AGENTS:
+            figures.add("fsync", fsync_seconds(folder))
+            load = agents_on(name(), count, seconds)
+            raw = load.commits / raw_seconds(name(), load.batches)
+            loads[count].append(load)
+            figures.add(f"board {count}", load.rate)
+            figures.add(f"raw {count}", raw)
+            figures.add(f"share {count}", load.rate / raw)
+            figures.add(f"p99 {count}", load.quantile(0.99))
+    for count in AGENTS:
+        p50, p99 = (median([load.quantile(share) for load in loads[count]]) * 1e3 for share in (0.5, 0.99))
+        raw = figures.median(f"raw {count}")
+        figures.rows.append(
+            [f"commits/s, {count} agents", round(figures.median(f"board {count}")), f"raw: {raw:,.0f}", p50, p99]
+        )
+        figures.bars.append(Bar(f"{count} agents: share of raw SQLite", figures.median(f"share {count}"), 0.7))
+    figures.bars += [
+        Bar("16 agents: commits/s", figures.median("board 16"), 3_000),
+        Bar("256 agents: commits/s", figures.median("board 256"), 7_000),
+        Bar("16 agents: p99 in fsyncs", figures.median("p99 16") / figures.median("fsync"), 5, at_least=False),
+    ]
+    figures.rows.append(["fsync of 4 KiB, ms", round(figures.median("fsync") * 1e3, 2), "", "", ""])
+
+
+def _fairness(figures: Figures, folder: Path, seconds: float) -> None:
+    path = folder / "shared.db"
+    with Board.open(path) as board, ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(write_together, str(path), number, seconds) for number in range(PROCESSES)]
+        while len(board.query(Predicate(topic="ready"))) < PROCESSES:
+            time.sleep(0.05)
+        _put(board, "go", "at", time.time() + 0.5)
+        counts = [future.result() for future in futures]
+    fairness = jain(counts)
+    figures.add("fairness", fairness)
+    figures.rows.append([f"Jain fairness, {PROCESSES} processes", round(fairness, 3), f"commits: {counts}", "", ""])
+    figures.bars.append(Bar(f"Jain fairness over {PROCESSES} writing processes", fairness, 0.9))
+
+
+def write_together(path: str, number: int, seconds: float) -> int:
+    """Say that one is ready, commit for ``seconds`` from when all go, and return how often."""
+    count = 0
+    with Board.open(path) as board:
+        _put(board, "ready", f"process {number}", True)
+        while (go := board.get("go", "at")) is None:
+            time.sleep(0.05)
+        begin = float(str(go.value))
+        time.sleep(max(0.0, begin - time.time()))
+        while time.time() < begin + seconds:
+            _put(board, f"process {number}", "count", count)
+            count += 1
+    return count
+
+
+def _put(board: Board, topic: str, key: str, value: Json) -> None:
+    transaction = board.begin("bench")
+    transaction.put(topic, key, value, type="note")
+    board.commit(transaction)
+
+
+def jain(counts: Sequence[float]) -> float:
+    """Return Jain's index: 1 where all are equal, 1/n where one has everything."""
+    squares = sum(count * count for count in counts)
+    return sum(counts) ** 2 / (len(counts) * squares) if squares else 0.0
+
+
+def _idle_subscribers(figures: Figures, name: Callable[[], Path], seconds: float, repeats: int) -> None:
+    arms = {
+        "alone": lambda: agents_on(name(), 16, seconds).rate,
+        "beside subscribers": lambda: agents_on(name(), 16, seconds, beside=idle_subscribers).rate,
+    }
+    taken = interleave(arms, max(2, repeats))
+    figures.repetitions.update(taken)
+    shares = [beside / alone for alone, beside in zip(*taken.values(), strict=True)]
+    cost = 100 * (1 - median(shares))
+    beside = f"alone: {figures.median('alone'):,.0f}"
+    what = f"commits/s, 16 agents, {SUBSCRIBERS:,} idle subscribers"
+    figures.rows.append([what, round(figures.median("beside subscribers")), beside, "", ""])
+    figures.bars.append(Bar(f"cost of {SUBSCRIBERS:,} idle subscribers, %", cost, 5, at_least=False))
+
+
+def idle_subscribers(board: Board) -> ExitStack:
+    """Let a thousand threads wait for what nobody writes, until the stack that is returned closes."""
+    ended = threading.Event()
+
+    def wait(number: int) -> None:
+        subscription = board.subscribe(f"idle {number}", Predicate(topic=f"idle {number}"), after=board.head)
+        while not ended.is_set():
+            subscription.wait(3600)
+
+    threading.stack_size(256 * 1024)
+    threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(SUBSCRIBERS)]
+    for thread in threads:
+        thread.start()
+    stack = ExitStack()
+
+    def wake() -> None:
+        ended.set()
+        transaction = board.begin("bench")
+        for number in range(SUBSCRIBERS):
+            transaction.put(f"idle {number}", "end", True, type="note")
+        board.commit(transaction)
+        for thread in threads:
+            thread.join()
+
+    stack.callback(wake)
+    return stack
+
+
+def _recovery(figures: Figures, folder: Path, rows: int) -> None:
+    path = folder / "recovery.db"
+    process = multiprocessing.get_context("spawn").Process(target=fill_and_die, args=(str(path), rows))
+    process.start()
+    process.join()
+    start = time.perf_counter()
+    with Board.open(path) as board:
+        _put(board, "after", "recovery", True)
+        taken = (time.perf_counter() - start) * 1e6 / board.head
+    figures.add("recovery", taken)
+    figures.rows.append(["first commit after a kill, s a million commits", round(taken, 2), f"of {rows:,}", "", ""])
+    figures.bars.append(Bar("recovery, s per million log rows", taken, 5, at_least=False))
+
+
+def fill_and_die(path: str, rows: int) -> None:
+    """Write ``rows`` commits and end without closing anything, as a kill does."""
+    board = Board.open(path, durability="normal")
+    waiting = []
+    for number in range(rows):
+        transaction = board.begin("bench")
+        transaction.put("log", f"entry {number % 5_000}", number, type="note")
+        waiting.append(board.submit(transaction))
+        if len(waiting) == 512:
+            waiting.pop(0).result()
+    for future in waiting:
+        future.result()
+    os._exit(0)
+
+
+def _snapshots(figures: Figures, folder: Path, repeats: int) -> None:
+    path = folder / "versions.db"
+    with Board.open(path, durability="normal") as board:
+        for version in range(VERSIONS):
+            transaction = board.begin("bench")
+            for number in range(READS):
+                transaction.put("topic", f"entry {number}", [version, number], type="note")
+            board.commit(transaction)
+
+    def reads(board: Board, at: int) -> Callable[[], float]:
+        def run() -> float:
+            start = time.perf_counter()
+            for number in range(READS):
+                board.get("topic", f"entry {number}", at=at)
+            return (time.perf_counter() - start) / READS
+
+        return run
+
+    # Another process's reads: the writer answers those of the head from memory.
+    with Board.open_read_only(path) as board:
+        taken = interleave({"head read": reads(board, VERSIONS), "old read": reads(board, 1)}, 2 * max(repeats, 2))
+    figures.repetitions.update(taken)
+    ratio = figures.median("old read") / figures.median("head read")
+    beside = f"head: {figures.median('head read') * 1e6:.0f}"
+    figures.rows.append([f"read {VERSIONS} versions back, µs", round(figures.median("old read") * 1e6), beside, "", ""])
+    figures.bars.append(Bar("read of an old snapshot, times a head read", ratio, 1.2, at_least=False))

@@ -1,0 +1,46 @@
+"""The board's benchmark counts what it says: raw SQLite stores the same rows, and the savers' states are read back."""
+
+import asyncio
+
+import pytest
+
+from agentsys.benchmarks import board
+from agentsys.benchmarks.board_load import agents_on, raw_seconds
+from agentsys.benchmarks.board_peer import async_sqlite, ours, walk
+from agentsys.benchmarks.harness import Options
+from agentsys.blackboard.board import Board
+from agentsys.errors import ConfigurationError
+
+
+def test_raw_sqlite_stores_what_the_board_stored(tmp_path):
+    load = agents_on(tmp_path / "board.db", 4, 0.2)
+    assert raw_seconds(tmp_path / "raw.db", load.batches) > 0
+    with Board.open_read_only(tmp_path / "board.db") as one, Board.open_read_only(tmp_path / "raw.db") as other:
+        assert one.log() == other.log()
+        assert load.commits + 1 == one.head == other.head == one.verify()
+
+
+def test_jains_index_tells_equal_shares_from_one_who_has_all():
+    assert board.jain([5, 5, 5, 5]) == 1
+    assert board.jain([20, 0, 0, 0]) == 0.25
+    assert board.jain([0, 0]) == 0
+
+
+@pytest.mark.parametrize("opened", [ours, async_sqlite])
+def test_both_savers_read_back_what_was_put(opened, tmp_path):
+    async def steps():
+        async with opened(tmp_path / "file.db") as saver:
+            await walk(saver, "thread", 5)
+
+    asyncio.run(steps())
+
+
+def test_idle_subscribers_are_there_and_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(board, "SUBSCRIBERS", 5)
+    load = agents_on(tmp_path / "board.db", 2, 0.1, beside=board.idle_subscribers)
+    assert load.commits > 0
+
+
+def test_an_unknown_peer_is_refused():
+    with pytest.raises(ConfigurationError):
+        board.main(Options(arguments={"peer": "nobody"}))
