@@ -133,8 +133,8 @@ class Runtime:
         client = ServingClient({name: engine_factory(name, options)}, default=name)
         if arguments.get("policy") is None:
             arguments["policy"] = Policy.of(processors=client.audience.members or ())
-        path = settings.board.path
-        board = Board.open_read_only(path) if read_only else Board.open(path, durability=settings.board.durability)
+        where, durability = settings.board.location, settings.board.durability
+        board = Board.open_read_only(where) if read_only else Board.open(where, durability=durability)
         return Runtime(board, client, **arguments)
 
     async def run(

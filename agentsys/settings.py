@@ -25,8 +25,15 @@ from agentsys.serving.weights.catalogue import DEFAULT_MODEL
 ENVIRONMENT_PREFIX = "AGENTSYS_"
 SETTINGS_FILE = "agentsys.toml"
 
+DATABASE_SCHEMES = ("postgresql://", "postgres://")
+
 SECRET_NAMES = frozenset({"api_key", "token"})
 """Last parts of the keys whose values are never shown."""
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of a dotted key is never shown: a database's address may hold its password."""
+    return key == "board.url" or key.rpartition(".")[2] in SECRET_NAMES
 
 
 class Section(BaseModel):
@@ -63,7 +70,17 @@ class BoardSettings(Section):
     path: Path = Field(
         default_factory=lambda: platformdirs.user_state_path("agentsys") / "board.db", description="the board's file"
     )
+    url: str | None = Field(
+        None,
+        description="instead of a file: postgresql://user@host/database?board=NAME, shared by several machines",
+        repr=False,
+    )
     durability: Literal["full", "normal"] = Field("full", description="normal may lose the last commits on power cut")
+
+    @property
+    def location(self) -> Path | str:
+        """What opens the board: its address in PostgreSQL if there is one, else its file."""
+        return self.url or self.path
 
 
 class LakeSettings(Section):
@@ -210,7 +227,7 @@ def load_settings(
         ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
     ]
     for source, layer in layers:
-        for key, value in layer.items():
+        for key, value in _one_board(layer, values).items():
             values[key] = value
             sources[key] = source
     try:
@@ -218,6 +235,14 @@ def load_settings(
     except ValidationError as error:
         raise ConfigurationError(_explain(error, sources)) from error
     return LoadedSettings(settings=settings, sources={key: sources.get(key, "default") for key in flatten(settings)})
+
+
+def _one_board(layer: dict[str, Any], weaker: dict[str, Any]) -> dict[str, Any]:
+    """Return ``layer`` with the board's address under its own key, and without that of a ``weaker`` source's board."""
+    path = layer.get("board.path")
+    if isinstance(path, str) and path.startswith(DATABASE_SCHEMES):
+        return {**{key: value for key, value in layer.items() if key != "board.path"}, "board.url": path}
+    return {"board.url": None, **layer} if path is not None and "board.url" in weaker else layer
 
 
 def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -272,7 +297,7 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(key: str, value: object) -> str:
     """Return a wrong value as a message may quote it: of a secret nothing, of a table, which may hold one, the keys."""
-    if key.rpartition(".")[2] in SECRET_NAMES:
+    if is_secret(key):
         return "(hidden)"
     return f"a table of {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
 

@@ -5,13 +5,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agentsys.blackboard.clearance import ClearedView
 from agentsys.blackboard.committer import Committer
@@ -19,6 +19,7 @@ from agentsys.blackboard.database import Durability
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Json, check_name
 from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.postgres.address import is_postgres
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
@@ -27,6 +28,9 @@ from agentsys.blackboard.subscriptions import Changed, Subscription, Subscriptio
 from agentsys.blackboard.transactions import Commit, Isolation, Transaction, nothing_committed
 from agentsys.blackboard.wakeups import WakeUps
 from agentsys.errors import BoardError
+
+if TYPE_CHECKING:
+    from agentsys.blackboard.postgres.sharing import LeasedCommitter
 
 TEMPORARY: Final = ":memory:"
 POLL_SECONDS: Final = 0.03
@@ -41,6 +45,13 @@ class ReadOnlyBoard(BoardError):
     remedy = "Open it with `Board.open` in the one process that writes."
 
 
+class DriverMissing(BoardError):
+    """A board in PostgreSQL was opened without the extra that brings the driver."""
+
+    code = "AGS-0224"
+    remedy = "Run `pip install 'agentsys-runtime[postgres]'`."
+
+
 class InvalidSnapshot(BoardError):
     """A past or future state was asked for that the board does not have."""
 
@@ -49,23 +60,27 @@ class InvalidSnapshot(BoardError):
 
 
 class Board:
-    """A board in one file. Thread-safe; commits block until they are durable. Use it as a context manager or close it.
+    """A board in one file, or in a PostgreSQL database that several machines share. Use it as a context manager.
 
-    Several processes may write one board: the first leads, the others send it their commits, and when it ends another
-    takes over. Any number read (:meth:`open_read_only`).
+    Thread-safe; commits block until they are durable. Several processes may write one board: the first leads, the
+    others send it their commits, and when it ends another takes over. Any number read (:meth:`open_read_only`).
     """
 
-    def __init__(self, source: Path | None, durability: Durability | None) -> None:
+    def __init__(self, source: Path | str | None, durability: Durability | None) -> None:
         """Use :meth:`open` or :meth:`open_read_only`."""
         self._advanced = threading.Condition()
         self._wakeups = WakeUps()
         self._head = 0
         self._closed = False
         self._folder: Path | None = None
-        self._committer: Committer | SharedCommitter | None = None
+        self._committer: Committer | SharedCommitter | LeasedCommitter | None = None
         self._epoch: int | None = None
-        self._knows_head = False
-        if durability is None:
+        self._knows_head: Callable[[], bool] = lambda: False
+        self._is_told = False
+        """Whether ``_learn`` is called with every new commit, by whomever, sooner or later."""
+        if isinstance(source, str):
+            self._open_database(source, durability)
+        elif durability is None:
             assert source is not None
             self._reader: Reader = open_reader(source)
         elif source is None:
@@ -77,21 +92,22 @@ class Board:
     def open(path: Path | str, *, durability: Literal["full", "normal"] = "full") -> "Board":
         """Open or create the board at ``path`` for writing; ``":memory:"`` is a board that vanishes when closed.
 
+        ``postgresql://user@host/database?board=NAME`` is one in a database (see ``docs/deployment.md``).
         Raises :class:`BoardBusy` if this process has it open already or the process that leads it does not answer,
         :class:`BoardCorrupt`, :class:`SchemaTooNew`.
         """
-        return Board(None if str(path) == TEMPORARY else Path(path), durability)
+        return Board(None if str(path) == TEMPORARY else _source(path), durability)
 
     @staticmethod
     def open_read_only(path: Path | str) -> "Board":
         """Open the board at ``path`` for reading, whoever writes it. Raises :class:`BoardMissing`."""
-        return Board(Path(path), None)
+        return Board(_source(path), None)
 
     @property
     def head(self) -> int:
         """The newest commit's sequence number; 0 while the log is empty."""
         reader = self._open_reader()
-        return self._head if self._knows_head else reader.state().head
+        return self._head if self._knows_head() else reader.state().head
 
     @property
     def epoch(self) -> int:
@@ -168,10 +184,12 @@ class Board:
 
     def wait_for(self, seq: int, timeout: float | None = None) -> bool:
         """Wait until commit ``seq`` exists and return whether it does; ``timeout`` in seconds."""
-        if self._knows_head:
-            with self._advanced:
-                self._advanced.wait_for(lambda: self._head >= seq or self._closed, timeout)
-            return self._head >= seq
+        if self._is_told:
+            # The news of a commit may be on its way still.
+            if self.head < seq:
+                with self._advanced:
+                    self._advanced.wait_for(lambda: self._head >= seq or self._closed, timeout)
+            return self._head >= seq or (not self._closed and self.head >= seq)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while self.head < seq:
             remaining = deadline - time.monotonic()
@@ -182,7 +200,7 @@ class Board:
 
     def watching(self, predicate: Predicate) -> AbstractContextManager[Changed]:
         """Give a signal that is set when a commit may have changed what ``predicate`` covers, perhaps also else."""
-        return self._wakeups.waiting(predicate) if self._knows_head else nullcontext(_Polling())
+        return self._wakeups.waiting(predicate) if self._is_told else nullcontext(_Polling())
 
     def subscribe(self, name: str, predicate: Predicate, *, after: int = 0) -> Subscription:
         """Return the durable subscription ``name``, created at position ``after`` unless it exists.
@@ -223,9 +241,9 @@ class Board:
         """Whether ``effect`` was started by a process that still has the board open, this one included."""
         if effect.state is not EffectState.STARTED:
             return False
-        if isinstance(self._committer, SharedCommitter):
-            return self._committer.alive(effect.epoch)
-        return effect.epoch == self.epoch
+        if self._committer is None or isinstance(self._committer, Committer):
+            return effect.epoch == self.epoch
+        return self._committer.alive(effect.epoch)
 
     def start_effect(self, effect_id: str, *, principal: str = "runtime") -> Effect:
         """Record durably that the next attempt of an effect begins. Raises :class:`EffectRefused`."""
@@ -281,7 +299,8 @@ class Board:
     def _open_temporary(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="agentsys-board-"))
         storage = SqliteStorage(self._folder / "board.db", "off")
-        self._reader, self._epoch, self._knows_head = storage, storage.state().epoch, True
+        self._reader, self._epoch = storage, storage.epoch
+        self._knows_head, self._is_told = lambda: True, True
         self._committer = Committer(storage, self._publish)
 
     def _open_shared(self, path: Path, durability: Durability) -> None:
@@ -293,14 +312,37 @@ class Board:
         self._committer, self._reader, self._epoch = shared, shared.reader, shared.epoch
         with self._advanced:
             # A process that comes to lead later goes on asking the file: others may have committed in between.
-            self._knows_head = shared.leads_from_start
+            self._is_told = shared.leads_from_start
+            self._knows_head = lambda: shared.leads_from_start
             self._head = max(self._head, shared.reader.state().head)
+
+    def _open_database(self, location: str, durability: Durability | None) -> None:
+        # Imported here, as the driver is an extra.
+        try:
+            from agentsys.blackboard.postgres.sharing import LeasedCommitter, open_for_reading
+        except ImportError as error:
+            raise DriverMissing(f"The board is in PostgreSQL, whose driver cannot be loaded: {error}.") from error
+        if durability is None:
+            self._reader = open_for_reading(location)
+            return
+        leased = LeasedCommitter(location, durability, self._publish, self._learn)
+        self._committer, self._reader, self._epoch = leased, leased.reader, leased.epoch
+        self._knows_head, self._is_told = leased.knows_head, True
 
     def _publish(self, commits: Sequence[Commit]) -> None:
         with self._advanced:
             self._head = commits[-1].seq
             self._advanced.notify_all()
         self._wakeups.publish(commits)
+
+    def _learn(self, head: int) -> None:
+        """Take note of commits of other processes, of which only the number is known."""
+        with self._advanced:
+            if head <= self._head:
+                return
+            self._head = head
+            self._advanced.notify_all()
+        self._wakeups.wake_all()
 
     def _snapshot(self, at: int | None) -> int:
         head = self.head
@@ -319,7 +361,7 @@ class Board:
             raise BoardClosed("The board was closed.")
         return self._reader
 
-    def _writable(self) -> Committer | SharedCommitter:
+    def _writable(self) -> "Committer | SharedCommitter | LeasedCommitter":
         self._open_reader()
         if self._committer is None:
             raise ReadOnlyBoard("This board was opened read-only.")
@@ -335,6 +377,10 @@ class _Polling:
     def wait(self, timeout: float | None = None) -> bool:
         time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout))
         return True
+
+
+def _source(location: Path | str) -> Path | str:
+    return str(location) if is_postgres(location) else Path(location)
 
 
 def _concerns(predicate: Predicate, entry: Entry) -> bool:

@@ -18,7 +18,16 @@ from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
 from agentsys.blackboard.entries import Entry, canonical_json
 from agentsys.blackboard.holds import Holds
 from agentsys.blackboard.merges import merged
-from agentsys.blackboard.storage import BoardClosed, BoardState, CursorState, PreparedCommit, Storage, StorageFailed
+from agentsys.blackboard.storage import (
+    BoardClosed,
+    BoardState,
+    BoardUnreachable,
+    CursorState,
+    PreparedCommit,
+    StaleEpoch,
+    Storage,
+    StorageFailed,
+)
 from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write, nothing_committed
 from agentsys.blackboard.validation import BatchState, validate
 from agentsys.errors import BoardError
@@ -180,7 +189,8 @@ class Committer:
         if stored:
             self._advance(stored)
         for member in batch:
-            if len(batch) == 1:
+            if len(batch) == 1 or isinstance(error, (StaleEpoch, BoardUnreachable)):
+                # No member by itself would fare better under these two.
                 member.future.set_exception(_as_board_error(error))
             else:
                 self._commit([replace(member, request=replace(member.request, resubmitted=True))])

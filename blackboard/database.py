@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import Engine, create_engine, event
@@ -17,6 +17,8 @@ from agentsys.errors import BoardError
 Durability: TypeAlias = Literal["full", "normal", "off"]
 """``full``: every commit reaches the disk before it is acknowledged. ``normal``: survives a crash of the process, and
 may lose the newest commits in a power cut. ``off``: for boards that are thrown away."""
+
+_T = TypeVar("_T")
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 CHECKPOINT_PAGES: Final = 4_000
@@ -48,6 +50,10 @@ class SqliteFile:
             # The low byte is the primary code; the rest says more of the same.
             kind = StorageFailed if code is None else _ERRORS.get(code & 0xFF, StorageFailed)
             raise kind(f"{self.name}: {cause} ({name}).") from error
+
+    def patiently(self, operation: Callable[[], _T]) -> _T:
+        """A file that cannot be read now will not be a moment later either."""
+        return operation()
 
     def check(self, connection: SqlConnection) -> None:
         """Verify the file's pages; raises :class:`BoardCorrupt`."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Column, Connection, Float, Integer, String, Text, insert, text, update
+from sqlalchemy import BigInteger, Column, Connection, DateTime, Float, Integer, String, Text, insert, text, update
 
 from agentsys.blackboard.chain import GENESIS
-from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, BoardModel
+from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, BoardModel, SharedModel
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def create_tables(connection: Connection) -> None:
     """Create the tables of an empty board, as they are now."""
     BoardModel.metadata.create_all(connection)
+    if connection.dialect.name == "postgresql":
+        SharedModel.metadata.create_all(connection)
     connection.execute(
         insert(BOARD), [{"id": 1, "schema_version": SCHEMA_VERSION, "epoch": 0, "head": 0, "head_hash": GENESIS}]
     )
@@ -143,6 +145,19 @@ def _create_effects_1(operations: Operations) -> None:
 
 def _to_2(operations: Operations) -> None:
     operations.add_column("board", _column("leader", _NUMBER, null=True))
+    if operations.get_context().dialect.name == "postgresql":
+        operations.create_table(
+            "session", _column("epoch", _NUMBER, key=True), _column("alive_until", DateTime(timezone=True))
+        )
+        operations.create_table(
+            "submission",
+            _column("id", String(), key=True),
+            _column("epoch", _NUMBER),
+            _column("taken_by", String(), null=True),
+            _column("request", Text()),
+            _column("answer", Text(), null=True),
+            prefixes=["UNLOGGED"],
+        )
 
 
 _STEPS: Final[tuple[Callable[[Operations], None], ...]] = (_to_1, _to_2)

@@ -1,9 +1,9 @@
 """Reads of a board's tables in SQLAlchemy Core, for any database."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, bindparam, exists, func, or_, select
 
@@ -22,6 +22,8 @@ from agentsys.blackboard.rows import (
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES
 from agentsys.blackboard.storage import BoardClosed, BoardState, ChainBroken, CursorState
 from agentsys.blackboard.transactions import Commit
+
+_T = TypeVar("_T")
 
 PAGE: Final = 500
 """Commits assembled per step when the log is read."""
@@ -96,6 +98,9 @@ class Database(Protocol):
 
     def translated_errors(self) -> AbstractContextManager[None]:
         """Raise database errors as the board's own."""
+
+    def patiently(self, operation: Callable[[], _T]) -> _T:
+        """Return what ``operation``, a read, returns, repeating it if the database may come back by itself."""
 
     def check(self, connection: Connection) -> None:
         """Verify the medium as far as the database can; raises :class:`BoardCorrupt`."""
@@ -246,8 +251,11 @@ class SqlReader:
             yield commit, tuple(entry.value for entry in written)
 
     def _rows(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any] | None = None) -> Sequence[AnyRow]:
-        with self._connection() as connection:
-            return connection.execute(statement, parameters or {}).all()
+        def read() -> Sequence[AnyRow]:
+            with self._connection() as connection:
+                return connection.execute(statement, parameters or {}).all()
+
+        return self._database.patiently(read)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

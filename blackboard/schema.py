@@ -1,8 +1,9 @@
 """The tables of a board's database."""
 
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import BigInteger, DateTime, Index, Integer, MetaData, String, Table, Text, text
 from sqlmodel import Field, SQLModel
 
 SCHEMA_VERSION: Final = 2
@@ -125,8 +126,38 @@ class CursorRow(BoardModel, table=True):
     position: int = Field(sa_type=NUMBER)
 
 
+class SharedModel(SQLModel):
+    """Base of the tables through which several machines share a board; only PostgreSQL has them."""
+
+    metadata = MetaData()
+
+
+class SessionRow(SharedModel, table=True):
+    """One opening of the board. It counts as alive until ``alive_until``, by the database's clock."""
+
+    __tablename__ = "session"
+    epoch: int = Field(primary_key=True, sa_type=NUMBER, sa_column_kwargs={"autoincrement": False})
+    alive_until: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class SubmissionRow(SharedModel, table=True):
+    """A request to the leader, by the opening ``epoch``. ``taken_by`` names the term of the leader that has it.
+
+    Not logged: after a crash of the server the table is empty, and who waits for an answer submits again.
+    """
+
+    __tablename__ = "submission"
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+    id: str = Field(primary_key=True)
+    epoch: int = Field(sa_type=NUMBER)
+    taken_by: str | None
+    request: str = Field(sa_type=Text)
+    answer: str | None = Field(sa_type=Text)
+
+
 def _table(name: str) -> Table:
-    return BoardModel.metadata.tables[name]
+    model = BoardModel if name in BoardModel.metadata.tables else SharedModel
+    return model.metadata.tables[name]
 
 
 BOARD: Final = _table("board")
@@ -135,3 +166,5 @@ ENTRIES: Final = _table("entry_version")
 EFFECTS: Final = _table("effect")
 EFFECT_EVENTS: Final = _table("effect_event")
 CURSORS: Final = _table("cursor")
+SESSIONS: Final = _table("session")
+SUBMISSIONS: Final = _table("submission")

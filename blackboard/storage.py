@@ -32,6 +32,13 @@ class StorageFailed(BoardError):
     remedy = "Check the disk and the file's permissions; submitting the same transaction again is always safe."
 
 
+class BoardUnreachable(StorageFailed):
+    """The database server cannot be reached, or the connection was lost while something was under way."""
+
+    code = "AGS-0223"
+    remedy = "Check the server, the network and the address; submitting the same transaction again is always safe."
+
+
 class SchemaTooNew(BoardError):
     """The board was written by a newer agentsys."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="See and decide what waits for a person's word.", no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="APPROVAL", help="The approval; the first characters do.")]
-BoardOption = Annotated[Path | None, typer.Option("--board", help="The board's file.")]
+BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="AGENTSYS_URL", help="A server to ask instead of this machine's board.")
 ]
@@ -86,7 +85,7 @@ def refuse(
         _decide(_find(approval, board, url, token), "refuse", note, None, board, url, token)
 
 
-def _list(status: Any, board: Path | None, url: str | None, token: str | None) -> list[ApprovalDocument]:
+def _list(status: Any, board: str | None, url: str | None, token: str | None) -> list[ApprovalDocument]:
     from agentsys.approvals import list_approvals
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
@@ -95,11 +94,11 @@ def _list(status: Any, board: Path | None, url: str | None, token: str | None) -
     if url is not None:
         with connected(url, token) as client:
             return client.approvals(status=status)
-    with Board.open_read_only(settings_with(board_path=board).board.path) as opened:
+    with Board.open_read_only(settings_with(board_path=board).board.location) as opened:
         return [ApprovalDocument.of(one, OWNER) for one in list_approvals(opened, status)]
 
 
-def _find(approval: str, board: Path | None, url: str | None, token: str | None) -> ApprovalDocument:
+def _find(approval: str, board: str | None, url: str | None, token: str | None) -> ApprovalDocument:
     """Return the approval whose identifier begins as given. Raises :class:`UnknownApproval`."""
     from agentsys.approvals import UnknownApproval
 
@@ -114,7 +113,7 @@ def _decide(
     verdict: Verdict,
     note: str,
     answer: Any,
-    board: Path | None,
+    board: str | None,
     url: str | None,
     token: str | None,
 ) -> None:
@@ -126,7 +125,7 @@ def _decide(
         with connected(url, token) as client:
             client.decide(approval.id, verdict, note=note, answer=answer)
     else:
-        with Board.open(settings_with(board_path=board).board.path) as opened:
+        with Board.open(settings_with(board_path=board).board.location) as opened:
             asyncio.run(decide(opened, approval.id, verdict, by=OWNER, note=note, answer=answer))
     out.print(f"{verdict}d {approval.id}: {_summary(approval)}", highlight=False, markup=False)
     err.print(f"run {approval.run} goes on where it is executed, or with --resume", style="dim", highlight=False)

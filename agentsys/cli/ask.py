@@ -40,7 +40,7 @@ def ask(
     model: Annotated[
         str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or http://host/v1#model.")
     ] = None,
-    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     planner: Annotated[
         str | None, typer.Option(help="auto, focused, grammar or free: for small, larger and capable models.")
     ] = None,
@@ -58,7 +58,7 @@ def ask(
                 remedy='Write: agentsys ask --lake DIR "question", or agentsys ask --resume RUN.',
             )
         if resume is not None:
-            record = recorded_run(settings_with(board_path=board).board.path, resume, kind="lake")
+            record = recorded_run(settings_with(board_path=board).board.location, resume, kind="lake")
             recorded = origin_of(record)
             resume, lake, planner = record.run, lake or recorded.get("lake"), planner or recorded.get("planner")
         settings = settings_with(model_name=model, board_path=board, lake_planner=planner)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at the shared state.", no_args_is_help=True)
 
-BoardOption = Annotated[Path | None, typer.Option("--board", help="The board's file.")]
+BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]
 SHOWN_VALUE = 100
 POLL_SECONDS = 0.5
@@ -102,10 +101,10 @@ def verify(board: BoardOption = None, as_json: JsonOption = False) -> None:
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[Board]:
+def _opened(path: str | None) -> Iterator[Board]:
     from agentsys.blackboard.board import Board
 
-    board = Board.open_read_only(settings_with(board_path=path).board.path)
+    board = Board.open_read_only(settings_with(board_path=path).board.location)
     try:
         yield board
     finally:

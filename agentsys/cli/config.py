@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from agentsys.cli.output import JsonOption, print_json, print_table, reported_errors
-from agentsys.settings import SECRET_NAMES, Settings, flatten, load_settings
+from agentsys.settings import Settings, flatten, is_secret, load_settings
 
 app = typer.Typer(help="Show settings and where each value comes from.", no_args_is_help=True)
 
@@ -16,7 +16,7 @@ def show(as_json: JsonOption = False) -> None:
     with reported_errors(as_json=as_json):
         loaded = load_settings()
     values = {
-        key: "(hidden)" if key.rpartition(".")[2] in SECRET_NAMES and value is not None else value
+        key: "(hidden)" if is_secret(key) and value is not None else value
         for key, value in flatten(loaded.settings).items()
     }
     if as_json:

@@ -38,7 +38,7 @@ def console(
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
-    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     url: Annotated[
         str | None, typer.Option(help="Show this server, with the token in AGENTSYS_TOKEN, and start none.")
     ] = None,

@@ -99,12 +99,30 @@ def check_model(settings: Settings) -> Finding:
 
 
 def check_board(settings: Settings) -> Finding:
-    """The board's folder can be written."""
+    """The board's folder can be written, or its database reached."""
+    if settings.board.url is not None:
+        return _check_database(settings.board.url)
     folder = settings.board.path.parent
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     if not os.access(existing, os.W_OK):
         return Finding("board", "fault", f"{existing} is not writable", "Set board.path to a folder you own.")
     return Finding("board", "ok", str(settings.board.path))
+
+
+def _check_database(url: str) -> Finding:
+    from agentsys.blackboard.board import Board
+    from agentsys.blackboard.postgres.address import Address
+    from agentsys.blackboard.storage import BoardMissing
+    from agentsys.errors import BoardError
+
+    try:
+        name = Address.parse(url).name
+        with Board.open_read_only(url) as board:
+            return Finding("board", "ok", f"{name}, {board.head} commits")
+    except BoardMissing as error:
+        return Finding("board", "warning", error.message, "The first command that writes creates it.")
+    except BoardError as error:
+        return Finding("board", "fault", error.message, error.remedy)
 
 
 def check_disk(settings: Settings) -> Finding:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at foreign MCP servers, and accept their tools.", no_args_is_help=True)
 
-BoardOption = Annotated[Path | None, typer.Option("--board", help="The board's file.")]
+BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 
 
 @app.command("list")
@@ -125,7 +124,11 @@ def _lines(definition: dict[str, Any] | None) -> list[str]:
 
 def _opened(settings: Settings, *, writing: bool) -> Board:
     from agentsys.blackboard.board import Board
+    from agentsys.blackboard.storage import BoardMissing
 
     if writing:
-        return Board.open(settings.board.path, durability=settings.board.durability)
-    return Board.open_read_only(settings.board.path) if settings.board.path.exists() else Board.open(":memory:")
+        return Board.open(settings.board.location, durability=settings.board.durability)
+    try:
+        return Board.open_read_only(settings.board.location)
+    except BoardMissing:
+        return Board.open(":memory:")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 LATEST = "latest"
 
 
-def recorded_run(path: Path, run: str, *, kind: str | None = None) -> RunRecord:
-    """Read the record of ``run`` from the board at ``path``.
+def recorded_run(location: Path | str, run: str, *, kind: str | None = None) -> RunRecord:
+    """Read the record of ``run`` from the board at ``location``.
 
     ``latest`` stands for the newest unfinished run; with ``kind``, of those whose origin has that key, ``lake`` or
     ``file``.
@@ -23,7 +23,7 @@ def recorded_run(path: Path, run: str, *, kind: str | None = None) -> RunRecord:
     from agentsys.blackboard.board import Board
     from agentsys.runs import RunRecord, list_runs
 
-    with Board.open_read_only(path) as board:
+    with Board.open_read_only(location) as board:
         if run != LATEST:
             return RunRecord.load(board, run)
         unfinished = [

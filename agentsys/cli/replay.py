@@ -23,7 +23,7 @@ def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to execute again from its record.")],
     file: Annotated[Path | None, typer.Option(help="Python file of its workflow; default: as recorded.")] = None,
     lake: Annotated[str | None, typer.Option(help="Lake of an `ask`; default: as recorded.")] = None,
-    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Execute a run again from its record alone, without model, tool or write, and report the first divergence."""
@@ -48,15 +48,15 @@ async def _replay(runtime: Runtime, run_id: str) -> ReplayReport:
         await runtime.close()
 
 
-def _origin(run_id: str, file: Path | None, lake: str | None, board: Path | None) -> dict[str, Any]:
+def _origin(run_id: str, file: Path | None, lake: str | None, board: str | None) -> dict[str, Any]:
     """Return where the run's workflow came from: its record's word, under what the flags say."""
-    origin = origin_of(recorded_run(settings_with(board_path=board).board.path, run_id))
+    origin = origin_of(recorded_run(settings_with(board_path=board).board.location, run_id))
     if file is not None:
         return {"file": str(file)}
     return origin | ({"lake": lake} if lake is not None else {})
 
 
-def _composed(origin: dict[str, Any], board: Path | None) -> Runtime:
+def _composed(origin: dict[str, Any], board: str | None) -> Runtime:
     if "file" in origin:
         return file_runtime(Path(origin["file"]), settings_with(board_path=board), read_only=True)
     if "lake" not in origin:

@@ -39,7 +39,7 @@ def run(
         str | None, typer.Option(help=f"Go on with an interrupted run: its id, or `{LATEST}`, instead of a new one.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
-    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a workflow, or go on with one that was interrupted."""
@@ -47,7 +47,7 @@ def run(
         value = json_flag("--input", run_input)
         settings = settings_with(model_name=model, board_path=board)
         if resume is not None:
-            resume = recorded_run(settings.board.path, resume, kind="file").run
+            resume = recorded_run(settings.board.location, resume, kind="file").run
         runtime = file_runtime(file, settings)
         origin = {"file": str(file.resolve())}
         result = asyncio.run(_execute(runtime, value, resume, origin))

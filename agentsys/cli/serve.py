@@ -32,7 +32,7 @@ def serve(
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
-    board: Annotated[Path | None, typer.Option(help="The board's file.")] = None,
+    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; beyond this machine only with a token.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = None,
     token: Annotated[

@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
-from pathlib import Path
+import uuid
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -74,8 +75,8 @@ class BoardMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
-        self.board = Board.open(self.folder / "board.db", durability="normal")
+        self.location = self.new_location()
+        self.board = Board.open(self.location, durability="normal")
         self.history: list[Model] = [{}]
         self.written: list[set[tuple[str, str]]] = [set()]
         self.positions: dict[str, int] = {}
@@ -205,7 +206,7 @@ class BoardMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         # Transactions of the old board can read no more, but what they buffered can still be committed.
         self.board.close()
-        self.board = Board.open(self.folder / "board.db", durability="normal")
+        self.board = Board.open(self.location, durability="normal")
 
     @rule(data=st.data(), predicate=PREDICATES)
     def look_back(self, data: st.DataObject, predicate: Predicate) -> None:
@@ -240,7 +241,33 @@ class BoardMachine(RuleBasedStateMachine):
         if hasattr(self, "board"):
             assert self.board.verify() == len(self.history) - 1
             self.board.close()
-            shutil.rmtree(self.folder)
+            self.remove()
+
+    def new_location(self) -> str:
+        self.folder = tempfile.mkdtemp()
+        return f"{self.folder}/board.db"
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+class PostgresMachine(BoardMachine):
+    """The same over PostgreSQL; ``url`` is set by a fixture."""
+
+    url = ""
+
+    def new_location(self) -> str:
+        self.name = f"m{uuid.uuid4().hex[:20]}"
+        return f"{self.url}{'&' if '?' in self.url else '?'}board={self.name}"
+
+    def remove(self) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"DROP SCHEMA agentsys_{self.name} CASCADE")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _postgres(postgres_url: str) -> None:
+    PostgresMachine.url = postgres_url
 
 
 SETTINGS = settings(stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -248,8 +275,17 @@ SETTINGS = settings(stateful_step_count=25, deadline=None, suppress_health_check
 TestBoardMachine = BoardMachine.TestCase
 TestBoardMachine.settings = settings(SETTINGS, max_examples=40)
 
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(SETTINGS, max_examples=10)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 class TestBoardMachineLong(BoardMachine.TestCase):
     settings = settings(SETTINGS, max_examples=1000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+class TestPostgresMachineLong(PostgresMachine.TestCase):
+    settings = settings(SETTINGS, max_examples=500)

@@ -1,7 +1,5 @@
 """The life of an effect, and what a new epoch may repeat."""
 
-from pathlib import Path
-
 import pytest
 
 from agentsys.blackboard.board import Board
@@ -91,11 +89,11 @@ def test_nothing_starts_twice_in_one_epoch(board: Board, effect_class: EffectCla
 
 
 @pytest.mark.parametrize("effect_class", list(EffectClass))
-def test_after_a_crash_only_what_is_repeatable_restarts(tmp_path: Path, effect_class: EffectClass) -> None:
-    with Board.open(tmp_path / "board.db") as board:
+def test_after_a_crash_only_what_is_repeatable_restarts(location: str, effect_class: EffectClass) -> None:
+    with Board.open(location) as board:
         plan(board, intent(effect_class))
         board.start_effect("e1")
-    with Board.open(tmp_path / "board.db") as board:
+    with Board.open(location) as board:
         assert [effect.epoch for effect in board.effects(state="started")] == [1] and board.epoch == 2
         if effect_class.repeatable:
             assert (board.start_effect("e1").attempt, board.effects()[0].epoch) == (2, 2)

@@ -1,7 +1,9 @@
 """Concurrent commits: batches, their order, and threads on one counter."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -31,9 +33,8 @@ def test_blind_writes_do_not_conflict(board: Board) -> None:
     assert [board.commit(tx).writes[0].version for tx in pair] == [1, 2]
 
 
-def hold_committer(board: Board, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def hold_committer(storage: Any, board: Board, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Let the next physical commit wait for the returned event, so that what follows gathers into one batch."""
-    storage = board._committer._storage
     append, gate, entered = storage.append, threading.Event(), threading.Event()
 
     def slow(*arguments: object) -> None:
@@ -53,21 +54,25 @@ def settle(futures: list[Future[Commit]]) -> list[int | type[Exception]]:
     return [future.result().seq if future.exception(20) is None else type(future.exception()) for future in futures]
 
 
-def test_members_of_one_batch_are_validated_against_each_other(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_of_one_batch_are_validated_against_each_other(
+    board: Board, storage_of: Callable[[Board], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(board, "n", 0)
     transactions = [increment(board, "serializable") for _ in range(3)]
     reader = board.begin("reader")
     reader.query(Predicate(topic="items"))
     reader.put("reports", "sum", 0, type="report")
-    gate = hold_committer(board, monkeypatch)
+    gate = hold_committer(storage_of(board), board, monkeypatch)
     futures = [board.submit(tx) for tx in [*transactions, reader]]
     gate.set()
     assert settle(futures) == [3, Conflict, Conflict, Conflict]
     assert board.verify() == 3
 
 
-def test_the_queue_is_ordered_by_urgency_then_age(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = hold_committer(board, monkeypatch)
+def test_the_queue_is_ordered_by_urgency_then_age(
+    board: Board, storage_of: Callable[[Board], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = hold_committer(storage_of(board), board, monkeypatch)
     futures = []
     for urgency in (float("inf"), 5.0, 1.0, 5.0):
         tx = board.begin("agent", urgency=urgency)
@@ -77,8 +82,10 @@ def test_the_queue_is_ordered_by_urgency_then_age(board: Board, monkeypatch: pyt
     assert settle(futures) == [5, 3, 2, 4]
 
 
-def test_a_bad_member_does_not_fail_its_batch(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = hold_committer(board, monkeypatch)
+def test_a_bad_member_does_not_fail_its_batch(
+    board: Board, storage_of: Callable[[Board], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = hold_committer(storage_of(board), board, monkeypatch)
     futures = []
     for number in range(3):
         tx = board.begin("agent")

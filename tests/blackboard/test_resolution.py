@@ -208,8 +208,8 @@ def test_the_owners_commit_ends_the_hold_even_if_it_fails(board: Board) -> None:
     assert value(board, "n") == 2
 
 
-def test_holds_of_the_same_follow_each_other_and_closing_frees_all(tmp_path: Any) -> None:
-    with Board.open(tmp_path / "board.db") as board:
+def test_holds_of_the_same_follow_each_other_and_closing_frees_all(location: str) -> None:
+    with Board.open(location) as board:
         first = board.hold(lost(board, "n"), 30)
         second: list[Transaction] = []
         thread = threading.Thread(target=lambda: second.append(board.hold(lost(board, "n"), 30)))

@@ -3,7 +3,6 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -57,16 +56,15 @@ def test_matching_looks_past_pages_of_near_misses(board: Board) -> None:
     assert [commit.seq for commit in subscription.poll()] == [451]
 
 
-def test_the_cursor_moves_only_with_the_consumers_commit(tmp_path: Path) -> None:
-    path = tmp_path / "board.db"
-    with Board.open(path) as board:
+def test_the_cursor_moves_only_with_the_consumers_commit(location: str) -> None:
+    with Board.open(location) as board:
         subscription = board.subscribe("worker", TASKS)
         post(board, "a")
         (commit,) = subscription.poll()
         abandoned = board.begin("worker")
         abandoned.advance(subscription, commit.seq)
         assert subscription.position == 0
-    with Board.open(path) as board:
+    with Board.open(location) as board:
         subscription = board.subscribe("worker", TASKS)
         (commit,) = subscription.poll()
         tx = board.begin("worker")
@@ -75,7 +73,7 @@ def test_the_cursor_moves_only_with_the_consumers_commit(tmp_path: Path) -> None
         done = board.commit(tx)
         assert (done.cursors[0].from_seq, done.cursors[0].to_seq) == (0, 1)
         assert subscription.position == 1
-    with Board.open(path) as board:
+    with Board.open(location) as board:
         assert board.subscribe("worker", TASKS).poll() == []
         assert board.verify() == 2
 
@@ -163,8 +161,8 @@ def test_closing_the_board_ends_a_wait() -> None:
     assert not woken.is_alive()
 
 
-def test_a_read_only_board_can_follow_but_not_subscribe(tmp_path: Path) -> None:
-    with Board.open(tmp_path / "board.db") as board, Board.open_read_only(tmp_path / "board.db") as follower:
+def test_a_read_only_board_can_follow_but_not_subscribe(location: str) -> None:
+    with Board.open(location) as board, Board.open_read_only(location) as follower:
         with pytest.raises(ReadOnlyBoard, match="AGS-0206"):
             follower.subscribe("worker", TASKS)
         assert not follower.wait_for(1, 0.01)

@@ -1,0 +1,130 @@
+"""Connections to a board's PostgreSQL database, and the translation of its errors."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from agentsys.blackboard.database import Durability
+from agentsys.blackboard.entries import InvalidName
+from agentsys.blackboard.postgres.address import Address
+from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardMissing, BoardUnreachable, StorageFailed
+from agentsys.errors import BoardError
+
+PATIENCE_SECONDS: Final = 30.0
+"""How long an operation outlives the loss of the database: a restart with recovery takes a few seconds."""
+RETRY_SECONDS: Final = 0.1
+
+_T = TypeVar("_T")
+_KEEPALIVE: Final = {
+    # A peer that vanished without a word is noticed within seconds, not hours.
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_BY_CLASS: Final[dict[str, type[BoardError]]] = {"08": BoardUnreachable, "53": BoardFull, "XX": BoardCorrupt}
+_BY_STATE: Final[dict[str, type[BoardError]]] = {
+    "53300": BoardUnreachable,
+    "54000": InvalidName,
+    "57P01": BoardUnreachable,
+    "57P02": BoardUnreachable,
+    "57P03": BoardUnreachable,
+    "3D000": BoardMissing,
+    "42P01": BoardMissing,
+}
+
+
+class PostgresDatabase:
+    """One board's place in a database: engines for reading and for writing it."""
+
+    def __init__(self, address: Address, durability: Durability = "full") -> None:
+        self.address = address
+        self.name = address.name
+        self.readers = _engine(address, "-c default_transaction_read_only=on", pool_size=8)
+        self.writers = _engine(address, "-c default_transaction_read_only=off", pool_size=3)
+        # Queue, leases and wake-ups may be lost with the server: who misses an answer asks again.
+        self.couriers = _engine(address, "-c synchronous_commit=off", pool_size=3)
+        event.listen(self.writers, "connect", _durable if durability == "full" else _hasty)
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Raise database errors as the board's own, naming the board."""
+        try:
+            yield
+        except (DBAPIError, psycopg.Error) as error:
+            cause: Any = error.orig if isinstance(error, DBAPIError) else error
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            raise _kind_of(cause, lost)(f"{self.name}: {_first_line(cause)}.") from error
+
+    def check(self, connection: Connection) -> None:
+        """PostgreSQL verifies pages when it reads them; there is nothing to ask beforehand."""
+
+    def patiently(self, operation: Callable[[], _T]) -> _T:
+        """Repeat ``operation``, which must be harmless to repeat, while the database cannot be reached."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return operation()
+            except BoardUnreachable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
+
+    def close(self) -> None:
+        for engine in (self.readers, self.writers, self.couriers):
+            engine.dispose()
+
+
+def connect(address: Address) -> "psycopg.Connection[tuple[Any, ...]]":
+    """Return a connection of the driver's own, in autocommit mode."""
+    arguments: dict[str, Any] = address.url.translate_connect_args(username="user", database="dbname")
+    arguments |= {**_KEEPALIVE, **address.url.query}
+    return psycopg.connect(**arguments, autocommit=True)
+
+
+def _engine(address: Address, options: str, *, pool_size: int) -> Engine:
+    given = address.url.query.get("options", "")
+    return create_engine(
+        address.url.difference_update_query(["options"]),
+        pool_size=pool_size,
+        max_overflow=-1,
+        pool_reset_on_return=None if "read_only=on" in options else "rollback",
+        isolation_level="READ COMMITTED" if "read_only=off" in options else "AUTOCOMMIT",
+        connect_args={
+            **_KEEPALIVE,
+            "application_name": "agentsys",
+            "options": f"{given} -c search_path={address.schema} {options}",
+        },
+    )
+
+
+def _durable(connection: Any, _: object) -> None:
+    """Wait for the disk at every commit, also where the server's default does not; a stronger default stays."""
+    (level,) = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
+    if level == "off":
+        connection.execute("SET synchronous_commit = on")
+    connection.commit()
+
+
+def _hasty(connection: Any, _: object) -> None:
+    connection.execute("SET synchronous_commit = off")
+    connection.commit()
+
+
+def _kind_of(cause: Any, lost: bool) -> type[BoardError]:
+    state: str | None = getattr(cause, "sqlstate", None)
+    if state is None:
+        # Without a word from the server, the connection is at fault.
+        unreachable = lost or isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError))
+        return BoardUnreachable if unreachable else StorageFailed
+    return _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StorageFailed)
+
+
+def _first_line(cause: Any) -> str:
+    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__

@@ -1,0 +1,337 @@
+"""One queue for the commits of several machines: the opening that holds the lease leads, the others submit to it."""
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from agentsys.blackboard.committer import Committer
+from agentsys.blackboard.database import Durability
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.postgres.address import Address
+from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
+from agentsys.blackboard.postgres.lease import Lease
+from agentsys.blackboard.postgres.queue import SubmissionQueue
+from agentsys.blackboard.postgres.signals import Signals
+from agentsys.blackboard.postgres.storage import PostgresStorage, create_cursor, create_or_upgrade, open_reader
+from agentsys.blackboard.reads import SqlReader
+from agentsys.blackboard.storage import BoardClosed, BoardUnreachable, CursorState, StaleEpoch, StorageFailed
+from agentsys.blackboard.transactions import Commit, CommitRequest
+from agentsys.blackboard.wire import from_text, to_text
+from agentsys.errors import BoardError
+
+POLL_SECONDS: Final = 0.2
+"""How long a lost wake-up can go unnoticed."""
+RESEND_SECONDS: Final = 2.0
+TIDY_SECONDS: Final = 60.0
+NOTIFY_SECONDS: Final = 0.01
+"""Wake-ups for new commits are sent at most this often."""
+WORK: Final = "work"
+ANSWERS: Final = "answers"
+VACANT: Final = "vacant"
+HEAD: Final = "head"
+_UNDECIDED: Final = (StaleEpoch, BoardUnreachable, BoardClosed)
+"""What a leader's request fails with where the next leader shall decide."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    request: CommitRequest
+    future: "Future[Commit]"
+
+
+class LeasedReader(SqlReader):
+    """Reads that ask the leader's memory first, while this process leads."""
+
+    storage: PostgresStorage | None = None
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        storage = self.storage
+        return super().version_at(topic, key, at) if storage is None else storage.version_at(topic, key, at)
+
+
+def open_for_reading(location: str) -> SqlReader:
+    """Return reads of the board; raises :class:`BoardMissing`, :class:`SchemaTooNew`, :class:`BoardUnreachable`."""
+    return open_reader(PostgresDatabase(Address.parse(location)))
+
+
+class LeasedCommitter:
+    """Commits to the board at ``location`` here or in the process that leads. Requests outlive a change of leader.
+
+    One thread, the courier, renews the lease, carries requests and answers, and takes over where nobody leads.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        durability: Durability,
+        publish: Callable[[Sequence[Commit]], None],
+        learn: Callable[[int], None],
+    ) -> None:
+        """``publish`` is given commits made here, ``learn`` the number of the newest one made anywhere, if soon."""
+        address = Address.parse(location)
+        self._database = PostgresDatabase(address, durability)
+        self._publish, self._learn = publish, learn
+        self._guard = threading.Condition(threading.RLock())
+        self._pending: dict[str, _Pending] = {}
+        self._unsent: dict[str, None] = {}
+        self._answers: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+        self._committer: Committer | None = None
+        self._term = ""
+        self._broken = False
+        self._closed = False
+        self._finished = False
+        self._wake = threading.Event()
+        self._head = self._told_head = 0
+        self._due = {"renew": 0.0, "poll": 0.0, "resend": 0.0, "tidy": 0.0, "notify": 0.0}
+        try:
+            create_or_upgrade(self._database)
+            self._lease = Lease(self._database)
+            self.epoch = self._lease.epoch
+            self.reader = LeasedReader(self._database.readers, self._database)
+            self._queue = SubmissionQueue(self._database, self.epoch)
+            self._step()
+        except BaseException:
+            self._database.close()
+            raise
+        self._signals = Signals(address, self._hear)
+        self._thread = threading.Thread(target=self._run, name="agentsys-courier", daemon=True)
+        self._thread.start()
+
+    def knows_head(self) -> bool:
+        """Whether the last commit that ``publish`` or ``learn`` was told of is surely the newest."""
+        return self._committer is not None and not self._broken and self._lease.certain
+
+    def submit(self, request: CommitRequest) -> "Future[Commit]":
+        """Queue ``request``; the future fails with :class:`Conflict` or another :class:`BoardError`."""
+        pending = _Pending(request, Future())
+        with self._guard:
+            if self._closed:
+                raise BoardClosed("The board was closed before this was submitted.")
+            name = uuid.uuid4().hex
+            self._pending[name] = pending
+            self._dispatch(name)
+        return pending.future
+
+    def create_cursor(self, cursor: CursorState) -> "Future[CursorState]":
+        """Store ``cursor`` unless its name is taken; the future holds what is stored."""
+        done: Future[CursorState] = Future()
+        done.set_result(self._database.patiently(lambda: create_cursor(self._database, cursor)))
+        return done
+
+    def alive(self, epoch: int) -> bool:
+        """Whether the process that opened the board as ``epoch`` still has it open."""
+        return self._database.patiently(lambda: self._lease.alive(epoch))
+
+    def close(self) -> None:
+        """Commit what is queued, then let another process lead."""
+        with self._guard:
+            self._guard.wait_for(lambda: not self._pending)
+            self._closed = True
+        self._finished = True
+        self._wake.set()
+        self._thread.join()
+        self._signals.stop()
+        with suppress(BoardError):
+            self._stop_leading()
+            self._flush()
+            self._lease.resign()
+            self._lease.end()
+            self._queue.notify(VACANT)
+        self._signals.close()
+        self.reader.close()
+        self._database.close()
+
+    def _dispatch(self, name: str) -> None:
+        """Hand a pending request to the committer of this process, or leave it to the courier."""
+        committer = self._committer
+        if committer is not None:
+            with suppress(BoardClosed):
+                inner = committer.submit(self._pending[name].request)
+                inner.add_done_callback(lambda inner: self._settle_local(name, inner))
+                return
+        self._unsent[name] = None
+        self._wake.set()
+
+    def _settle_local(self, name: str, inner: "Future[Commit]") -> None:
+        error = inner.exception()
+        if isinstance(error, _UNDECIDED):
+            with self._guard:
+                self._broken = True
+                self._resubmit(name)
+            self._wake.set()
+        else:
+            self._settle(name, inner.result() if error is None else error)
+
+    def _resubmit(self, name: str) -> None:
+        """Let the courier send a request that may have been committed."""
+        pending = self._pending.get(name)
+        if pending is not None:
+            pending.request = replace(pending.request, resubmitted=True)
+            self._unsent[name] = None
+
+    def _settle(self, name: str, outcome: Commit | BaseException) -> None:
+        with self._guard:
+            pending = self._pending.pop(name, None)
+            self._unsent.pop(name, None)
+            if not self._pending:
+                self._guard.notify_all()
+        if pending is None or not pending.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, BaseException):
+            pending.future.set_exception(outcome)
+        else:
+            pending.future.set_result(outcome)
+
+    def _hear(self, signal: str) -> None:
+        kind, _, number = signal.partition(":")
+        if kind == HEAD:
+            self._learn(int(number))
+            return
+        if kind == VACANT:
+            self._due["poll"] = 0.0
+        self._wake.set()
+
+    def _published(self, commits: Sequence[Commit]) -> None:
+        self._head = commits[-1].seq
+        self._publish(commits)
+        self._wake.set()
+
+    def _run(self) -> None:
+        lost_since: float | None = None
+        while not self._finished:
+            due = ("renew", "poll") if self._told_head == self._head else ("renew", "poll", "notify")
+            self._wake.wait(max(0.0, min(self._due[what] for what in due) - time.monotonic()))
+            self._wake.clear()
+            try:
+                self._step()
+                lost_since = None
+            except BoardError as error:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > PATIENCE_SECONDS:
+                    for name in list(self._pending):
+                        self._settle(name, error)
+                time.sleep(RETRY_SECONDS)
+                self._wake.set()
+
+    def _is_due(self, what: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._due[what]:
+            return False
+        self._due[what] = now + seconds
+        return True
+
+    def _step(self) -> None:
+        """Do once what is to be done."""
+        if self._broken:
+            self._stop_leading()
+            self._due["poll"] = 0.0
+        if self._is_due("renew", self._database.address.lease / 5) and not self._lease.renew():
+            self._stop_leading()
+        if self._committer is None:
+            self._follow()
+        if self._committer is not None:
+            self._serve()
+
+    def _follow(self) -> None:
+        if self._is_due("poll", POLL_SECONDS):
+            if self._lease.vacant() and self._lease.try_lead():
+                self._start_leading()
+                return
+            self._learn(self.reader.state().head)
+        if self._pending:
+            for name, answer in self._queue.collect().items():
+                self._settle(name, from_text(answer))
+        with self._guard:
+            if self._is_due("resend", RESEND_SECONDS):
+                # A crash of the server empties the queue.
+                for name in self._pending.keys() - self._unsent.keys():
+                    self._resubmit(name)
+            unsent, self._unsent = self._unsent, {}
+            requests = {name: self._pending[name].request for name in unsent if name in self._pending}
+        if requests:
+            self._send(requests)
+
+    def _send(self, requests: dict[str, CommitRequest]) -> None:
+        try:
+            self._queue.submit({name: to_text(request) for name, request in requests.items()})
+            self._queue.notify(WORK)
+        except BaseException:
+            with self._guard:
+                for name in requests:
+                    self._resubmit(name)
+            raise
+
+    def _start_leading(self) -> None:
+        storage = PostgresStorage(self._database, self.epoch)
+        self._queue.withdraw()
+        head = storage.state().head
+        with self._guard:
+            self._term, self._head, self._told_head = uuid.uuid4().hex, head, head
+            self._learn(head)
+            self._committer = Committer(storage, self._published, self._lease.alive)
+            self.reader.storage = storage
+            for name in list(self._pending):
+                self._resubmit(name)
+                self._dispatch(name)
+                self._unsent.pop(name, None)
+
+    def _stop_leading(self) -> None:
+        with self._guard:
+            committer, self._committer = self._committer, None
+            self.reader.storage = None
+            self._broken = False
+            self._told_head = self._head
+        if committer is not None:
+            committer.close()
+
+    def _serve(self) -> None:
+        committer = self._committer
+        assert committer is not None
+        self._due["poll"] = time.monotonic() + POLL_SECONDS
+        for taken in self._queue.take(self._term):
+            self._take_up(committer, taken.id, taken.request, taken.before)
+        self._flush()
+        if self._is_due("tidy", TIDY_SECONDS):
+            self._lease.tidy()
+
+    def _take_up(self, committer: Committer, name: str, text: str, before: bool) -> None:
+        try:
+            request: CommitRequest = from_text(text)
+            inner = committer.submit(replace(request, resubmitted=request.resubmitted or before))
+        except BoardClosed:
+            return
+        except Exception as error:
+            failed = StorageFailed(f"The request cannot be read: {type(error).__name__}: {error}.")
+            self._answers.put((name, failed))
+            return
+        inner.add_done_callback(lambda inner: self._answer(name, inner))
+
+    def _answer(self, name: str, inner: "Future[Commit]") -> None:
+        error = inner.exception()
+        if isinstance(error, _UNDECIDED):
+            self._broken = True
+        else:
+            self._answers.put((name, inner.result() if error is None else error))
+        self._wake.set()
+
+    def _flush(self) -> None:
+        """Send what the other processes wait for: answers, and the news of commits."""
+        answers: dict[str, str] = {}
+        with suppress(queue.Empty):
+            while True:
+                name, outcome = self._answers.get_nowait()
+                answers[name] = to_text(outcome)
+        signals = [ANSWERS] if answers else []
+        if self._told_head != self._head and self._is_due("notify", NOTIFY_SECONDS):
+            self._told_head = self._head
+            signals.append(f"{HEAD}:{self._head}")
+        if answers:
+            self._queue.answer(answers)
+        if signals:
+            self._queue.notify(*signals)

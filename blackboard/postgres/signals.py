@@ -1,0 +1,47 @@
+"""Wake-ups from other processes: hints that something changed. One that is lost costs time and nothing else."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import psycopg
+
+from agentsys.blackboard.postgres.address import Address
+from agentsys.blackboard.postgres.connections import RETRY_SECONDS, connect
+
+WAIT_SECONDS: Final = 1.0
+
+
+class Signals:
+    """Calls ``heard`` on a thread of its own with each signal of the board, from construction to :meth:`close`."""
+
+    def __init__(self, address: Address, heard: Callable[[str], None]) -> None:
+        self._address, self._heard = address, heard
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="agentsys-signals", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop at the next signal, or within :data:`WAIT_SECONDS`."""
+        self._closed.set()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(timeout=5 * WAIT_SECONDS)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            with suppress(psycopg.Error), connect(self._address) as connection:
+                self._listen(connection)
+            if not self._closed.is_set():
+                time.sleep(RETRY_SECONDS)
+
+    def _listen(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+        connection.execute(f"LISTEN {self._address.schema}")
+        while not self._closed.is_set():
+            for notification in connection.notifies(timeout=WAIT_SECONDS):
+                self._heard(notification.payload)
+                if self._closed.is_set():
+                    return

@@ -1,0 +1,216 @@
+"""Leaders, followers and the server itself are killed or frozen: nothing acknowledged is lost or done twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import StaleEpoch
+
+COUNTS = """
+import sys
+from agentsys.blackboard.board import Board
+location, name = sys.argv[1:]
+board = Board.open(location)
+while True:
+    tx = board.begin(name)
+    counter = tx.get("counters", name)
+    number = 1 + (counter.value if counter is not None else 0)
+    tx.put("counters", name, number, type="count")
+    tx.put(f"items/{name}", f"{number:06d}", number, type="item")
+    board.commit(tx)
+    print(number, flush=True)
+"""
+LEADS = """
+import sys
+from agentsys.blackboard.board import Board
+board = Board.open(sys.argv[1])
+print("open", flush=True)
+for line in sys.stdin:
+    tx = board.begin("frozen")
+    tx.put("t", line.strip(), 1, type="note")
+    print(board.commit(tx).seq, flush=True)
+board.close()
+"""
+
+
+class Writer:
+    """A process that increments a counter of its own, and what it was acknowledged so far."""
+
+    def __init__(self, location: str, name: str) -> None:
+        self.name = name
+        command = [sys.executable, "-c", COUNTS, location, name]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.acknowledged: list[int] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def wait_for_more(self, count: int = 1) -> None:
+        """Wait until ``count`` more increments were acknowledged."""
+        wanted, deadline = len(self.acknowledged) + count, time.monotonic() + 60
+        while len(self.acknowledged) < wanted:
+            assert self.process.poll() is None, "the writer ended"
+            assert time.monotonic() < deadline, "the writer makes no progress"
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._thread.join()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            self.acknowledged.extend(int(line) for line in lines)
+
+
+def faults(board: Board, name: str, acknowledged: Sequence[int]) -> list[str]:
+    """Return what is wrong with a dead writer's increments; its last one may lack the acknowledgement."""
+    counter = board.get("counters", name)
+    items = board.query(Predicate(topic=f"items/{name}"))
+    total = 0 if counter is None else counter.value
+    found = []
+    if [item.key for item in items] != [f"{number:06d}" for number in range(1, total + 1)]:
+        found.append("items and counter differ")
+    if any(item.version != 1 for item in items):
+        found.append("an item was written twice")
+    if list(acknowledged) != list(range(1, len(acknowledged) + 1)):
+        found.append("acknowledgements are out of order")
+    if total - len(acknowledged) not in (0, 1):
+        found.append(f"{len(acknowledged)} increments were acknowledged, {total} were made")
+    return found
+
+
+@pytest.fixture
+def writers(postgres_board: str) -> Iterator[list[Writer]]:
+    """Three processes that write one board; the first leads."""
+    Board.open(postgres_board).close()
+    team = []
+    for number in range(3):
+        team.append(Writer(postgres_board, f"w{number}"))
+        team[-1].wait_for_more()
+    yield team
+    for writer in team:
+        writer.kill()
+
+
+@pytest.mark.parametrize("victim", [0, -1], ids=["leader", "follower"])
+def test_processes_die_again_and_again(postgres_board: str, writers: list[Writer], victim: int) -> None:
+    dead: list[Writer] = []
+    cycles = 5
+    for cycle in range(cycles):
+        dead.append(writers.pop(victim))
+        dead[-1].kill()
+        for writer in writers:
+            writer.wait_for_more()
+        writers.append(Writer(postgres_board, f"n{cycle}"))
+        writers[-1].wait_for_more()
+    for writer in writers:
+        writer.kill()
+    with Board.open(postgres_board) as board:
+        assert [faults(board, writer.name, writer.acknowledged) for writer in dead + writers] == [[]] * (cycles + 3)
+        head = board.head
+        # What a writer had submitted when it died may be committed even now.
+        assert board.verify() >= head
+
+
+def test_the_server_dies_again_and_again(own_server: Any) -> None:
+    location = f"{own_server.url}&board=team&lease=1"
+    pauses = random.Random(7)
+    with ExitStack() as stack:
+        Board.open(location).close()
+        team = [Writer(location, f"w{number}") for number in range(2)]
+        for writer in team:
+            stack.callback(writer.kill)
+        reader = stack.enter_context(Board.open(location))
+        for _ in range(10):
+            for writer in team:
+                writer.wait_for_more(3)
+            time.sleep(pauses.uniform(0, 0.1))
+            own_server.kill()
+            own_server.start()
+            # A read waits for the server rather than fail.
+            assert reader.get("counters", "w0") is not None
+        for writer in team:
+            writer.wait_for_more(3)
+            writer.kill()
+    with Board.open(location) as board:
+        assert [faults(board, writer.name, writer.acknowledged) for writer in team] == [[], []]
+        head = board.head
+        # What a writer had submitted when it died may be committed even now.
+        assert board.verify() >= head
+
+
+def test_the_check_would_notice_a_loss(postgres_board: str) -> None:
+    with Board.open(postgres_board) as board:
+        tx = board.begin("a")
+        tx.put("counters", "a", 1, type="count")
+        tx.put("items/a", "000001", 1, type="item")
+        board.commit(tx)
+        assert faults(board, "a", [1]) == [] == faults(board, "a", [])
+        assert faults(board, "a", [1, 2]) == ["2 increments were acknowledged, 1 were made"]
+        assert faults(board, "a", [1, 1]) != []
+        assert faults(board, "b", [1]) != []
+        tx = board.begin("a")
+        tx.put("items/a", "000001", 1, type="item")
+        board.commit(tx)
+        assert faults(board, "a", [1]) == ["an item was written twice"]
+
+
+def line_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_frozen_leader_commits_nothing_under_its_old_epoch(postgres_board: str) -> None:
+    command = [sys.executable, "-c", LEADS, postgres_board]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as frozen:
+        assert frozen.stdin is not None and line_of(frozen) == "open"
+        frozen.stdin.write("before\n")
+        frozen.stdin.flush()
+        assert line_of(frozen) == "1"
+        with Board.open(postgres_board) as board:
+            assert not board._committer.knows_head()
+            os.kill(frozen.pid, signal.SIGSTOP)
+            try:
+                # This waits until the lease of the frozen one has ended, and leads.
+                tx = board.begin("next")
+                tx.put("t", "during", 1, type="note")
+                assert board.commit(tx).seq == 2
+                assert board._committer.knows_head()
+                frozen.stdin.write("after\n")
+                frozen.stdin.flush()
+            finally:
+                os.kill(frozen.pid, signal.SIGCONT)
+            assert line_of(frozen) == "3"
+            assert board.wait_for(3, 20)
+            # The commit of the one that woke came through the new leader.
+            assert board._committer.knows_head()
+            assert [commit.principal for commit in board.log()] == ["frozen", "next", "frozen"]
+            assert board.verify() == 3
+        frozen.stdin.close()
+
+
+def test_a_storage_that_does_not_lead_any_more_is_refused(postgres_board: str) -> None:
+    with Board.open(postgres_board) as first, Board.open(postgres_board) as second:
+        committer = first._committer._committer
+        second._committer._database.writers.dispose()
+        with second._committer._database.writers.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE board SET leader = {second.epoch}")
+        tx = first.begin("a")
+        tx.put("t", "k", 1, type="note")
+        with pytest.raises(StaleEpoch, match="AGS-0208"):
+            committer.submit(tx.seal(first.epoch)).result(20)
+        # Through the board, the same transaction reaches the leader, once.
+        assert first.commit(tx).seq == 1 == first.commit(tx).seq
+        assert second.verify() == 1
