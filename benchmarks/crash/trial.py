@@ -9,7 +9,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,11 +20,16 @@ from agentsys.benchmarks.crash.client import Task, recover, work
 from agentsys.benchmarks.crash.faults import find_faults
 from agentsys.benchmarks.crash.world import World, tools
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass, EffectState
+from agentsys.tools import Tool
 
 PROCESSES: Final = 3
 CLIENT: Final = "agentsys.benchmarks.crash.client"
 LONGEST_PAUSE: Final = 0.12
 """Seconds between a new process's first acknowledgement and the next kill, at most."""
+
+LONGEST_LEASE: Final = 60.0
+"""Seconds after which a killed process certainly counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,21 @@ def run_trial(kills: int, seed: int, fault: str | None = None, server: str | Non
         team.kill_all()
         world = World(folder / "world")
         with Board.open(team.location) as board:
-            asyncio.run(recover(board, tools(world)))
+            asyncio.run(_take_up(board, tools(world)))
             faults = find_faults(board, list(_lines(folder)), world.done())
             states = Counter(effect.state.value for effect in board.effects())
             head = board.head
         world.close()
         return Trial(kills + PROCESSES, leaders, head, states, faults, time.monotonic() - began)
+
+
+async def _take_up(board: Board, known: Mapping[EffectClass, Tool]) -> None:
+    """Recover all effects, those of processes too whose leases have yet to run out before they count as dead."""
+    deadline = time.monotonic() + LONGEST_LEASE
+    await recover(board, known)
+    while board.effects(state=EffectState.STARTED) and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+        await recover(board, known)
 
 
 class _Team:
