@@ -57,7 +57,12 @@ class LeasedReader(SqlReader):
 
 def open_for_reading(location: str) -> SqlReader:
     """Return reads of the board; raises :class:`BoardMissing`, :class:`SchemaTooNew`, :class:`BoardUnreachable`."""
-    return open_reader(PostgresDatabase(Address.parse(location)))
+    database = PostgresDatabase(Address.parse(location))
+    try:
+        return open_reader(database)
+    except BaseException:
+        database.close()
+        raise
 
 
 class LeasedCommitter:
