@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Final
 
 from sqlalchemy import Engine, and_, literal, select
@@ -24,6 +25,9 @@ _CHANGES: Final = select(
         and_(_OLD.c.topic == ENTRIES.c.topic, _OLD.c.key == ENTRIES.c.key, _OLD.c.version == ENTRIES.c.version - 1),
     )
 )
+
+# Expressions that no index serves: SQLite would else look through a topic's whole past instead of the newest commits.
+_BY_COMMIT: Final = SimpleNamespace(topic=ENTRIES.c.topic.concat(""), key=ENTRIES.c.key.concat(""))
 
 
 class SqlStorage(SqlReader, ABC):
@@ -51,7 +55,8 @@ class SqlStorage(SqlReader, ABC):
         return found
 
     def changes(self, after: int, predicate: Predicate) -> list[Change]:
-        statement = _CHANGES.where(ENTRIES.c.valid_from > after, *addressed(predicate)).order_by(ENTRIES.c.valid_from)
+        recent = ENTRIES.c.valid_from > after
+        statement = _CHANGES.where(recent, *addressed(predicate, _BY_COMMIT)).order_by(ENTRIES.c.valid_from)
         width = len(ENTRY_COLUMNS)
         found = []
         for row in self._rows(statement):
