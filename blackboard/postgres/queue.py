@@ -65,8 +65,7 @@ class SubmissionQueue:
     def notify(self, *signals: str) -> None:
         """Wake the other processes, each signal once."""
         channel = self._database.address.schema
-        for signal in signals:
-            self._rows(select(func.pg_notify(channel, signal)))
+        self._rows(select(*(func.pg_notify(channel, signal) for signal in signals)))
 
     def _execute(self, statement: Any, rows: list[dict[str, Any]] | None = None) -> None:
         with self._database.translated_errors(), self._database.couriers.connect() as connection:

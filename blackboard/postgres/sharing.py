@@ -200,7 +200,9 @@ class LeasedCommitter:
             return
         if kind == VACANT:
             self._due["poll"] = 0.0
-        self._wake.set()
+        leads = self._committer is not None
+        if kind == VACANT or kind == (WORK if leads else ANSWERS):
+            self._wake.set()
 
     def _published(self, commits: Sequence[Commit]) -> None:
         self._head = commits[-1].seq
