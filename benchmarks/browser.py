@@ -133,16 +133,14 @@ class ScriptWatch:
         return watch
 
     def between(self, first: str, last: str) -> Reruns:
-        """Return the runs that began after the first text that contains ``first``, up to the next with ``last``."""
-        begun, counts = False, {"whole": 0, "fragment": 0}
-        for event in self.seen:
-            if isinstance(event, Text):
-                begun = begun or first in event.body
-                if begun and last in event.body:
-                    break
-            elif begun:
-                counts[event] += 1
-        return Reruns(counts["whole"], counts["fragment"])
+        """Return the runs after the first text that contains ``first`` and before the last one that contains ``last``.
+
+        So a rerun counts only if what ``last`` says was still shown after it.
+        """
+        begun = [place for place, event in enumerate(self.seen) if isinstance(event, Text) and first in event.body]
+        ended = [place for place, event in enumerate(self.seen) if isinstance(event, Text) and last in event.body]
+        counted = self.seen[begun[0] : ended[-1]] if begun and ended else []
+        return Reruns(counted.count("whole"), counted.count("fragment"))
 
     def _listen(self, socket: WebSocket) -> None:
         socket.on("framereceived", self._receive)

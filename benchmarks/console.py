@@ -125,7 +125,7 @@ def _stream(chromium: Browser, url: str) -> Reruns:
         page.get_by_label("Input", exact=True).fill(STORY)
         page.get_by_role("button", name="Ask", exact=True).click()
         page.get_by_text("done", exact=True).first.wait_for()
-        return watch.between("wrote", "-badge[done]")
+        return watch.between("wrote", "-badge[running]")
 
 
 def _result(what: str, shown: dict[str, list[float]], latencies: list[float], streamed: list[Reruns]) -> BenchResult:

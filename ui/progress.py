@@ -77,12 +77,11 @@ Step = OpenRound | StreamedCall | GatewayDecision | AskedApproval
 
 
 class RunProgress:
-    """Grows with a run's events; ``after`` is the number of the last one, ``end_drawn`` a page's note of its end."""
+    """Grows with a run's events; ``after`` is the number of the last one."""
 
     def __init__(self, run: str) -> None:
         self.run = run
         self.after = 0
-        self.end_drawn = False
         self.steps: list[Step] = []
 
     @property

@@ -56,15 +56,17 @@ def watched(*frames):
     watch = ScriptWatch()
     for frame in frames:
         watch._receive(frame)
-    return watch.between("wrote", "done")
+    return watch.between("wrote", "running")
 
 
-def test_reruns_are_counted_between_the_first_token_and_the_end():
-    assert watched(run(), text("wrote 1"), run("f"), text("wrote 2"), run("f"), text("done"), run()) == Reruns(0, 2)
+def test_reruns_are_counted_from_the_first_token_to_the_last_that_streams():
+    frames = [run(), text("wrote 1"), run("f"), text("running"), text("wrote 2"), run("f"), text("running")]
+    assert watched(*frames, run("f"), text("done")) == Reruns(0, 2)
 
 
-def test_a_rerun_of_the_whole_page_is_caught():
-    assert watched(run(), text("wrote 1"), run("f"), run(), text("wrote 2"), text("done")) == Reruns(1, 1)
+def test_a_rerun_of_the_whole_page_is_caught_and_the_one_at_the_end_is_none():
+    frames = [run(), text("wrote 1"), run("f"), run(), text("running"), text("wrote 2")]
+    assert watched(*frames, run("f"), text("running"), run(), text("done")) == Reruns(1, 2)
 
 
 def test_a_missing_chromium_is_told(monkeypatch):
@@ -75,4 +77,5 @@ def test_a_missing_chromium_is_told(monkeypatch):
 
 
 def test_text_frames_and_other_messages_count_nothing():
-    assert watched(text("wrote"), "a text frame", ForwardMsg().SerializeToString(), text("done")) == Reruns(0, 0)
+    assert watched(text("wrote"), "a text frame", ForwardMsg().SerializeToString(), text("running")) == Reruns(0, 0)
+    assert watched(run(), run("f")) == Reruns(0, 0)

@@ -33,7 +33,7 @@ def seen(locator) -> None:
 def test_a_question_streams_and_its_run_is_looked_at(page, console):
     watch = ScriptWatch.of(page)
     run = asked(page, console)
-    assert watch.between("wrote", "-badge[done]").whole == 0
+    assert watch.between("wrote", "-badge[running]").whole == 0
     for text in ("SELECT count", "influenced by file:airports.csv", "readable by user:owner", "answered", "allowed"):
         seen(page.get_by_text(text))
     page.reload()

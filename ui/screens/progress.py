@@ -69,14 +69,8 @@ def _draw(run: str, going_on: bool) -> None:
             st.error(escape_markdown(f"{failure.code}: {failure.message} {failure.remedy}"), icon=":material/error:")
     _draw_steps(_progress(run).steps)
     if going_on and not found.executing and record.status in FINAL:
-        _stop_polling(_progress(run))
-
-
-def _stop_polling(progress: RunProgress) -> None:
-    """Draw the whole page once, a look after the end was drawn: a rerun drops what was not sent yet."""
-    if progress.end_drawn:
+        # The whole page once, so that nothing is polled any more.
         st.rerun()
-    progress.end_drawn = True
 
 
 def _draw_head(record: RunDocument, found: EventList, progress: RunProgress) -> None:
