@@ -82,6 +82,8 @@ async def async_sqlite(path: Path) -> AsyncIterator[Saver]:
 def _rate(opened: Opened, files: Any, threads: int, steps: int) -> Callable[[], float]:
     async def run() -> float:
         async with opened(next(files)) as saver:
+            # The first statements are compiled once in a process's life.
+            await walk(saver, "warm-up", 2)
             start = time.perf_counter()
             await asyncio.gather(*(walk(saver, f"thread {number}", steps) for number in range(threads)))
             return threads * steps / (time.perf_counter() - start)

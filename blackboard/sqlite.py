@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, bindparam, inspect, select, update
 
 from agentsys.blackboard.batch_rows import BatchRows
-from agentsys.blackboard.bulk import insert_rows, update_rows
+from agentsys.blackboard.bulk import execute, insert_rows, update_rows
 from agentsys.blackboard.database import Durability, SqliteFile, reader_engine, writer_engine
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
@@ -33,6 +33,8 @@ _HEADS: Final = (
     " ON entry.topic = json_extract(wanted.value, '$[0]') AND entry.key = json_extract(wanted.value, '$[1]')"
     " WHERE entry.valid_to IS NULL"
 )
+_MOVE_HEAD: Final = "UPDATE board SET head=?, head_hash=? WHERE leader=?"
+_NEXT_EPOCH: Final = update(BOARD).where(BOARD.c.leader == bindparam("by_leader")).values(epoch=BOARD.c.epoch + 1)
 _SUPERSEDED_ENTRY: Final = {"topic": "of_topic", "key": "of_key", "version": "of_version"}
 _SUPERSEDE_EFFECT: Final = (
     update(EFFECT_EVENTS)
@@ -71,7 +73,7 @@ class SqliteStorage(SqlStorage):
 
     def begin_epoch(self) -> int:
         with self._database.translated_errors(), self._writer.begin():
-            self._lead({"epoch": BOARD.c.epoch + 1})
+            self._led(self._writer.execute(_NEXT_EPOCH, {"by_leader": self.epoch}))
             epoch: int = self._writer.execute(select(BOARD.c.epoch)).scalar_one()
         return epoch
 
@@ -91,13 +93,13 @@ class SqliteStorage(SqlStorage):
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
         with self._connection() as connection:
-            rows = connection.exec_driver_sql(_HEADS, (json.dumps([*keys]),)).all()
+            rows = execute(connection, _HEADS, (json.dumps([*keys]),)).fetchall()
         return map(entry_from_row, rows)
 
     def _store(self, rows: BatchRows) -> None:
         with self._database.translated_errors(), self._writer.begin():
             last = rows.commits[-1]
-            self._lead({"head": last["seq"], "head_hash": last["hash"]})
+            self._led(execute(self._writer, _MOVE_HEAD, (last["seq"], last["hash"], self.epoch)))
             self._insert(COMMITS, rows.commits)
             update_rows(self._writer, ENTRIES, rows.superseded_entries, "valid_to", "by_seq", _SUPERSEDED_ENTRY)
             for statement, values in (
@@ -110,9 +112,9 @@ class SqliteStorage(SqlStorage):
             self._insert(EFFECTS, rows.intents)
             self._insert(EFFECT_EVENTS, rows.effects)
 
-    def _lead(self, values: Values) -> None:
-        """Change the board's row, which only the leader may."""
-        if self._writer.execute(update(BOARD).where(BOARD.c.leader == self.epoch).values(values)).rowcount != 1:
+    def _led(self, changed: Any) -> None:
+        """Check that a statement changed the board's row, which it may only for the leader."""
+        if changed.rowcount != 1:
             raise StaleEpoch(f"{self._database.name}: epoch {self.epoch} is over.")
 
     def _insert(self, table: Table, rows: list[Values]) -> None:
