@@ -22,7 +22,7 @@ import pytest
 from agentsys.benchmarks.crash.faults import find_faults
 from agentsys.blackboard.board import Board
 
-CUTS = 80
+CUTS = 40
 SECTOR = 512
 RECORDER = Path(__file__).with_name("disk_recorder.c")
 PROCESS = Path(__file__).with_name("disk_process.py")
@@ -161,7 +161,7 @@ def test_a_power_cut_loses_nothing_acknowledged_and_halves_nothing(recorder: Pat
 def test_a_board_that_does_not_sync_is_caught_losing_commits_and_nothing_else(recorder: Path, tmp_path: Path) -> None:
     board = tmp_path / "board.db"
     run(recorder, board, "normal")
-    found = faults_after_cuts(board, tmp_path, 25)
+    found = faults_after_cuts(board, tmp_path, 15)
     assert found and all("is lost" in fault for fault in found)
 
 
