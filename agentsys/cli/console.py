@@ -78,6 +78,9 @@ def streamlit_command(port: int | None, *, browser: bool) -> list[str]:
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "viewer",
+        # Streamlit's own red would make every main button look dangerous.
+        "theme.light.primaryColor": "#1d4ed8",
+        "theme.dark.primaryColor": "#60a5fa",
     }
     if port is not None:
         options["server.port"] = str(port)
