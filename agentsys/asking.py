@@ -68,13 +68,14 @@ def approval_of_question(
     )
 
 
-async def decided(scope: RunScope, actor: Actor, approval: str) -> Approval:
+async def decided(scope: RunScope, actor: Actor, approval: str, *, fresh: bool) -> Approval:
     """Return an approval with a person's word, however long that takes; the actor's place on the agenda is free.
 
+    ``fresh`` says that it was asked for just now: a word that came at once is told to the listener too.
     Raises :class:`RecordEnded` in a replay of a run that still waits.
     """
     found = Approval.load(scope.board, approval)
-    if found.status in ("approved", "refused"):
+    if found.status in ("approved", "refused") and not fresh:
         return found
     if scope.replaying:
         raise RecordEnded(f"Run {found.run} has no record of a decision on approval {approval}.")

@@ -147,6 +147,7 @@ class Context(Recording):
         plain, labels = unwrap_arguments(arguments)
         document: Any = to_json(plain)
         step, recorded = self._take("call", [tool, document])
+        fresh = recorded is None
         if recorded is None:
             recorded = await self._decide_call(step, tool, plain, labels)
         outcome: Any = recorded.value
@@ -157,7 +158,7 @@ class Context(Recording):
         if declared is None:
             raise UnknownTool(f"Run {self.run} needs the tool {tool!r}, which is not registered.")
         if "asked" in outcome:
-            await self._approved(tool, outcome["effect"])
+            await self._approved(tool, outcome["effect"], fresh=fresh)
         effect = self._scope.board.effect(outcome["effect"])
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         self._check()
@@ -195,6 +196,7 @@ class Context(Recording):
         plain, labels = unwrap(question)
         document = to_json(plain)
         step, recorded = self._take("question", document)
+        fresh = recorded is None
         if recorded is None:
             label = self._label.join(*labels)
             self.decisions.require("ask a person", self._scope.gateway.decide_question("this", label))
@@ -202,7 +204,7 @@ class Context(Recording):
             recorded = await self._post_approval(replace(step, value={"asked": approval.id}), approval)
         self.deliver(recorded.label)
         outcome: Any = recorded.value
-        answered = await decided(self._scope, self.actor, outcome["asked"])
+        answered = await decided(self._scope, self.actor, outcome["asked"], fresh=fresh)
         self.deliver(answered.label)
         if answered.status == "refused":
             raise AnswerRefused(f"{answered.decided_by} refused to answer{': ' * bool(answered.note)}{answered.note}.")
@@ -342,9 +344,9 @@ class Context(Recording):
         approval.write(transaction)
         return await self._record(replace(step, label=approval.label), transaction)
 
-    async def _approved(self, tool: str, approval: str) -> None:
+    async def _approved(self, tool: str, approval: str, *, fresh: bool) -> None:
         """Return once a person approved a call, which commits its intent. Raises :class:`PolicyDenied`."""
-        answered = await decided(self._scope, self.actor, approval)
+        answered = await decided(self._scope, self.actor, approval, fresh=fresh)
         self.deliver(answered.label)
         if isinstance(answered.verdict, Deny):
             raise PolicyDenied(f"The call of {tool} was refused: {answered.verdict.reason}.")

@@ -8,8 +8,8 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import EXTERNAL
 from agentsys.chat_model import EmbeddedChatModel
-from agentsys.context import ContextClosed
 from agentsys.langgraph.saver import BlackboardSaver
+from agentsys.recording import ContextClosed
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
