@@ -29,3 +29,20 @@ ViewLabel = Annotated[
     PlainSerializer(Label.to_json, return_type=dict[str, Any]),
     WithJsonSchema(_SCHEMA),
 ]
+
+
+class WithLabel:
+    """What the label of a node says in two words."""
+
+    __slots__ = ()
+    label: ViewLabel
+
+    @property
+    def confidential(self) -> bool:
+        """Whether not everyone may read it."""
+        return self.label.readers.members is not None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether people alone shaped it."""
+        return all(name.startswith("user:") for name in self.label.influencers)

@@ -12,7 +12,7 @@ from agentsys.blackboard.entries import Endorsement, Entry, Json
 from agentsys.blackboard.labels import Label, join_all
 from agentsys.tool_calls import label_of
 from agentsys.views.derivation import Derivation, Source, Via, version_name
-from agentsys.views.labels import ViewLabel
+from agentsys.views.labels import ViewLabel, WithLabel
 from agentsys.views.run_view import DecisionView, decision_view
 from agentsys.views.withholding import content
 
@@ -23,7 +23,7 @@ Side = Literal["value", "upstream", "downstream"]
 
 
 @dataclass(frozen=True, slots=True)
-class ProvenanceNode:
+class ProvenanceNode(WithLabel):
     """One version of an entry, or the outcome of a tool call (no topic); ``steps`` is how far it is from the value.
 
     ``gained`` and ``narrowed`` say what its label has beyond that of its sources: influencers, and fewer readers.
@@ -46,16 +46,6 @@ class ProvenanceNode:
     lowered: bool
     endorsement: Endorsement | None = field(metadata=content())
     withheld: bool = False
-
-    @property
-    def confidential(self) -> bool:
-        """Whether not everyone may read it."""
-        return self.label.readers.members is not None
-
-    @property
-    def trusted(self) -> bool:
-        """Whether people alone shaped it."""
-        return all(name.startswith("user:") for name in self.label.influencers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.runs import RunRecord
-from agentsys.views.labels import ViewLabel
+from agentsys.views.labels import ViewLabel, WithLabel
 from agentsys.views.run_list import MODEL_STEPS
 from agentsys.views.withholding import content
 
@@ -17,7 +17,7 @@ NodeKind = Literal["run", "request", "volunteer", "response", "model call", "ste
 
 
 @dataclass(frozen=True, slots=True)
-class GraphNode:
+class GraphNode(WithLabel):
     """One recorded entry. ``id`` is its topic and key; ``seq`` is the commit that wrote it, ``at`` in unix seconds.
 
     ``seconds`` is how long a model call took.
@@ -33,16 +33,6 @@ class GraphNode:
     value: Json = field(metadata=content())
     derived_from: tuple[EntryVersionRef, ...]
     withheld: bool = False
-
-    @property
-    def confidential(self) -> bool:
-        """Whether not everyone may read it."""
-        return self.label.readers.members is not None
-
-    @property
-    def trusted(self) -> bool:
-        """Whether people alone shaped it."""
-        return all(name.startswith("user:") for name in self.label.influencers)
 
 
 @dataclass(frozen=True, slots=True)
