@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from agentsys import topics
@@ -36,6 +36,7 @@ from agentsys.policy import Policy
 from agentsys.rounds import Failure
 from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
+from agentsys.settling import SettledAs, settle
 from agentsys.tools import Tool, ToolRegistry, to_json
 from agentsys.workflow import Workflow, WorkflowFunction
 
@@ -265,15 +266,14 @@ class Runtime:
         """
         return await decide(self.board, approval, decision, by=by or self.policy.owner, note=note, answer=answer)
 
-    async def settle(self, effect: str, outcome: Literal["succeeded", "failed"], result: Json = None) -> Effect:
-        """Say what became of a tool call in doubt, so that its run's record is complete.
+    async def settle(
+        self, effect: str, outcome: SettledAs, result: Json = None, *, by: str | None = None, note: str = ""
+    ) -> Effect:
+        """Record a person's word, by default the policy's owner's, on what became of a tool call in doubt.
 
-        ``result`` is the call's result, or the reason of its failure. Raises ``EffectRefused``.
+        See :func:`agentsys.settling.settle`.
         """
-        body: Json = {"value": result} if outcome == "succeeded" else {"error": str(result)}
-        settled = self.board.effect(effect)
-        label = Label.trusted(self.policy.owner).join(*([settled.intent.label] if settled else []))
-        return await asyncio.to_thread(self.board.finish_effect, effect, outcome, body, label)
+        return await settle(self.board, effect, outcome, result, by=by or self.policy.owner, note=note)
 
     async def close(self) -> None:
         """Close what the tools hold open, the model and the board."""

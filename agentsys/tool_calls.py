@@ -14,6 +14,7 @@ from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
 from agentsys.rounds import recordable
+from agentsys.settling import to_be_redone
 from agentsys.tools import Tool, ToolError, to_json
 
 INTERRUPTED: Final = "the caller was cancelled"
@@ -37,7 +38,7 @@ class EffectInDoubt(RunError):
     """A call began and nobody knows whether it took effect."""
 
     code = "AGS-0631"
-    remedy = "Find out what happened, then tell the board with `Runtime.settle`; the runtime never repeats such a call."
+    remedy = "Find out what happened, then say it with `agentsys effects settle`; no such call is repeated unasked."
 
 
 async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool) -> Effect:
@@ -45,9 +46,10 @@ async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool
 
     An effect that was started and has no outcome belongs to a process that died, one that was interrupted to a caller
     that was cancelled: a repeatable one is done again under the same idempotency key, a queryable one is asked about,
-    any other is in doubt.
+    any other is in doubt. One that a person says never happened is made again.
     """
-    if effect.state not in (EffectState.INTENDED, EffectState.STARTED) and not _interrupted(effect):
+    again = to_be_redone(effect)
+    if effect.state not in (EffectState.INTENDED, EffectState.STARTED) and not _interrupted(effect) and not again:
         return effect
     if replaying:
         raise RecordEnded(f"The call {effect.intent.id} of {tool.name} has no recorded outcome.")
@@ -55,7 +57,7 @@ async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool
         raise EffectInDoubt(
             f"The call {effect.intent.id} of {tool.name} was begun by a live process and has not ended."
         )
-    if effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
+    if again or effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
         return await _dispatch(board, tool, effect)
     return await _recover(board, tool, effect)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentsys.cli import approvals, board, config, mcp, models, runs
+from agentsys.cli import approvals, board, config, effects, mcp, models, runs
 from agentsys.cli.ask import ask
 from agentsys.cli.bench import bench
 from agentsys.cli.console import console
@@ -31,6 +31,7 @@ app.command("bench")(bench)
 app.command("console")(console)
 app.add_typer(runs.app, name="runs")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(effects.app, name="effects")
 app.add_typer(models.app, name="models")
 app.add_typer(board.app, name="board")
 app.add_typer(mcp.app, name="mcp")

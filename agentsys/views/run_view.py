@@ -88,6 +88,7 @@ class ModelCallView:
 class ToolCallView:
     """A tool call as the effect log has it; ``result`` is ``None`` until there is an outcome."""
 
+    effect: str
     tool: str
     state: str
     effect_class: str
@@ -233,6 +234,7 @@ def _model_call(step: Entry) -> ModelCallView:
 def _tool_call(effect: Effect) -> ToolCallView:
     intent = effect.intent
     return ToolCallView(
+        effect=effect.id,
         tool=intent.tool,
         state=str(effect.state),
         effect_class=str(intent.effect_class),

@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import agentsys.ui
+from agentsys.blackboard.effects import EffectClass, EffectIntent
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.runs import RunRecord
 from agentsys.ui.boards import RECORDED
@@ -268,3 +269,15 @@ def test_the_console_writes_nothing(browse, recorded):
         browse(screen, run=run)
     assert recorded.board.head == head
     assert recorded.board.epoch == 1
+
+
+def test_a_call_in_doubt_shows_the_command_that_settles_it(recorded, browse):
+    result = recorded.run("question", ASKED)
+    transaction = recorded.board.begin("runtime", run=result.run)
+    intent = EffectIntent("e1", result.run, "main#1:0009", "send", EffectClass.IRREVERSIBLE, {}, Label.trusted())
+    transaction.plan_effect(intent)
+    recorded.board.commit(transaction)
+    recorded.board.start_effect("e1")
+    assert not any("settle" in block.value for block in browse(RUN_PAGE, run=result.run).code)
+    recorded.board.finish_effect("e1", "in_doubt", {"error": "the process died during the call"}, Label.trusted())
+    assert any("agentsys effects settle e1" in block.value for block in browse(RUN_PAGE, run=result.run).code)

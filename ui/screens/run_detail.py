@@ -7,6 +7,7 @@ from typing import Final
 
 import streamlit as st
 
+from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.ui.formatting import Chip, count_text, duration_text, escape_markdown, label_text
@@ -179,6 +180,13 @@ def _draw_tool_calls(calls: Sequence[ToolCallView]) -> None:
             for call in calls
         ],
     )
+    for call in calls:
+        if call.state == EffectState.IN_DOUBT:
+            st.warning(
+                f"Nobody knows whether this call of {escape_markdown(call.tool)} took effect. Find out, then say so:",
+                icon=":material/help:",
+            )
+            st.code(f"agentsys effects settle {call.effect} succeeded|failed|redo", language="bash")
 
 
 def _or_withheld(text: str, withheld: bool) -> str:
