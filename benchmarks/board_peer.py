@@ -1,7 +1,8 @@
 """Our checkpoint saver beside LangGraph's: steps a second, and the bytes that a growing state takes.
 
-A step is what LangGraph does at the end of each superstep: the task's writes, then the checkpoint, both awaited. The
-state is a list of messages that grows by one a step, beside channels that do not change.
+A step is what LangGraph does at the end of each superstep with ``durability="sync"``: it starts saving the task's writes
+and the checkpoint, and waits. It waits for the checkpoint only; here a step ends when both are saved. The state is a list
+of messages that grows by one a step, beside channels that do not change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -105,17 +106,18 @@ async def walk(saver: Saver, thread: str, steps: int) -> None:
     for step in range(steps):
         message = {"role": "ai", "id": f"{thread}-{step}", "content": " ".join(words.choices(WORDS, k=MESSAGE_WORDS))}
         values = {**values, "messages": [*values["messages"], message], "round": step}
+        written: list[tuple[str, Any]] = [("messages", [message]), ("round", step)]
+        calls: list[Coroutine[Any, Any, Any]] = []
         if step:
-            await saver.aput_writes(
-                config, [("messages", [message]), ("round", step)], f"task {step}", "~__pregel_pull"
-            )
+            calls.append(saver.aput_writes(config, written, f"task {step}", "~__pregel_pull"))
         changed = ("messages", "round") if step else tuple(values)
         versions = dict(checkpoint["channel_versions"])
         for channel in changed:
             versions[channel] = saver.get_next_version(versions.get(channel), None)
         checkpoint = _checkpoint(values, versions)
         new = {channel: versions[channel] for channel in changed}
-        config = await saver.aput(config, checkpoint, {"source": "loop", "step": step, "parents": {}}, new)
+        calls.append(saver.aput(config, checkpoint, {"source": "loop", "step": step, "parents": {}}, new))
+        config = (await asyncio.gather(*calls))[-1]
     found = await saver.aget_tuple(config)
     assert found is not None and found.checkpoint["channel_values"] == values
 
@@ -157,7 +159,7 @@ def _result(figures: dict[str, list[float]], sizes: dict[str, int], busy: float)
         bars=bars,
         repetitions=figures,
         notes=[
-            "Both with synchronous=FULL; a step is the task's writes and the checkpoint, each awaited.",
+            "Both with synchronous=FULL; a step is the task's writes and the checkpoint, started together.",
             f"Other processes kept {busy:.1f} of {os.cpu_count()} cores busy before the runs and "
             f"{other_cpu_share():.1f} after them.",
         ],

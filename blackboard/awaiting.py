@@ -3,12 +3,13 @@
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 _T = TypeVar("_T")
-_Answer: TypeAlias = "tuple[asyncio.Future[Any], Future[Any]]"
+_Answer: TypeAlias = "tuple[Callable[[Future[Any]], object], Future[Any]]"
 
 _guard: Final = threading.Lock()
 _answers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Answer]]] = WeakKeyDictionary()
@@ -16,34 +17,47 @@ _answers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Answer]]] = 
 
 def awaitable(future: "Future[_T]") -> "asyncio.Future[_T]":
     """Return ``future`` for the running loop, as ``asyncio.wrap_future`` does; cancelling it cancels ``future``."""
+    waiting: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+    waiting.add_done_callback(lambda done: future.cancel() if done.cancelled() else None)
+    call_when_done(future, lambda source: _copy(source, waiting))
+    return waiting
+
+
+def call_when_done(future: "Future[_T]", callback: "Callable[[Future[_T]], object]") -> None:
+    """Call ``callback`` with ``future`` in the running loop once it is done."""
     loop = asyncio.get_running_loop()
-    waiting: asyncio.Future[_T] = loop.create_future()
     with _guard:
         answers = _answers.setdefault(loop, deque())
 
     def answered(source: "Future[_T]") -> None:
         with _guard:
-            answers.append((waiting, source))
+            answers.append((callback, source))
             first = len(answers) == 1
         # Who finds others there is taken along by the wake-up that the first of them asked for.
         if first and not loop.is_closed():
             loop.call_soon_threadsafe(_deliver, answers)
 
-    waiting.add_done_callback(lambda done: future.cancel() if done.cancelled() else None)
     future.add_done_callback(answered)
-    return waiting
 
 
 def _deliver(answers: "deque[_Answer]") -> None:
     with _guard:
         arrived = list(answers)
         answers.clear()
-    for waiting, source in arrived:
-        if waiting.done():
-            continue
-        if source.cancelled():
-            waiting.cancel()
-        elif (error := source.exception()) is not None:
-            waiting.set_exception(error)
-        else:
-            waiting.set_result(source.result())
+    for callback, source in arrived:
+        try:
+            callback(source)
+        except Exception as error:
+            # The others shall be called all the same.
+            asyncio.get_running_loop().call_exception_handler({"message": "a commit's callback", "exception": error})
+
+
+def _copy(source: "Future[_T]", waiting: "asyncio.Future[_T]") -> None:
+    if waiting.done():
+        return
+    if source.cancelled():
+        waiting.cancel()
+    elif (error := source.exception()) is not None:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(source.result())

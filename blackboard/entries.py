@@ -82,13 +82,16 @@ class Entry:
         return self.topic, self.key
 
 
+_PLAIN: Final = frozenset((str, int, bool, type(None)))
+
 # One encoder for all: json.dumps builds a new one on every call with these settings.
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Json) -> str:
     """Return the one JSON text of ``value`` (sorted keys, no spaces); raises :class:`InvalidValue` naming the fault."""
-    _check(value, "value", MAX_DEPTH)
+    if not _is_json(value, MAX_DEPTH):
+        _check(value, "value", MAX_DEPTH)
     try:
         text = _ENCODER.encode(value)
         text.encode()
@@ -106,6 +109,23 @@ def check_name(name: str, what: str) -> str:
     if "\0" in name:
         raise InvalidName(f"{what} holds a NUL character: {name!r:.80}.")
     return name
+
+
+def _is_json(value: object, depth: int) -> bool:
+    """Whether ``value`` is surely JSON; of an odd one :func:`_check` says more, and costs more."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict:
+        for key, item in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str or not (type(item) in _PLAIN or _is_json(item, depth - 1)):
+                return False
+        return True
+    if kind is list:
+        return all(type(item) in _PLAIN or _is_json(item, depth - 1) for item in value)  # type: ignore[attr-defined]
+    return kind is float and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _check(value: object, path: str, depth: int) -> None:

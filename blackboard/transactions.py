@@ -237,6 +237,17 @@ class Transaction:
         entry = self._reads[topic, key]
         return None if entry is None or entry.deleted else entry
 
+    def rely_on(self, topic: str, key: str, entry: Entry | None) -> None:
+        """Take ``entry`` for what stands at an address, instead of reading it: it must be so when this commits.
+
+        It is for callers that know what they wrote last. What was read before stays as it was read.
+        """
+        self._check_open()
+        if (topic, key) not in self._reads:
+            self._reads[topic, key] = entry
+            if entry is not None:
+                self._remember([entry])
+
     def query(self, predicate: Predicate) -> list[Entry]:
         """Return the matching entries ordered by (topic, key), own writes included."""
         self._check_open()
@@ -471,7 +482,7 @@ class Transaction:
         return label
 
     def _check_label(self, what: str, label: Label) -> None:
-        if not self.reads_label.flows_to(label):
+        if label is not self._label and not self.reads_label.flows_to(label):
             raise LabelTooLow(
                 f"The label of {what}, {label.to_json()}, is not above what the transaction read, "
                 f"{self.reads_label.to_json()}."

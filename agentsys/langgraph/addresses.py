@@ -12,6 +12,7 @@ Threads, namespaces and tasks are percent-encoded, so that none can reach into a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -25,7 +26,7 @@ WRITES: Final = "checkpoint_write"
 HEAD: Final = "checkpoint_head"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """One lineage of checkpoints: a thread and a namespace within it, as LangGraph spells them."""
 
@@ -36,35 +37,50 @@ class Place:
     def of(config: RunnableConfig) -> Place:
         """Return the lineage that ``config`` names; without a namespace, the root graph's."""
         configurable = config["configurable"]
-        return Place(str(configurable["thread_id"]), configurable.get("checkpoint_ns") or "")
+        return _place(str(configurable["thread_id"]), configurable.get("checkpoint_ns") or "")
 
     @staticmethod
     def at(topic: str, key: str) -> tuple[Place, str]:
         """Return the lineage and the identifier of the checkpoint that lies at an address."""
         _, namespace, checkpoint = key.split(":", 2)
-        return Place(unquote(topic.removeprefix(ROOT)), unquote(namespace)), checkpoint
+        return _place(unquote(topic.removeprefix(ROOT)), unquote(namespace)), checkpoint
 
-    @property
+    @cached_property
     def topic(self) -> str:
         return thread_topic(self.thread)
 
-    @property
+    @cached_property
     def head(self) -> str:
-        return f"head:{quoted(self.namespace)}"
+        return f"head:{self._namespace}"
+
+    @cached_property
+    def name(self) -> str:
+        """What distinguishes this lineage, as one text."""
+        return f"{quoted(self.thread)}/{self._namespace}"
 
     def checkpoint(self, checkpoint: str) -> str:
-        return f"checkpoint:{quoted(self.namespace)}:{checkpoint}"
+        return f"checkpoint:{self._namespace}:{checkpoint}"
 
     def writes(self, checkpoint: str, task: str) -> str:
-        return f"writes:{quoted(self.namespace)}:{checkpoint}:{quoted(task)}"
+        return f"writes:{self._namespace}:{checkpoint}:{quoted(task)}"
 
     def checkpoints(self) -> Predicate:
         """Return what every checkpoint of this lineage matches."""
-        return _keys_below(self.topic, f"checkpoint:{quoted(self.namespace)}:")
+        return _keys_below(self.topic, f"checkpoint:{self._namespace}:")
 
     def all_writes(self, checkpoint: str) -> Predicate:
         """Return what every task's writes to one checkpoint match."""
-        return _keys_below(self.topic, f"writes:{quoted(self.namespace)}:{checkpoint}:")
+        return _keys_below(self.topic, f"writes:{self._namespace}:{checkpoint}:")
+
+    @cached_property
+    def _namespace(self) -> str:
+        return quoted(self.namespace)
+
+
+@lru_cache(maxsize=1024)
+def _place(thread: str, namespace: str) -> Place:
+    # The same object for every step: its addresses are spelled once.
+    return Place(thread, namespace)
 
 
 def thread_topic(thread: str) -> str:

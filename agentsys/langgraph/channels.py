@@ -10,8 +10,6 @@ In a checkpoint's entry, ``values`` maps each channel to one of::
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -28,7 +26,6 @@ from agentsys.langgraph.encoding import packed, unpacked
 
 LONGEST_CHAIN: Final = 32
 """Differences read to rebuild a value; the next one is stored whole."""
-KEPT_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +54,6 @@ class State:
 
 
 NOTHING: Final = State({}, {})
-
-
-class NewestStates:
-    """The newest state of each lineage, so that the next one is compared in memory. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Place, tuple[str, int, State]] = OrderedDict()
-        self._size = 0
-        self._guard = threading.Lock()
-
-    def get(self, place: Place, entry: Entry) -> State | None:
-        """Return the state of the checkpoint in ``entry`` if it is what was kept, in the very version."""
-        with self._guard:
-            key, seq, state = self._kept.get(place, (None, None, None))
-        return state if (key, seq) == (entry.key, entry.seq) else None
-
-    def keep(self, place: Place, key: str, seq: int, state: State) -> None:
-        """Keep the state of the checkpoint at ``key`` as commit ``seq`` wrote it."""
-        with self._guard:
-            if place in self._kept:
-                self._size -= self._kept.pop(place)[2].size
-            self._kept[place] = (key, seq, state)
-            self._size += state.size
-            while self._size > KEPT_BYTES:
-                self._size -= self._kept.popitem(last=False)[1][2].size
 
 
 def store(

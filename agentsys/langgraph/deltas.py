@@ -53,7 +53,9 @@ def _run(old: bytes, new: bytes, at: int) -> Delta:
     """Return the longest run around the old anchor and its place ``at`` in the new bytes."""
     back = _agreeing(old[:SKIP][::-1], new[:at][::-1])
     start, begin = SKIP - back, at - back
-    length = _agreeing(old[start:], new[begin:])
+    rest = old[start:]
+    # Mostly all that was there is there still.
+    length = len(rest) if new.startswith(rest, begin) else _agreeing(rest, new[begin:])
     return Delta(start, length, new[:begin], new[begin + length :])
 
 

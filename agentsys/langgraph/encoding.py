@@ -30,7 +30,7 @@ def unpacked(text: str) -> bytes:
     return zlib.decompress(data) if text[0] == "z" else data
 
 
-def encoded(serde: SerializerProtocol, value: Any) -> Json:
+def encoded(serde: SerializerProtocol, value: Any) -> list[Json]:
     """Return ``value`` as a kind and its packed bytes."""
     kind, data = serde.dumps_typed(value)
     return [kind, packed(data)]

@@ -20,7 +20,7 @@ from langchain_core.runnables import RunnableConfig
 
 from agentsys.blackboard.entries import Entry
 from agentsys.errors import BoardError
-from agentsys.langgraph.addresses import Place, quoted
+from agentsys.langgraph.addresses import Place
 
 CLAIM: Final = "__agentsys_claim"
 """Key of the claim among the configurable values; LangGraph keeps what begins so out of the metadata."""
@@ -45,14 +45,15 @@ class Claim:
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def text(self, place: Place) -> str:
-        return f"{self.version}:{self.owner}:{_name(place)}"
+        return f"{self.version}:{self.owner}:{place.name}"
 
 
 _empty: ContextVar[dict[str, Claim] | None] = ContextVar("agentsys_empty_threads", default=None)
 
 
 def version_of(head: Entry | None) -> int:
-    return 0 if head is None else head.version
+    """Return the version of a head, 0 for none; one that its transaction is about to write has none yet: -1."""
+    return 0 if head is None else head.version or -1
 
 
 def newest(head: Entry | None) -> str | None:
@@ -76,9 +77,9 @@ def head_value(checkpoint: str | None, owner: str | None) -> dict[str, Any]:
 def remember_read(place: Place, claim: Claim | None) -> None:
     """Keep, in this context, that ``place`` was read: as empty under ``claim``, or with a checkpoint."""
     known = dict(_empty.get() or {})
-    known.pop(_name(place), None)
+    known.pop(place.name, None)
     if claim is not None:
-        known[_name(place)] = claim
+        known[place.name] = claim
     while len(known) > REMEMBERED:
         del known[next(iter(known))]
     _empty.set(known)
@@ -89,11 +90,11 @@ def claim_of(config: RunnableConfig, place: Place, parent: str | None) -> Claim 
     configurable = config["configurable"]
     version, _, rest = str(configurable.get(CLAIM) or "").partition(":")
     owner, _, name = rest.partition(":")
-    if owner and name == _name(place):
+    if owner and name == place.name:
         return Claim(int(version), owner)
     running = RUNNING in configurable
     if running or parent is None:
-        seen = (_empty.get() or {}).get(_name(place))
+        seen = (_empty.get() or {}).get(place.name)
         if seen is not None:
             return seen
     # A graph names no parent only where it found the thread empty.
@@ -111,7 +112,3 @@ def admit(head: Entry | None, claim: Claim | None, place: Place, parent: str | N
             f"Thread {place.thread!r}{f' ({place.namespace})' if place.namespace else ''} was at checkpoint "
             f"{parent or 'none'} when this writer read it, and another has written since: it is at {newest(head)}."
         )
-
-
-def _name(place: Place) -> str:
-    return f"{quoted(place.thread)}/{quoted(place.namespace)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -20,37 +20,26 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
     get_checkpoint_id,
-    get_checkpoint_metadata,
 )
 
-from agentsys.blackboard.awaiting import awaitable
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph import removal
-from agentsys.langgraph.addresses import CHECKPOINT, HEAD, ROOT, WRITES, Place, thread_topic
-from agentsys.langgraph.channels import NOTHING, NewestStates, State, ValueReader, store
-from agentsys.langgraph.encoding import decoded, encoded
+from agentsys.langgraph.addresses import CHECKPOINT, ROOT, Place, thread_topic
+from agentsys.langgraph.channels import State, ValueReader
+from agentsys.langgraph.encoding import decoded
 from agentsys.langgraph.history import channel_history
-from agentsys.langgraph.ownership import (
-    CLAIM,
-    Claim,
-    admit,
-    claim_of,
-    head_value,
-    newest,
-    owner_of,
-    remember_read,
-    version_of,
-)
-from agentsys.langgraph.pending import merged, pending_writes
+from agentsys.langgraph.newest import NewestCheckpoints
+from agentsys.langgraph.operations import PutCheckpoint, PutWrites, Writing
+from agentsys.langgraph.ownership import CLAIM, Claim, newest, remember_read, version_of
+from agentsys.langgraph.pending import pending_writes
+from agentsys.langgraph.turns import PRINCIPAL, Turns
 
-PRINCIPAL = "langgraph"
 Forks: TypeAlias = Literal["refuse", "allow"]
-_T = TypeVar("_T")
 
 
 class BlackboardSaver(BaseCheckpointSaver[str]):
@@ -66,7 +55,8 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         self._board = board
         self._label = label or Label()
         self._forks = forks
-        self._states = NewestStates()
+        self._known = NewestCheckpoints()
+        self._turns = Turns(board, self._known)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that ``config`` names, or the thread's newest one."""
@@ -93,8 +83,9 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Commit a checkpoint, and return the config that names it. Raises :class:`StaleCheckpoint`."""
-        commit, state = self._commit(lambda tx: self._put(tx, config, checkpoint, metadata, new_versions))
-        return self._kept(config, checkpoint, commit, state)
+        operation = PutCheckpoint.of(self._writing, config, checkpoint, metadata, new_versions)
+        self._turns.commit(operation)
+        return _config(operation.place, checkpoint["id"], None)
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -103,7 +94,7 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
 
         Raises :class:`StaleCheckpoint`.
         """
-        self._commit(lambda tx: self._put_writes(tx, config, writes, task_id, task_path))
+        self._turns.commit(PutWrites.of(self._writing, config, writes, task_id, task_path))
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread's checkpoints and writes from the board's present; its log keeps them."""
@@ -157,13 +148,14 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        commit, state = await self._acommit(lambda tx: self._put(tx, config, checkpoint, metadata, new_versions))
-        return self._kept(config, checkpoint, commit, state)
+        operation = PutCheckpoint.of(self._writing, config, checkpoint, metadata, new_versions)
+        await self._turns.ask(operation)
+        return _config(operation.place, checkpoint["id"], None)
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        await self._acommit(lambda tx: self._put_writes(tx, config, writes, task_id, task_path))
+        await self._turns.ask(PutWrites.of(self._writing, config, writes, task_id, task_path))
 
     async def adelete_thread(self, thread_id: str) -> None:
         await asyncio.to_thread(self.delete_thread, thread_id)
@@ -195,8 +187,10 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         entry = None if named is None else transaction.get(place.topic, place.checkpoint(named))
         if entry is None:
             return None, claim
-        reader = ValueReader(transaction, place)
-        return self._tuple(transaction, reader, place, entry, claim, keep=named == newest(head)), claim
+        found, state, writes = self._tuple(transaction, ValueReader(transaction, place), place, entry, claim)
+        if head is not None and named == newest(head):
+            self._known.read(place, head, entry, state, writes)
+        return found, claim
 
     def _listed(
         self, config: RunnableConfig | None, wanted: dict[str, Any], before: str | None
@@ -215,123 +209,43 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
                 head = transaction.get(place.topic, place.head)
                 readers[place] = ValueReader(transaction, place), Claim(version_of(head))
             reader, claim = readers[place]
-            yield self._tuple(transaction, reader, place, entry, claim)
+            yield self._tuple(transaction, reader, place, entry, claim)[0]
 
     def _tuple(
-        self,
-        transaction: Transaction,
-        reader: ValueReader,
-        place: Place,
-        entry: Entry,
-        claim: Claim,
-        *,
-        keep: bool = False,
-    ) -> CheckpointTuple:
+        self, transaction: Transaction, reader: ValueReader, place: Place, entry: Entry, claim: Claim
+    ) -> tuple[CheckpointTuple, State, Sequence[Entry]]:
+        """Return the checkpoint in ``entry``, its state, and what tasks wrote on it."""
         body: Any = entry.value
         _, checkpoint = Place.at(entry.topic, entry.key)
         values = reader.values(entry)
         skeleton: Checkpoint = decoded(self.serde, body["checkpoint"])
-        if keep:
-            self._states.keep(place, entry.key, entry.seq, State(values, skeleton["channel_versions"]))
+        writes = transaction.query(place.all_writes(checkpoint))
+        state = State(values, skeleton["channel_versions"])
         for name, value in values.items():
             skeleton["channel_values"][name] = self.serde.loads_typed((value.kind, value.data))
-        return CheckpointTuple(
+        found = CheckpointTuple(
             config=_config(place, checkpoint, claim),
             checkpoint=skeleton,
             metadata=decoded(self.serde, body["metadata"]),
             parent_config=_config(place, body["parent"], claim) if body["parent"] else None,
-            pending_writes=pending_writes(transaction.query(place.all_writes(checkpoint)), self.serde),
+            pending_writes=pending_writes(writes, self.serde),
         )
+        return found, state, writes
 
-    def _put(
-        self,
-        transaction: Transaction,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> State:
-        place, parent = Place.of(config), get_checkpoint_id(config)
-        owner = self._admitted(transaction, config, place, parent)[1]
-        values, state = store(self.serde, checkpoint, new_versions, self._state(transaction, place, parent))
-        full = get_checkpoint_metadata(config, metadata)
-        skeleton = {**checkpoint, "channel_values": {}}
-        body = {
-            "parent": parent,
-            "run": full.get("run_id"),
-            "checkpoint": encoded(self.serde, skeleton),
-            "metadata": encoded(self.serde, full),
-            "values": values,
-        }
-        self._write(transaction, place, place.checkpoint(checkpoint["id"]), body, CHECKPOINT)
-        self._write(transaction, place, place.head, head_value(checkpoint["id"], owner), HEAD)
-        return state
+    @property
+    def _writing(self) -> Writing:
+        # LangGraph copies savers and gives the copies another serialiser.
+        return Writing(self.serde, self._label, self._forks == "allow", self._known)
 
-    def _put_writes(
-        self,
-        transaction: Transaction,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task: str,
-        path: str,
-    ) -> None:
-        place, checkpoint = Place.of(config), get_checkpoint_id(config)
-        assert checkpoint is not None
-        head, owner = self._admitted(transaction, config, place, checkpoint)
-        if owner is not None and owner != owner_of(head):
-            self._write(transaction, place, place.head, head_value(newest(head), owner), HEAD)
-        key = place.writes(checkpoint, task)
-        body = merged(transaction.get(place.topic, key), task, path, writes, self.serde)
-        self._write(transaction, place, key, body, WRITES)
-
-    def _admitted(
-        self, transaction: Transaction, config: RunnableConfig, place: Place, parent: str | None
-    ) -> tuple[Entry | None, str | None]:
-        """Return the head that is written on, and the name under which."""
-        head = transaction.get(place.topic, place.head)
-        claim = claim_of(config, place, parent)
-        if self._forks == "refuse":
-            admit(head, claim, place, parent)
-        return head, None if claim is None else claim.owner
-
-    def _state(self, transaction: Transaction, place: Place, checkpoint: str | None) -> State:
-        """Return the state that the next checkpoint is compared with."""
-        entry = None if checkpoint is None else transaction.get(place.topic, place.checkpoint(checkpoint))
-        if entry is None:
-            return NOTHING
-        known = self._states.get(place, entry)
-        if known is not None:
-            return known
-        body: Any = entry.value
-        versions = decoded(self.serde, body["checkpoint"])["channel_versions"]
-        return State(ValueReader(transaction, place).values(entry), versions)
-
-    def _write(self, transaction: Transaction, place: Place, key: str, value: Any, kind: str) -> None:
-        transaction.put(place.topic, key, value, type=kind, label=self._label, derived_from=())
-
-    def _kept(self, config: RunnableConfig, checkpoint: Checkpoint, commit: Commit, state: State) -> RunnableConfig:
-        place = Place.of(config)
-        self._states.keep(place, place.checkpoint(checkpoint["id"]), commit.seq, state)
-        return _config(place, checkpoint["id"], None)
-
-    def _commit(self, write: Callable[[Transaction], _T]) -> tuple[Commit, _T]:
+    def _commit(self, write: Callable[[Transaction], None]) -> None:
         while True:
             transaction = self._board.begin(PRINCIPAL)
-            result = write(transaction)
+            write(transaction)
             try:
-                return self._board.commit(transaction), result
+                self._board.commit(transaction)
+                return
             except Conflict:
                 # What to write depends on nothing but what is there now, so it is decided again.
-                continue
-
-    async def _acommit(self, write: Callable[[Transaction], _T]) -> tuple[Commit, _T]:
-        while True:
-            transaction = self._board.begin(PRINCIPAL)
-            result = write(transaction)
-            try:
-                # Not in a thread: a pool of them would bound how many commits share one trip to the disk.
-                return await awaitable(self._board.submit(transaction)), result
-            except Conflict:
                 continue
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from agentsys.blackboard.awaiting import awaitable
+from agentsys.blackboard.awaiting import awaitable, call_when_done
 
 
 async def test_all_answers_of_other_threads_arrive():
@@ -41,3 +41,15 @@ async def test_cancelling_reaches_the_source_and_spares_the_others():
     assert sources[0].cancelled()
     sources[1].set_result(2)
     assert await second == 2
+
+
+async def test_a_callback_that_fails_keeps_no_other_from_being_called():
+    sources = [Future(), Future()]
+    told, called = [], asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+    call_when_done(sources[0], lambda source: 1 / 0)
+    call_when_done(sources[1], lambda source: called.set())
+    for source in sources:
+        source.set_result(None)
+    await asyncio.wait_for(called.wait(), 60)
+    assert isinstance(told[0], ZeroDivisionError)

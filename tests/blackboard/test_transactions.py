@@ -5,6 +5,7 @@ import math
 import pytest
 
 from agentsys.blackboard.board import Board, InvalidSnapshot
+from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Endorsement, EntryVersionRef, InvalidName, InvalidValue
 from agentsys.blackboard.labels import BOTTOM, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
@@ -74,6 +75,25 @@ def test_savepoints_drop_writes_and_keep_reads(board: Board) -> None:
     assert later is not None and "file:x" in later.label.influencers
     with pytest.raises(UnknownSavepoint):
         board.begin(ANN).rollback_to(1)
+
+
+def test_what_is_relied_on_is_read_without_the_board_and_validated_like_a_read(board: Board) -> None:
+    put(board, "a", 1)
+    known = board.get("notes", "a")
+    put(board, "a", 2)
+    for relied_on in (known, None):
+        tx = board.begin(ANN)
+        tx.rely_on("notes", "a", relied_on)
+        assert tx.get("notes", "a") is relied_on
+        tx.put("notes", "b", 1, type="note")
+        with pytest.raises(Conflict):
+            board.commit(tx)
+    tx = board.begin(ANN)
+    tx.get("notes", "a")
+    tx.rely_on("notes", "a", known)
+    tx.rely_on("notes", "b", None)
+    tx.put("notes", "b", 1, type="note", label=Label(frozenset({ANN}), Readers.of(ANN)))
+    assert board.commit(tx).writes[0].derived_from == (EntryVersionRef("notes", "a", 2),)
 
 
 def test_deletion_is_a_version_and_a_new_value_follows_it(board: Board) -> None:

@@ -1,0 +1,128 @@
+"""Calls of one turn of the event loop share a commit and fail alone; what a saver remembers is never trusted."""
+
+import asyncio
+
+import pytest
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.base.id import uuid6
+
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.storage import BoardClosed
+from agentsys.langgraph.ownership import StaleCheckpoint
+from agentsys.langgraph.saver import BlackboardSaver
+from tests.langgraph.write_ownership import named
+
+
+@pytest.fixture
+def board():
+    with Board.open(":memory:") as board:
+        yield board
+
+
+def checkpoint(value):
+    return {**empty_checkpoint(), "id": str(uuid6()), "channel_values": {"n": value}, "channel_versions": {"n": value}}
+
+
+def put(saver, config, value):
+    return saver.put(config, checkpoint(value), {"source": "loop", "step": value}, {"n": value})
+
+
+def aput(saver, config, value):
+    return saver.aput(config, checkpoint(value), {"source": "loop", "step": value}, {"n": value})
+
+
+def start(saver):
+    thread = {"configurable": {**named("turns")["configurable"], "checkpoint_ns": ""}}
+    return put(saver, thread, 1)
+
+
+def written(saver, config):
+    return {(task, value) for task, _, value in saver.get_tuple(config).pending_writes}
+
+
+async def test_the_calls_of_one_turn_are_one_commit(board):
+    saver = BlackboardSaver(board)
+    first = start(saver)
+    head = board.head
+    *_, second = await asyncio.gather(
+        saver.aput_writes(first, [("n", 2)], "one"), saver.aput_writes(first, [("n", 3)], "two"), aput(saver, first, 2)
+    )
+    assert board.head == head + 1
+    assert written(saver, first) == {("one", 2), ("two", 3)}
+    assert (
+        saver.get_tuple(second).parent_config["configurable"]["checkpoint_id"] == first["configurable"]["checkpoint_id"]
+    )
+
+
+async def test_the_same_tasks_calls_of_one_turn_see_each_other(board):
+    saver = BlackboardSaver(board)
+    first = start(saver)
+    await asyncio.gather(*(saver.aput_writes(first, [("n", value)], "task") for value in (1, 2)))
+    assert written(saver, first) == {("task", 1)}
+
+
+async def test_a_call_that_is_refused_fails_alone(board):
+    saver = BlackboardSaver(board)
+    first = start(saver)
+    second = put(saver, first, 2)
+    refused, _ = await asyncio.gather(
+        saver.aput_writes(first, [("n", 0)], "late"),
+        saver.aput_writes(second, [("n", 3)], "task"),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, StaleCheckpoint)
+    assert written(saver, first) == set()
+    assert written(saver, second) == {("task", 3)}
+
+
+async def test_a_call_that_is_cancelled_takes_no_other_along(board):
+    saver = BlackboardSaver(board)
+    first = start(saver)
+    cancelled = asyncio.ensure_future(saver.aput_writes(first, [("n", 0)], "cancelled"))
+    other = asyncio.ensure_future(saver.aput_writes(first, [("n", 1)], "task"))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await other
+    assert cancelled.cancelled()
+    assert written(saver, first) == {("task", 1)}
+
+
+async def test_on_a_closed_board_every_call_fails(board):
+    saver = BlackboardSaver(board)
+    first = start(saver)
+    board.close()
+    for failed in await asyncio.gather(
+        saver.aput_writes(first, [("n", 1)], "task"), aput(saver, first, 2), return_exceptions=True
+    ):
+        assert isinstance(failed, BoardClosed)
+
+
+def test_what_is_remembered_yields_to_what_another_wrote(board):
+    one, other = BlackboardSaver(board), BlackboardSaver(board)
+    first = start(one)
+    second = put(other, first, 2)
+    with pytest.raises(StaleCheckpoint):
+        put(one, first, 3)
+    third = put(one, second, 3)
+    read = other.get_tuple({"configurable": {**third["configurable"], "checkpoint_id": None}})
+    put(other, read.config, 4)
+    assert [found.checkpoint["channel_values"]["n"] for found in one.list(first)] == [1]
+    thread = {"configurable": {"thread_id": first["configurable"]["thread_id"]}}
+    assert [found.checkpoint["channel_values"]["n"] for found in one.list(thread)] == [4, 3, 2, 1]
+
+
+def test_a_task_goes_on_with_what_another_process_wrote_for_it(board):
+    one, other = BlackboardSaver(board), BlackboardSaver(board)
+    first = start(one)
+    other.put_writes(first, [("n", 7)], "task")
+    one.put_writes(first, [("n", 8), ("n", 9)], "task")
+    assert written(one, first) == {("task", 7), ("task", 9)}
+
+
+def test_a_deleted_thread_begins_anew(board):
+    one, other = BlackboardSaver(board), BlackboardSaver(board)
+    first = start(one)
+    other.delete_thread(first["configurable"]["thread_id"])
+    again = put(one, {"configurable": {**first["configurable"], "checkpoint_id": None}}, 5)
+    assert one.get_tuple(again).checkpoint["channel_values"] == {"n": 5}
+    assert one.get_tuple(first) is None
