@@ -1,8 +1,8 @@
 """Our checkpoint saver beside LangGraph's: steps a second, and the bytes that a growing state takes.
 
-A step is what LangGraph does at the end of each superstep with ``durability="sync"``: it starts saving the task's writes
-and the checkpoint, and waits. It waits for the checkpoint only; here a step ends when both are saved. The state is a list
-of messages that grows by one a step, beside channels that do not change.
+A step is what LangGraph does at the end of each superstep with ``durability="sync"``: it starts saving the task's
+writes and the checkpoint, and waits for the checkpoint. Here a step ends when both are saved. The state is a list of
+messages that grows by one a step, beside channels that do not change.
 """
 
 from __future__ import annotations
