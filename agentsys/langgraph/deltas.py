@@ -45,7 +45,7 @@ def difference(old: bytes, new: bytes) -> Delta | None:
     # Repetitive values hold the anchor in many places; those where a length took more or fewer bytes come first.
     likely = [SKIP + shift for shift in SHIFTS if new.startswith(anchor, SKIP + shift)]
     found = new.find(anchor, 0, SEARCHED)
-    runs = [_run(old, new, at) for at in (*likely, *([found] if found >= 0 else []))]
+    runs = [_run(old, new, at) for at in dict.fromkeys((*likely, *([found] if found >= 0 else [])))]
     return max(runs, key=lambda run: run.length, default=None)
 
 
