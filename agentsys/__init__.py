@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agentsys.errors import AgentsysError
     from agentsys.labelled import Labelled
     from agentsys.lake.lake import Lake
+    from agentsys.memoisation import Memoise
     from agentsys.policy import Policy
     from agentsys.runs import RunResult
     from agentsys.runtime import Runtime
@@ -35,6 +36,7 @@ _HOMES = {
     "Label": "agentsys.blackboard.labels",
     "Labelled": "agentsys.labelled",
     "Lake": "agentsys.lake.lake",
+    "Memoise": "agentsys.memoisation",
     "Policy": "agentsys.policy",
     "Request": "agentsys.agents",
     "RunResult": "agentsys.runs",
@@ -57,6 +59,7 @@ __all__ = [
     "Label",
     "Labelled",
     "Lake",
+    "Memoise",
     "NOBODY",
     "PUBLIC",
     "Policy",

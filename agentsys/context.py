@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -17,19 +17,18 @@ from agentsys.agents import Request
 from agentsys.approvals import Approval
 from agentsys.asking import AnswerRefused, approval_of_call, approval_of_question, decided
 from agentsys.blackboard.effects import EffectIntent, EffectState
-from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.merges import Merge
-from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import LabelTooLow, Transaction
+from agentsys.blackboard.transactions import Transaction
+from agentsys.board_access import BoardAccess
 from agentsys.capacity import capacity_of
 from agentsys.events import RequestPosted
 from agentsys.gateway import Allow, AskCall, Deny, PolicyDenied
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.labelled import Labelled, unwrap, unwrap_arguments
+from agentsys.memoisation import Asked, Memoise, Turn, check_deterministic, version_of
 from agentsys.model_calls import answer_of_model
-from agentsys.models import ModelFailed
-from agentsys.recording import Recording
+from agentsys.models import ModelFailed, identity_of
 from agentsys.rounds import Failure, RoundOutcome
 from agentsys.sagas import compensation, note_compensated
 from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
@@ -37,12 +36,11 @@ from agentsys.scope import Round, RunScope
 from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
 from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
 from agentsys.tools import Tool, to_json
-from agentsys.workspace import Workspace
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class Context(Recording):
+class Context(BoardAccess):
     """What one attempt of one actor works through.
 
     Steps are numbered in the order in which they are begun, so an actor that begins steps concurrently must begin them
@@ -52,60 +50,11 @@ class Context(Recording):
 
     def __init__(self, scope: RunScope, actor: Actor) -> None:
         super().__init__(scope, actor)
-        self._workspace = Workspace(scope.board, scope.run, f"agent:{actor.name}", actor.snapshot, actor.owner)
         self._compensable: list[tuple[Tool, str]] = []
         self.kept: str | None = None
         """The last request with which this attempt, or one that it repeats, committed writes."""
         self.lost: Transaction | None = None
         """The transaction that this attempt tried to commit last."""
-
-    def read(self, topic: str, key: str) -> Entry | None:
-        """Return the entry as of the transaction's snapshot, own writes included."""
-        self._check()
-        if topics.is_reserved(topic):
-            self._refuse_reading(topic)
-        entry = self._workspace.get(topic, key)
-        # That an entry was ended is also something that somebody said.
-        self.deliver(self._workspace.reads_label)
-        return entry
-
-    def query(self, predicate: Predicate) -> list[Entry]:
-        """Return the entries that match.
-
-        The predicate must name a topic, or a topic prefix that does not cover ``runs/``, the runtime's own record.
-        """
-        self._check()
-        if topics.may_match_reserved(predicate):
-            self._refuse_reading(predicate.topic or f"every topic under {predicate.topic_prefix or '/'!r}")
-        entries = self._workspace.query(predicate)
-        self.deliver(*(entry.label for entry in entries))
-        return entries
-
-    def put(self, topic: str, key: str, value: Any, *, type: str, label: Label | None = None) -> None:
-        """Write an entry when the transaction commits. Raises :class:`PolicyDenied` and :class:`LabelTooLow`."""
-        self._check()
-        plain, labels = unwrap(value)
-        least = self._label.join(*labels)
-        if label is not None and not least.flows_to(label):
-            raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")
-        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, label or least))
-        self._workspace.put(topic, key, to_json(plain), type=type, label=label or least)
-
-    def merge(self, topic: str, key: str, merge: Merge, *, type: str) -> None:
-        """Change a counter, set or map when the transaction commits, whatever others write to it meanwhile.
-
-        Raises :class:`PolicyDenied`.
-        """
-        self._check()
-        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
-        self._workspace.merge(topic, key, merge, type=type, label=self._label)
-
-    def delete(self, topic: str, key: str) -> None:
-        """Delete an entry when the transaction commits. Raises :class:`PolicyDenied`."""
-        self._check()
-        self.decisions.require(f"delete {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
-        self._workspace.delete(topic, key, label=self._label)
-        self.deliver(self._workspace.reads_label)
 
     async def ask(
         self,
@@ -146,14 +95,34 @@ class Context(Recording):
         """
         plain, labels = unwrap_arguments(arguments)
         document: Any = to_json(plain)
+        known = self._scope.gateway.tools.get(tool)
+        asked = self._asked("call", tool, known.memo if known else None, document)
         step, recorded = self._take("call", [tool, document])
+        question = None
+        if recorded is None and known is not None and not self._scope.gateway.asks(tool):
+            label, version = self._label.join(*labels.values()), version_of(known.function)
+            question = self._scope.memo.question(asked, version, document, label)
+        async with self._scope.memo.turn(question) as turn:
+            return await self._make_call(tool, step, recorded, plain, labels, turn)
+
+    async def _make_call(
+        self,
+        tool: str,
+        step: Step,
+        recorded: Step | None,
+        arguments: dict[str, Any],
+        labels: dict[str, Label],
+        turn: Turn,
+    ) -> Labelled[Any]:
         fresh = recorded is None
         if recorded is None:
-            recorded = await self._decide_call(step, tool, plain, labels)
+            recorded = await self._decide_call(step, tool, arguments, labels, turn)
         outcome: Any = recorded.value
         self.deliver(recorded.label, *labels.values())
         if "denied" in outcome:
             raise PolicyDenied(f"The call of {tool} was denied by rule {outcome['denied']}: {outcome['reason']}.")
+        if "memo" in outcome:
+            return Labelled(outcome["value"], recorded.label.join(*labels.values()))
         declared = self._scope.gateway.tools.get(tool)
         if declared is None:
             raise UnknownTool(f"Run {self.run} needs the tool {tool!r}, which is not registered.")
@@ -164,7 +133,7 @@ class Context(Recording):
         self._check()
         if declared.undo is not None:
             self._compensable.append((declared, effect.id))
-        effect = await carry_out(self._scope.board, declared, effect, replaying=self._scope.replaying)
+        effect = await carry_out(self._scope.board, declared, effect, replaying=self._scope.replaying, turn=turn)
         self.deliver(label_of(effect))
         result = result_of(declared, effect)
         return replace(result, label=result.label.join(*labels.values()))
@@ -218,18 +187,28 @@ class Context(Recording):
         schema: type[BaseModel] | None = None,
         sampling: SamplingParams | None = None,
         model: str | None = None,
+        memo: Memoise | None = None,
     ) -> Labelled[Any]:
-        """Ask a model; the answer is text, or an object of ``schema``, with the label of all that was delivered."""
+        """Ask a model; the answer is text, or an object of ``schema``, with the label of all that was delivered.
+
+        With ``memo``, an equal question under an equal label is asked once; the sampling must be deterministic.
+        """
         if schema is not None:
             if constraint is not None:
                 raise ValueError("give either a constraint or a schema, not both")
             constraint = schema_constraint(schema)
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-        answer = await self._ask_model("generate", messages, self._label, constraint, sampling, model)
+        answer = await self._ask_model("generate", messages, [], constraint, sampling, model, memo)
         return answer if schema is None else replace(answer, value=parse_answer(schema, answer.value))
 
     async def extract(
-        self, value: Labelled[Any], schema: type[M], *, model: str | None = None, max_tokens: int = 512
+        self,
+        value: Labelled[Any],
+        schema: type[M],
+        *,
+        model: str | None = None,
+        max_tokens: int = 512,
+        memo: Memoise | None = None,
     ) -> Labelled[M]:
         """Read ``value`` into ``schema`` with a quarantined call: no tools, no history, a schema fixed beforehand.
 
@@ -241,15 +220,10 @@ class Context(Recording):
             Message("system", extraction_prompt(schema)),
             Message("user", text),
         ]
-        label = self._label.join(*labels)
         sampling = SamplingParams(max_tokens=max_tokens)
-        answer = await self._ask_model("extract", messages, label, schema_constraint(schema), sampling, model)
+        answer = await self._ask_model("extract", messages, labels, schema_constraint(schema), sampling, model, memo)
         bounded = replace(answer.label, capacity=min(answer.label.capacity, capacity_of(schema)))
         return Labelled(parse_answer(schema, answer.value), bounded)
-
-    def advance(self, seq: int) -> None:
-        """Let the next transaction see everything up to commit ``seq``."""
-        self._workspace.advance(seq)
 
     def conclude(self) -> tuple[Transaction, str]:
         """Hand over the last transaction, with the decisions not yet recorded, and the digest of its writes."""
@@ -299,7 +273,9 @@ class Context(Recording):
             self._workspace.drop()
             self._workspace.advance(recorded.seq)
 
-    async def _decide_call(self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label]) -> Step:
+    async def _decide_call(
+        self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label], turn: Turn
+    ) -> Step:
         gateway = self._scope.gateway
         missing = await gateway.prepare(tool)
         decision = missing or gateway.decide(tool, arguments, control=self._label, labels=labels)
@@ -313,6 +289,10 @@ class Context(Recording):
         if isinstance(decision, Deny):
             value: Json = {"denied": decision.rule, "reason": decision.reason}
             return await self._record(replace(step, value=value, label=label), transaction)
+        if turn.found is not None:
+            value = {"tool": tool, "arguments": decision.arguments, "value": turn.found.answer, "memo": turn.key}
+            step = replace(step, value=value, label=label.join(turn.found.label))
+            return await self._record(step, transaction, [turn.found.ref])
         effect, effect_class = self._identity(step), decision.tool.effect_class
         transaction.plan_effect(EffectIntent(effect, self.run, step.key, tool, effect_class, decision.arguments, label))
         return await self._record(replace(step, value={"effect": effect}, label=label), transaction)
@@ -355,20 +335,27 @@ class Context(Recording):
         self,
         kind: str,
         messages: list[Message],
-        label: Label,
+        labels: Sequence[Label],
         constraint: Constraint | None,
         sampling: SamplingParams | None,
         model: str | None,
+        memo: Memoise | None,
     ) -> Labelled[Any]:
         sampling = sampling or SamplingParams()
+        check_deterministic(memo, sampling)
+        asked = self._asked(kind, model or "", memo, {})
+        label = self._label.join(*labels)
         chat: list[Json] = [[message.role, message.content] for message in messages]
         grammar: Json = None if constraint is None else [constraint.kind, constraint.source]
-        step, recorded = self._take(kind, [chat, grammar, to_json(asdict(sampling)), model])
+        parameters: Json = [chat, grammar, to_json(asdict(sampling)), model]
+        step, recorded = self._take(kind, parameters)
         if recorded is None:
             urgency, tags = self._scope.urgency(self.actor.deadline), {"run": self.run, "agent": self.agent}
             request = GenerateRequest(messages, sampling, constraint, urgency, label, tags=tags)
-            value = await answer_of_model(self._scope, self.agent, self.decisions, step.key, request, model)
-            recorded = await self._record(replace(step, value=value, label=label))
+            question = self._scope.memo.question(asked, identity_of(self._scope.model, model), parameters, label)
+            async with self._scope.memo.turn(question) as turn:
+                value = await answer_of_model(self._scope, self.agent, self.decisions, step.key, request, model, turn)
+                recorded = await self._record_answer(replace(step, value=value, label=label), turn)
         outcome: Any = recorded.value
         label = recorded.label.join(label)
         self.deliver(label)
@@ -378,7 +365,17 @@ class Context(Recording):
             raise ModelFailed(Failure(**outcome["failure"]))
         return Labelled(outcome["text"], label)
 
-    def _refuse_reading(self, what: str) -> NoReturn:
-        denial = Deny("reserved-topic", "it holds the runtime's own record; a round's outcome comes from ask()")
-        self.decisions.require(f"read {what}", denial)
-        raise AssertionError("a denial raises")
+    def _asked(self, kind: str, name: str, memo: Memoise | None, arguments: dict[str, Any]) -> Asked:
+        """Read what the answer of a memoised call follows from beside its parameters."""
+        read = [self.read(topic, key) for topic, key in memo.addresses(arguments)] if memo is not None else []
+        absent = any(entry is None or entry.version == 0 for entry in read)
+        return Asked(kind, name, memo, None if absent else tuple(entry.ref for entry in read if entry is not None))
+
+    async def _record_answer(self, step: Step, turn: Turn) -> Step:
+        if turn.found is not None:
+            return await self._record(replace(step, label=step.label.join(turn.found.label)), None, [turn.found.ref])
+        transaction = self._scope.journal.begin(f"agent:{self.agent}")
+        value: Any = step.value
+        if "text" in value:
+            turn.keep(transaction, value, step.label)
+        return await self._record(step, transaction)

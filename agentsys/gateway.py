@@ -74,6 +74,10 @@ class Gateway:
         except Exception as error:
             return Deny("error-in-check", f"{type(error).__name__}: {error}")
 
+    def asks(self, name: str) -> bool:
+        """Whether a person may have to decide about calls of tool ``name``."""
+        return name in self.policy.asks or name in self.policy.asks_if_untrusted
+
     async def prepare(self, name: str) -> Deny | None:
         """Let the tool's source, where it has one, learn of it; of one that cannot be had, return the denial."""
         try:

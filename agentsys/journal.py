@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.entries import Entry, Json, canonical_json
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json, canonical_json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Commit, Transaction
@@ -119,13 +119,21 @@ class Journal:
         """Return a transaction for the run's own record."""
         return self.board.begin(principal, run=self.run)
 
-    def write(self, transaction: Transaction, step: Step) -> None:
+    def write(
+        self, transaction: Transaction, step: Step, derived_from: Sequence[EntryVersionRef] | None = None
+    ) -> None:
         value = {"kind": step.kind, "input": step.input, "occurrence": step.occurrence, "value": step.value}
-        transaction.put(topics.steps(self.run), step.key, value, type="step", label=step.label)
+        where = topics.steps(self.run)
+        transaction.put(where, step.key, value, type="step", label=step.label, derived_from=derived_from)
 
-    async def record(self, step: Step, transaction: Transaction) -> Step:
-        """Commit ``step`` with everything else in ``transaction``, and return it as recorded."""
-        self.write(transaction, step)
+    async def record(
+        self, step: Step, transaction: Transaction, derived_from: Sequence[EntryVersionRef] | None = None
+    ) -> Step:
+        """Commit ``step`` with everything else in ``transaction``, and return it as recorded.
+
+        It derives from ``derived_from``, by default from what the transaction read.
+        """
+        self.write(transaction, step, derived_from)
         commit = await submit(self.board, transaction)
         recorded = replace(step, seq=commit.seq)
         self._remember(recorded)

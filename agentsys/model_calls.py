@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from agentsys.blackboard.entries import Json
 from agentsys.decisions import DecisionLog
 from agentsys.errors import ServingError
 from agentsys.events import TokensStreamed
 from agentsys.gateway import Deny
+from agentsys.memoisation import Turn
 from agentsys.models import audience_of
 from agentsys.rounds import Failure
 from agentsys.scope import RunScope
-from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.serving.requests import Chunk, GenerateRequest, Usage
 from agentsys.tools import to_json
 
 
 async def answer_of_model(
-    scope: RunScope, agent: str, decisions: DecisionLog, step: str, request: GenerateRequest, model: str | None
+    scope: RunScope,
+    agent: str,
+    decisions: DecisionLog,
+    step: str,
+    request: GenerateRequest,
+    model: str | None,
+    turn: Turn,
 ) -> Json:
-    """Return what to record of a model call: its answer, its denial, or its failure."""
+    """Return what to record of a model call: its answer, its denial, or its failure.
+
+    An answer on record is taken over, at no cost, if the model might be asked for it.
+    """
     decision = scope.gateway.decide_disclosure("the prompt", request.label, audience_of(scope.model))
     if isinstance(decision, Deny):
         decisions.note("ask the model", decision, request.label)
         return {"denied": decision.rule, "reason": decision.reason}
+    if turn.found is not None:
+        answer: Any = turn.found.answer
+        return {**answer, "usage": to_json(asdict(Usage())), "seconds": 0.0, "memo": turn.key}
     try:
         generation = await scope.model.generate(request, model=model, on_chunk=_stream(scope, agent, step))
     except ServingError as error:

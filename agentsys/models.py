@@ -89,6 +89,12 @@ def audience_of(model: Model) -> Readers:
     return audience if isinstance(audience, Readers) else PUBLIC
 
 
+def identity_of(model: Model, name: str | None) -> str:
+    """Return which model a call of ``name`` asks, as far as it says: two that differ must differ in this."""
+    tell = getattr(model, "identity", None)
+    return str(tell(name)) if callable(tell) else f"{type(model).__qualname__} {name or ''}"
+
+
 class LangChainModel:
     """Any LangChain chat model. Constraints are checked on the finished answer, with a bounded number of retries.
 
@@ -112,6 +118,10 @@ class LangChainModel:
             correction = f"That does not match this {request.constraint.kind}: {request.constraint.source}"
             messages = [*messages, Message("assistant", generation.text), Message("user", correction)]
         raise ConstraintUnmet(f"{self._name} did not match the {request.constraint} in {self._attempts} attempts.")
+
+    def identity(self, name: str | None) -> str:
+        """Return the provider's class and the model's name; ``name`` chooses nothing here."""
+        return f"{type(self._model).__qualname__} {self._name}"
 
     @property
     def _name(self) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from agentsys.actor import Actor
 from agentsys.blackboard.conflicts import Conflict
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.decisions import DecisionLog
@@ -94,12 +94,17 @@ class Recording:
             self.decisions.drop()
         return step, recorded
 
-    async def _record(self, step: Step, transaction: Transaction | None = None) -> Step:
+    async def _record(
+        self,
+        step: Step,
+        transaction: Transaction | None = None,
+        derived_from: Sequence[EntryVersionRef] | None = None,
+    ) -> Step:
         self._check()
         transaction = transaction or self._scope.journal.begin(f"agent:{self.agent}")
         self.decisions.write(transaction, step.key, self._label)
         try:
-            return await self._scope.journal.record(step, transaction)
+            return await self._scope.journal.record(step, transaction, derived_from)
         except Conflict as conflict:
             self._fault = conflict
             raise

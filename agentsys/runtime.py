@@ -31,6 +31,7 @@ from agentsys.forks import copy_steps, forked
 from agentsys.gateway import Gateway
 from agentsys.journal import Journal, Mode, RecordEnded, ReplayDivergence, submit
 from agentsys.labelled import unwrap
+from agentsys.memoisation import LONGEST_SECONDS, Memoisation
 from agentsys.models import as_model
 from agentsys.policy import Policy
 from agentsys.rounds import Failure
@@ -85,9 +86,11 @@ class Runtime:
         policy: Policy | None = None,
         conflicts: Policies | None = None,
         max_volunteers: int = MAX_VOLUNTEERS,
+        memo_seconds: float = LONGEST_SECONDS,
     ) -> None:
         """``conflicts`` says for types of entries what becomes of an actor whose commit conflicts on one: see
-        :mod:`agentsys.blackboard.resolution`.
+        :mod:`agentsys.blackboard.resolution`. Answers of memoised calls hold for ``memo_seconds`` at most; 0 makes
+        every call anew (see :mod:`agentsys.memoisation`).
         """
         self.board = board
         self.model = as_model(model)
@@ -97,6 +100,7 @@ class Runtime:
         self.tools = ToolRegistry(tools)
         self._gateway = Gateway(self.policy, self.tools)
         self._agenda = Agenda(MAX_ACTING)
+        self._memo = Memoisation(board, self.policy, memo_seconds)
         self._conflicts = conflicts or {}
         self._max_volunteers = max_volunteers
         self._active: dict[str, asyncio.Task[Any] | None] = {}
@@ -134,6 +138,7 @@ class Runtime:
         client = ServingClient({name: engine_factory(name, options)}, default=name)
         if arguments.get("policy") is None:
             arguments["policy"] = Policy.of(processors=client.audience.members or ())
+        arguments.setdefault("memo_seconds", settings.memo.seconds if settings.memo.enabled else 0.0)
         where, durability = settings.board.location, settings.board.durability
         board = Board.open_read_only(where) if read_only else Board.open(where, durability=durability)
         return Runtime(board, client, **arguments)
@@ -331,6 +336,7 @@ class Runtime:
             started=record.started,
             deadline=record.deadline,
             max_volunteers=self._max_volunteers,
+            memo=self._memo,
             conflicts=self._conflicts,
             listener=listener,
         )

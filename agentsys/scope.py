@@ -14,6 +14,7 @@ from agentsys.blackboard.resolution import Policies
 from agentsys.events import Listener, RunEvent
 from agentsys.gateway import Gateway
 from agentsys.journal import Journal, Mode
+from agentsys.memoisation import Memoisation
 from agentsys.models import Model
 from agentsys.rounds import RoundOutcome
 
@@ -53,6 +54,7 @@ class RunScope:
     started: float
     deadline: float | None
     max_volunteers: int
+    memo: Memoisation
     conflicts: Policies = field(default_factory=dict)
     listener: Listener | None = None
     run_round: RunRound = field(init=False)

@@ -104,6 +104,13 @@ class RunSettings(Section):
     volunteers: int = Field(8, ge=1, description="agents that may answer one request")
 
 
+class MemoSettings(Section):
+    """Calls of pure tools and deterministic model calls that opted in: made once, then answered from the board."""
+
+    enabled: bool = Field(True, description="whether such calls are answered from memory")
+    seconds: float = Field(604_800.0, gt=0, description="how long an answer holds at most")
+
+
 class ServerSettings(Section):
     """Where `agentsys serve` listens, and who may call."""
 
@@ -194,6 +201,7 @@ class Settings(Section):
     board: BoardSettings = Field(default_factory=BoardSettings)
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)
+    memo: MemoSettings = Field(default_factory=MemoSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     a2a: A2ASettings = Field(default_factory=A2ASettings)
     mcp: McpSettings = Field(default_factory=McpSettings)

@@ -13,6 +13,7 @@ from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
+from agentsys.memoisation import Turn
 from agentsys.rounds import recordable
 from agentsys.settling import to_be_redone
 from agentsys.tools import Tool, ToolError, to_json
@@ -41,12 +42,13 @@ class EffectInDoubt(RunError):
     remedy = "Find out what happened, then say it with `agentsys effects settle`; no such call is repeated unasked."
 
 
-async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool) -> Effect:
+async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool, turn: Turn | None = None) -> Effect:
     """Bring an intended effect to its outcome, unless the record has it already.
 
     An effect that was started and has no outcome belongs to a process that died, one that was interrupted to a caller
     that was cancelled: a repeatable one is done again under the same idempotency key, a queryable one is asked about,
     any other is in doubt. One that a person says never happened is made again.
+    A result is kept for the question whose ``turn`` it is.
     """
     again = to_be_redone(effect)
     if effect.state not in (EffectState.INTENDED, EffectState.STARTED) and not _interrupted(effect) and not again:
@@ -58,7 +60,7 @@ async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool
             f"The call {effect.intent.id} of {tool.name} was begun by a live process and has not ended."
         )
     if again or effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
-        return await _dispatch(board, tool, effect)
+        return await _dispatch(board, tool, effect, turn)
     return await _recover(board, tool, effect)
 
 
@@ -108,7 +110,9 @@ async def _recover(board: Board, tool: Tool, effect: Effect) -> Effect:
     return await _conclude(board, tool, effect, found)
 
 
-async def _dispatch(board: Board, tool: Tool, effect: Effect, *, never_happened: bool = False) -> Effect:
+async def _dispatch(
+    board: Board, tool: Tool, effect: Effect, turn: Turn | None = None, *, never_happened: bool = False
+) -> Effect:
     key, arguments, label = effect.intent.id, effect.intent.arguments, effect.intent.label
     starting = board.begin("runtime", run=effect.intent.run)
     if never_happened:
@@ -129,10 +133,10 @@ async def _dispatch(board: Board, tool: Tool, effect: Effect, *, never_happened:
         unknown = isinstance(error, ToolError) and error.unknown and tool.effect_class is not EffectClass.PURE
         state = "in_doubt" if unknown else "failed"
         return await _finish(board, effect, state, {"error": _reason(error)}, _failure_label(tool, label, error))
-    return await _conclude(board, tool, effect, returned)
+    return await _conclude(board, tool, effect, returned, turn)
 
 
-async def _conclude(board: Board, tool: Tool, effect: Effect, returned: Any) -> Effect:
+async def _conclude(board: Board, tool: Tool, effect: Effect, returned: Any, turn: Turn | None = None) -> Effect:
     """Record the result of a call that was made."""
     label = effect.intent.label
     try:
@@ -143,7 +147,7 @@ async def _conclude(board: Board, tool: Tool, effect: Effect, returned: Any) -> 
         state = "failed" if tool.effect_class is EffectClass.PURE else "in_doubt"
         reason = f"the result cannot be recorded: {_reason(error)}"
         return await _finish(board, effect, state, {"error": reason}, _failure_label(tool, label))
-    return await _finish(board, effect, "succeeded", result, result_label)
+    return await _finish(board, effect, "succeeded", result, result_label, turn)
 
 
 def _reason(error: Exception) -> str:
@@ -165,7 +169,11 @@ def _labelled(tool: Tool, returned: Any, label: Label) -> tuple[Json, Label]:
     return to_json(value), label.join(*own)
 
 
-async def _finish(board: Board, effect: Effect, outcome: Any, result: Json, label: Label) -> Effect:
+async def _finish(
+    board: Board, effect: Effect, outcome: Any, result: Json, label: Label, turn: Turn | None = None
+) -> Effect:
     finishing = board.begin("runtime", run=effect.intent.run)
     finishing.finish_effect(effect.id, outcome, result, label)
+    if turn is not None and isinstance(result, dict):
+        turn.keep(finishing, result["value"], label)
     return (await submit(board, finishing)).effects[-1]

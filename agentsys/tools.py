@@ -14,6 +14,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError, RunError
+from agentsys.memoisation import Memoise
 
 IDEMPOTENCY_KEY = "idempotency_key"
 DEFAULT_TIMEOUT = 60.0
@@ -43,7 +44,7 @@ class Tool:
     trusted influence. ``audience`` learns the arguments. ``source`` is the label of what the function brings in from
     outside its arguments (``None``: nothing). ``query``, for a ``QUERYABLE`` tool, tells by idempotency key what became
     of a call: its result, or ``None`` if the call never happened. ``undo``, of a ``COMPENSABLE`` one, is the tool that
-    takes a call back. ``timeout`` is in seconds.
+    takes a call back. ``timeout`` is in seconds. ``memo``, of a ``PURE`` one, lets equal calls be made once.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Tool:
     query: OutcomeQuery | None = None
     description: str = ""
     undo: Tool | None = None
+    memo: Memoise | None = None
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Json]:
         """Return the arguments as JSON, validated. Raises pydantic's ``ValidationError``."""
@@ -86,11 +88,13 @@ def tool(
     timeout: float = DEFAULT_TIMEOUT,
     query: OutcomeQuery | None = None,
     undo: ToolFunction | None = None,
+    memo: Memoise | None = None,
 ) -> Callable[[ToolFunction], Tool]:
     """Turn a function with type hints into a tool. What is not declared is taken at its worst.
 
     ``undo`` takes back a compensable call. It gets those of the call's arguments that it has parameters for, and the
-    call's result if it has a parameter ``result``; it must be safe to repeat under one ``idempotency_key``.
+    call's result if it has a parameter ``result``; it must be safe to repeat under one ``idempotency_key``. ``memo``
+    lets equal calls of a pure tool, under equal labels, be made once (see :mod:`agentsys.memoisation`).
 
     An undeclared effect is irreversible. Unless said otherwise, a pure tool has no consequence, tells nobody its
     arguments and brings nothing in; any other tool is consequential, tells everybody, and its result is external.
@@ -108,9 +112,15 @@ def tool(
             remedy="Pass effect=EffectClass.COMPENSABLE together with undo=.",
         )
 
+    if memo is not None and not pure:
+        raise ConfigurationError(
+            f"Calls of a tool whose effect is {effect} cannot be answered from memory.",
+            remedy="Declare effect=EffectClass.PURE if a call changes nothing and tells nothing new, or drop memo=.",
+        )
+
     def decorate(function: ToolFunction) -> Tool:
         named = name or str(getattr(function, "__name__", "tool"))
-        made = declared(function, named, effect)
+        made = replace(declared(function, named, effect), memo=memo)
         return made if undo is None else replace(made, undo=declared(undo, f"undo_{named}", EffectClass.IDEMPOTENT))
 
     def declared(function: ToolFunction, named: str, effect: EffectClass) -> Tool:

@@ -12,6 +12,7 @@ topic                                 key                                       
 ``runs/{run}/decisions``              actor path # attempt : index               ``decision``
 ``approvals``                         approval                                   ``approval``
 ``tool_pins``                         server of foreign tools                    ``tool_pins``
+``memo``                              HMAC of a question                         ``memo``
 ====================================  =========================================  ===================
 """
 
@@ -19,12 +20,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from agentsys.blackboard import memo
 from agentsys.blackboard.predicates import Predicate
 
 RUNS: Final = "runs"
 APPROVALS: Final = "approvals"
 TOOL_PINS: Final = "tool_pins"
+MEMO: Final = memo.TOPIC
 RESERVED_PREFIX: Final = "runs/"
+_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO)
 
 
 def requests(run: str) -> str:
@@ -52,7 +56,7 @@ def decisions(run: str) -> str:
 
 
 def is_reserved(topic: str) -> bool:
-    return topic in (RUNS, APPROVALS, TOOL_PINS) or topic.startswith(RESERVED_PREFIX)
+    return topic in _RESERVED or topic.startswith(RESERVED_PREFIX)
 
 
 def may_match_reserved(predicate: Predicate) -> bool:
@@ -60,6 +64,4 @@ def may_match_reserved(predicate: Predicate) -> bool:
     if predicate.topic is not None:
         return is_reserved(predicate.topic)
     prefix = predicate.topic_prefix or ""
-    return prefix.startswith(RESERVED_PREFIX) or any(
-        name.startswith(prefix) for name in (RESERVED_PREFIX, APPROVALS, TOOL_PINS)
-    )
+    return prefix.startswith(RESERVED_PREFIX) or any(name.startswith(prefix) for name in (RESERVED_PREFIX, *_RESERVED))

@@ -237,13 +237,15 @@ class Board:
         found = self._open_reader().effects(ids=[effect_id])
         return found[0] if found else None
 
+    def alive(self, epoch: int) -> bool:
+        """Whether the process that opened the board as ``epoch`` still has it open, this one included."""
+        if self._committer is None or isinstance(self._committer, Committer):
+            return epoch == self.epoch
+        return self._committer.alive(epoch)
+
     def begun_by_the_living(self, effect: Effect) -> bool:
         """Whether ``effect`` was started by a process that still has the board open, this one included."""
-        if effect.state is not EffectState.STARTED:
-            return False
-        if self._committer is None or isinstance(self._committer, Committer):
-            return effect.epoch == self.epoch
-        return self._committer.alive(effect.epoch)
+        return effect.state is EffectState.STARTED and self.alive(effect.epoch)
 
     def start_effect(self, effect_id: str, *, principal: str = "runtime") -> Effect:
         """Record durably that the next attempt of an effect begins. Raises :class:`EffectRefused`."""

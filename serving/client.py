@@ -50,6 +50,11 @@ class ServingClient:
         """Names that calls may use; the default comes first."""
         return (self._default, *sorted(set(self._sources) - {self._default}))
 
+    def identity(self, model: str | None = None) -> str:
+        """Return the name of an engine with what its source says of the weights: answers of two may differ."""
+        name = model or self._default
+        return f"{name} {getattr(self._sources.get(name), 'identity', '')}"
+
     async def engine(self, model: str | None = None) -> Engine:
         """Return an engine, loading it in a thread on first use; a failed load is tried again by the next call."""
         name = model or self._default

@@ -48,6 +48,11 @@ class SpecifiedEngine:
         """Who learns the prompts: ``model-server:HOST`` of a URL, nobody if the model runs on this machine."""
         return audience_of_url(self.spec) if is_remote(self.spec) else NOBODY
 
+    @property
+    def identity(self) -> str:
+        """What decides about answers beside the name: the model, and the format that its weights are held in."""
+        return f"{self.spec} {self.options.weight_format}"
+
     def __call__(self) -> Engine:
         if is_remote(self.spec):
             return _remote(self.spec, self.options)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentsys.cli import approvals, board, config, effects, mcp, models, runs
+from agentsys.cli import approvals, board, config, effects, mcp, memo, models, runs
 from agentsys.cli.ask import ask
 from agentsys.cli.bench import bench
 from agentsys.cli.console import console
@@ -34,6 +34,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(effects.app, name="effects")
 app.add_typer(models.app, name="models")
 app.add_typer(board.app, name="board")
+app.add_typer(memo.app, name="memo")
 app.add_typer(mcp.app, name="mcp")
 app.add_typer(config.app, name="config")
 

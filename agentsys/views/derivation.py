@@ -121,7 +121,7 @@ class Derivation:
     def _delivered_with(self, entry: Entry) -> list[Source]:
         """Return the sources of the record that an agent's own write was committed with, which is of the same agent."""
         for companion in self._commits.get(entry.seq, []):
-            if topics.is_reserved(companion.topic) and companion.topic not in (topics.APPROVALS,):
+            if topics.is_reserved(companion.topic) and companion.topic not in (topics.APPROVALS, topics.MEMO):
                 return self._delivered_to(companion)
         return []
 

@@ -105,7 +105,9 @@ def _described(run: str, entry: Entry) -> tuple[NodeKind, str] | None:
     if entry.topic == topics.steps(run):
         if value["kind"] == "node":
             return "step", f"node {entry.key.rpartition(':')[2].removesuffix('#end').partition('.')[2]}"
-        return ("model call" if value["kind"] in MODEL_STEPS else "step"), value["kind"]
+        remembered = isinstance(value["value"], dict) and "memo" in value["value"]
+        title = f"{value['kind']} from memo" if remembered else value["kind"]
+        return ("model call" if value["kind"] in MODEL_STEPS else "step"), title
     if entry.topic == topics.decisions(run):
         return "decision", f"{'allowed' if value['allowed'] else 'denied'}: {value['action']}"
     return None

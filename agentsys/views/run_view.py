@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.effects import Effect
+from agentsys.blackboard.effects import Effect, EffectClass
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.rounds import Failure
@@ -15,6 +15,9 @@ from agentsys.tool_calls import label_of
 from agentsys.views.labels import ViewLabel
 from agentsys.views.run_list import MODEL_STEPS, RunRow, run_row, usage_of, waiting_approvals
 from agentsys.views.withholding import content
+
+FROM_MEMO: Final = "from memo"
+"""State of a tool call that was answered by an equal one made before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,10 @@ class DecisionView:
 
 @dataclass(frozen=True, slots=True)
 class ModelCallView:
-    """A recorded model call; ``seconds`` from submission to the last token; ``fault`` is why there was no answer."""
+    """A recorded model call; ``seconds`` from submission to the last token; ``fault`` is why there was no answer.
+
+    One ``from_memo`` asked nobody: an equal call had been answered before.
+    """
 
     step: str
     model: str
@@ -80,13 +86,17 @@ class ModelCallView:
     seconds: float
     text: str = field(metadata=content(hidden=""))
     fault: str = field(metadata=content(hidden=""))
+    from_memo: bool
     label: ViewLabel
     withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallView:
-    """A tool call as the effect log has it; ``result`` is ``None`` until there is an outcome."""
+    """A tool call as the effect log has it; ``result`` is ``None`` until there is an outcome.
+
+    One whose state is ``from memo`` was not made, as an equal one had been before; it has no ``effect``.
+    """
 
     effect: str
     tool: str
@@ -153,7 +163,7 @@ def load_run(board: Board, run: str) -> RunView:
         rounds=tuple(_round(run, found, entries) for found in entries if found.topic == topics.requests(run)),
         decisions=tuple(decision_view(found) for found in entries if found.topic == topics.decisions(run)),
         model_calls=tuple(_model_call(found) for found in steps if _is_model_call(found)),
-        tool_calls=tuple(_tool_call(effect) for effect in board.effects(run=run)),
+        tool_calls=(*map(_tool_call, board.effects(run=run)), *map(_remembered_call, filter(_is_remembered, steps))),
         answer=answer_view(record.value) if record.status == "done" else None,
     )
 
@@ -227,6 +237,7 @@ def _model_call(step: Entry) -> ModelCallView:
         seconds=call.get("seconds", 0.0),
         text=call.get("text", ""),
         fault=_fault(call),
+        from_memo="memo" in call,
         label=step.label,
     )
 
@@ -244,6 +255,28 @@ def _tool_call(effect: Effect) -> ToolCallView:
         label=intent.label,
         result=effect.result,
         result_label=label_of(effect),
+    )
+
+
+def _is_remembered(step: Entry) -> bool:
+    recorded: Any = step.value
+    return recorded["kind"] == "call" and "memo" in recorded["value"]
+
+
+def _remembered_call(step: Entry) -> ToolCallView:
+    recorded: Any = step.value
+    call = recorded["value"]
+    return ToolCallView(
+        effect="",
+        tool=call["tool"],
+        state=FROM_MEMO,
+        effect_class=str(EffectClass.PURE),
+        attempts=0,
+        step=step.key,
+        arguments=call["arguments"],
+        label=step.label,
+        result={"value": call["value"]},
+        result_label=step.label,
     )
 
 

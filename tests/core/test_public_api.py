@@ -17,6 +17,7 @@ EXPORTS = [
     "Label",
     "Labelled",
     "Lake",
+    "Memoise",
     "NOBODY",
     "PUBLIC",
     "Policy",

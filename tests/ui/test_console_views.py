@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import OWNER, Label, Readers
+from agentsys.memoisation import Memoise
 from agentsys.runs import UnknownRun
+from agentsys.runtime import Runtime
+from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
 from agentsys.ui.boards import trouble_of
 from agentsys.ui.formatting import age_text, duration_text, escape_markdown, label_chips, label_text
 from agentsys.views.commit_list import find_commit, newest_commits
+from agentsys.views.provenance import load_provenance
+from agentsys.views.run_graph import load_graph
 from agentsys.views.run_list import newest_runs
 from agentsys.views.run_view import answer_view, load_run
 
@@ -170,3 +179,28 @@ def test_durations(seconds, told):
 )
 def test_ages(passed, told):
     assert age_text(1000.0, 1000.0 + passed) == told
+
+
+def test_calls_that_memory_answered_are_told_apart(recorded):
+    @tool(effect=EffectClass.PURE, memo=Memoise())
+    def triple(number: int) -> int:
+        return 3 * number
+
+    async def calls(context, number):
+        said = (await context.generate("why", memo=Memoise())).value
+        return [said, (await context.call("triple", number=number)).value]
+
+    runtime = Runtime(recorded.board, ScriptedModel(str), tools=[triple])
+    first, second = [asyncio.run(runtime.run(calls, 7)).run for _ in range(2)]
+    for run, remembered in ((first, False), (second, True)):
+        view = load_run(recorded.board, run)
+        (model_call,), (tool_call,) = view.model_calls, view.tool_calls
+        assert model_call.from_memo == remembered
+        assert (tool_call.state == "from memo") == remembered
+        assert (tool_call.tool, tool_call.arguments) == ("triple", {"number": 7})
+        assert tool_call.result == {"value": 21}
+        titles = [node.title for node in load_graph(recorded.board, run).nodes]
+        assert ("call from memo" in titles, "generate from memo" in titles) == (remembered, remembered)
+    found = load_provenance(recorded.board, "runs", second)
+    assert found is not None
+    assert [node.kind for node in found.nodes].count("memo") == 2

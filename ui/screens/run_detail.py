@@ -154,7 +154,7 @@ def _draw_model_calls(calls: Sequence[ModelCallView]) -> None:
                 "model": call.model,
                 "prompt tokens": call.prompt_tokens,
                 "completion tokens": call.completion_tokens,
-                "seconds": round(call.seconds, 3),
+                "seconds": "from memo" if call.from_memo else f"{call.seconds:.3f}",
                 "text": _or_withheld(call.fault or call.text, call.withheld),
                 "label": label_text(call.label),
             }

@@ -1,0 +1,84 @@
+"""What an actor reads and writes of the board: labelled, by the gateway's leave, in its transaction."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from agentsys import topics
+from agentsys.actor import Actor
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.merges import Merge
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import LabelTooLow
+from agentsys.gateway import Deny
+from agentsys.labelled import unwrap
+from agentsys.recording import Recording
+from agentsys.scope import RunScope
+from agentsys.tools import to_json
+from agentsys.workspace import Workspace
+
+
+class BoardAccess(Recording):
+    """What a :class:`~agentsys.context.Context` knows of the board."""
+
+    def __init__(self, scope: RunScope, actor: Actor) -> None:
+        super().__init__(scope, actor)
+        self._workspace = Workspace(scope.board, scope.run, f"agent:{actor.name}", actor.snapshot, actor.owner)
+
+    def read(self, topic: str, key: str) -> Entry | None:
+        """Return the entry as of the transaction's snapshot, own writes included."""
+        self._check()
+        if topics.is_reserved(topic):
+            self._refuse_reading(topic)
+        entry = self._workspace.get(topic, key)
+        # That an entry was ended is also something that somebody said.
+        self.deliver(self._workspace.reads_label)
+        return entry
+
+    def query(self, predicate: Predicate) -> list[Entry]:
+        """Return the entries that match.
+
+        The predicate must name a topic, or a topic prefix that does not cover ``runs/``, the runtime's own record.
+        """
+        self._check()
+        if topics.may_match_reserved(predicate):
+            self._refuse_reading(predicate.topic or f"every topic under {predicate.topic_prefix or '/'!r}")
+        entries = self._workspace.query(predicate)
+        self.deliver(*(entry.label for entry in entries))
+        return entries
+
+    def put(self, topic: str, key: str, value: Any, *, type: str, label: Label | None = None) -> None:
+        """Write an entry when the transaction commits. Raises :class:`PolicyDenied` and :class:`LabelTooLow`."""
+        self._check()
+        plain, labels = unwrap(value)
+        least = self._label.join(*labels)
+        if label is not None and not least.flows_to(label):
+            raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")
+        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, label or least))
+        self._workspace.put(topic, key, to_json(plain), type=type, label=label or least)
+
+    def merge(self, topic: str, key: str, merge: Merge, *, type: str) -> None:
+        """Change a counter, set or map when the transaction commits, whatever others write to it meanwhile.
+
+        Raises :class:`PolicyDenied`.
+        """
+        self._check()
+        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
+        self._workspace.merge(topic, key, merge, type=type, label=self._label)
+
+    def delete(self, topic: str, key: str) -> None:
+        """Delete an entry when the transaction commits. Raises :class:`PolicyDenied`."""
+        self._check()
+        self.decisions.require(f"delete {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
+        self._workspace.delete(topic, key, label=self._label)
+        self.deliver(self._workspace.reads_label)
+
+    def advance(self, seq: int) -> None:
+        """Let the next transaction see everything up to commit ``seq``."""
+        self._workspace.advance(seq)
+
+    def _refuse_reading(self, what: str) -> NoReturn:
+        denial = Deny("reserved-topic", "it holds the runtime's own record; a round's outcome comes from ask()")
+        self.decisions.require(f"read {what}", denial)
+        raise AssertionError("a denial raises")
