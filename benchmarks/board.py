@@ -29,7 +29,6 @@ from agentsys.errors import ConfigurationError
 AGENTS: Final = (1, 16, 64, 256)
 PROCESSES: Final = 8
 SUBSCRIBERS: Final = 1_000
-VERSIONS: Final = 20
 READS: Final = 500
 
 
@@ -65,7 +64,7 @@ def main(options: Options) -> BenchResult:
         _fairness(figures, folder, 2.0 if options.quick else 5.0)
         _idle_subscribers(figures, in_folder(folder / "idle"), seconds, repeats)
         _recovery(figures, folder, 20_000 if options.quick else 200_000)
-        _snapshots(figures, folder, repeats)
+        _snapshots(figures, folder, 20 if options.quick else 200, repeats)
     notes = [
         f"Other processes kept {busy:.1f} of {os.cpu_count()} cores busy before the runs and {other_cpu_share():.1f} "
         "after them.",
@@ -223,29 +222,39 @@ def fill_and_die(path: str, rows: int) -> None:
     os._exit(0)
 
 
-def _snapshots(figures: Figures, folder: Path, repeats: int) -> None:
+def _snapshots(figures: Figures, folder: Path, versions: int, repeats: int) -> None:
     path = folder / "versions.db"
     with Board.open(path, durability="normal") as board:
-        for version in range(VERSIONS):
+        for version in range(versions):
             transaction = board.begin("bench")
             for number in range(READS):
                 transaction.put("topic", f"entry {number}", [version, number], type="note")
             board.commit(transaction)
 
-    def reads(board: Board, at: int) -> Callable[[], float]:
+    def gets(at: int) -> None:
+        for number in range(READS):
+            reader.get("topic", f"entry {number}", at=at)
+
+    def query(at: int) -> None:
+        assert len(reader.query(Predicate(topic="topic"), at=at)) == READS
+
+    def seconds(read: Callable[[int], None], at: int) -> Callable[[], float]:
         def run() -> float:
             start = time.perf_counter()
-            for number in range(READS):
-                board.get("topic", f"entry {number}", at=at)
-            return (time.perf_counter() - start) / READS
+            read(at)
+            return time.perf_counter() - start
 
         return run
 
     # Another process's reads: the writer answers those of the head from memory.
-    with Board.open_read_only(path) as board:
-        taken = interleave({"head read": reads(board, VERSIONS), "old read": reads(board, 1)}, 2 * max(repeats, 2))
-    figures.repetitions.update(taken)
-    ratio = figures.median("old read") / figures.median("head read")
-    beside = f"head: {figures.median('head read') * 1e6:.0f}"
-    figures.rows.append([f"read {VERSIONS} versions back, µs", round(figures.median("old read") * 1e6), beside, "", ""])
-    figures.bars.append(Bar("read of an old snapshot, times a head read", ratio, 1.2, at_least=False))
+    with Board.open_read_only(path) as reader:
+        for what, read in (("entries one by one", gets), ("their topic at once", query)):
+            times = ("head", f"{versions // 2} back", f"{versions - 1} back")
+            head, old, oldest = (f"{what}, {when}" for when in times)
+            arms = {head: seconds(read, versions), old: seconds(read, versions // 2), oldest: seconds(read, 1)}
+            figures.repetitions.update(interleave(arms, 2 * max(repeats, 5)))
+            for arm in (old, oldest):
+                beside = f"head: {figures.median(head) * 1e3:.1f}"
+                figures.rows.append([f"{READS} {arm}, ms", round(figures.median(arm) * 1e3, 1), beside, "", ""])
+                ratio = figures.median(arm) / figures.median(head)
+                figures.bars.append(Bar(f"{arm}: times a head read", ratio, 1.2, at_least=False))

@@ -148,7 +148,7 @@ def _statements(batch: Sequence[PreparedCommit]) -> list[tuple[str, list[tuple[A
     """Return the statements that store a batch, each with its rows."""
     rows, last = BatchRows.of(batch), batch[-1].commit
     superseded = [(row["by_seq"], row["of_topic"], row["of_key"], row["of_version"]) for row in rows.superseded_entries]
-    supersede = "UPDATE entry_version SET valid_to=? WHERE topic=? AND key=? AND version=?"
+    supersede = "UPDATE entry_version SET valid_to=? WHERE topic=? AND key=? AND version=? AND valid_to IS NULL"
     commits, entries = ([tuple(row.values()) for row in kind] for kind in (rows.commits, rows.entries))
     return [
         ("UPDATE board SET head=?, head_hash=?", [(last.seq, last.hash)]),

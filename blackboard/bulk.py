@@ -26,7 +26,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Values]) ->
 def update_rows(
     connection: Connection, table: Table, rows: Sequence[Values], column: str, to: str, where: dict[str, str]
 ) -> None:
-    """Set ``column`` to each row's ``to`` where the columns of ``where`` equal what the row has under their names."""
+    """Set ``column``, where it is null, to each row's ``to``; ``where`` maps others to what the rows call them."""
     names = (to, *where.values())
     for part in _parts(rows):
         statement = _update(table.name, column, tuple(where), len(part))
@@ -51,6 +51,7 @@ def _insert(table: str, names: tuple[str, ...], count: int) -> str:
 @cache
 def _update(table: str, column: str, where: tuple[str, ...], count: int) -> str:
     conditions = " AND ".join(f'"{table}"."{name}" = new.column{place}' for place, name in enumerate(where, 2))
+    conditions += f' AND "{table}"."{column}" IS NULL'
     rows = f"(VALUES {_marks(len(where) + 1, count)}) AS new"
     return f'UPDATE "{table}" SET "{column}" = new.column1 FROM {rows} WHERE {conditions}'  # noqa: S608
 

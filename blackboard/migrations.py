@@ -24,7 +24,8 @@ def create_tables(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         SharedModel.metadata.create_all(connection)
     connection.execute(
-        insert(BOARD), [{"id": 1, "schema_version": SCHEMA_VERSION, "epoch": 0, "head": 0, "head_hash": GENESIS}]
+        insert(BOARD),
+        [{"id": 1, "schema_version": SCHEMA_VERSION, "epoch": 0, "head": 0, "head_hash": GENESIS, "horizon": 0}],
     )
 
 
@@ -53,7 +54,7 @@ def _column(name: str, type_: Any, *, null: bool = False, key: bool = False) -> 
 
 def _to_1(operations: Operations) -> None:
     _create_board_and_log_1(operations)
-    _create_entries_1(operations)
+    _create_entries(operations, ("topic", "key", "version"))
     _create_effects_1(operations)
 
 
@@ -85,24 +86,28 @@ def _create_board_and_log_1(operations: Operations) -> None:
     )
 
 
-def _create_entries_1(operations: Operations) -> None:
-    operations.create_table(
-        "entry_version",
-        _column("topic", _NAME, key=True),
-        _column("key", _NAME, key=True),
-        _column("version", Integer(), key=True),
-        _column("valid_from", _NUMBER),
-        _column("valid_to", _NUMBER, null=True),
-        _column("ordinal", Integer()),
-        _column("type", _NAME),
-        _column("writer", String()),
-        _column("run", _NAME, null=True),
-        _column("value", Text(), null=True),
-        _column("label", String()),
-        _column("derived_from", Text()),
-        _column("endorsement", String(), null=True),
-        _column("committed_at", Float()),
-    )
+_ENTRY_COLUMNS_1: Final[dict[str, tuple[Any, bool]]] = {
+    "topic": (_NAME, False),
+    "key": (_NAME, False),
+    "version": (Integer(), False),
+    "valid_from": (_NUMBER, False),
+    "valid_to": (_NUMBER, True),
+    "ordinal": (Integer(), False),
+    "type": (_NAME, False),
+    "writer": (String(), False),
+    "run": (_NAME, True),
+    "value": (Text(), True),
+    "label": (String(), False),
+    "derived_from": (Text(), False),
+    "endorsement": (String(), True),
+    "committed_at": (Float(), False),
+}
+"""Type of each column, and whether it may be null."""
+
+
+def _create_entries(operations: Operations, keys: tuple[str, str, str], *added: Column[Any]) -> None:
+    columns = [_column(name, type_, null=null, key=name in keys) for name, (type_, null) in _ENTRY_COLUMNS_1.items()]
+    operations.create_table("entry_version", *columns, *added)
     current = text("valid_to IS NULL")
     operations.create_index(
         "entry_head",
@@ -160,5 +165,43 @@ def _to_2(operations: Operations) -> None:
         )
 
 
-_STEPS: Final[tuple[Callable[[Operations], None], ...]] = (_to_1, _to_2)
+def _to_3(operations: Operations) -> None:
+    operations.add_column("board", Column("horizon", _NUMBER, nullable=False, server_default="0"))
+    operations.create_table("payload", _column("id", _NAME, key=True), _column("text", Text(), null=True))
+    operations.create_table(
+        "snapshot_lease",
+        _column("id", _NAME, key=True),
+        _column("snapshot", _NUMBER),
+        _column("expires_at", Float()),
+    )
+    if operations.get_context().dialect.name == "postgresql":
+        operations.add_column("entry_version", _column("payload", String(), null=True))
+        operations.drop_constraint("entry_version_pkey", "entry_version")
+        operations.create_primary_key("entry_version_pkey", "entry_version", ["topic", "key", "valid_from"])
+    else:
+        _copy_entries_3(operations)
+    stored_elsewhere = text("payload IS NOT NULL")
+    operations.create_index(
+        "entry_payload",
+        "entry_version",
+        ["payload"],
+        sqlite_where=stored_elsewhere,
+        postgresql_where=stored_elsewhere,
+    )
+
+
+def _copy_entries_3(operations: Operations) -> None:
+    """Give the entries another primary key, which SQLite can only do to a new table."""
+    operations.rename_table("entry_version", "entry_version_2")
+    for name in ("entry_head", "entry_valid_from"):
+        operations.drop_index(name)
+    _create_entries(operations, ("topic", "key", "valid_from"), _column("payload", String(), null=True))
+    columns = ", ".join(f'"{name}"' for name in _ENTRY_COLUMNS_1)
+    operations.execute(
+        f"INSERT INTO entry_version ({columns}) SELECT {columns} FROM entry_version_2 ORDER BY valid_from, ordinal"  # noqa: S608
+    )
+    operations.drop_table("entry_version_2")
+
+
+_STEPS: Final[tuple[Callable[[Operations], None], ...]] = (_to_1, _to_2, _to_3)
 """Step ``n`` (from 0) leads from version ``n`` to ``n + 1``."""

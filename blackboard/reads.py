@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, func, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.effects import Effect, EffectState
-from agentsys.blackboard.entries import LAST_CODE_POINT, Entry
+from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import (
     ENTRY_COLUMNS,
@@ -20,6 +20,8 @@ from agentsys.blackboard.rows import (
     entry_from_row,
 )
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES
+from agentsys.blackboard.selection import covers
+from agentsys.blackboard.snapshots import VERSION_AT, query_at
 from agentsys.blackboard.storage import BoardClosed, BoardState, ChainBroken, CursorState
 from agentsys.blackboard.transactions import Commit
 
@@ -28,16 +30,6 @@ _T = TypeVar("_T")
 PAGE: Final = 500
 """Commits assembled per step when the log is read."""
 
-_VERSION_AT: Final = (
-    select(*ENTRY_COLUMNS)
-    .where(
-        ENTRIES.c.topic == bindparam("topic"),
-        ENTRIES.c.key == bindparam("key"),
-        ENTRIES.c.valid_from <= bindparam("at"),
-    )
-    .order_by(ENTRIES.c.version.desc())
-    .limit(1)
-)
 _EFFECT_COLUMNS: Final = [
     *EFFECTS.columns,
     *(column for column in EFFECT_EVENTS.columns if column.name not in ("effect_id", "valid_to")),
@@ -47,7 +39,7 @@ _ENTRY_SPANS: Final = select(
     ENTRIES.c.valid_from.label("seq"),
     ENTRIES.c.valid_to,
     func.lead(ENTRIES.c.valid_from)
-    .over(partition_by=[ENTRIES.c.topic, ENTRIES.c.key], order_by=ENTRIES.c.version)
+    .over(partition_by=[ENTRIES.c.topic, ENTRIES.c.key], order_by=ENTRIES.c.valid_from)
     .label("next_seq"),
 ).subquery()
 _EFFECT_SPANS: Final = select(
@@ -62,31 +54,6 @@ _WRONG_SPANS: Final = [
     select(spans.c.seq).where(spans.c.valid_to.is_distinct_from(spans.c.next_seq)).limit(1)
     for spans in (_ENTRY_SPANS, _EFFECT_SPANS)
 ]
-
-
-def covers(predicate: Predicate, entries: Any = ENTRIES.c) -> list[ColumnElement[bool]]:
-    """Return SQL conditions for :meth:`Predicate.covers` over the columns ``entries``."""
-    conditions: list[ColumnElement[bool]] = addressed(predicate, entries)
-    if predicate.type is not None:
-        conditions.append(entries.type == predicate.type)
-    if predicate.run is not None:
-        conditions.append(entries.run == predicate.run)
-    return conditions
-
-
-def addressed(predicate: Predicate, entries: Any = ENTRIES.c) -> list[ColumnElement[bool]]:
-    """Return the part of :func:`covers` that every version of an entry shares: topic and key."""
-    conditions: list[ColumnElement[bool]] = []
-    if predicate.topic is not None:
-        conditions.append(entries.topic == predicate.topic)
-    if predicate.topic_prefix:
-        conditions.append(entries.topic >= predicate.topic_prefix)
-        conditions.append(entries.topic < predicate.topic_prefix + LAST_CODE_POINT)
-    if predicate.key_from is not None:
-        conditions.append(entries.key >= predicate.key_from)
-    if predicate.key_to is not None:
-        conditions.append(entries.key < predicate.key_to)
-    return conditions
 
 
 class Database(Protocol):
@@ -119,23 +86,14 @@ class SqlReader:
         return BoardState(head, head_hash, epoch)
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
-        rows = self._rows(_VERSION_AT, {"topic": topic, "key": key, "at": at})
+        rows = self._rows(VERSION_AT, {"topic": topic, "key": key, "at": at})
         return entry_from_row(rows[0]) if rows else None
 
     def query_at(self, predicate: Predicate, at: int, limit: int | None = None) -> list[Entry]:
-        statement = (
-            select(*ENTRY_COLUMNS)
-            .where(
-                *covers(predicate),
-                ENTRIES.c.valid_from <= at,
-                or_(ENTRIES.c.valid_to.is_(None), ENTRIES.c.valid_to > at),
-                ENTRIES.c.value.is_not(None),
-            )
-            .order_by(ENTRIES.c.topic, ENTRIES.c.key)
-        )
+        statement = query_at(predicate, self._readers.dialect.name)
         if limit is not None and not predicate.equals:
             statement = statement.limit(limit)
-        found = (entry for entry in map(entry_from_row, self._rows(statement)) if predicate.matches(entry))
+        found = (entry for entry in map(entry_from_row, self._rows(statement, {"at": at})) if predicate.matches(entry))
         return list(found)[:limit]
 
     def commits(
@@ -172,7 +130,7 @@ class SqlReader:
 
     def history(self, topic: str, key: str) -> list[Entry]:
         at = ENTRIES.c
-        statement = select(*ENTRY_COLUMNS).where(at.topic == topic, at.key == key).order_by(at.version)
+        statement = select(*ENTRY_COLUMNS).where(at.topic == topic, at.key == key).order_by(at.valid_from)
         return [entry_from_row(row) for row in self._rows(statement)]
 
     def effects(

@@ -18,7 +18,7 @@ from agentsys.blackboard.transactions import Commit, CursorMove, Isolation
 Values: TypeAlias = dict[str, Any]
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
-ENTRY_COLUMNS: Final = [column for column in ENTRIES.columns if column.name not in ("valid_to", "ordinal")]
+ENTRY_COLUMNS: Final = [column for column in ENTRIES.columns if column.name not in ("valid_to", "ordinal", "payload")]
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _ISOLATIONS: Final[dict[str, Isolation]] = {name: name for name in get_args(Isolation)}
 
@@ -51,12 +51,13 @@ def entry_to_row(entry: Entry, text: str | None, ordinal: int) -> Values:
         "derived_from": _refs_to_text(entry.derived_from),
         "endorsement": None if endorsement is None else canonical_json([endorsement.by, endorsement.reason]),
         "committed_at": entry.committed_at,
+        "payload": None,
     }
 
 
 def entry_from_row(row: Iterable[Any]) -> Entry:
     """Return the entry in a row of :data:`ENTRY_COLUMNS`."""
-    topic, key, version, seq, type_, writer, run, text, label, derived_from, endorsement, at = row
+    topic, key, seq, version, type_, writer, run, text, label, derived_from, endorsement, at = row
     return Entry(
         topic,
         key,

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, DateTime, Index, Integer, MetaData, String, Table, Text, text
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # Names sort and compare by code point, as Python's do and as SQLite's by default, whatever the database's locale is.
 NAME: Final[Any] = String().with_variant(String(collation="C"), "postgresql")
@@ -23,7 +23,8 @@ class BoardModel(SQLModel):
 class BoardRow(BoardModel, table=True):
     """The one row of the board itself. ``head`` is the newest commit; ``epoch`` counts the openings for writing.
 
-    ``leader`` is the epoch of the opening whose commits are stored; all others are refused.
+    ``leader`` is the epoch of the opening whose commits are stored; all others are refused. ``horizon`` is the oldest
+    state that can still be read: what only older ones need may be gone.
     """
 
     __tablename__ = "board"
@@ -33,6 +34,7 @@ class BoardRow(BoardModel, table=True):
     head: int = Field(sa_type=NUMBER)
     head_hash: str
     leader: int | None = Field(sa_type=NUMBER)
+    horizon: int = Field(sa_type=NUMBER)
 
 
 class CommitRow(BoardModel, table=True):
@@ -55,7 +57,8 @@ class CommitRow(BoardModel, table=True):
 class EntryVersionRow(BoardModel, table=True):
     """One version of an entry, current from commit ``valid_from`` until just before ``valid_to``.
 
-    ``value``, ``label``, ``derived_from`` and ``endorsement`` are JSON texts; a deletion has no ``value``.
+    ``value``, ``label``, ``derived_from`` and ``endorsement`` are JSON texts. ``payload`` names a value that is kept
+    elsewhere; a deletion has neither.
     """
 
     __tablename__ = "entry_version"
@@ -69,11 +72,18 @@ class EntryVersionRow(BoardModel, table=True):
             postgresql_where=text("valid_to IS NULL"),
         ),
         Index("entry_valid_from", "valid_from"),
+        Index(
+            "entry_payload",
+            "payload",
+            sqlite_where=text("payload IS NOT NULL"),
+            postgresql_where=text("payload IS NOT NULL"),
+        ),
     )
+    # By the commit, not by the version's number: so the version that was current at a commit is found at once.
     topic: str = Field(primary_key=True, sa_type=NAME)
     key: str = Field(primary_key=True, sa_type=NAME)
-    version: int = Field(primary_key=True)
-    valid_from: int = Field(sa_type=NUMBER)
+    valid_from: int = Field(primary_key=True, sa_type=NUMBER, sa_column_kwargs={"autoincrement": False})
+    version: int
     valid_to: int | None = Field(sa_type=NUMBER)
     ordinal: int
     type: str = Field(sa_type=NAME)
@@ -84,6 +94,18 @@ class EntryVersionRow(BoardModel, table=True):
     derived_from: str = Field(sa_type=Text)
     endorsement: str | None
     committed_at: float
+    payload: str | None
+
+
+class PayloadRow(BoardModel, table=True):
+    """A large value, stored once for each compartment. ``id`` is the compartment and the text's hash, as ``a:b``.
+
+    An erased one has no ``text``.
+    """
+
+    __tablename__ = "payload"
+    id: str = Field(primary_key=True, sa_type=NAME)
+    text: str | None = Field(sa_type=Text)
 
 
 class EffectRow(BoardModel, table=True):
@@ -126,6 +148,15 @@ class CursorRow(BoardModel, table=True):
     position: int = Field(sa_type=NUMBER)
 
 
+class SnapshotLeaseRow(BoardModel, table=True):
+    """Somebody's word that the states from ``snapshot`` on are still read, until ``expires_at`` (Unix seconds)."""
+
+    __tablename__ = "snapshot_lease"
+    id: str = Field(primary_key=True, sa_type=NAME)
+    snapshot: int = Field(sa_type=NUMBER)
+    expires_at: float
+
+
 class SharedModel(SQLModel):
     """Base of the tables through which several machines share a board; only PostgreSQL has them."""
 
@@ -163,8 +194,10 @@ def _table(name: str) -> Table:
 BOARD: Final = _table("board")
 COMMITS: Final = _table("commit_log")
 ENTRIES: Final = _table("entry_version")
+PAYLOADS: Final = _table("payload")
 EFFECTS: Final = _table("effect")
 EFFECT_EVENTS: Final = _table("effect_event")
 CURSORS: Final = _table("cursor")
+SNAPSHOT_LEASES: Final = _table("snapshot_lease")
 SESSIONS: Final = _table("session")
 SUBMISSIONS: Final = _table("submission")

@@ -5,24 +5,37 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Final
 
-from sqlalchemy import Engine, and_, literal, select
+from sqlalchemy import Engine, and_, func, literal, select
 
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.reads import Database, SqlReader, addressed
+from agentsys.blackboard.reads import Database, SqlReader
 from agentsys.blackboard.recent import RecentHeads
 from agentsys.blackboard.rows import ENTRY_COLUMNS, entry_from_row
 from agentsys.blackboard.schema import CURSORS, ENTRIES
+from agentsys.blackboard.selection import addressed
 from agentsys.blackboard.storage import Change, PreparedCommit
 
 _OLD: Final = ENTRIES.alias("old")
+_BEFORE: Final = ENTRIES.alias("before")
 _CHANGES: Final = select(
     *ENTRY_COLUMNS, literal("|"), *(_OLD.columns[column.name] for column in ENTRY_COLUMNS)
 ).select_from(
     ENTRIES.outerjoin(
         _OLD,
-        and_(_OLD.c.topic == ENTRIES.c.topic, _OLD.c.key == ENTRIES.c.key, _OLD.c.version == ENTRIES.c.version - 1),
+        and_(
+            _OLD.c.topic == ENTRIES.c.topic,
+            _OLD.c.key == ENTRIES.c.key,
+            _OLD.c.valid_from
+            == select(func.max(_BEFORE.c.valid_from))
+            .where(
+                _BEFORE.c.topic == ENTRIES.c.topic,
+                _BEFORE.c.key == ENTRIES.c.key,
+                _BEFORE.c.valid_from < ENTRIES.c.valid_from,
+            )
+            .scalar_subquery(),
+        ),
     )
 )
 

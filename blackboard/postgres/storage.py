@@ -76,8 +76,9 @@ def _fence() -> Select[*tuple[Any, ...]]:
 
 def _supersede_entries() -> Update:
     old = _arrays({"of_topic": str, "of_key": str, "of_version": int, "by_seq": int})
-    where = (ENTRIES.c.topic == old.c.of_topic, ENTRIES.c.key == old.c.of_key, ENTRIES.c.version == old.c.of_version)
-    return update(ENTRIES).where(*where).values(valid_to=old.c.by_seq)
+    address = (ENTRIES.c.topic == old.c.of_topic, ENTRIES.c.key == old.c.of_key)
+    current = (ENTRIES.c.version == old.c.of_version, ENTRIES.c.valid_to.is_(None))
+    return update(ENTRIES).where(*address, *current).values(valid_to=old.c.by_seq)
 
 
 def _supersede_effects() -> Update:

@@ -8,7 +8,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, inspect
 
 from agentsys.blackboard import migrations
 from agentsys.blackboard.board import Board
@@ -20,7 +20,14 @@ RECORDED = Path(__file__).parents[2] / "ui" / "recorded" / "demo.db"
 
 def differences(connection: Connection) -> list[object]:
     context = MigrationContext.configure(connection, opts={"compare_type": True})
-    return list(compare_metadata(context, BoardModel.metadata))
+    found = list(compare_metadata(context, BoardModel.metadata))
+    # The comparison does not look at primary keys.
+    present = inspect(connection).get_table_names()
+    for table in (table for table in BoardModel.metadata.sorted_tables if table.name in present):
+        stored = inspect(connection).get_pk_constraint(table.name)["constrained_columns"]
+        if stored != [column.name for column in table.primary_key]:
+            found.append((table.name, stored))
+    return found
 
 
 def test_the_steps_lead_to_the_tables_of_a_new_board(tmp_path: Path) -> None:
@@ -32,6 +39,12 @@ def test_the_steps_lead_to_the_tables_of_a_new_board(tmp_path: Path) -> None:
 
 def operations_on(connection: Connection) -> Operations:
     return Operations(MigrationContext.configure(connection))
+
+
+def test_the_comparison_would_notice_another_primary_key(tmp_path: Path) -> None:
+    with create_engine(f"sqlite:///{tmp_path}/steps.db").connect() as connection:
+        migrations.upgrade(connection, 0, 2)
+        assert ("entry_version", ["topic", "key", "version"]) in differences(connection)
 
 
 def test_the_comparison_would_notice_a_forgotten_step(tmp_path: Path) -> None:

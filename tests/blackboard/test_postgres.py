@@ -7,7 +7,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from agentsys.blackboard import migrations
 from agentsys.blackboard.board import Board
@@ -137,4 +137,6 @@ def test_the_steps_of_the_schema_lead_to_the_tables_of_a_new_board(postgres_url:
         # The tables of sharing have their own metadata.
         left = [difference for difference in left if difference[0] != "remove_table"]
         assert left == []
+        keys = inspect(connection).get_pk_constraint("entry_version")["constrained_columns"]
+        assert keys == ["topic", "key", "valid_from"]
     engine.dispose()
