@@ -12,77 +12,74 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
+from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 
+from agentsys.benchmarks.board_savers import Arm, Saver, postgres_arms, sqlite_arms
 from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
-from agentsys.blackboard.board import Board
-from agentsys.errors import ConfigurationError
-from agentsys.langgraph.saver import BlackboardSaver
+from agentsys.benchmarks.postgres_server import running_server
 
-Saver: TypeAlias = BaseCheckpointSaver[Any]
-Opened: TypeAlias = Callable[[Path], AbstractAsyncContextManager[Saver]]
-
-THREADS: Final = (1, 16)
 STEPS: Final = 1_000
 FIRST_STEPS: Final = 100
-"""Steps of each thread while time is taken, or its state would outgrow that of others."""
+"""Steps while the state is still small; over all of :data:`STEPS` it grows to 300 KB."""
+WORKLOADS: Final = ((1, FIRST_STEPS), (16, FIRST_STEPS), (1, STEPS), (16, STEPS))
+"""Threads of the graph, and steps that each of them takes, all at once."""
 WORDS: Final = ("board", "commit", "label", "run", "agent", "plan", "file", "column", "answer", "query", "bid", "round")
 MESSAGE_WORDS: Final = 40
 
 
+@dataclass(slots=True)
+class _Figures:
+    rows: list[Sequence[str | float | int]] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    repetitions: dict[str, list[float]] = field(default_factory=dict)
+
+
 def main(options: Options) -> BenchResult:
-    """Measure both savers in turns, each over a new file with ``synchronous=FULL``."""
-    arms: dict[str, Opened] = {"ours": ours, "AsyncSqliteSaver": async_sqlite}
-    repeats = 2 if options.quick else options.repeats
+    """Measure ours and LangGraph's in turns: over files with ``synchronous=FULL``, and on one PostgreSQL server.
+
+    ``--set server=URL`` names the server; without it one of our own is started.
+    """
     busy = other_cpu_share()
-    figures: dict[str, list[float]] = {}
-    sizes: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix="agentsys-bench-") as name:
-        files = (Path(name) / f"{number}.db" for number in range(1 << 30))
-        for threads in THREADS:
-            steps = 20 if options.quick else FIRST_STEPS
-            rates = {arm: _rate(opened, files, threads, steps) for arm, opened in arms.items()}
-            taken = interleave(rates, repeats)
-            figures.update({f"{arm} {threads}": values for arm, values in taken.items()})
-        for arm, opened in arms.items():
-            path = next(files)
-            asyncio.run(_grow(opened, path, STEPS))
-            sizes[arm] = _bytes(path)
-    return _result(figures, sizes, busy)
+    figures = _Figures()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentsys-bench-")))
+        server = options.arguments.get("server") or stack.enter_context(running_server()).url
+        for arms in (sqlite_arms(folder), postgres_arms(server)):
+            _compare(figures, arms, options)
+    return _result(figures, busy)
 
 
-@asynccontextmanager
-async def ours(path: Path) -> AsyncIterator[Saver]:
-    """Give our saver over a new board at ``path``."""
-    with Board.open(path) as board:
-        yield BlackboardSaver(board)
+def _compare(figures: _Figures, arms: Sequence[Arm], options: Options) -> None:
+    theirs = arms[1].name
+    for threads, steps in WORKLOADS:
+        if options.quick:
+            steps //= 10
+        repeats = 2 if options.quick or steps == STEPS else options.repeats
+        taken = interleave({arm.name: _rate(arm, threads, steps) for arm in arms}, repeats)
+        what = f"{steps:,} steps, {'1 thread' if threads == 1 else f'{threads} threads at once'}"
+        figures.repetitions |= {f"{name}, {what}": values for name, values in taken.items()}
+        our_rate, their_rate = (median(values) for values in taken.values())
+        ratio = median([one / other for one, other in zip(*taken.values(), strict=True)])
+        figures.rows.append([f"steps/s, {what}", theirs, round(our_rate), round(their_rate), f"{ratio:.2f}x"])
+        figures.bars.append(Bar(f"steps/s, {what}: times {theirs}", ratio, 3))
+    sizes = [_grown(arm, STEPS) for arm in arms]
+    share = sizes[0] / sizes[1]
+    kib = [size // 1024 for size in sizes]
+    figures.rows.append([f"KiB after {STEPS:,} steps", theirs, *kib, f"{share:.3f}x"])
+    figures.bars.append(Bar(f"bytes after {STEPS:,} steps: times {theirs}", share, 0.5, at_least=False))
 
 
-@asynccontextmanager
-async def async_sqlite(path: Path) -> AsyncIterator[Saver]:
-    """Give LangGraph's saver over a new file at ``path``, durable as the board is."""
-    try:
-        from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-    except ImportError as error:
-        raise ConfigurationError(
-            "The peer is not installed.", remedy="pip install langgraph-checkpoint-sqlite (the extra `dev` has it)."
-        ) from error
-    async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
-        await saver.setup()
-        await saver.conn.execute("PRAGMA synchronous=FULL")
-        yield saver
-
-
-def _rate(opened: Opened, files: Any, threads: int, steps: int) -> Callable[[], float]:
+def _rate(arm: Arm, threads: int, steps: int) -> Callable[[], float]:
     async def run() -> float:
-        async with opened(next(files)) as saver:
+        async with arm.opened(arm.place()) as saver:
             # The first statements are compiled once in a process's life.
             await walk(saver, "warm-up", 2)
             start = time.perf_counter()
@@ -92,9 +89,16 @@ def _rate(opened: Opened, files: Any, threads: int, steps: int) -> Callable[[], 
     return lambda: asyncio.run(run())
 
 
-async def _grow(opened: Opened, path: Path, steps: int) -> None:
-    async with opened(path) as saver:
-        await walk(saver, "thread", steps)
+def _grown(arm: Arm, steps: int) -> int:
+    """Return the bytes that ``steps`` steps of one thread take."""
+    place = arm.place()
+
+    async def grow() -> None:
+        async with arm.opened(place) as saver:
+            await walk(saver, "thread", steps)
+
+    asyncio.run(grow())
+    return arm.size(place)
 
 
 async def walk(saver: Saver, thread: str, steps: int) -> None:
@@ -132,34 +136,18 @@ def _checkpoint(values: dict[str, Any], versions: dict[str, Any]) -> Checkpoint:
     }
 
 
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
-
-
-def _result(figures: dict[str, list[float]], sizes: dict[str, int], busy: float) -> BenchResult:
-    medians = {arm: median(values) for arm, values in figures.items()}
-    rows: list[Sequence[str | float | int]] = []
-    bars: list[Bar] = []
-    for threads in THREADS:
-        mine, theirs = medians[f"ours {threads}"], medians[f"AsyncSqliteSaver {threads}"]
-        what = "1 thread" if threads == 1 else f"{threads} threads at once"
-        rows.append([f"steps/s, {what}", round(mine), round(theirs), f"{mine / theirs:.2f}x"])
-        bars.append(Bar(f"steps/s, {what}: times AsyncSqliteSaver", mine / theirs, 3))
-    share = sizes["ours"] / sizes["AsyncSqliteSaver"]
-    kib = {arm: size // 1024 for arm, size in sizes.items()}
-    rows.append([f"KiB after {STEPS:,} steps", kib["ours"], kib["AsyncSqliteSaver"], f"{share:.3f}x"])
-    bars.append(Bar(f"bytes after {STEPS:,} steps: times AsyncSqliteSaver", share, 0.5, at_least=False))
-    many = THREADS[-1]
-    ratio = medians[f"ours {many}"] / medians[f"AsyncSqliteSaver {many}"]
+def _result(figures: _Figures, busy: float) -> BenchResult:
+    met = sum(bar.met for bar in figures.bars)
     return BenchResult(
         name="board-langgraph",
-        figure=f"{ratio:.1f}x the steps/s of AsyncSqliteSaver with {many} threads, {share:.3f}x its bytes",
-        columns=["what", "ours", "AsyncSqliteSaver", "ours ÷ theirs"],
-        rows=rows,
-        bars=bars,
-        repetitions=figures,
+        figure=f"{met} of {len(figures.bars)} bars met against LangGraph's savers",
+        columns=["what", "peer", "ours", "peer's", "ours ÷ peer's"],
+        rows=figures.rows,
+        bars=figures.bars,
+        repetitions=figures.repetitions,
         notes=[
-            "Both with synchronous=FULL; a step is the task's writes and the checkpoint, started together.",
+            "Each over its peer's database, every commit on the disk before it is answered;"
+            " a step is the task's writes and the checkpoint, started together.",
             f"Other processes kept {busy:.1f} of {os.cpu_count()} cores busy before the runs and "
             f"{other_cpu_share():.1f} after them.",
         ],

@@ -6,8 +6,10 @@ import pytest
 
 from agentsys.benchmarks import board
 from agentsys.benchmarks.board_load import agents_on, raw_seconds
-from agentsys.benchmarks.board_peer import async_sqlite, ours, walk
+from agentsys.benchmarks.board_peer import walk
+from agentsys.benchmarks.board_savers import postgres_arms, sqlite_arms
 from agentsys.benchmarks.harness import Options
+from agentsys.benchmarks.postgres_server import running_server
 from agentsys.blackboard.board import Board
 from agentsys.errors import ConfigurationError
 
@@ -26,13 +28,24 @@ def test_jains_index_tells_equal_shares_from_one_who_has_all():
     assert board.jain([0, 0]) == 0
 
 
-@pytest.mark.parametrize("opened", [ours, async_sqlite])
-def test_both_savers_read_back_what_was_put(opened, tmp_path):
+@pytest.fixture(scope="module")
+def server():
+    with running_server("-c fsync=off") as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_every_saver_reads_back_what_was_put(database, number, server, tmp_path):
+    arm = (sqlite_arms(tmp_path) if database == "sqlite" else postgres_arms(server))[number]
+    place = arm.place()
+
     async def steps():
-        async with opened(tmp_path / "file.db") as saver:
+        async with arm.opened(place) as saver:
             await walk(saver, "thread", 5)
 
     asyncio.run(steps())
+    assert arm.size(place) > 10_000
 
 
 def test_idle_subscribers_are_there_and_end(tmp_path, monkeypatch):
