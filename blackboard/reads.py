@@ -178,6 +178,10 @@ class SqlReader:
         except (ValueError, TypeError, KeyError) as error:
             raise ChainBroken(f"{self._database.name}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
 
+    def connected(self) -> AbstractContextManager[Connection]:
+        """Give a connection to the board's tables, on which each statement is a transaction of its own."""
+        return self._connection()
+
     def close(self) -> None:
         """End every later read with :class:`BoardClosed`, also of transactions that outlive the board."""
         self._closed = True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentsys.cli import board_copies
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.errors import ConfigurationError
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from agentsys.blackboard.entries import Entry
     from agentsys.blackboard.transactions import Commit
 
-app = typer.Typer(help="Look at the shared state.", no_args_is_help=True)
+app = typer.Typer(help="Look at the shared state, and copy it.", no_args_is_help=True)
+app.command("export")(board_copies.export)
+app.command("import")(board_copies.import_)
+app.command("backup")(board_copies.backup)
+app.command("restore")(board_copies.restore)
 
 BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]

@@ -1,0 +1,307 @@
+"""Copies of boards: exports and imports between databases, backups of a file while it is written, and their restoring.
+
+Every copy is made beside its place, checked from end to end, and takes its place in one step: whoever looks there finds
+nothing, what was there before, or the whole.
+"""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Final
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine
+
+from agentsys.blackboard.database import SqliteFile, writer_engine
+from agentsys.blackboard.lock import BoardBusy, BoardLock
+from agentsys.blackboard.portable import BadExport, ExportHeader, Progress, check_digest, load_export, write_export
+from agentsys.blackboard.postgres.address import Address, is_postgres
+from agentsys.blackboard.reads import SqlReader
+from agentsys.blackboard.sqlite import open_reader
+from agentsys.blackboard.storage import BoardState
+from agentsys.errors import BoardError
+
+BACKUP_PAGES: Final = 1_024
+"""Pages that a backup copies in one step, of 4 KiB."""
+_SCHEMA_EXISTS: Final = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+REPLACED: Final = ".replaced"
+"""What is put behind the name of a board that another took the place of."""
+
+
+class TargetExists(BoardError):
+    """A copy would take the place of something that is there."""
+
+    code = "AGS-0252"
+    remedy = "Name another place; a restore puts the old board aside with --replace."
+
+
+class NoBackup(BoardError):
+    """A board in PostgreSQL has no file to copy."""
+
+    code = "AGS-0253"
+    remedy = "Use `agentsys board export`, or the database's own means (pg_dump, base backups)."
+
+
+class OtherHead(BoardError):
+    """A copy does not end with the commit that was expected."""
+
+    code = "AGS-0254"
+    remedy = "It is a copy of another time or of another board; `agentsys board log --json` shows hashes."
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What was copied: its commits, the hash of the newest, and the size of the file in bytes, if it is one."""
+
+    commits: int
+    head_hash: str
+    size: int
+
+
+def export_board(location: Path | str, target: Path, progress: Progress) -> Copied:
+    """Write the board at ``location``, as it is now, to a file for :func:`import_board`; writers go on meanwhile.
+
+    An older export of that name is replaced.
+    """
+    with (
+        _one_moment(location) as connection,
+        _in_place_of(target) as partial,
+        partial.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        header = write_export(connection, file, progress)
+    return Copied(header.head, header.head_hash, target.stat().st_size)
+
+
+def export_to_stream(location: Path | str, stream: IO[str], progress: Progress) -> Copied:
+    """Write the board at ``location`` to an open file."""
+    with _one_moment(location) as connection:
+        header = write_export(connection, stream, progress)
+    return Copied(header.head, header.head_hash, 0)
+
+
+def import_board(source: Path, location: Path | str, progress: Progress, *, head_hash: str | None = None) -> Copied:
+    """Make the board at ``location``, where none may be, from an export, and verify every commit of it.
+
+    With ``head_hash`` also that it ends with that commit. Raises :class:`BadExport`, :class:`TargetExists`,
+    :class:`OtherHead`, ``SchemaTooNew``, and what ``Board.verify`` raises.
+    """
+    try:
+        with source.open(encoding="utf-8", newline="\n") as file:
+            header = check_digest(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadExport(f"{source} cannot be read: {error}.") from error
+    if head_hash is not None and header.head_hash != head_hash:
+        raise OtherHead(f"{source} ends with commit {header.head}, {header.head_hash}, not with {head_hash}.")
+    place = _import_to_postgres if is_postgres(location) else _import_to_file
+    place(source, header, location, progress)
+    return Copied(header.head, header.head_hash, source.stat().st_size)
+
+
+def check_export(source: Path, progress: Progress, *, head_hash: str | None = None) -> Copied:
+    """Verify an export as an import would, and leave nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="agentsys-import-") as folder:
+        return import_board(source, Path(folder) / "board.db", progress, head_hash=head_hash)
+
+
+def back_up(board: Path | str, target: Path, progress: Progress) -> Copied:
+    """Copy a board's file while others write it, and verify the copy; an older backup of that name is replaced.
+
+    Source: SQLite's online backup API. Under one read transaction the copy is of one moment and never begins anew.
+    Raises :class:`NoBackup` for a board in PostgreSQL, and what ``Board.verify`` raises.
+    """
+    if is_postgres(board):
+        raise NoBackup("The board is in PostgreSQL.")
+    open_reader(Path(board)).close()
+    with _in_place_of(target) as partial:
+        with SqliteFile(Path(board)).translated_errors():
+            _copy_pages(Path(board), partial, progress)
+        state = _verified(partial)
+    return Copied(state.head, state.head_hash, target.stat().st_size)
+
+
+def restore(backup: Path, board: Path | str, progress: Progress, *, replace_existing: bool = False) -> Copied:
+    """Put a verified backup in the place of a board that nobody has open; the old one stays beside it.
+
+    Raises :class:`TargetExists`, :class:`NoBackup`, :class:`BoardBusy`, and what ``Board.verify`` raises.
+    """
+    if is_postgres(board):
+        raise NoBackup("The board is in PostgreSQL.")
+    target = Path(board)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _exclusively(target):
+        if target.exists() and not replace_existing:
+            raise TargetExists(f"There is a board at {target}.")
+        state = _verified(backup)
+        with _beside(target) as partial:
+            with SqliteFile(backup).translated_errors():
+                _copy_pages(backup, partial, progress)
+            _count_openings_of(target, partial)
+            _put_aside(target)
+            partial.replace(target)
+            _sync_folder(target)
+    return Copied(state.head, state.head_hash, target.stat().st_size)
+
+
+def _import_to_file(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
+    target = Path(location)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _exclusively(target):
+        if target.exists():
+            raise TargetExists(f"There is a board at {target}.")
+        with _beside(target) as partial:
+            engine = writer_engine(partial, "off")
+            with SqliteFile(partial).translated_errors():
+                _load(engine, source, progress)
+                engine.dispose()
+            _finish_file(partial)
+            _check_state(_verified(partial), header)
+            partial.replace(target)
+            _sync_folder(target)
+
+
+def _import_to_postgres(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
+    from agentsys.blackboard.postgres.connections import PostgresDatabase, connect
+
+    address = Address.parse(str(location))
+    # It has another name until it is verified, so that nobody takes a part of it for the whole.
+    beginning = replace(address, board=f"import_{uuid4().hex[:12]}")
+    database = PostgresDatabase(beginning)
+    with closing(database), database.translated_errors(), closing(connect(address)) as connection:
+        if connection.execute(_SCHEMA_EXISTS, (address.schema,)).fetchone():
+            raise TargetExists(f"There is a board at {address.name}.")
+        connection.execute(f"CREATE SCHEMA {beginning.schema}")
+        try:
+            _load(database.writers, source, progress)
+            reader = SqlReader(database.readers, database)
+            reader.check()
+            _check_state(reader.state(), header)
+            # Fails where somebody made a board of that name meanwhile.
+            connection.execute(f"ALTER SCHEMA {beginning.schema} RENAME TO {address.schema}")
+        except BaseException:
+            database.close()
+            connection.execute(f"DROP SCHEMA IF EXISTS {beginning.schema} CASCADE")
+            raise
+
+
+def _load(engine: Engine, source: Path, progress: Progress) -> None:
+    with engine.begin() as connection, source.open(encoding="utf-8", newline="\n") as file:
+        load_export(connection, file, progress)
+
+
+def _check_state(state: BoardState, header: ExportHeader) -> None:
+    if (state.head, state.head_hash) != (header.head, header.head_hash):
+        raise BadExport(f"The export's first line announces commit {header.head}, its rows end with {state.head}.")
+
+
+@contextmanager
+def _one_moment(location: Path | str) -> Iterator[Connection]:
+    """Give a connection that sees the board as it is now, whatever is committed meanwhile."""
+    if is_postgres(location):
+        from agentsys.blackboard.postgres.sharing import open_for_reading
+
+        reader, beginning = open_for_reading(str(location)), "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    else:
+        reader, beginning = open_reader(Path(location)), "BEGIN"
+    with closing(reader), reader.connected() as connection:
+        connection.exec_driver_sql(beginning)
+        try:
+            yield connection
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
+
+
+@contextmanager
+def _in_place_of(target: Path) -> Iterator[Path]:
+    """Give the name of a file that takes the place of ``target`` when it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(target) as partial:
+        yield partial
+        _sync(partial)
+        partial.replace(target)
+        _sync_folder(target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give the name of a file in the same folder that nobody else uses; what is left of it in the end is removed."""
+    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+    finally:
+        for name in (partial.name, f"{partial.name}-wal", f"{partial.name}-shm", f"{partial.name}-journal"):
+            partial.with_name(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _exclusively(board: Path) -> Iterator[None]:
+    """Hold the board's lock, as nobody who has it open for writing would let happen. Raises :class:`BoardBusy`."""
+    lock = BoardLock(board)
+    try:
+        if not lock.try_lead():
+            leader = lock.leader()
+            raise BoardBusy(f"{board} is open for writing in process {leader.pid if leader else 'unknown'}.")
+        yield
+    finally:
+        lock.release()
+
+
+def _copy_pages(source: Path, target: Path, progress: Progress) -> None:
+    with (
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as origin,
+        closing(sqlite3.connect(target, isolation_level=None)) as copy,
+    ):
+        # Without a read transaction of its own, a backup would begin anew at every commit of another process.
+        origin.execute("BEGIN")
+        origin.execute("SELECT head FROM board").fetchone()
+        origin.backup(copy, pages=BACKUP_PAGES, progress=lambda _, left, total: progress(total - left, total), sleep=0)
+    _finish_file(target)
+
+
+def _finish_file(path: Path) -> None:
+    """Make a board one single file, on the disk."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    _sync(path)
+
+
+def _verified(path: Path) -> BoardState:
+    """Return the state of the board in a file after checking all of it."""
+    with closing(open_reader(path)) as reader:
+        reader.check()
+        return reader.state()
+
+
+def _count_openings_of(old: Path, new: Path) -> None:
+    """Let the numbers of openings go on after those of the board that is replaced: none may come twice."""
+    try:
+        with closing(open_reader(old)) as reader:
+            epoch = reader.state().epoch
+    except BoardError:
+        # There is none, or it is replaced because it cannot be read.
+        return
+    with closing(sqlite3.connect(new)) as connection, connection:
+        connection.execute("UPDATE board SET epoch = max(epoch, ?)", (epoch,))
+
+
+def _put_aside(board: Path) -> None:
+    """Rename a board with its log, which must never lie beside another file of the name."""
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            Path(f"{board}{suffix}").replace(f"{board}{REPLACED}{suffix}")
+    Path(f"{board}-shm").unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    _sync(path.parent)
