@@ -45,6 +45,7 @@ class PostgresDatabase:
 
     def __init__(self, address: Address, durability: Durability = "full") -> None:
         self.address = address
+        self.durability = durability
         self.name = address.name
         self.readers = _engine(address, "-c default_transaction_read_only=on", pool_size=8)
         self.writers = _engine(address, "-c default_transaction_read_only=off", pool_size=3)
@@ -81,10 +82,11 @@ class PostgresDatabase:
             engine.dispose()
 
 
-def connect(address: Address) -> "psycopg.Connection[tuple[Any, ...]]":
-    """Return a connection of the driver's own, in autocommit mode."""
+def connect(address: Address, options: str = "") -> "psycopg.Connection[tuple[Any, ...]]":
+    """Return a connection of the driver's own, in autocommit mode; ``options`` are those of the server's command."""
     arguments: dict[str, Any] = address.url.translate_connect_args(username="user", database="dbname")
-    arguments |= {**_KEEPALIVE, **address.url.query}
+    arguments |= {**_KEEPALIVE, **address.url.query, "application_name": "agentsys"}
+    arguments["options"] = f"{address.url.query.get('options', '')} {options}"
     return psycopg.connect(**arguments, autocommit=True)
 
 

@@ -32,6 +32,8 @@ class Lease:
         self._database = database
         self._seconds = database.address.lease
         self._certain_until = 0.0
+        self.others = 0
+        """How many other openings there were at the last renewal."""
         self.epoch = count_opening(database)
         self.revive()
 
@@ -44,7 +46,13 @@ class Lease:
         """Prolong the session; return whether it had lasted until now. One that ended is begun anew."""
         asked = time.monotonic()
         lasting = (SESSIONS.c.epoch == self.epoch, SESSIONS.c.alive_until > _now())
-        if self._execute(update(SESSIONS).where(*lasting).values(alive_until=_now(self._seconds))) == 1:
+        living = SESSIONS.alias("living")
+        others = select(func.count()).where(living.c.epoch != self.epoch, living.c.alive_until > _now())
+        renewal = update(SESSIONS).where(*lasting).values(alive_until=_now(self._seconds))
+        with self._database.translated_errors(), self._database.couriers.connect() as connection:
+            found = connection.execute(renewal.returning(others.scalar_subquery())).first()
+        if found is not None:
+            self.others = found[0]
             self._certain_until = asked + DRIFT * self._seconds
             return True
         self._certain_until = 0.0

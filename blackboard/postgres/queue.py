@@ -1,14 +1,39 @@
-"""The queue of requests to the leader, and its answers: a table, since every process reaches the database already."""
+"""The queue of requests to the leader, and its answers: a table, since every process reaches the database already.
 
-from collections.abc import Mapping
+Each step is one statement, which also wakes whom it concerns.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import bindparam, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from typing import Final
 
 from agentsys.blackboard.postgres.connections import PostgresDatabase
-from agentsys.blackboard.schema import SUBMISSIONS
+from agentsys.blackboard.postgres.link import Link, records, recordset
+
+WORK: Final = "work"
+"""Signal to the leader: there are requests."""
+ANSWERS: Final = "answers"
+"""Signal, with a colon and the number of an opening, that there are answers for it."""
+
+_SUBMIT: Final = (
+    "WITH added AS (INSERT INTO submission (id, epoch, request)"  # noqa: S608
+    f" SELECT id, epoch, request FROM {recordset({'id': 'text', 'epoch': 'bigint', 'request': 'text'}, 'new')}"
+    " ON CONFLICT DO NOTHING) SELECT pg_notify(%s, %s)"
+)
+_COLLECT: Final = "DELETE FROM submission WHERE epoch = %s AND answer IS NOT NULL RETURNING id, answer"
+_WITHDRAW: Final = "DELETE FROM submission WHERE epoch = %s"
+_TAKE: Final = (
+    "WITH open AS"
+    " (SELECT id, taken_by FROM submission WHERE answer IS NULL AND taken_by IS DISTINCT FROM %s FOR UPDATE)"
+    " UPDATE submission AS at SET taken_by = %s FROM open WHERE at.id = open.id"
+    " RETURNING at.id, at.request, open.taken_by IS NOT NULL"
+)
+_ANSWER: Final = (
+    "WITH given AS (UPDATE submission AS at SET answer = new.answer"  # noqa: S608
+    f" FROM {recordset({'id': 'text', 'answer': 'text'}, 'new')} WHERE at.id = new.id RETURNING at.epoch)"
+    " SELECT pg_notify(%s, signal) FROM (SELECT %s || ':' || epoch FROM given"
+    " UNION SELECT json_array_elements_text(%s::json)) AS told (signal)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +49,35 @@ class SubmissionQueue:
     """The table as one opening, ``epoch``, sees it. Used by one thread."""
 
     def __init__(self, database: PostgresDatabase, epoch: int) -> None:
-        self._database = database
+        self._channel = database.address.schema
         self._epoch = epoch
+        # It may be lost with the server: who misses an answer asks again.
+        self._link = Link(database, "normal")
 
     def submit(self, requests: Mapping[str, str]) -> None:
-        """Add requests by id; one that is there already stays as it is."""
+        """Add requests by id, and wake the leader; one that is there already stays as it is."""
         rows = [{"id": id_, "epoch": self._epoch, "request": request} for id_, request in requests.items()]
-        self._execute(insert(SUBMISSIONS).on_conflict_do_nothing(), rows)
+        self._link.rows(_SUBMIT, records(rows), self._channel, WORK)
 
     def collect(self) -> dict[str, str]:
         """Remove and return the answers to this opening's requests."""
-        mine = (SUBMISSIONS.c.epoch == self._epoch, SUBMISSIONS.c.answer.is_not(None))
-        rows = self._rows(delete(SUBMISSIONS).where(*mine).returning(SUBMISSIONS.c.id, SUBMISSIONS.c.answer))
-        return {row.id: row.answer for row in rows}
+        return dict(self._link.rows(_COLLECT, self._epoch))
 
     def withdraw(self) -> None:
         """Remove this opening's requests, answered or not."""
-        self._execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.epoch == self._epoch))
+        self._link.rows(_WITHDRAW, self._epoch)
 
     def take(self, term: str) -> list[Taken]:
         """Return the requests that were not taken in this ``term`` of leading yet."""
-        old = SUBMISSIONS.alias("old")
-        open_ = (
-            select(old.c.id, old.c.taken_by)
-            .where(old.c.answer.is_(None), old.c.taken_by.is_distinct_from(term))
-            .with_for_update()
-            .cte("open")
-        )
-        taken = update(SUBMISSIONS).where(SUBMISSIONS.c.id == open_.c.id).values(taken_by=term)
-        rows = self._rows(taken.returning(SUBMISSIONS.c.id, SUBMISSIONS.c.request, open_.c.taken_by))
-        return [Taken(row[0], row[1], row[2] is not None) for row in rows]
+        return [Taken(*row) for row in self._link.rows(_TAKE, term, term)]
 
-    def answer(self, answers: Mapping[str, str]) -> None:
-        """Store answers by id of the request; requests that were withdrawn are passed over."""
-        statement = (
-            update(SUBMISSIONS).where(SUBMISSIONS.c.id == bindparam("of_id")).values(answer=bindparam("with_answer"))
-        )
-        self._execute(statement, [{"of_id": id_, "with_answer": answer} for id_, answer in answers.items()])
+    def answer(self, answers: Mapping[str, str], signals: Sequence[str] = ()) -> None:
+        """Store answers by id of the request, wake who waits for them, and give ``signals`` to all.
 
-    def notify(self, *signals: str) -> None:
-        """Wake the other processes, each signal once."""
-        channel = self._database.address.schema
-        self._rows(select(*(func.pg_notify(channel, signal) for signal in signals)))
+        Requests that were withdrawn are passed over.
+        """
+        rows = [{"id": id_, "answer": answer} for id_, answer in answers.items()]
+        self._link.rows(_ANSWER, records(rows), self._channel, ANSWERS, records(signals))
 
-    def _execute(self, statement: Any, rows: list[dict[str, Any]] | None = None) -> None:
-        with self._database.translated_errors(), self._database.couriers.connect() as connection:
-            connection.execute(statement, rows or {})
-
-    def _rows(self, statement: Any) -> list[Any]:
-        with self._database.translated_errors(), self._database.couriers.connect() as connection:
-            return list(connection.execute(statement).all())
+    def close(self) -> None:
+        self._link.close()

@@ -1,5 +1,6 @@
 """One queue for the commits of several machines: the opening that holds the lease leads, the others submit to it."""
 
+import itertools
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
-from agentsys.blackboard.postgres.queue import SubmissionQueue
+from agentsys.blackboard.postgres.queue import ANSWERS, WORK, SubmissionQueue
 from agentsys.blackboard.postgres.signals import Signals
 from agentsys.blackboard.postgres.storage import PostgresStorage, create_cursor, create_or_upgrade, open_reader
 from agentsys.blackboard.reads import SqlReader
@@ -31,8 +32,6 @@ RESEND_SECONDS: Final = 2.0
 TIDY_SECONDS: Final = 60.0
 NOTIFY_SECONDS: Final = 0.01
 """Wake-ups for new commits are sent at most this often."""
-WORK: Final = "work"
-ANSWERS: Final = "answers"
 VACANT: Final = "vacant"
 HEAD: Final = "head"
 _UNDECIDED: Final = (StaleEpoch, BoardUnreachable, BoardClosed)
@@ -89,8 +88,10 @@ class LeasedCommitter:
         self._committer: Committer | None = None
         self._term = ""
         self._broken = False
+        self._has_work = False
         self._closed = False
         self._finished = False
+        self._numbers = itertools.count()
         self._wake = threading.Event()
         self._head = self._told_head = 0
         self._due = {"renew": 0.0, "poll": 0.0, "resend": 0.0, "tidy": 0.0, "notify": 0.0}
@@ -118,7 +119,7 @@ class LeasedCommitter:
         with self._guard:
             if self._closed:
                 raise BoardClosed("The board was closed before this was submitted.")
-            name = uuid.uuid4().hex
+            name = f"{self.epoch}-{next(self._numbers)}"
             self._pending[name] = pending
             self._dispatch(name)
         return pending.future
@@ -147,7 +148,8 @@ class LeasedCommitter:
             self._flush()
             self._lease.resign()
             self._lease.end()
-            self._queue.notify(VACANT)
+            self._queue.answer({}, [VACANT])
+            self._queue.close()
         self._signals.close()
         self.reader.close()
         self._database.close()
@@ -200,14 +202,17 @@ class LeasedCommitter:
             return
         if kind == VACANT:
             self._due["poll"] = 0.0
+        elif kind == WORK:
+            self._has_work = True
         leads = self._committer is not None
-        if kind == VACANT or kind == (WORK if leads else ANSWERS):
+        if kind == VACANT or (kind == WORK if leads else signal == f"{ANSWERS}:{self.epoch}"):
             self._wake.set()
 
     def _published(self, commits: Sequence[Commit]) -> None:
         self._head = commits[-1].seq
         self._publish(commits)
-        self._wake.set()
+        if self._lease.others:
+            self._wake.set()
 
     def _run(self) -> None:
         lost_since: float | None = None
@@ -267,7 +272,6 @@ class LeasedCommitter:
     def _send(self, requests: dict[str, CommitRequest]) -> None:
         try:
             self._queue.submit({name: to_text(request) for name, request in requests.items()})
-            self._queue.notify(WORK)
         except BaseException:
             with self._guard:
                 for name in requests:
@@ -291,18 +295,21 @@ class LeasedCommitter:
     def _stop_leading(self) -> None:
         with self._guard:
             committer, self._committer = self._committer, None
-            self.reader.storage = None
+            storage, self.reader.storage = self.reader.storage, None
             self._broken = False
             self._told_head = self._head
         if committer is not None:
             committer.close()
+        if storage is not None:
+            storage.close()
 
     def _serve(self) -> None:
         committer = self._committer
         assert committer is not None
-        self._due["poll"] = time.monotonic() + POLL_SECONDS
-        for taken in self._queue.take(self._term):
-            self._take_up(committer, taken.id, taken.request, taken.before)
+        if self._has_work or self._is_due("poll", POLL_SECONDS):
+            self._has_work = False
+            for taken in self._queue.take(self._term):
+                self._take_up(committer, taken.id, taken.request, taken.before)
         self._flush()
         if self._is_due("tidy", TIDY_SECONDS):
             self._lease.tidy()
@@ -334,11 +341,9 @@ class LeasedCommitter:
             while True:
                 name, outcome = self._answers.get_nowait()
                 answers[name] = to_text(outcome)
-        signals = [ANSWERS] if answers else []
+        signals = []
         if self._told_head != self._head and self._is_due("notify", NOTIFY_SECONDS):
             self._told_head = self._head
-            signals.append(f"{HEAD}:{self._head}")
-        if answers:
-            self._queue.answer(answers)
-        if signals:
-            self._queue.notify(*signals)
+            signals = [f"{HEAD}:{self._head}"] if self._lease.others else []
+        if answers or signals:
+            self._queue.answer(answers, signals)

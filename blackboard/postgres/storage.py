@@ -1,37 +1,19 @@
 """The board's storage in PostgreSQL: one round trip for a group of commits, refused to all but the leader."""
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from functools import cache
+from typing import Final
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Column,
-    Connection,
-    Float,
-    Insert,
-    Integer,
-    Select,
-    Table,
-    Text,
-    Update,
-    bindparam,
-    func,
-    inspect,
-    literal_column,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Table, func, inspect, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
 from agentsys.blackboard.postgres.connections import PostgresDatabase
+from agentsys.blackboard.postgres.link import Link, records, recordset, type_of
 from agentsys.blackboard.reads import SqlReader
-from agentsys.blackboard.rows import ENTRY_COLUMNS, Values, cursor_from_row, cursor_to_row, entry_from_row
+from agentsys.blackboard.rows import ENTRY_COLUMNS, cursor_from_row, cursor_to_row, entry_from_row
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES, SCHEMA_VERSION
 from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import (
@@ -41,80 +23,85 @@ from agentsys.blackboard.storage import (
     CursorState,
     SchemaTooNew,
     StaleEpoch,
+    StorageFailed,
 )
 
-_DIALECT: Final[Any] = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-_ARRAYS: Final[dict[type, Any]] = {int: ARRAY(BigInteger()), float: ARRAY(Float()), str: ARRAY(Text())}
+_FENCE: Final = (
+    "led AS (UPDATE board SET head = %s, head_hash = %s WHERE leader = %s AND head = %s RETURNING id)",
+    # Where no row was changed this divides by zero, and all else waits for it.
+    "fence AS (SELECT 1 / count(*) AS one FROM led)",
+)
+_LED: Final = "(SELECT one FROM fence) = 1"
 
 
-def _arrays(columns: dict[str, type]) -> Any:
-    """Return a table of rows that arrive as one array for each column."""
-    arrays = (bindparam(name, type_=_ARRAYS[kind]) for name, kind in columns.items())
-    return func.unnest(*arrays).table_valued(*columns).render_derived()
+def _superseding(name: str, table: Table, to: str, columns: dict[str, str], where: str) -> str:
+    """Return the part that updates rows, each found through an index: a join may be planned another way round."""
+    old = recordset(columns, "old")
+    found = f"SELECT at.ctid AS place, old.* FROM {old} CROSS JOIN LATERAL {_indexed('ctid', table, where)}"  # noqa: S608
+    updated = f'UPDATE "{table.name}" AS at SET {to} FROM {name}_found AS old WHERE {_LED} AND at.ctid = old.place'  # noqa: S608
+    return f"{name}_found AS MATERIALIZED ({found}), {name} AS ({updated} RETURNING 1)"
 
 
-def _insert_arrays(table: Table) -> Insert:
-    columns = {column.name: _python_type(column) for column in table.columns}
-    return insert(table).from_select(list(columns), select(_arrays(columns)))
+def _indexed(columns: str, table: Table, where: str) -> str:
+    # The offset keeps the planner from taking the query apart.
+    return f'(SELECT {columns} FROM "{table.name}" AS at WHERE {where} OFFSET 0) AS at'  # noqa: S608
 
 
-def _python_type(column: Column[Any]) -> type:
-    return int if isinstance(column.type, (Integer, BigInteger)) else float if isinstance(column.type, Float) else str
+def _inserting(name: str, table: Table, after: str | None = None) -> str:
+    """Return the part that inserts rows; what it counts is over before it begins."""
+    columns = {column.name: type_of(column) for column in table.columns}
+    listed = ", ".join(f'"{column}"' for column in columns)
+    superseded = f" AND (SELECT count(*) FROM {after}) >= 0" if after else ""  # noqa: S608
+    new = f"SELECT {listed} FROM {recordset(columns, 'new')} WHERE {_LED}{superseded}"  # noqa: S608
+    return f'{name} AS (INSERT INTO "{table.name}" ({listed}) {new})'
 
 
-def _fence() -> Select[*tuple[Any, ...]]:
-    led = (
-        update(BOARD)
-        .where(BOARD.c.leader == bindparam("of_leader"), BOARD.c.head == bindparam("of_head"))
-        .values(head=bindparam("to_head"), head_hash=bindparam("to_hash"))
-        .returning(BOARD.c.id)
-        .cte("led")
-    )
-    # Where no row was changed this divides by zero: the rest of the transaction is under way already and must fail.
-    return select(literal_column("1") / func.count()).select_from(led)
-
-
-def _supersede_entries() -> Update:
-    old = _arrays({"of_topic": str, "of_key": str, "of_version": int, "by_seq": int})
-    address = (ENTRIES.c.topic == old.c.of_topic, ENTRIES.c.key == old.c.of_key)
-    current = (ENTRIES.c.version == old.c.of_version, ENTRIES.c.valid_to.is_(None))
-    return update(ENTRIES).where(*address, *current).values(valid_to=old.c.by_seq)
-
-
-def _supersede_effects() -> Update:
-    old = _arrays({"of_id": str, "by_seq": int})
-    where = (EFFECT_EVENTS.c.effect_id == old.c.of_id, EFFECT_EVENTS.c.valid_to.is_(None))
-    return update(EFFECT_EVENTS).where(*where).values(valid_to=old.c.by_seq)
-
-
-def _move_cursors() -> Update:
-    moved = _arrays({"of_name": str, "to_position": int})
-    return update(CURSORS).where(CURSORS.c.name == moved.c.of_name).values(position=moved.c.to_position)
-
-
-def _text(statement: Any) -> str:
-    """Return a statement as the driver takes it."""
-    return str(statement.compile(dialect=_DIALECT))
-
-
-_FENCE: Final = _text(_fence())
-_STATEMENTS: Final = {
-    # In this order: a version is superseded before the next one is current.
-    "commits": _text(_insert_arrays(COMMITS)),
-    "superseded_entries": _text(_supersede_entries()),
-    "entries": _text(_insert_arrays(ENTRIES)),
-    "intents": _text(_insert_arrays(EFFECTS)),
-    "superseded_effects": _text(_supersede_effects()),
-    "effects": _text(_insert_arrays(EFFECT_EVENTS)),
-    "moves": _text(_move_cursors()),
+_PARTS: Final = {
+    "commits": _inserting("commits", COMMITS),
+    "superseded_entries": _superseding(
+        "superseded_entries",
+        ENTRIES,
+        "valid_to = old.by_seq",
+        {"of_topic": "text", "of_key": "text", "of_version": "bigint", "by_seq": "bigint"},
+        "at.topic = old.of_topic AND at.key = old.of_key AND at.version = old.of_version AND at.valid_to IS NULL",
+    ),
+    "entries": _inserting("entries", ENTRIES, after="superseded_entries"),
+    "intents": _inserting("intents", EFFECTS),
+    "superseded_effects": _superseding(
+        "superseded_effects",
+        EFFECT_EVENTS,
+        "valid_to = old.by_seq",
+        {"of_id": "text", "by_seq": "bigint"},
+        "at.effect_id = old.of_id AND at.valid_to IS NULL",
+    ),
+    "effects": _inserting("effects", EFFECT_EVENTS, after="superseded_effects"),
+    "moves": _superseding(
+        "moves",
+        CURSORS,
+        "position = old.to_position",
+        {"of_name": "text", "to_position": "bigint"},
+        "at.name = old.of_name",
+    ),
 }
-_WANTED: Final = _arrays({"of_topic": str, "of_key": str})
+_TOGETHER: Final = (
+    ("commits",),
+    ("superseded_entries", "entries"),
+    ("intents", "superseded_effects", "effects"),
+    ("moves",),
+)
+"""Parts of which one is needed where another is: few combinations, each of them prepared."""
+_COLUMNS: Final = ", ".join(f'at."{column.name}"' for column in ENTRY_COLUMNS)
 _HEADS: Final = (
-    select(*ENTRY_COLUMNS)
-    .join(_WANTED, (ENTRIES.c.topic == _WANTED.c.of_topic) & (ENTRIES.c.key == _WANTED.c.of_key))
-    .where(ENTRIES.c.valid_to.is_(None))
+    f"SELECT at.* FROM {recordset({'topic': 'text', 'key': 'text'}, 'wanted')} CROSS JOIN LATERAL "  # noqa: S608
+    + _indexed(_COLUMNS, ENTRIES, "at.topic = wanted.topic AND at.key = wanted.key AND at.valid_to IS NULL")
 )
 _DIVISION_BY_ZERO: Final = "22012"
+
+
+@cache
+def _statement(parts: tuple[str, ...]) -> str:
+    """Return one statement for the fence and these of :data:`_PARTS`."""
+    return f"WITH {', '.join((*_FENCE, *(_PARTS[part] for part in parts)))} SELECT one FROM fence"  # noqa: S608
 
 
 class PostgresStorage(SqlStorage):
@@ -123,6 +110,7 @@ class PostgresStorage(SqlStorage):
     def __init__(self, database: PostgresDatabase, epoch: int) -> None:
         super().__init__(database.readers, database, epoch)
         self._postgres = database
+        self._link = Link(database, database.durability)
 
     def begin_epoch(self) -> int:
         return count_opening(self._postgres)
@@ -131,41 +119,25 @@ class PostgresStorage(SqlStorage):
         return create_cursor(self._postgres, cursor)
 
     def close(self) -> None:
-        """Nothing: the connections belong to the database object, which outlives a time of leading."""
+        """Give its own connection back; the others belong to the database object, which outlives a time of leading."""
+        self._link.close()
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
-        wanted = {"of_topic": [topic for topic, _ in keys], "of_key": [key for _, key in keys]}
-        return map(entry_from_row, self._rows(_HEADS, wanted))
+        wanted = records([{"topic": topic, "key": key} for topic, key in keys])
+        return map(entry_from_row, self._postgres.patiently(lambda: self._link.rows(_HEADS, wanted)))
 
     def _store(self, rows: BatchRows) -> None:
-        with self._database.translated_errors():
-            pooled = self._postgres.writers.raw_connection()
-            try:
-                self._send(pooled.driver_connection, rows)
-            except BaseException as error:
-                # What became of the transaction is unknown; with its connection it ends.
-                pooled.invalidate()
-                if getattr(error, "sqlstate", None) == _DIVISION_BY_ZERO:
-                    raise self._refusal() from error
-                raise
-            finally:
-                pooled.close()
-
-    def _send(self, connection: Any, rows: BatchRows) -> None:
+        parts = tuple(
+            part for together in _TOGETHER if any(getattr(rows, part) for part in together) for part in together
+        )
         first, last = rows.commits[0], rows.commits[-1]
-        fence = {
-            "of_leader": self.epoch,
-            "of_head": first["seq"] - 1,
-            "to_head": last["seq"],
-            "to_hash": last["hash"],
-        }
-        with connection.pipeline():
-            connection.execute(_FENCE, fence)
-            for name, statement in _STATEMENTS.items():
-                values: list[Values] = getattr(rows, name)
-                if values:
-                    connection.execute(statement, {column: [row[column] for row in values] for column in values[0]})
-            connection.commit()
+        fence = (last["seq"], last["hash"], self.epoch, first["seq"] - 1)
+        try:
+            self._link.rows(_statement(parts), *fence, *(records(getattr(rows, name)) for name in parts))
+        except StorageFailed as error:
+            if getattr(error.__cause__, "sqlstate", None) == _DIVISION_BY_ZERO:
+                raise self._refusal() from error
+            raise
 
     def _refusal(self) -> Exception:
         leader = self._rows(select(BOARD.c.leader))[0].leader
