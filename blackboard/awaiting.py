@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ _T = TypeVar("_T")
 _Answer: TypeAlias = "tuple[Callable[[Future[Any]], object], Future[Any]]"
 
 _guard: Final = threading.Lock()
+_batch: Final = threading.local()
 _answers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Answer]]] = WeakKeyDictionary()
 
 
@@ -34,13 +36,38 @@ def call_when_done(future: "Future[_T]", callback: "Callable[[Future[_T]], objec
             answers.append((callback, source))
             first = len(answers) == 1
         # Who finds others there is taken along by the wake-up that the first of them asked for.
-        if first and not loop.is_closed():
-            loop.call_soon_threadsafe(_deliver, answers)
+        if first:
+            asleep: list[asyncio.AbstractEventLoop] | None = getattr(_batch, "asleep", None)
+            if asleep is None:
+                _wake(loop)
+            else:
+                asleep.append(loop)
 
     future.add_done_callback(answered)
 
 
-def _deliver(answers: "deque[_Answer]") -> None:
+@contextmanager
+def answered_together() -> Iterator[None]:
+    """Wake event loops only at the end, however many futures this thread answers until then.
+
+    A loop that wakes at the first answer competes for the interpreter with the thread that still has others to give.
+    """
+    asleep = _batch.asleep = []
+    try:
+        yield
+    finally:
+        del _batch.asleep
+        for loop in asleep:
+            _wake(loop)
+
+
+def _wake(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_deliver, loop)
+
+
+def _deliver(loop: asyncio.AbstractEventLoop) -> None:
+    answers = _answers[loop]
     with _guard:
         arrived = list(answers)
         answers.clear()

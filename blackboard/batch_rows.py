@@ -41,14 +41,14 @@ class BatchRows:
         for item in commits:
             for ordinal, (entry, text) in enumerate(zip(item.commit.writes, item.texts, strict=True)):
                 row = entry_to_row(entry, text, ordinal)
-                previous = newest.get(entry.address)
+                topic, key = address = entry.topic, entry.key
+                previous = newest.get(address)
                 if previous is not None:
                     previous["valid_to"] = entry.seq
                 elif entry.version > 1:
-                    topic, key = entry.address
                     old = {"of_topic": topic, "of_key": key, "of_version": entry.version - 1, "by_seq": entry.seq}
                     self.superseded_entries.append(old)
-                newest[entry.address] = row
+                newest[address] = row
                 self.entries.append(row)
 
     def _take_effects(self, commits: Sequence[PreparedCommit]) -> None:

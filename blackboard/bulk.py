@@ -6,6 +6,8 @@ a batch stored row by row can wait longer for the interpreter than for the disk.
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table
@@ -65,7 +67,7 @@ def _parts(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
 
 
 def _values(rows: Sequence[Values], names: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(row[name] for row in rows for name in names)
+    return tuple(chain.from_iterable(map(itemgetter(*names), rows)))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from agentsys.blackboard.transactions import Commit
 GENESIS: Final = "0" * 64
 """The hash before the first commit."""
 
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
 
 
 def commit_hash(commit: Commit, texts: Sequence[str | None]) -> str:
@@ -32,6 +32,25 @@ def commit_hash(commit: Commit, texts: Sequence[str | None]) -> str:
         [[move.subscription, move.from_seq, move.to_seq] for move in commit.cursors],
     ]
     return hashlib.sha256(_ENCODER.encode(content).encode()).hexdigest()
+
+
+def chained(commit: Commit, texts: Sequence[str | None]) -> Commit:
+    """Return ``commit`` with its hash."""
+    # What dataclasses.replace does, in a fifth of the time: this is done for every commit.
+    return Commit(
+        commit.seq,
+        commit.tx_id,
+        commit.principal,
+        commit.run,
+        commit.snapshot,
+        commit.isolation,
+        commit.at,
+        commit.writes,
+        commit.effects,
+        commit.cursors,
+        commit.prev_hash,
+        commit_hash(commit, texts),
+    )
 
 
 def _entry(entry: Entry, text: str | None) -> list[Any]:

@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, TypeVar
 
-from agentsys.blackboard.chain import commit_hash
+from agentsys.blackboard.awaiting import answered_together
+from agentsys.blackboard.chain import chained
 from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
 from agentsys.blackboard.entries import Entry, canonical_json
 from agentsys.blackboard.holds import Holds
@@ -38,14 +39,16 @@ GATHER: Final = 0.5
 _T = TypeVar("_T")
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
-    """A request in the queue, ordered by urgency (a time: smaller is sooner), then age."""
+    """A request in the queue."""
 
-    urgency: float
-    age: int
-    request: CommitRequest = field(compare=False)
-    future: Future[Commit] = field(compare=False)
+    request: CommitRequest
+    future: Future[Commit]
+
+
+_Queued: TypeAlias = tuple[float, int, _Waiting]
+"""Ordered by urgency (a time: smaller is sooner), then age, of which no two are equal."""
 
 
 class Committer:
@@ -67,10 +70,10 @@ class Committer:
         self._state: BoardState = storage.state()
         self._alive = alive if alive is not None else lambda epoch: epoch == storage.epoch
         self._ages = itertools.count()
-        self._queue: list[_Waiting] = []
+        self._queue: list[_Queued] = []
         self._chores: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._holds = Holds()
-        self._parked: list[_Waiting] = []
+        self._parked: list[_Queued] = []
         self._closed = False
         self._expected = 1
         self._storing = 0.0
@@ -83,7 +86,7 @@ class Committer:
         future: Future[Commit] = Future()
         with self._wake:
             self._check_open()
-            heapq.heappush(self._queue, _Waiting(request.urgency, next(self._ages), request, future))
+            heapq.heappush(self._queue, (request.urgency, next(self._ages), _Waiting(request, future)))
             # Between the first and the last that are waited for, the thread would only wake to sleep on.
             if len(self._queue) == 1 or len(self._queue) >= self._expected:
                 self._wake.notify()
@@ -130,7 +133,7 @@ class Committer:
                 self._expected = max(1, len(batch))
             for chore, future in chores:
                 _settle(chore, future)
-            admitted = [member for member in batch if self._admits(member)]
+            admitted = [queued[2] for queued in batch if self._admits(queued)]
             self._commit([member for member in admitted if member.future.set_running_or_notify_cancel()])
             # No generator: the hold of each must end.
             ended = [self._holds.release(member.request.owner) for member in admitted]
@@ -146,10 +149,11 @@ class Committer:
             if remaining <= 0 or not self._wake.wait(remaining):
                 return
 
-    def _admits(self, member: _Waiting) -> bool:
-        """Whether to commit ``member`` now. One that a hold bars waits; one that asks for a hold gets it instead."""
+    def _admits(self, queued: _Queued) -> bool:
+        """Whether to commit ``queued`` now. One that a hold bars waits; one that asks for a hold gets it instead."""
+        member = queued[2]
         if self._holds.bar(member.request) and not self._closed:
-            self._parked.append(member)
+            self._parked.append(queued)
             return False
         if not member.request.hold:
             return True
@@ -160,8 +164,8 @@ class Committer:
 
     def _unpark(self) -> None:
         """Queue again what waited for a hold; what another hold bars will wait again."""
-        for member in self._parked:
-            heapq.heappush(self._queue, member)
+        for queued in self._parked:
+            heapq.heappush(self._queue, queued)
         self._parked = []
 
     def _commit(self, batch: list[_Waiting]) -> None:
@@ -173,11 +177,12 @@ class Committer:
         except Exception as error:
             self._recover(batch, error)
             return
-        for member, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Commit):
-                member.future.set_result(outcome)
-            else:
-                member.future.set_exception(outcome)
+        with answered_together():
+            for member, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Commit):
+                    member.future.set_result(outcome)
+                else:
+                    member.future.set_exception(outcome)
 
     def _recover(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Go on after a failed write: it may have reached the disk all the same, so look before trying again."""
@@ -242,6 +247,7 @@ class Committer:
         # Deleting what is not there changes nothing, and must not create a version.
         wanted = [_on_head(write, state) if write.merges else write for write in request.writes]
         writes = [write for write in wanted if write.text is not None or _exists(write, state)]
+        texts = tuple([write.text for write in writes])
         commit = Commit(
             seq=seq,
             tx_id=request.tx_id,
@@ -250,14 +256,13 @@ class Committer:
             snapshot=request.snapshot,
             isolation=request.isolation,
             at=at,
-            writes=tuple(_entry(write, request, state, seq, at) for write in writes),
-            effects=_effects(request, state, self._alive, seq, at),
+            writes=tuple([_entry(write, request, state, seq, at) for write in writes]),
+            effects=_effects(request, state, self._alive, seq, at) if request.effects else (),
             cursors=request.cursors,
             prev_hash=previous.hash if previous else self._state.head_hash,
             hash="",
         )
-        texts = tuple(write.text for write in writes)
-        return PreparedCommit(replace(commit, hash=commit_hash(commit, texts)), texts)
+        return PreparedCommit(chained(commit, texts), texts)
 
 
 def _exists(write: Write, state: BatchState) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 EXTERNAL: Final = "external"
@@ -36,9 +37,9 @@ class Readers:
 
     def join(self, other: Readers) -> Readers:
         """Return the readers allowed by both (set intersection, with ``PUBLIC`` as identity)."""
-        if self.members is None:
+        if self.members is None or other is self:
             return other
-        if other.members is None:
+        if other.members is None or self.members <= other.members:
             return self
         return Readers(self.members & other.members)
 
@@ -73,15 +74,21 @@ class Label:
     @staticmethod
     def trusted(principal: str = OWNER, readers: Readers | None = None) -> Label:
         """Return the label of what ``principal`` wrote, readable by that principal unless said otherwise."""
-        return Label(frozenset({principal}), readers or Readers.of(principal))
+        return _trusted(principal, readers)
 
     def join(self, *others: Label) -> Label:
-        """Return the least label above this one and all ``others``."""
+        """Return the least label above this one and all ``others``: one of them, where that is it."""
         influencers, readers, capacity = self.influencers, self.readers, self.capacity
         for other in others:
-            influencers = influencers | other.influencers
+            if not influencers:
+                influencers = other.influencers
+            elif not other.influencers <= influencers:
+                influencers = influencers | other.influencers
             readers = readers.join(other.readers)
             capacity = max(capacity, other.capacity)
+        for label in (self, *others[:1]):
+            if influencers is label.influencers and readers is label.readers and capacity == label.capacity:
+                return label
         return Label(influencers, readers, capacity)
 
     def flows_to(self, other: Label) -> bool:
@@ -121,6 +128,11 @@ class Label:
             PUBLIC if readers is None else Readers(frozenset(readers)),
             FREE_TEXT if capacity is None else float(capacity),
         )
+
+
+@lru_cache(maxsize=4096)
+def _trusted(principal: str, readers: Readers | None) -> Label:
+    return Label(frozenset({principal}), readers or Readers.of(principal))
 
 
 BOTTOM: Final = Label(frozenset(), PUBLIC, 0.0)

@@ -59,11 +59,13 @@ class SqlStorage(SqlReader, ABC):
         return super().version_at(topic, key, at)
 
     def heads(self, keys: Collection[Key], *, values: bool = True) -> dict[Key, Entry]:
-        look = self._recent.get if values else self._recent.without_value
-        recent = {key: look(key) for key in keys}
-        found = {key: entry for key, entry in recent.items() if entry is not None}
-        missing = [key for key in keys if key not in found]
-        if missing:
+        if values:
+            recent = {key: self._recent.get(key) for key in keys}
+            found = {key: entry for key, entry in recent.items() if entry is not None}
+        else:
+            found = self._recent.without_values(keys)
+        if len(found) < len(keys):
+            missing = [key for key in keys if key not in found]
             found.update((entry.address, entry) for entry in self._stored_heads(missing))
         return found
 

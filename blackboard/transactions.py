@@ -4,11 +4,10 @@ No database transaction is open while a model thinks: a :class:`Transaction` rem
 predicates) and what it wants to write; the committer validates that in one step.
 """
 
-import json
 import math
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Literal, Protocol, TypeAlias
@@ -22,8 +21,9 @@ from agentsys.blackboard.entries import (
     Key,
     canonical_json,
     check_name,
+    parse_canonical,
 )
-from agentsys.blackboard.labels import BOTTOM, Label, Readers, join_all
+from agentsys.blackboard.labels import BOTTOM, Label, Readers
 from agentsys.blackboard.merges import Merge, check_merge, merged
 from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import BoardError, LabelError
@@ -203,7 +203,7 @@ class Transaction:
         self._view = view
         self._reads: dict[Key, Entry | None] = {}
         self._predicates: dict[Predicate, None] = {}
-        self._seen: dict[EntryVersionRef, None] = {}
+        self._seen: dict[tuple[str, str, int], None] = {}
         self._label: Label | None = None
         self._operations: list[Write | EffectIntent | EffectChange | CursorMove] = []
         self._request: CommitRequest | None = None
@@ -218,7 +218,7 @@ class Transaction:
     @property
     def reads(self) -> tuple[EntryVersionRef, ...]:
         """The versions read so far, in order of first reading."""
-        return tuple(self._seen)
+        return tuple(EntryVersionRef(*seen) for seen in self._seen)
 
     def get(self, topic: str, key: str) -> Entry | None:
         """Return the entry as this transaction sees it, or ``None``; an own write has version and seq 0."""
@@ -227,14 +227,15 @@ class Transaction:
         if own is not None and own.merges:
             own = self._applied(own)
         if own is not None:
-            self._label = join_all([self.reads_label, own.label])
+            self._label = self.reads_label.join(own.label)
             return self._pending_entry(own)
-        if (topic, key) not in self._reads:
-            entry = self._view.version_at(topic, key, self.snapshot)
-            self._reads[topic, key] = entry
+        address = topic, key
+        if address in self._reads:
+            entry = self._reads[address]
+        else:
+            entry = self._reads[address] = self._view.version_at(topic, key, self.snapshot)
             if entry is not None:
-                self._remember([entry])
-        entry = self._reads[topic, key]
+                self._remember(entry)
         return None if entry is None or entry.deleted else entry
 
     def rely_on(self, topic: str, key: str, entry: Entry | None) -> None:
@@ -246,22 +247,23 @@ class Transaction:
         if (topic, key) not in self._reads:
             self._reads[topic, key] = entry
             if entry is not None:
-                self._remember([entry])
+                self._remember(entry)
 
     def query(self, predicate: Predicate) -> list[Entry]:
         """Return the matching entries ordered by (topic, key), own writes included."""
         self._check_open()
         found = {entry.address: entry for entry in self._view.query_at(predicate, self.snapshot)}
         self._predicates[predicate] = None
-        self._remember(found.values())
+        for entry in found.values():
+            self._remember(entry)
         for address, write in self._own_writes().items():
             if write.merges:
                 write = self._applied(write)
             found.pop(address, None)
-            entry = self._pending_entry(write)
-            if entry is not None and predicate.matches(entry):
-                self._label = join_all([self.reads_label, entry.label])
-                found[address] = entry
+            own = self._pending_entry(write)
+            if own is not None and predicate.matches(own):
+                self._label = self.reads_label.join(own.label)
+                found[address] = own
         return [found[address] for address in sorted(found)]
 
     def put(
@@ -289,7 +291,7 @@ class Transaction:
         label = self._label_for(f"{topic}/{key}", label, endorsed)
         sources = self.reads if derived_from is None else tuple(derived_from)
         # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
-        self._operations.append(Write(topic, key, type, text, json.loads(text), label, sources, endorsed))
+        self._operations.append(Write(topic, key, type, text, parse_canonical(text), label, sources, endorsed))
 
     def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label | None = None) -> None:
         """Buffer a change that commutes with other writers': it never conflicts with what they do to the entry.
@@ -355,7 +357,7 @@ class Transaction:
     ) -> None:
         """Record the outcome of an effect together with this transaction's writes."""
         self._check_open()
-        copy = json.loads(canonical_json(result))
+        copy = parse_canonical(canonical_json(result))
         label = label if label is not None else Label()
         self._operations.append(EffectChange(effect_id, EffectState(outcome), copy, label))
 
@@ -399,12 +401,14 @@ class Transaction:
         again._predicates = dict(self._predicates)
         again._seen = dict(self._seen)
         again._label = self._label
-        again._remember([one.found for one in resolved.values() if one.found is not None])
+        for one in resolved.values():
+            if one.found is not None:
+                again._remember(one.found)
         again._operations = list(self._operations)
         for (topic, key), one in resolved.items():
             mine = self._own_writes()[topic, key]
             text = canonical_json(one.value)
-            again._operations.append(replace(mine, text=text, value=json.loads(text), label=one.label))
+            again._operations.append(replace(mine, text=text, value=parse_canonical(text), label=one.label))
         return again
 
     def seal(self, epoch: int = 0) -> CommitRequest:
@@ -412,7 +416,7 @@ class Transaction:
         if self._request is not None:
             self._request = replace(self._request, resubmitted=True)
         else:
-            operations = self._operations
+            others = [item for item in self._operations if not isinstance(item, Write)]
             self._request = CommitRequest(
                 tx_id=self.id,
                 principal=self.principal,
@@ -423,20 +427,17 @@ class Transaction:
                 reads=self._reads,
                 predicates=tuple(self._predicates),
                 writes=tuple(self._own_writes().values()),
-                effects=tuple(item for item in operations if isinstance(item, (EffectIntent, EffectChange))),
-                cursors=tuple(item for item in operations if isinstance(item, CursorMove)),
+                effects=tuple(item for item in others if isinstance(item, (EffectIntent, EffectChange))),
+                cursors=tuple(item for item in others if isinstance(item, CursorMove)),
                 epoch=epoch,
                 owner=self.owner,
                 audience=self._audience,
             )
         return self._request
 
-    def _remember(self, entries: Collection[Entry]) -> None:
-        if entries:
-            self._seen.update((entry.ref, None) for entry in entries)
-            # Most reads of one transaction have one label, the same object.
-            if any(entry.label is not self._label for entry in entries):
-                self._label = join_all([self.reads_label, *(entry.label for entry in entries)])
+    def _remember(self, entry: Entry) -> None:
+        self._seen[entry.topic, entry.key, entry.version] = None
+        self._label = entry.label if self._label is None else self._label.join(entry.label)
 
     def _applied(self, write: Write) -> Write:
         """Return what a buffered merge amounts to on the snapshot, which this transaction thereby relies on."""
@@ -449,7 +450,7 @@ class Transaction:
             value = merged(value, merge)
         label = write.label
         if seen is not None:
-            self._remember([seen])
+            self._remember(seen)
             label = label.join(seen.label)
         return replace(write, text=canonical_json(value), value=value, label=label, merges=())
 
@@ -464,7 +465,7 @@ class Transaction:
             write.key,
             write.type,
             0,
-            json.loads(write.text),
+            parse_canonical(write.text),
             write.label,
             0,
             self.principal,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from agentsys.blackboard.clearance import readable
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.effects import Effect
-from agentsys.blackboard.entries import Entry, Key
+from agentsys.blackboard.entries import Entry, Key, parse_canonical
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import Change, PreparedCommit, Storage
 from agentsys.blackboard.transactions import CommitRequest
@@ -19,9 +19,10 @@ class BatchState:
         self._values_matter = any(
             request.predicates or any(write.merges for write in request.writes) for request in requests
         )
-        keys = {key for request in requests for key in _keys(request)}
+        keys = {key for request in requests for key in request.reads}
+        keys.update([(write.topic, write.key) for request in requests for write in request.writes])
         self._heads = storage.heads(keys, values=self._values_matter)
-        self._accepted: set[Key] = set()
+        self._accepted: dict[Key, str | None] = {}
         self._changes: list[Change] = []
         effect_ids = {effect.id for request in requests for effect in request.effects}
         self._effects = {item.id: item for item in storage.effects(ids=effect_ids)} if effect_ids else {}
@@ -34,8 +35,12 @@ class BatchState:
 
     def head_with_value(self, key: Key) -> Entry | None:
         """Return :meth:`head` with what it holds, also in a batch that needs no other values."""
-        if self._values_matter or key in self._accepted:
+        if self._values_matter:
             return self._heads.get(key)
+        if key in self._accepted:
+            # Whoever committed it may have been given its value, and changed that.
+            text = self._accepted[key]
+            return self._heads[key].holding(None if text is None else parse_canonical(text))
         return self._storage.heads([key]).get(key)
 
     def effect(self, effect_id: str) -> Effect | None:
@@ -53,14 +58,16 @@ class BatchState:
     def accept(self, prepared: PreparedCommit) -> None:
         """Let later members of the batch see ``prepared``."""
         commit = prepared.commit
-        for entry in commit.writes:
-            address = entry.address
+        for entry, text in zip(commit.writes, prepared.texts, strict=True):
+            address = entry.topic, entry.key
             if self._values_matter:
                 self._changes.append(Change(self._heads.get(address), entry))
             self._heads[address] = entry
-            self._accepted.add(address)
-        self._effects.update((effect.id, effect) for effect in commit.effects)
-        self._positions.update((move.subscription, move.to_seq) for move in commit.cursors)
+            self._accepted[address] = text
+        if commit.effects:
+            self._effects.update((effect.id, effect) for effect in commit.effects)
+        if commit.cursors:
+            self._positions.update((move.subscription, move.to_seq) for move in commit.cursors)
 
 
 def validate(request: CommitRequest, state: BatchState) -> None:
@@ -83,15 +90,11 @@ def validate(request: CommitRequest, state: BatchState) -> None:
         raise Conflict(request.tx_id, items)
 
 
-def _keys(request: CommitRequest) -> Iterable[Key]:
-    yield from request.reads
-    for write in request.writes:
-        yield write.topic, write.key
-
-
 def _changed_reads(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
     for (topic, key), seen in request.reads.items():
         head = state.head((topic, key))
+        if head is seen or (head is not None and seen is not None and head.version == seen.version):
+            continue
         old, new = readable(seen, request.audience), readable(head, request.audience)
         if (old and old.version) != (new and new.version):
             new = readable(state.head_with_value((topic, key)), request.audience)
