@@ -36,7 +36,8 @@ class RunFailed(RunError):
 class RunRecord:
     """A run as it stands on the board.
 
-    Times are unix seconds. ``first_seq`` is the commit that began the run; ``writes`` hashes its last writes.
+    Times are unix seconds. ``first_seq`` is the commit that began the run, 0 if a compaction has dropped it;
+    ``writes`` hashes its last writes.
     ``origin`` is the starter's word on where the workflow came from, so that it can be composed again. ``snapshot`` is
     the commit as of which a fork reads, 0 for the run's own beginning.
     """
@@ -63,7 +64,8 @@ class RunRecord:
         entry = board.get(topics.RUNS, run)
         if entry is None:
             raise UnknownRun(f"The board has no run {run!r}.")
-        return replace(RunRecord.of(entry), first_seq=board.log(run=run, limit=1)[0].seq)
+        first = board.history(topics.RUNS, run)[0]
+        return replace(RunRecord.of(entry), first_seq=first.seq if first.version == 1 else 0)
 
     @staticmethod
     def of(entry: Entry) -> RunRecord:

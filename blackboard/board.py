@@ -26,7 +26,8 @@ from agentsys.blackboard.sqlite import SqliteStorage, open_reader
 from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader
 from agentsys.blackboard.subscriptions import Changed, Subscription, SubscriptionMismatch
 from agentsys.blackboard.transactions import Commit, Isolation, Transaction, nothing_committed
-from agentsys.blackboard.wakeups import WakeUps
+from agentsys.blackboard.upkept import UpkeptBoard
+from agentsys.blackboard.wakeups import Polling, WakeUps
 from agentsys.errors import BoardError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class InvalidSnapshot(BoardError):
     remedy = "Pass a commit sequence number between 0 (empty) and `Board.head`."
 
 
-class Board:
+class Board(UpkeptBoard):
     """A board in one file, or in a PostgreSQL database that several machines share. Use it as a context manager.
 
     Thread-safe; commits block until they are durable. Several processes may write one board: the first leads, the
@@ -170,8 +171,11 @@ class Board:
         held.owner = lost.owner
         return held
 
-    def log(self, *, after: int = 0, limit: int | None = None, run: str | None = None) -> list[Commit]:
-        """Return the commits after sequence number ``after`` in order, all or those of one run."""
+    def log(self, *, after: int | None = None, limit: int | None = None, run: str | None = None) -> list[Commit]:
+        """Return the commits after sequence number ``after`` in order, all or those of one run.
+
+        Without ``after`` from the horizon on; raises :class:`HistoryCompacted` if ``after`` lies before it.
+        """
         return self._open_reader().commits(after, limit=limit, run=run)
 
     def commits(self, *, before: int | None = None, limit: int | None = None, run: str | None = None) -> list[Commit]:
@@ -179,7 +183,7 @@ class Board:
         return self._open_reader().latest(before, limit=limit, run=run)
 
     def history(self, topic: str, key: str) -> list[Entry]:
-        """Return every version of an entry, oldest first, deletions included."""
+        """Return every version of an entry since the horizon, oldest first, deletions included."""
         return self._open_reader().history(topic, key)
 
     def wait_for(self, seq: int, timeout: float | None = None) -> bool:
@@ -200,7 +204,7 @@ class Board:
 
     def watching(self, predicate: Predicate) -> AbstractContextManager[Changed]:
         """Give a signal that is set when a commit may have changed what ``predicate`` covers, perhaps also else."""
-        return self._wakeups.waiting(predicate) if self._is_told else nullcontext(_Polling())
+        return self._wakeups.waiting(predicate) if self._is_told else nullcontext(Polling(POLL_SECONDS))
 
     def subscribe(self, name: str, predicate: Predicate, *, after: int = 0) -> Subscription:
         """Return the durable subscription ``name``, created at position ``after`` unless it exists.
@@ -266,13 +270,6 @@ class Board:
         tx = self.begin(principal, run=self._run_of(effect_id))
         tx.finish_effect(effect_id, outcome, result, label)
         return self.commit(tx).effects[-1]
-
-    def verify(self) -> int:
-        """Check the file and every hash of the log; return the number of commits.
-
-        Raises :class:`BoardCorrupt` for a damaged file and :class:`ChainBroken` naming the first altered commit.
-        """
-        return self._open_reader().check()
 
     def close(self) -> None:
         """Commit what is queued, release the file and the lock; a second call does nothing."""
@@ -368,17 +365,6 @@ class Board:
         if self._committer is None:
             raise ReadOnlyBoard("This board was opened read-only.")
         return self._committer
-
-
-class _Polling:
-    """The signal of a process that is not told of commits: it looks every now and then."""
-
-    def clear(self) -> None:
-        """There is nothing to forget."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout))
-        return True
 
 
 def _source(location: Path | str) -> Path | str:

@@ -96,6 +96,8 @@ class CommitServer:
         try:
             if method == "commit":
                 return self._committer.submit(*arguments)
+            if method == "maintain":
+                return self._committer.maintain(*arguments)
             if method == "cursor":
                 return self._committer.create_cursor(*arguments)
             return self._committer.begin_epoch()

@@ -24,6 +24,8 @@ from agentsys.blackboard.storage import (
     BoardState,
     BoardUnreachable,
     CursorState,
+    HistoryCompacted,
+    Maintenance,
     PreparedCommit,
     StaleEpoch,
     Storage,
@@ -95,6 +97,10 @@ class Committer:
     def create_cursor(self, cursor: CursorState) -> Future[CursorState]:
         """Queue the creation of ``cursor``; the future holds what is stored under its name."""
         return self._queue_chore(lambda: self._storage.create_cursor(cursor))
+
+    def maintain(self, step: Maintenance) -> Future[Any]:
+        """Queue a step of upkeep between two groups of commits."""
+        return self._queue_chore(lambda: self._storage.maintain(step))
 
     def begin_epoch(self) -> Future[int]:
         """Queue the beginning of the next epoch, for another process that opens the board."""
@@ -233,10 +239,18 @@ class Committer:
 
     def _known(self, requests: Sequence[CommitRequest]) -> dict[str, Commit]:
         ids = [request.tx_id for request in requests if request.resubmitted]
-        return {commit.tx_id: commit for commit in self._storage.commits(0, tx_ids=ids)} if ids else {}
+        return {commit.tx_id: commit for commit in self._storage.commits(None, tx_ids=ids)} if ids else {}
+
+    def _check_known(self, request: CommitRequest) -> None:
+        """Refuse a request that may have been committed so long ago that the log no longer tells."""
+        horizon = self._storage.state().horizon
+        if request.snapshot < horizon:
+            raise HistoryCompacted.at(request.snapshot, horizon)
 
     def _prepare(self, request: CommitRequest, state: BatchState, accepted: Sequence[PreparedCommit]) -> PreparedCommit:
         """Return the commit that ``request`` becomes after ``accepted``; raises what speaks against it."""
+        if request.resubmitted:
+            self._check_known(request)
         validate(request, state)
         previous = accepted[-1].commit if accepted else None
         seq = (previous.seq if previous else self._state.head) + 1

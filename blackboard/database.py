@@ -78,8 +78,8 @@ def writer_engine(path: Path, durability: Durability) -> Engine:
     return engine
 
 
-def reader_engine(path: Path) -> Engine:
-    """Return an engine of connections that cannot write."""
+def reader_engine(path: Path, first: tuple[str, ...] = ()) -> Engine:
+    """Return an engine of connections that cannot write; each runs the statements ``first`` when it is opened."""
     engine = create_engine(
         "sqlite+pysqlite://",
         poolclass=QueuePool,
@@ -89,7 +89,7 @@ def reader_engine(path: Path) -> Engine:
         isolation_level="AUTOCOMMIT",
         creator=lambda: _connect(path, "ro"),
     )
-    event.listen(engine, "connect", _configure(("query_only=ON", "wal_autocheckpoint=0")))
+    event.listen(engine, "connect", _configure(("query_only=ON", "wal_autocheckpoint=0"), first))
     return engine
 
 
@@ -99,10 +99,12 @@ def _connect(path: Path, mode: Literal["ro", "rwc"]) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False)
 
 
-def _configure(pragmas: tuple[str, ...]) -> Callable[[sqlite3.Connection, object], None]:
+def _configure(pragmas: tuple[str, ...], first: tuple[str, ...] = ()) -> Callable[[sqlite3.Connection, object], None]:
     def configure(connection: sqlite3.Connection, _: object) -> None:
         # The driver must not open transactions of its own: the begin event does, with the right kind of lock.
         connection.isolation_level = None
+        for statement in first:
+            connection.execute(statement).close()
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 

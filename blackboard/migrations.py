@@ -43,6 +43,14 @@ def upgrade(connection: Connection, version: int, to: int = SCHEMA_VERSION) -> N
     connection.execute(update(BOARD).values(schema_version=to))
 
 
+AS_PRESENT: Final = (
+    "CREATE TEMP VIEW board AS SELECT *, 0 AS horizon FROM main.board",
+    "CREATE TEMP VIEW entry_version AS SELECT *, NULL AS payload FROM main.entry_version",
+    "CREATE TEMP TABLE payload (id, text)",
+    "CREATE TEMP TABLE snapshot_lease (id, snapshot, expires_at)",
+)
+"""What lets a connection to SQLite read the tables of an earlier version as if they were the present ones."""
+
 # What follows describes the past and never changes, so it shares nothing with the tables of the present.
 _NAME: Final[Any] = String().with_variant(String(collation="C"), "postgresql")
 _NUMBER: Final[Any] = BigInteger().with_variant(Integer(), "sqlite")

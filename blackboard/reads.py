@@ -2,12 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, func, select
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, or_, select
 
-from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
@@ -21,38 +20,20 @@ from agentsys.blackboard.rows import (
 )
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES
 from agentsys.blackboard.selection import covers
-from agentsys.blackboard.snapshots import VERSION_AT, query_at
-from agentsys.blackboard.storage import BoardClosed, BoardState, ChainBroken, CursorState
+from agentsys.blackboard.snapshots import HORIZON, VERSION_AT, query_at
+from agentsys.blackboard.storage import BoardClosed, BoardState, CursorState, HistoryCompacted
 from agentsys.blackboard.transactions import Commit
+from agentsys.blackboard.verification import verify
 
 _T = TypeVar("_T")
 
 PAGE: Final = 500
 """Commits assembled per step when the log is read."""
 
+_STATE: Final = select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch, BOARD.c.horizon)
 _EFFECT_COLUMNS: Final = [
     *EFFECTS.columns,
     *(column for column in EFFECT_EVENTS.columns if column.name not in ("effect_id", "valid_to")),
-]
-
-_ENTRY_SPANS: Final = select(
-    ENTRIES.c.valid_from.label("seq"),
-    ENTRIES.c.valid_to,
-    func.lead(ENTRIES.c.valid_from)
-    .over(partition_by=[ENTRIES.c.topic, ENTRIES.c.key], order_by=ENTRIES.c.valid_from)
-    .label("next_seq"),
-).subquery()
-_EFFECT_SPANS: Final = select(
-    EFFECT_EVENTS.c.seq,
-    EFFECT_EVENTS.c.valid_to,
-    func.lead(EFFECT_EVENTS.c.seq)
-    .over(partition_by=EFFECT_EVENTS.c.effect_id, order_by=[EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal])
-    .label("next_seq"),
-).subquery()
-_WRONG_SPANS: Final = [
-    # A version is current until exactly the commit that wrote the next one.
-    select(spans.c.seq).where(spans.c.valid_to.is_distinct_from(spans.c.next_seq)).limit(1)
-    for spans in (_ENTRY_SPANS, _EFFECT_SPANS)
 ]
 
 
@@ -82,29 +63,40 @@ class SqlReader:
         self._closed = False
 
     def state(self) -> BoardState:
-        head, head_hash, epoch = self._rows(select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch))[0]
-        return BoardState(head, head_hash, epoch)
+        return BoardState(*self._rows(_STATE)[0])
+
+    @property
+    def name(self) -> str:
+        """What messages call the board."""
+        return self._database.name
+
+    def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]:
+        return self._rows(statement)
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
-        rows = self._rows(VERSION_AT, {"topic": topic, "key": key, "at": at})
+        rows = self._as_of(VERSION_AT, {"topic": topic, "key": key, "at": at})
         return entry_from_row(rows[0]) if rows else None
 
     def query_at(self, predicate: Predicate, at: int, limit: int | None = None) -> list[Entry]:
         statement = query_at(predicate, self._readers.dialect.name)
         if limit is not None and not predicate.equals:
             statement = statement.limit(limit)
-        found = (entry for entry in map(entry_from_row, self._rows(statement, {"at": at})) if predicate.matches(entry))
+        found = (entry for entry in map(entry_from_row, self._as_of(statement, {"at": at})) if predicate.matches(entry))
         return list(found)[:limit]
 
     def commits(
         self,
-        after: int,
+        after: int | None,
         *,
         limit: int | None = None,
         run: str | None = None,
         predicate: Predicate | None = None,
         tx_ids: Collection[str] | None = None,
     ) -> list[Commit]:
+        if after is None:
+            return self._undisturbed(
+                lambda horizon: self.commits(horizon, limit=limit, run=run, predicate=predicate, tx_ids=tx_ids)
+            )
         statement = select(COMMITS).where(COMMITS.c.seq > after).order_by(COMMITS.c.seq)
         if run is not None:
             statement = statement.where(COMMITS.c.run == run)
@@ -112,10 +104,9 @@ class SqlReader:
             statement = statement.where(COMMITS.c.tx_id.in_(tx_ids))
         if predicate is not None:
             statement = statement.where(exists().where(ENTRIES.c.valid_from == COMMITS.c.seq, *covers(predicate)))
-        rows = self._rows(statement.limit(limit))
-        return [
-            commit for start in range(0, len(rows), PAGE) for commit, _ in self._assemble(rows[start : start + PAGE])
-        ]
+        found = self._assembled(self._rows(statement.limit(limit)))
+        self._check_past(after, self.state().horizon)
+        return found
 
     def latest(self, before: int | None, *, limit: int | None, run: str | None) -> list[Commit]:
         statement = select(COMMITS).order_by(COMMITS.c.seq.desc()).limit(limit)
@@ -123,14 +114,12 @@ class SqlReader:
             statement = statement.where(COMMITS.c.seq < before)
         if run is not None:
             statement = statement.where(COMMITS.c.run == run)
-        rows = self._rows(statement)
-        return [
-            commit for start in range(0, len(rows), PAGE) for commit, _ in self._assemble(rows[start : start + PAGE])
-        ]
+        return self._undisturbed(lambda horizon: self._assembled(self._rows(statement.where(COMMITS.c.seq > horizon))))
 
     def history(self, topic: str, key: str) -> list[Entry]:
         at = ENTRIES.c
-        statement = select(*ENTRY_COLUMNS).where(at.topic == topic, at.key == key).order_by(at.valid_from)
+        kept = or_(at.valid_to.is_(None), at.valid_to > HORIZON)
+        statement = select(*ENTRY_COLUMNS).where(at.topic == topic, at.key == key, kept).order_by(at.valid_from)
         return [entry_from_row(row) for row in self._rows(statement)]
 
     def effects(
@@ -156,27 +145,7 @@ class SqlReader:
     def check(self) -> int:
         with self._connection() as connection:
             self._database.check(connection)
-        state = self.state()
-        seq, previous = 0, GENESIS
-        statement = select(COMMITS).order_by(COMMITS.c.seq).limit(PAGE)
-        while page := self._rows(statement.where(COMMITS.c.seq > seq, COMMITS.c.seq <= state.head)):
-            for commit, texts in self._assembled_or_broken(page):
-                seq += 1
-                if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, texts) != commit.hash:
-                    raise ChainBroken(f"{self._database.name}: commit {seq} of {state.head} is not what was committed.")
-                previous = commit.hash
-        if (seq, previous) != (state.head, state.head_hash):
-            raise ChainBroken(f"{self._database.name}: the log ends at commit {seq}, the board at {state.head}.")
-        for wrong_span in _WRONG_SPANS:
-            for row in self._rows(wrong_span):
-                raise ChainBroken(f"{self._database.name}: the time for which commit {row.seq} holds was changed.")
-        return seq
-
-    def _assembled_or_broken(self, rows: Sequence[AnyRow]) -> list[tuple[Commit, tuple[str | None, ...]]]:
-        try:
-            return list(self._assemble(rows))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ChainBroken(f"{self._database.name}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
+        return verify(self)
 
     def connected(self) -> AbstractContextManager[Connection]:
         """Give a connection to the board's tables, on which each statement is a transaction of its own."""
@@ -187,7 +156,30 @@ class SqlReader:
         self._closed = True
         self._readers.dispose()
 
-    def _assemble(self, rows: Sequence[AnyRow]) -> Iterable[tuple[Commit, tuple[str | None, ...]]]:
+    def _as_of(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any]) -> Sequence[AnyRow]:
+        """Return the rows of a statement of :mod:`agentsys.blackboard.snapshots`, if its state can still be read."""
+        rows = self._rows(statement, parameters)
+        self._check_past(parameters["at"], rows[-1][-1] if rows else self.state().horizon)
+        return rows
+
+    def _check_past(self, at: int, horizon: int) -> None:
+        if at < horizon:
+            raise HistoryCompacted.at(at, horizon)
+
+    def _undisturbed(self, read: Callable[[int], list[_T]]) -> list[_T]:
+        """Return what ``read`` returns, given the horizon, once that stayed the same meanwhile."""
+        while True:
+            horizon = self.state().horizon
+            with suppress(HistoryCompacted):
+                found = read(horizon)
+                if self.state().horizon == horizon:
+                    return found
+
+    def _assembled(self, rows: Sequence[AnyRow]) -> list[Commit]:
+        pages = (rows[start : start + PAGE] for start in range(0, len(rows), PAGE))
+        return [commit for page in pages for commit, _ in self.assemble(page)]
+
+    def assemble(self, rows: Sequence[AnyRow]) -> Iterable[tuple[Commit, tuple[str | None, ...]]]:
         """Yield the commits of ``rows`` with the JSON texts of their values."""
         if not rows:
             return

@@ -56,8 +56,8 @@ def entry_to_row(entry: Entry, text: str | None, ordinal: int) -> Values:
 
 
 def entry_from_row(row: Iterable[Any]) -> Entry:
-    """Return the entry in a row of :data:`ENTRY_COLUMNS`."""
-    topic, key, seq, version, type_, writer, run, text, label, derived_from, endorsement, at = row
+    """Return the entry in a row that begins with :data:`ENTRY_COLUMNS`."""
+    topic, key, version, seq, type_, writer, run, text, label, derived_from, endorsement, at, *_ = row
     return Entry(
         topic,
         key,

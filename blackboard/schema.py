@@ -82,8 +82,8 @@ class EntryVersionRow(BoardModel, table=True):
     # By the commit, not by the version's number: so the version that was current at a commit is found at once.
     topic: str = Field(primary_key=True, sa_type=NAME)
     key: str = Field(primary_key=True, sa_type=NAME)
-    valid_from: int = Field(primary_key=True, sa_type=NUMBER, sa_column_kwargs={"autoincrement": False})
     version: int
+    valid_from: int = Field(primary_key=True, sa_type=NUMBER, sa_column_kwargs={"autoincrement": False})
     valid_to: int | None = Field(sa_type=NUMBER)
     ordinal: int
     type: str = Field(sa_type=NAME)

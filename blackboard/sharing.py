@@ -17,7 +17,7 @@ from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.lock import BoardBusy, BoardLock, Leader
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
-from agentsys.blackboard.storage import BoardClosed, CursorState, Reader
+from agentsys.blackboard.storage import BoardClosed, CursorState, Maintenance, Reader
 from agentsys.blackboard.transactions import Commit, CommitRequest
 from agentsys.errors import BoardError
 
@@ -63,6 +63,10 @@ class SharedCommitter:
     def create_cursor(self, cursor: CursorState) -> Future[CursorState]:
         """Queue the creation of ``cursor``; the future holds what is stored under its name."""
         return self._request("cursor", cursor)
+
+    def maintain(self, step: Maintenance) -> Future[Any]:
+        """Queue a step of upkeep; the future holds what came of it."""
+        return self._request("maintain", step)
 
     def alive(self, epoch: int) -> bool:
         """Whether the process that opened the board as ``epoch`` still has it open."""
@@ -202,6 +206,8 @@ class SharedCommitter:
 def _local(committer: Committer, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
     if method == "commit":
         return committer.submit(*arguments)
+    if method == "maintain":
+        return committer.maintain(*arguments)
     return committer.create_cursor(*arguments) if method == "cursor" else committer.begin_epoch()
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import Select, and_, bindparam, func, select, true
 
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import ENTRY_COLUMNS
-from agentsys.blackboard.schema import ENTRIES
+from agentsys.blackboard.schema import BOARD, ENTRIES
 from agentsys.blackboard.selection import addressed, described
 
 Statement = Select[*tuple[Any, ...]]
@@ -14,8 +14,11 @@ Statement = Select[*tuple[Any, ...]]
 _HEAD: Final = ENTRIES.alias("head")
 _EARLIER: Final = ENTRIES.alias("earlier")
 
+HORIZON: Final = select(BOARD.c.horizon).scalar_subquery()
+"""The last column of the statements below: what was read is right if the horizon was not past it at that moment."""
+
 VERSION_AT: Final = (
-    select(*ENTRY_COLUMNS)
+    select(*ENTRY_COLUMNS, HORIZON)
     .where(
         ENTRIES.c.topic == bindparam("topic"),
         ENTRIES.c.key == bindparam("key"),
@@ -47,7 +50,7 @@ def _joined() -> tuple[Statement, Any]:
         .scalar_subquery()
     )
     current = and_(*_same_address(ENTRIES.c), ENTRIES.c.valid_from == then)
-    return select(*ENTRY_COLUMNS).join_from(_HEAD, ENTRIES, current), ENTRIES.c
+    return select(*ENTRY_COLUMNS, HORIZON).join_from(_HEAD, ENTRIES, current), ENTRIES.c
 
 
 def _lateral() -> tuple[Statement, Any]:
@@ -59,7 +62,7 @@ def _lateral() -> tuple[Statement, Any]:
         .limit(1)
         .lateral("version")
     )
-    return select(*then.columns).join_from(_HEAD, then, true()), then.columns
+    return select(*then.columns, HORIZON).join_from(_HEAD, then, true()), then.columns
 
 
 def _same_address(entries: Any) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Final
 
-from sqlalchemy import Engine, and_, func, literal, select
+from sqlalchemy import Engine, and_, func, select
 
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.entries import Entry, Key
@@ -19,24 +19,21 @@ from agentsys.blackboard.storage import Change, PreparedCommit
 
 _OLD: Final = ENTRIES.alias("old")
 _BEFORE: Final = ENTRIES.alias("before")
-_CHANGES: Final = select(
-    *ENTRY_COLUMNS, literal("|"), *(_OLD.columns[column.name] for column in ENTRY_COLUMNS)
-).select_from(
-    ENTRIES.outerjoin(
-        _OLD,
-        and_(
-            _OLD.c.topic == ENTRIES.c.topic,
-            _OLD.c.key == ENTRIES.c.key,
-            _OLD.c.valid_from
-            == select(func.max(_BEFORE.c.valid_from))
-            .where(
-                _BEFORE.c.topic == ENTRIES.c.topic,
-                _BEFORE.c.key == ENTRIES.c.key,
-                _BEFORE.c.valid_from < ENTRIES.c.valid_from,
-            )
-            .scalar_subquery(),
-        ),
+_IS_OLD: Final = and_(
+    _OLD.c.topic == ENTRIES.c.topic,
+    _OLD.c.key == ENTRIES.c.key,
+    _OLD.c.valid_from
+    == select(func.max(_BEFORE.c.valid_from))
+    .where(
+        _BEFORE.c.topic == ENTRIES.c.topic,
+        _BEFORE.c.key == ENTRIES.c.key,
+        _BEFORE.c.valid_from < ENTRIES.c.valid_from,
     )
+    .scalar_subquery(),
+)
+
+_CHANGES: Final = select(*ENTRY_COLUMNS, *(_OLD.columns[column.name] for column in ENTRY_COLUMNS)).select_from(
+    ENTRIES.outerjoin(_OLD, _IS_OLD)
 )
 
 # Expressions that no index serves: SQLite would else look through a topic's whole past instead of the newest commits.
@@ -75,10 +72,11 @@ class SqlStorage(SqlReader, ABC):
         width = len(ENTRY_COLUMNS)
         found = []
         for row in self._rows(statement):
-            old = row[width + 1 :]
+            old = row[width:]
             change = Change(None if old[0] is None else entry_from_row(old), entry_from_row(row[:width]))
             if change.concerns(predicate):
                 found.append(change)
+        self._check_past(after, self._horizon())
         return found
 
     def append(self, commits: Sequence[PreparedCommit]) -> None:
@@ -94,6 +92,10 @@ class SqlStorage(SqlReader, ABC):
     def positions(self, names: Collection[str]) -> Mapping[str, int]:
         rows = self._rows(select(CURSORS.c.name, CURSORS.c.position).where(CURSORS.c.name.in_(names)))
         return {row.name: row.position for row in rows}
+
+    @abstractmethod
+    def _horizon(self) -> int:
+        """Return the horizon as it is now."""
 
     @abstractmethod
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:

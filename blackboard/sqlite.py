@@ -12,7 +12,7 @@ from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.bulk import execute, insert_rows, update_rows
 from agentsys.blackboard.database import Durability, SqliteFile, reader_engine, writer_engine
 from agentsys.blackboard.entries import Entry, Key
-from agentsys.blackboard.migrations import create_tables, upgrade
+from agentsys.blackboard.migrations import AS_PRESENT, create_tables, upgrade
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.rows import ENTRY_COLUMNS, Values, cursor_to_row, entry_from_row
 from agentsys.blackboard.schema import (
@@ -25,7 +25,14 @@ from agentsys.blackboard.schema import (
     SCHEMA_VERSION,
 )
 from agentsys.blackboard.sql_storage import SqlStorage
-from agentsys.blackboard.storage import BoardCorrupt, BoardMissing, CursorState, SchemaTooNew, StaleEpoch
+from agentsys.blackboard.storage import (
+    BoardCorrupt,
+    BoardMissing,
+    CursorState,
+    Maintenance,
+    SchemaTooNew,
+    StaleEpoch,
+)
 
 _COLUMNS: Final = ", ".join(f'entry."{column.name}"' for column in ENTRY_COLUMNS)
 # SQLite searches its index for each of a joined list of pairs, but scans all of it for `IN` with pairs.
@@ -36,6 +43,7 @@ _HEADS: Final = (
 )
 _MOVE_HEAD: Final = "UPDATE board SET head=?, head_hash=? WHERE leader=?"
 _NEXT_EPOCH: Final = update(BOARD).where(BOARD.c.leader == bindparam("by_leader")).values(epoch=BOARD.c.epoch + 1)
+_STILL_LEADING: Final = update(BOARD).where(BOARD.c.leader == bindparam("by_leader")).values(leader=BOARD.c.leader)
 _SUPERSEDED_ENTRY: Final = {"topic": "of_topic", "key": "of_key", "version": "of_version"}
 _SUPERSEDE_EFFECT: Final = "UPDATE effect_event SET valid_to=:by_seq WHERE effect_id=:of_id AND valid_to IS NULL"
 _MOVE_CURSOR: Final = "UPDATE cursor SET position=:to_position WHERE name=:of_name"
@@ -47,7 +55,10 @@ def open_reader(path: Path) -> SqlReader:
         raise BoardMissing(f"There is no board at {path}.")
     engine, file = reader_engine(path), SqliteFile(path)
     with file.translated_errors(), engine.connect() as connection:
-        _schema_version(connection, path)
+        version = _schema_version(connection, path)
+    if version < SCHEMA_VERSION:
+        engine.dispose()
+        engine = reader_engine(path, AS_PRESENT)
     return SqlReader(engine, file)
 
 
@@ -65,6 +76,7 @@ class SqliteStorage(SqlStorage):
                 self._writer.execute(update(BOARD).values(epoch=following, leader=following))
                 epoch = self._writer.execute(select(BOARD.c.epoch)).scalar_one()
         super().__init__(reader_engine(path), file, epoch)
+        self._oldest = self.state().horizon
 
     def begin_epoch(self) -> int:
         with self._database.translated_errors(), self._writer.begin():
@@ -79,12 +91,23 @@ class SqliteStorage(SqlStorage):
                 self._insert(CURSORS, [cursor_to_row(cursor)])
         return existing or cursor
 
+    def maintain(self, step: Maintenance) -> Any:
+        with self._database.translated_errors(), self._writer.begin():
+            self._led(self._writer.execute(_STILL_LEADING, {"by_leader": self.epoch}))
+            done = step.run(self._writer)
+            self._oldest = self._writer.execute(select(BOARD.c.horizon)).scalar_one()
+        return done
+
     def close(self) -> None:
         super().close()
         # The last connection to close folds the write-ahead log into the file, so the writer goes last.
         with self._database.translated_errors():
             self._writer.close()
             self._writer.engine.dispose()
+
+    def _horizon(self) -> int:
+        # While this storage leads, only :meth:`maintain` moves it.
+        return self._oldest
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
         # On the writer's own connection: it is the writer who asks, and borrowing another costs more than the question.

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Row, Select
 
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Key
@@ -46,6 +48,13 @@ class SchemaTooNew(BoardError):
     remedy = "Upgrade agentsys, or open another board."
 
 
+class SchemaTooOld(BoardError):
+    """A board in PostgreSQL was written by an older agentsys, and is opened for reading only."""
+
+    code = "AGS-0261"
+    remedy = "Open it for writing once, which upgrades it; older versions of agentsys can then no longer use it."
+
+
 class BoardClosed(BoardError):
     """The board was closed."""
 
@@ -74,13 +83,29 @@ class ChainBroken(BoardError):
     remedy = "Somebody edited the file: restore it from a backup, and trust nothing from the commit named on."
 
 
+class HistoryCompacted(BoardError):
+    """A past state, or a part of the log, was asked for that a compaction has dropped."""
+
+    code = "AGS-0260"
+    remedy = "Read from `Board.horizon` on: begin a new transaction, or hold the states that you need by `Board.lease`."
+
+    @classmethod
+    def at(cls, seq: int, horizon: int) -> "HistoryCompacted":
+        """Return the error of who asks for commit ``seq`` or its state."""
+        return cls(f"The board's past before commit {horizon} was compacted, and {seq} lies there.")
+
+
 @dataclass(frozen=True, slots=True)
 class BoardState:
-    """``head``: newest commit, ``head_hash``: its hash, ``epoch``: how often the board was opened for writing."""
+    """``head``: newest commit, ``head_hash``: its hash, ``epoch``: how often the board was opened for writing.
+
+    ``horizon`` is the oldest commit after which the board can still be read.
+    """
 
     head: int
     head_hash: str
     epoch: int
+    horizon: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +137,26 @@ class CursorState:
     position: int
 
 
+class Maintenance(Protocol):
+    """A step of upkeep, in one transaction of the database in which nothing else is committed.
+
+    It is sent to the process that leads, and may be done twice.
+    """
+
+    def run(self, connection: Connection) -> Any:
+        """Do the step and return what came of it."""
+
+
 class Reader(Protocol):
-    """Reads of committed state. Thread-safe; no database transaction outlives a call."""
+    """Reads of committed state. Thread-safe; no database transaction outlives a call.
+
+    What asks for a state before the horizon raises :class:`HistoryCompacted`.
+    """
 
     def state(self) -> BoardState: ...
+
+    def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Return the rows of a statement over the board's tables."""
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
         """Return the version current at commit ``at``, deletions included."""
@@ -125,20 +166,23 @@ class Reader(Protocol):
 
     def commits(
         self,
-        after: int,
+        after: int | None,
         *,
         limit: int | None = None,
         run: str | None = None,
         predicate: Predicate | None = None,
         tx_ids: Collection[str] | None = None,
     ) -> list[Commit]:
-        """Return commits in order; with ``predicate`` those that wrote an entry it covers (by address and type)."""
+        """Return commits in order; with ``predicate`` those that wrote an entry it covers (by address and type).
+
+        Without ``after`` all that the log still has.
+        """
 
     def latest(self, before: int | None, *, limit: int | None, run: str | None) -> list[Commit]:
         """Return the newest commits before ``before``, newest first."""
 
     def history(self, topic: str, key: str) -> list[Entry]:
-        """Return every version of an entry, oldest first, deletions included."""
+        """Return every version of an entry since the horizon, oldest first, deletions included."""
 
     def effects(
         self, *, run: str | None = None, state: EffectState | None = None, ids: Collection[str] | None = None
@@ -148,7 +192,7 @@ class Reader(Protocol):
     def cursor(self, name: str) -> CursorState | None: ...
 
     def check(self) -> int:
-        """Verify the file and the hash chain; return the number of commits.
+        """Verify the file and the hash chain from the horizon on; return the number of the last commit.
 
         Raises :class:`BoardCorrupt` and :class:`ChainBroken`.
         """
@@ -180,6 +224,9 @@ class Storage(Reader, Protocol):
 
     def create_cursor(self, cursor: CursorState) -> CursorState:
         """Store ``cursor`` unless its name is taken; return what is stored."""
+
+    def maintain(self, step: Maintenance) -> Any:
+        """Do ``step`` and return what came of it. Raises :class:`StaleEpoch` after a take-over."""
 
     def positions(self, names: Collection[str]) -> Mapping[str, int]:
         """Return the positions of the cursors that exist."""

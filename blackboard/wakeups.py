@@ -1,6 +1,7 @@
 """Who waits for what: a commit wakes those whose predicate it may concern, and costs the others nothing."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -49,3 +50,17 @@ class WakeUps:
             for waiters in (*self._by_topic.values(), self._others):
                 for _, event in waiters:
                     event.set()
+
+
+class Polling:
+    """The signal of a process that is not told of commits: it looks every ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def clear(self) -> None:
+        """There is nothing to forget."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        time.sleep(self._seconds if timeout is None else min(self._seconds, timeout))
+        return True

@@ -37,13 +37,13 @@ POLL_SECONDS = 0.5
 def log(
     board: BoardOption = None,
     run: RunOption = None,
-    after: Annotated[int, typer.Option(help="Only commits after this sequence number.")] = 0,
+    after: Annotated[int | None, typer.Option(help="Only commits after this sequence number.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many commits, the newest.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest commits: who wrote what, in which run."""
     with reported_errors(as_json=as_json), _opened(board) as opened:
-        first = after if run else max(after, opened.head - limit)
+        first = after if run else max(after or 0, opened.horizon, opened.head - limit)
         commits = opened.log(after=first, run=run)[-limit:]
         if as_json:
             print_json([_commit(commit) for commit in commits])

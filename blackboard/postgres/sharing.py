@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
@@ -19,9 +19,22 @@ from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SEC
 from agentsys.blackboard.postgres.lease import Lease
 from agentsys.blackboard.postgres.queue import ANSWERS, WORK, SubmissionQueue
 from agentsys.blackboard.postgres.signals import Signals
-from agentsys.blackboard.postgres.storage import PostgresStorage, create_cursor, create_or_upgrade, open_reader
+from agentsys.blackboard.postgres.storage import (
+    PostgresStorage,
+    create_cursor,
+    create_or_upgrade,
+    maintain,
+    open_reader,
+)
 from agentsys.blackboard.reads import SqlReader
-from agentsys.blackboard.storage import BoardClosed, BoardUnreachable, CursorState, StaleEpoch, StorageFailed
+from agentsys.blackboard.storage import (
+    BoardClosed,
+    BoardUnreachable,
+    CursorState,
+    Maintenance,
+    StaleEpoch,
+    StorageFailed,
+)
 from agentsys.blackboard.transactions import Commit, CommitRequest
 from agentsys.blackboard.wire import from_text, to_text
 from agentsys.errors import BoardError
@@ -128,6 +141,12 @@ class LeasedCommitter:
         """Store ``cursor`` unless its name is taken; the future holds what is stored."""
         done: Future[CursorState] = Future()
         done.set_result(self._database.patiently(lambda: create_cursor(self._database, cursor)))
+        return done
+
+    def maintain(self, step: Maintenance) -> "Future[Any]":
+        """Do a step of upkeep: the database lets any process, while nobody commits."""
+        done: Future[Any] = Future()
+        done.set_result(self._database.patiently(lambda: maintain(self._database, step)))
         return done
 
     def alive(self, epoch: int) -> bool:

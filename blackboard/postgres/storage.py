@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Table, func, inspect, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -21,7 +21,9 @@ from agentsys.blackboard.storage import (
     BoardMissing,
     BoardUnreachable,
     CursorState,
+    Maintenance,
     SchemaTooNew,
+    SchemaTooOld,
     StaleEpoch,
     StorageFailed,
 )
@@ -118,9 +120,15 @@ class PostgresStorage(SqlStorage):
     def create_cursor(self, cursor: CursorState) -> CursorState:
         return create_cursor(self._postgres, cursor)
 
+    def maintain(self, step: Maintenance) -> Any:
+        return maintain(self._postgres, step)
+
     def close(self) -> None:
         """Give its own connection back; the others belong to the database object, which outlives a time of leading."""
         self._link.close()
+
+    def _horizon(self) -> int:
+        return self.state().horizon
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
         wanted = records([{"topic": topic, "key": key} for topic, key in keys])
@@ -169,7 +177,9 @@ def open_reader(database: PostgresDatabase) -> SqlReader:
     with database.translated_errors(), database.readers.connect() as connection:
         if not _exists(connection, database.address.schema):
             raise BoardMissing(f"There is no board at {database.name}.")
-        schema_version(connection, database)
+        version = schema_version(connection, database)
+    if version < SCHEMA_VERSION:
+        raise SchemaTooOld(f"{database.name} has schema version {version}; reading needs {SCHEMA_VERSION}.")
     return SqlReader(database.readers, database)
 
 
@@ -193,6 +203,13 @@ def count_opening(database: PostgresDatabase) -> int:
         counted = update(BOARD).values(epoch=BOARD.c.epoch + 1).returning(BOARD.c.epoch)
         epoch: int = connection.execute(counted).scalar_one()
     return epoch
+
+
+def maintain(database: PostgresDatabase, step: Maintenance) -> Any:
+    """Do a step of upkeep. Any process may: it holds the row that every commit changes."""
+    with database.translated_errors(), database.writers.begin() as connection:
+        connection.execute(select(BOARD.c.id).with_for_update())
+        return step.run(connection)
 
 
 def create_cursor(database: PostgresDatabase, cursor: CursorState) -> CursorState:

@@ -1,0 +1,115 @@
+"""Steps of upkeep: each one transaction, in the process that leads or in any, between the others' commits."""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
+
+from agentsys.blackboard.schema import (
+    BOARD,
+    COMMITS,
+    CURSORS,
+    EFFECT_EVENTS,
+    ENTRIES,
+    PAYLOADS,
+    SNAPSHOT_LEASES,
+)
+from agentsys.blackboard.storage import HistoryCompacted
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceHorizon:
+    """Refuse readers of states before ``horizon`` from now on, unless somebody still needs them."""
+
+    horizon: int
+
+    def run(self, connection: Connection) -> bool:
+        """Return whether nothing before the horizon is needed."""
+        leases = SNAPSHOT_LEASES.c
+        connection.execute(delete(SNAPSHOT_LEASES).where(leases.expires_at <= now(connection)))
+        needed = exists().where(leases.snapshot < self.horizon) | exists().where(CURSORS.c.position < self.horizon)
+        if connection.execute(select(needed)).scalar():
+            return False
+        connection.execute(update(BOARD).where(BOARD.c.horizon < self.horizon).values(horizon=self.horizon))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class DropRange:
+    """Drop what the commits after ``after`` up to ``to`` wrote, as far as only states before ``horizon`` need it."""
+
+    after: int
+    to: int
+    horizon: int
+
+    def run(self, connection: Connection) -> dict[str, int]:
+        """Return how many rows went, by kind."""
+        if _horizon(connection) < self.horizon:
+            # It would be read still.
+            return {}
+        entries, events = ENTRIES.c, EFFECT_EVENTS.c
+        past = (entries.valid_from > self.after, entries.valid_from <= self.to, entries.valid_to <= self.horizon)
+        payloads = connection.execute(select(entries.payload).where(*past, entries.payload.is_not(None))).scalars()
+        named = set(payloads)
+        dropped = {
+            "versions": _delete(connection, ENTRIES, *past),
+            "effect steps": _delete(
+                connection,
+                EFFECT_EVENTS,
+                events.seq > self.after,
+                events.seq <= self.to,
+                events.valid_to <= self.horizon,
+            ),
+            "commits": _delete(
+                connection, COMMITS, COMMITS.c.seq > self.after, COMMITS.c.seq <= min(self.to, self.horizon)
+            ),
+        }
+        if named:
+            unused = ~exists().where(entries.payload == PAYLOADS.c.id)
+            _delete(connection, PAYLOADS, PAYLOADS.c.id.in_(named), unused)
+        return dropped
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """Keep the states from ``snapshot`` on for ``seconds`` more; a lease of this ``id`` is prolonged."""
+
+    id: str
+    snapshot: int
+    seconds: float
+
+    def run(self, connection: Connection) -> None:
+        """Raises :class:`HistoryCompacted` if they are gone."""
+        horizon = _horizon(connection)
+        if self.snapshot < horizon:
+            raise HistoryCompacted.at(self.snapshot, horizon)
+        EndLease(self.id).run(connection)
+        until = now(connection) + self.seconds
+        connection.execute(insert(SNAPSHOT_LEASES).values(id=self.id, snapshot=self.snapshot, expires_at=until))
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """End a lease; one that is not there has ended."""
+
+    id: str
+
+    def run(self, connection: Connection) -> None:
+        connection.execute(delete(SNAPSHOT_LEASES).where(SNAPSHOT_LEASES.c.id == self.id))
+
+
+def now(connection: Connection) -> float:
+    """Return the Unix time, of the database's clock where several machines share it."""
+    if connection.dialect.name != "postgresql":
+        return time.time()
+    seconds: float = connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one()
+    return float(seconds)
+
+
+def _horizon(connection: Connection) -> int:
+    horizon: int = connection.execute(select(BOARD.c.horizon)).scalar_one()
+    return horizon
+
+
+def _delete(connection: Connection, table: Table, *where: object) -> int:
+    return connection.execute(delete(table).where(*where)).rowcount  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""Verification: the board holds what was committed, from the horizon on; and at the horizon what was recorded there."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Select, func, select
+
+from agentsys.blackboard.chain import GENESIS, commit_hash
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.rows import AnyRow
+from agentsys.blackboard.schema import COMMITS, EFFECT_EVENTS, ENTRIES
+from agentsys.blackboard.state_digest import state_digest
+from agentsys.blackboard.storage import BoardState, ChainBroken
+from agentsys.blackboard.transactions import Commit
+
+COMPACTIONS: Final = "board/compactions"
+"""Topic of the records of compactions; the key is the horizon."""
+
+PAGE: Final = 500
+
+_ENTRY_SPANS: Final = select(
+    ENTRIES.c.valid_from.label("seq"),
+    ENTRIES.c.valid_to,
+    func.lead(ENTRIES.c.valid_from)
+    .over(partition_by=[ENTRIES.c.topic, ENTRIES.c.key], order_by=ENTRIES.c.valid_from)
+    .label("next_seq"),
+).subquery()
+_EFFECT_SPANS: Final = select(
+    EFFECT_EVENTS.c.seq,
+    EFFECT_EVENTS.c.valid_to,
+    func.lead(EFFECT_EVENTS.c.seq)
+    .over(partition_by=EFFECT_EVENTS.c.effect_id, order_by=[EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal])
+    .label("next_seq"),
+).subquery()
+
+
+class LogReader(Protocol):
+    """What verification reads."""
+
+    @property
+    def name(self) -> str: ...
+
+    def state(self) -> BoardState: ...
+
+    def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]: ...
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None: ...
+
+    def assemble(self, rows: Sequence[AnyRow]) -> Iterable[tuple[Commit, tuple[str | None, ...]]]: ...
+
+
+def verify(reader: LogReader) -> int:
+    """Check every hash of the log from the horizon on, and what was kept of the past before; return the last commit.
+
+    Raises :class:`ChainBroken`.
+    """
+    while True:
+        state = reader.state()
+        try:
+            _check(reader, state)
+        except ChainBroken:
+            # While a compaction goes on, what is read now and what was read a moment ago need not fit together.
+            if reader.state().horizon == state.horizon:
+                raise
+        else:
+            if reader.state().horizon == state.horizon:
+                return state.head
+
+
+def _check(reader: LogReader, state: BoardState) -> None:
+    _check_log(reader, state, GENESIS if state.horizon == 0 else _check_past(reader, state))
+    for spans in (_ENTRY_SPANS, _EFFECT_SPANS):
+        # A version is current until exactly the commit that wrote the next one.
+        wrong = select(spans.c.seq).where(spans.c.valid_to.is_distinct_from(spans.c.next_seq)).limit(1)
+        for row in reader.select(wrong):
+            raise ChainBroken(f"{reader.name}: the time for which commit {row.seq} holds was changed.")
+
+
+def _check_past(reader: LogReader, state: BoardState) -> str:
+    """Check what was kept at the horizon against the record of the compaction; return the log's hash there."""
+    record = reader.version_at(COMPACTIONS, str(state.horizon), state.head)
+    # A record that is no older than what it tells of is part of the log that follows, and so of its hashes.
+    if record is None or record.seq <= state.horizon or not isinstance(record.value, dict):
+        raise ChainBroken(f"{reader.name}: no compaction is on record at commit {state.horizon}, where the log begins.")
+    if record.value.get("state") != state_digest(reader.select, state.horizon):
+        raise ChainBroken(f"{reader.name}: what was current at commit {state.horizon} is not what a compaction kept.")
+    return str(record.value.get("hash"))
+
+
+def _check_log(reader: LogReader, state: BoardState, previous: str) -> None:
+    seq = state.horizon
+    statement = select(COMMITS).order_by(COMMITS.c.seq).limit(PAGE)
+    while page := reader.select(statement.where(COMMITS.c.seq > seq, COMMITS.c.seq <= state.head)):
+        for commit, texts in _assembled_or_broken(reader, page):
+            seq += 1
+            if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, texts) != commit.hash:
+                raise ChainBroken(f"{reader.name}: commit {seq} of {state.head} is not what was committed.")
+            previous = commit.hash
+    if (seq, previous) != (state.head, state.head_hash):
+        raise ChainBroken(f"{reader.name}: the log ends at commit {seq}, the board at {state.head}.")
+
+
+def _assembled_or_broken(reader: LogReader, rows: Sequence[AnyRow]) -> list[tuple[Commit, tuple[str | None, ...]]]:
+    try:
+        return list(reader.assemble(rows))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ChainBroken(f"{reader.name}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error
