@@ -152,12 +152,19 @@ class Board(UpkeptBoard):
     def submit(self, tx: Transaction) -> Future[Commit]:
         """Queue ``tx`` and return a future of what :meth:`commit` returns."""
         request = tx.seal(self.epoch)
-        committer = self._writable()
+        committer = self.committer()
         if not request.changes_nothing:
             return committer.submit(request)
         done: Future[Commit] = Future()
         done.set_result(nothing_committed(request, tx.snapshot))
         return done
+
+    def committer(self) -> "Committer | SharedCommitter | LeasedCommitter":
+        """Return what commits to this board. Raises :class:`ReadOnlyBoard` and :class:`BoardClosed`."""
+        self._open_reader()
+        if self._committer is None:
+            raise ReadOnlyBoard("This board was opened read-only.")
+        return self._committer
 
     def hold(self, lost: Transaction, seconds: float) -> Transaction:
         """Return a new transaction that alone may write what ``lost`` touched, for at most ``seconds``.
@@ -166,7 +173,7 @@ class Board(UpkeptBoard):
         another holds some of the same. The hold ends with the transaction's commit, whatever comes of it.
         """
         request = replace(lost.seal(self.epoch), hold=seconds, resubmitted=False)
-        self.wait_for(self._writable().submit(request).result().seq)
+        self.wait_for(self.committer().submit(request).result().seq)
         held = self.begin(lost.principal, run=lost.run, isolation=lost.isolation, urgency=lost.urgency)
         held.owner = lost.owner
         return held
@@ -212,7 +219,7 @@ class Board(UpkeptBoard):
         Raises :class:`SubscriptionMismatch` if it exists with another predicate.
         """
         wanted = CursorState(check_name(name, "subscription"), predicate, after)
-        stored = self._writable().create_cursor(wanted).result()
+        stored = self.committer().create_cursor(wanted).result()
         if stored.predicate != predicate:
             raise SubscriptionMismatch(f"Subscription {name} exists for {stored.predicate.to_json()}.")
         return Subscription(self, name, predicate)
@@ -359,12 +366,6 @@ class Board(UpkeptBoard):
         if self._closed:
             raise BoardClosed("The board was closed.")
         return self._reader
-
-    def _writable(self) -> "Committer | SharedCommitter | LeasedCommitter":
-        self._open_reader()
-        if self._committer is None:
-            raise ReadOnlyBoard("This board was opened read-only.")
-        return self._committer
 
 
 def _source(location: Path | str) -> Path | str:

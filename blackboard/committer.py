@@ -14,25 +14,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from agentsys.blackboard.awaiting import answered_together
-from agentsys.blackboard.chain import chained
-from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
-from agentsys.blackboard.entries import Entry, canonical_json
 from agentsys.blackboard.holds import Holds
-from agentsys.blackboard.merges import merged
+from agentsys.blackboard.preparation import after, check_remembered, prepare
 from agentsys.blackboard.storage import (
     BoardClosed,
     BoardState,
     BoardUnreachable,
     CursorState,
-    HistoryCompacted,
+    LogMoved,
     Maintenance,
     PreparedCommit,
     StaleEpoch,
     Storage,
     StorageFailed,
 )
-from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write, nothing_committed
-from agentsys.blackboard.validation import BatchState, validate
+from agentsys.blackboard.transactions import Commit, CommitRequest, nothing_committed
+from agentsys.blackboard.validation import BatchState
 from agentsys.errors import BoardError
 
 MAX_BATCH: Final = 256
@@ -199,15 +196,16 @@ class Committer:
             stored = []
         if stored:
             self._advance(stored)
+        behind = isinstance(error, LogMoved) and bool(stored)
         for member in batch:
-            if len(batch) == 1 or isinstance(error, (StaleEpoch, BoardUnreachable)):
+            if not behind and (len(batch) == 1 or isinstance(error, (StaleEpoch, BoardUnreachable))):
                 # No member by itself would fare better under these two.
                 member.future.set_exception(_as_board_error(error))
             else:
                 self._commit([replace(member, request=replace(member.request, resubmitted=True))])
 
     def _advance(self, commits: Sequence[Commit]) -> None:
-        self._state = replace(self._state, head=commits[-1].seq, head_hash=commits[-1].hash)
+        self._state = after(self._state, commits[-1])
         self._publish(commits)
 
     def _store(self, batch: Sequence[_Waiting]) -> list[Commit | Exception]:
@@ -215,6 +213,7 @@ class Committer:
         requests = [member.request for member in batch]
         known = self._known(requests)
         state = BatchState(self._storage, requests)
+        board = self._state
         accepted: list[PreparedCommit] = []
         outcomes: list[Commit | Exception] = []
         for request in requests:
@@ -222,12 +221,15 @@ class Committer:
                 outcomes.append(known[request.tx_id])
                 continue
             try:
-                prepared = self._prepare(request, state, accepted)
+                if request.resubmitted:
+                    check_remembered(request, self._storage.state())
+                prepared = prepare(request, state, board, self._alive)
             except Exception as error:
                 outcomes.append(_as_board_error(error))
                 continue
             state.accept(prepared)
             accepted.append(prepared)
+            board = after(board, prepared.commit)
             known[request.tx_id] = prepared.commit
             outcomes.append(prepared.commit)
         if accepted:
@@ -240,96 +242,6 @@ class Committer:
     def _known(self, requests: Sequence[CommitRequest]) -> dict[str, Commit]:
         ids = [request.tx_id for request in requests if request.resubmitted]
         return {commit.tx_id: commit for commit in self._storage.commits(None, tx_ids=ids)} if ids else {}
-
-    def _check_known(self, request: CommitRequest) -> None:
-        """Refuse a request that may have been committed so long ago that the log no longer tells."""
-        horizon = self._storage.state().horizon
-        if request.snapshot < horizon:
-            raise HistoryCompacted.at(request.snapshot, horizon)
-
-    def _prepare(self, request: CommitRequest, state: BatchState, accepted: Sequence[PreparedCommit]) -> PreparedCommit:
-        """Return the commit that ``request`` becomes after ``accepted``; raises what speaks against it."""
-        if request.resubmitted:
-            self._check_known(request)
-        validate(request, state)
-        previous = accepted[-1].commit if accepted else None
-        seq = (previous.seq if previous else self._state.head) + 1
-        for move in request.cursors:
-            if move.to_seq >= seq:
-                raise InvalidCursorMove(f"Subscription {move.subscription} cannot pass the log's end to {move.to_seq}.")
-        at = time.time()
-        # Deleting what is not there changes nothing, and must not create a version.
-        wanted = [_on_head(write, state) if write.merges else write for write in request.writes]
-        writes = [write for write in wanted if write.text is not None or _exists(write, state)]
-        texts = tuple([write.text for write in writes])
-        commit = Commit(
-            seq=seq,
-            tx_id=request.tx_id,
-            principal=request.principal,
-            run=request.run,
-            snapshot=request.snapshot,
-            isolation=request.isolation,
-            at=at,
-            writes=tuple([_entry(write, request, state, seq, at) for write in writes]),
-            effects=_effects(request, state, self._alive, seq, at) if request.effects else (),
-            cursors=request.cursors,
-            prev_hash=previous.hash if previous else self._state.head_hash,
-            hash="",
-        )
-        return PreparedCommit(chained(commit, texts), texts)
-
-
-def _exists(write: Write, state: BatchState) -> bool:
-    head = state.head((write.topic, write.key))
-    return head is not None and not head.deleted
-
-
-def _on_head(write: Write, state: BatchState) -> Write:
-    """Return what a merge amounts to at its turn. Raises :class:`MergeMismatch`."""
-    head = state.head((write.topic, write.key))
-    value, label, sources = None, write.label, dict.fromkeys(write.derived_from)
-    if head is not None:
-        value, label = head.value, label.join(head.label)
-        sources[head.ref] = None
-    for merge in write.merges:
-        value = merged(value, merge)
-    return replace(write, text=canonical_json(value), value=value, label=label, derived_from=tuple(sources), merges=())
-
-
-def _entry(write: Write, request: CommitRequest, state: BatchState, seq: int, at: float) -> Entry:
-    head = state.head((write.topic, write.key))
-    return Entry(
-        write.topic,
-        write.key,
-        write.type,
-        1 if head is None else head.version + 1,
-        write.value,
-        write.label,
-        seq,
-        request.principal,
-        request.run,
-        write.derived_from,
-        at,
-        write.endorsement,
-        write.text is None,
-    )
-
-
-def _effects(
-    request: CommitRequest, state: BatchState, alive: Callable[[int], bool], seq: int, at: float
-) -> tuple[Effect, ...]:
-    """Return the effects after the steps that ``request`` asks for; each step may follow one of the same request."""
-    current: dict[str, Effect | None] = {item.id: state.effect(item.id) for item in request.effects}
-    taken: list[Effect] = []
-    for item in request.effects:
-        if isinstance(item, EffectIntent):
-            after = plan(current[item.id], item, seq, at)
-        else:
-            after = step(current[item.id], item, request.epoch, alive, seq, at)
-        if after is not None:
-            current[item.id] = after
-            taken.append(after)
-    return tuple(taken)
 
 
 def _settle(chore: Callable[[], Any], future: Future[Any]) -> None:

@@ -69,6 +69,13 @@ class StaleEpoch(BoardError):
     remedy = "Close this board and open it again."
 
 
+class LogMoved(BoardError):
+    """The log went on beyond what its leader knows: by a commit over several boards, or one whose answer was lost."""
+
+    code = "AGS-0225"
+    remedy = "The committer reads what was added and tries again by itself; report it if you see this."
+
+
 class BoardMissing(BoardError):
     """There is no board at the path, or its folder cannot be used."""
 

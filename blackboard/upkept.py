@@ -54,7 +54,7 @@ class UpkeptBoard(ABC):
 
     def maintain(self, step: Maintenance) -> Any:
         """Do a step of upkeep between two commits, in the process that leads, and return what came of it."""
-        return self._writable().maintain(step).result()
+        return self.committer().maintain(step).result()
 
     def verify(self) -> int:
         """Check the file and every hash of the log from the horizon on; return the number of the last commit.
@@ -79,4 +79,4 @@ class UpkeptBoard(ABC):
     def _open_reader(self) -> Reader: ...
 
     @abstractmethod
-    def _writable(self) -> Maintained: ...
+    def committer(self) -> Maintained: ...

@@ -5,7 +5,7 @@ Rows go to the server as one JSON document for each table: the driver takes fift
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 from sqlalchemy import BigInteger, Column, Float, Integer
@@ -25,6 +25,15 @@ _OPTIONS: Final = " ".join(
         *(f"enable_{kind}=off" for kind in _OTHER_PLANS),
     )
 )
+
+
+class Statements(Protocol):
+    """Carries out statements in the driver's own words."""
+
+    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Carry out a statement and return its rows."""
+
+    def close(self) -> None: ...
 
 
 class Link:

@@ -149,9 +149,18 @@ class LeasedCommitter:
         done.set_result(self._database.patiently(lambda: maintain(self._database, step)))
         return done
 
+    def learn(self, head: int) -> None:
+        """Take note of commits that were made otherwise than through the leader."""
+        self._learn(head)
+
     def alive(self, epoch: int) -> bool:
         """Whether the process that opened the board as ``epoch`` still has it open."""
         return self._database.patiently(lambda: self._lease.alive(epoch))
+
+    @property
+    def database(self) -> PostgresDatabase:
+        """Where the board is."""
+        return self._database
 
     def close(self) -> None:
         """Commit what is queued, then let another process lead."""

@@ -11,7 +11,7 @@ from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
 from agentsys.blackboard.postgres.connections import PostgresDatabase
-from agentsys.blackboard.postgres.link import Link, records, recordset, type_of
+from agentsys.blackboard.postgres.link import Link, Statements, records, recordset, type_of
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.rows import ENTRY_COLUMNS, cursor_from_row, cursor_to_row, entry_from_row
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES, SCHEMA_VERSION
@@ -19,8 +19,8 @@ from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import (
     BoardCorrupt,
     BoardMissing,
-    BoardUnreachable,
     CursorState,
+    LogMoved,
     Maintenance,
     SchemaTooNew,
     SchemaTooOld,
@@ -109,10 +109,11 @@ def _statement(parts: tuple[str, ...]) -> str:
 class PostgresStorage(SqlStorage):
     """The writing side of the opening ``epoch``, which leads or learns at its next commit that it does not."""
 
-    def __init__(self, database: PostgresDatabase, epoch: int) -> None:
+    def __init__(self, database: PostgresDatabase, epoch: int, link: Statements | None = None) -> None:
+        """Without a ``link`` it opens a connection of its own, on which each statement commits by itself."""
         super().__init__(database.readers, database, epoch)
         self._postgres = database
-        self._link = Link(database, database.durability)
+        self._link = link if link is not None else Link(database, database.durability)
 
     def begin_epoch(self) -> int:
         return count_opening(self._postgres)
@@ -151,7 +152,7 @@ class PostgresStorage(SqlStorage):
         leader = self._rows(select(BOARD.c.leader))[0].leader
         if leader != self.epoch:
             return StaleEpoch(f"{self._database.name}: epoch {self.epoch} does not lead, {leader} does.")
-        return BoardUnreachable(f"{self._database.name}: the log went on while the connection was lost.")
+        return LogMoved(f"{self._database.name}: the log went on beyond what epoch {self.epoch} knows of.")
 
 
 def create_or_upgrade(database: PostgresDatabase) -> None:
