@@ -21,6 +21,10 @@ may lose the newest commits in a power cut. ``off``: for boards that are thrown 
 _T = TypeVar("_T")
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
+READERS: Final = 8
+"""Connections that read a board for one process, however many threads ask: the others wait for their turn."""
+READER_SECONDS: Final = 600.0
+"""How long a read waits for one of them."""
 CHECKPOINT_PAGES: Final = 4_000
 """A checkpoint stalls commits for a few fsyncs; one every 16 MB of log keeps that rare and the -wal file small."""
 
@@ -83,8 +87,9 @@ def reader_engine(path: Path, first: tuple[str, ...] = ()) -> Engine:
     engine = create_engine(
         "sqlite+pysqlite://",
         poolclass=QueuePool,
-        pool_size=8,
-        max_overflow=-1,
+        pool_size=READERS,
+        max_overflow=0,
+        pool_timeout=READER_SECONDS,
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
         creator=lambda: _connect(path, "ro"),

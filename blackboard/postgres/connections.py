@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from agentsys.blackboard.database import Durability
+from agentsys.blackboard.database import READER_SECONDS, READERS, Durability
 from agentsys.blackboard.entries import InvalidName
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardMissing, BoardUnreachable, StorageFailed
@@ -47,7 +47,7 @@ class PostgresDatabase:
         self.address = address
         self.durability = durability
         self.name = address.name
-        self.readers = _engine(address, "-c default_transaction_read_only=on", pool_size=8)
+        self.readers = _engine(address, "-c default_transaction_read_only=on", pool_size=READERS)
         self.writers = _engine(address, "-c default_transaction_read_only=off", pool_size=3)
         # Queue, leases and wake-ups may be lost with the server: who misses an answer asks again.
         self.couriers = _engine(address, "-c synchronous_commit=off", pool_size=3)
@@ -95,7 +95,8 @@ def _engine(address: Address, options: str, *, pool_size: int) -> Engine:
     return create_engine(
         address.url.difference_update_query(["options"]),
         pool_size=pool_size,
-        max_overflow=-1,
+        max_overflow=0,
+        pool_timeout=READER_SECONDS,
         pool_reset_on_return=None if "read_only=on" in options else "rollback",
         isolation_level="READ COMMITTED" if "read_only=off" in options else "AUTOCOMMIT",
         connect_args={
