@@ -19,12 +19,13 @@ from agentsys.current import current_context
 from agentsys.decisions import DecisionLog
 from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
 from agentsys.labelled import unwrap
+from agentsys.leases import LeaseLost, is_loss
 from agentsys.scope import RunScope
 from agentsys.tools import to_json
 
 MAX_ATTEMPTS = 5
 
-FATAL = (ReplayDivergence, RecordEnded)
+FATAL = (ReplayDivergence, RecordEnded, LeaseLost)
 """Errors that are about the execution as a whole, never an agent's own failure."""
 
 
@@ -67,6 +68,8 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
         try:
             return await _attempt(scope, context, body, conclude)
         except Conflict as conflict:
+            if is_loss(conflict):
+                raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
             if actor.attempt == MAX_ATTEMPTS:
                 raise ActorFailed(conflict, context.label, context.decisions) from conflict
             policy = policy_of(conflict.items, scope.conflicts)

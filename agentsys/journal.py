@@ -92,10 +92,12 @@ async def submit(board: Board, transaction: Transaction) -> Commit:
 class Journal:
     """The recorded steps of one run."""
 
-    def __init__(self, board: Board, run: str, mode: Mode = Mode.LIVE) -> None:
+    def __init__(self, board: Board, run: str, mode: Mode = Mode.LIVE, lease: Entry | None = None) -> None:
+        """Commits of one with a ``lease`` are refused once that is another's (see :mod:`agentsys.leases`)."""
         self.board = board
         self.run = run
         self.mode = mode
+        self._lease = lease
         self._steps: dict[str, Step] = {}
         self._attempts: dict[str, int] = {}
         for entry in board.query(Predicate(topic=topics.steps(run))):
@@ -116,8 +118,11 @@ class Journal:
         return self._attempts.get(path, 1)
 
     def begin(self, principal: str) -> Transaction:
-        """Return a transaction for the run's own record."""
-        return self.board.begin(principal, run=self.run)
+        """Return a transaction of the run."""
+        transaction = self.board.begin(principal, run=self.run)
+        if self._lease is not None:
+            transaction.guard(self._lease)
+        return transaction
 
     def write(
         self, transaction: Transaction, step: Step, derived_from: Sequence[EntryVersionRef] | None = None

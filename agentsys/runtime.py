@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from agentsys import topics
-from agentsys.actor import Actor
-from agentsys.actors import ActorFailed, Body, Conclusion, perform
 from agentsys.agenda import Agenda
 from agentsys.agents import Agent, AgentRegistry, is_name
 from agentsys.approvals import Approval, ApprovalStatus, Verdict, decide, list_approvals
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import Policies
 from agentsys.blackboard.transactions import Transaction
-from agentsys.context import Context
 from agentsys.control import ControlLoop
-from agentsys.errors import ConfigurationError, RunError
-from agentsys.events import Listener, RunFinished, RunStarted
+from agentsys.errors import BoardError, ConfigurationError, RunError
+from agentsys.events import Listener
+from agentsys.execution import execute, repeat
 from agentsys.forks import copy_steps, forked
 from agentsys.gateway import Gateway
-from agentsys.journal import Journal, Mode, RecordEnded, ReplayDivergence, submit
+from agentsys.journal import Journal, Mode, submit
 from agentsys.labelled import unwrap
+from agentsys.leases import RunBusy, claim, give_back, lease_in, take
 from agentsys.memoisation import LONGEST_SECONDS, Memoisation
 from agentsys.models import as_model
 from agentsys.policy import Policy
-from agentsys.rounds import Failure
 from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
 from agentsys.settling import SettledAs, settle
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from agentsys.settings import Settings
 
 MAX_ACTING = 16
-"""Agents that act at once in one runtime."""
+"""Agents that act at once in one runtime, unless it says otherwise."""
 
 MAX_VOLUNTEERS = 8
 """Agents that may answer one request unless the asker says otherwise."""
@@ -56,13 +56,6 @@ class RunExists(RunError):
 
     code = "AGS-0603"
     remedy = "Resume that run, or leave the identifier out."
-
-
-class RunBusy(RunError):
-    """A run is being executed in this process already."""
-
-    code = "AGS-0604"
-    remedy = "Wait for it to end."
 
 
 class UnknownWorkflow(RunError):
@@ -86,6 +79,7 @@ class Runtime:
         policy: Policy | None = None,
         conflicts: Policies | None = None,
         max_volunteers: int = MAX_VOLUNTEERS,
+        max_acting: int = MAX_ACTING,
         memo_seconds: float = LONGEST_SECONDS,
     ) -> None:
         """``conflicts`` says for types of entries what becomes of an actor whose commit conflicts on one: see
@@ -99,11 +93,12 @@ class Runtime:
         self.workflows = {workflow.name: workflow for workflow in map(Workflow.of, workflows)}
         self.tools = ToolRegistry(tools)
         self._gateway = Gateway(self.policy, self.tools)
-        self._agenda = Agenda(MAX_ACTING)
+        self._agenda = Agenda(max_acting)
         self._memo = Memoisation(board, self.policy, memo_seconds)
         self._conflicts = conflicts or {}
         self._max_volunteers = max_volunteers
         self._active: dict[str, asyncio.Task[Any] | None] = {}
+        self._leases: dict[str, Entry] = {}
 
     @staticmethod
     def local(path: Path | str | None = None, **arguments: Any) -> Runtime:
@@ -160,17 +155,29 @@ class Runtime:
         ``deadline`` is in seconds from now, before the workflow's own. ``origin`` is kept with the record.
         """
         chosen = self._workflow(workflow)
-        value, labels = unwrap(input)
-        label = (label or Label.trusted(self.policy.owner)).join(*labels)
-        run = self._free_name(run_id)
-        started, seconds = time.time(), deadline if deadline is not None else chosen.deadline
-        ends = None if seconds is None else started + seconds
-        record = RunRecord(run, chosen.name, to_json(value), label, started, ends, origin=origin)
-        with self._activity(run):
-            transaction = self.board.begin(self.policy.owner, run=run)
-            record.write(transaction)
-            await submit(self.board, transaction)
-            return await self._execute(RunRecord.load(self.board, run), chosen, listener, resumed=False)
+        record = self._record(chosen, input, label, deadline, run_id, origin)
+        run = record.run
+        async with self._executing(run):
+            await self._begin(record)
+            return await self._execute(run, chosen, listener)
+
+    async def enqueue(
+        self,
+        workflow: Workflow | WorkflowFunction | str,
+        input: Any = None,
+        *,
+        label: Label | None = None,
+        deadline: float | None = None,
+        run_id: str | None = None,
+        origin: Json = None,
+    ) -> str:
+        """Put a run on record for whichever worker takes it (see :mod:`agentsys.workers`), and return its identifier.
+
+        The arguments are those of :meth:`run`.
+        """
+        record = self._record(self._workflow(workflow), input, label, deadline, run_id, origin)
+        await self._begin(record, for_anybody=True)
+        return record.run
 
     async def resume(
         self,
@@ -181,13 +188,16 @@ class Runtime:
     ) -> RunResult:
         """Go on with an interrupted run where its record ends; of a finished one, return the result.
 
-        Raises :class:`UnknownRun`, :class:`UnknownWorkflow`, :class:`ReplayDivergence`.
+        Raises :class:`UnknownRun`, :class:`UnknownWorkflow`, :class:`ReplayDivergence`, and
+        :class:`~agentsys.leases.RunBusy` while a live process executes it.
         """
         record = RunRecord.load(self.board, run)
         if record.status != "running":
             return RunResult(record)
-        with self._activity(run):
-            return await self._execute(record, self._workflow(workflow or record.workflow), listener, resumed=True)
+        chosen = self._workflow(workflow or record.workflow)
+        async with self._executing(run):
+            self._leases[run] = await claim(self.board, run)
+            return await self._execute(run, chosen, listener, resumed=True)
 
     async def fork(
         self,
@@ -206,30 +216,15 @@ class Runtime:
         source = RunRecord.load(self.board, run)
         chosen = self._workflow(workflow or source.workflow)
         record = forked(source, self._free_name(run_id), at, time.time())
-        with self._activity(record.run):
-            transaction = self.board.begin(self.policy.owner, run=record.run)
-            record.write(transaction)
-            if at is not None:
-                copy_steps(self.board, run, record.run, at, transaction)
-            await submit(self.board, transaction)
-            return await self._execute(RunRecord.load(self.board, record.run), chosen, listener, resumed=False)
+        async with self._executing(record.run):
+            await self._begin(record, None if at is None else partial(copy_steps, self.board, run, record.run, at))
+            return await self._execute(record.run, chosen, listener)
 
     async def replay(self, run: str, workflow: Workflow | WorkflowFunction | None = None) -> ReplayReport:
         """Execute a run again from its record alone, without model, tool or write, and compare."""
         record = RunRecord.load(self.board, run)
         chosen = self._workflow(workflow or record.workflow)
-        scope = self._scope(record, None, Mode.REPLAY)
-        steps = len(scope.journal)
-        try:
-            outcome = await self._repeat(scope, record, chosen)
-        except RecordEnded as end:
-            return ReplayReport(run, steps, identical=True, complete=False, divergence=str(end))
-        except ReplayDivergence as divergence:
-            return ReplayReport(run, steps, identical=False, complete=True, divergence=str(divergence))
-        if outcome != _outcome_of(record):
-            difference = f"The run came to {_outcome_of(record)!r} and now comes to {outcome!r}."
-            return ReplayReport(run, steps, identical=False, complete=True, divergence=difference)
-        return ReplayReport(run, steps, identical=True, complete=record.status != "running")
+        return await repeat(self._scope(record, None, Mode.REPLAY), record, chosen)
 
     async def cancel(self, run: str) -> None:
         """End a run for good, also one that a dead process left behind; of a finished run nothing changes.
@@ -245,6 +240,8 @@ class Runtime:
         if record.status == "running":
             transaction = self.board.begin(self.policy.owner, run=run)
             record.cancelled(time.time()).write(transaction)
+            # Whoever executes it commits nothing more.
+            give_back(run, transaction)
             await submit(self.board, transaction)
 
     def runs(self) -> list[RunRecord]:
@@ -297,38 +294,54 @@ class Runtime:
         await self.close()
 
     async def _execute(
-        self, record: RunRecord, workflow: Workflow, listener: Listener | None, *, resumed: bool
+        self, run: str, workflow: Workflow, listener: Listener | None, *, resumed: bool = False
     ) -> RunResult:
-        scope = self._scope(record, listener, Mode.LIVE)
-        scope.emit(RunStarted(record.run, record.workflow, resumed))
+        record = RunRecord.load(self.board, run)
+        if record.status != "running":
+            # It ended between the caller's look and the lease.
+            return RunResult(record)
+        return await execute(self._scope(record, listener, Mode.LIVE), record, workflow, resumed=resumed)
 
-        def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
-            record.done(conclusion.value, conclusion.label, conclusion.writes, time.time()).write(transaction)
+    def _record(
+        self,
+        workflow: Workflow,
+        input: Any,
+        label: Label | None,
+        deadline: float | None,
+        run_id: str | None,
+        origin: Json,
+    ) -> RunRecord:
+        """Return the record of a run that begins now."""
+        value, labels = unwrap(input)
+        label = (label or Label.trusted(self.policy.owner)).join(*labels)
+        run = self._free_name(run_id)
+        started, seconds = time.time(), deadline if deadline is not None else workflow.deadline
+        ends = None if seconds is None else started + seconds
+        return RunRecord(run, workflow.name, to_json(value), label, started, ends, origin=origin)
 
+    async def _begin(
+        self, record: RunRecord, add: Callable[[Transaction], None] | None = None, *, for_anybody: bool = False
+    ) -> None:
+        """Commit a run's first record, under this process's lease. Raises :class:`RunExists`."""
+        transaction = self.board.begin(self.policy.owner, run=record.run)
+        record.write(transaction)
+        if add is not None:
+            add(transaction)
+        if for_anybody:
+            give_back(record.run, transaction)
+        else:
+            take(self.board, record.run, transaction)
         try:
-            await perform(scope, _main(record), _body(workflow, scope, record), conclude)
-        except ActorFailed as failed:
-            transaction = self.board.begin(self.policy.owner, run=record.run)
-            failed.decisions.write(transaction, "main:failed", failed.label)
-            record.failed(failed.cause, failed.label, time.time()).write(transaction)
-            await submit(self.board, transaction)
-        result = RunResult(RunRecord.load(self.board, record.run))
-        scope.emit(RunFinished(record.run, result.status))
-        return result
-
-    async def _repeat(self, scope: RunScope, record: RunRecord, workflow: Workflow) -> list[Json]:
-        """Return what the run comes to by its record, in the form of :func:`_outcome_of`."""
-        ended = record.status != "running"
-        try:
-            conclusion = await perform(scope, _main(record), _body(workflow, scope, record), None if ended else _refuse)
-        except ActorFailed as failed:
-            return ["failed", Failure.of(failed.cause).to_json(), ""]
-        return ["done", conclusion.value, conclusion.writes]
+            commit = await submit(self.board, transaction)
+        except Conflict as conflict:
+            raise RunExists(f"Another process began a run {record.run!r} at this moment.") from conflict
+        if not for_anybody:
+            self._leases[record.run] = lease_in(commit)
 
     def _scope(self, record: RunRecord, listener: Listener | None, mode: Mode) -> RunScope:
         scope = RunScope(
             board=self.board,
-            journal=Journal(self.board, record.run, mode),
+            journal=Journal(self.board, record.run, mode, self._leases.get(record.run)),
             model=self.model,
             gateway=self._gateway,
             agents=self.agents,
@@ -362,34 +375,26 @@ class Runtime:
             raise UnknownWorkflow(f"No workflow is named {workflow!r}; registered: {known}.")
         return self.workflows[workflow]
 
-    @contextmanager
-    def _activity(self, run: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _executing(self, run: str) -> AsyncIterator[None]:
+        """Let nobody else in this process execute the run; if it does not end here, let another process take it."""
         if run in self._active:
             raise RunBusy(f"Run {run} is being executed.")
         self._active[run] = asyncio.current_task()
         try:
             yield
+        except BaseException:
+            await self._give_back(run)
+            raise
         finally:
             del self._active[run]
+            self._leases.pop(run, None)
 
-
-def _main(record: RunRecord) -> Actor:
-    snapshot = record.snapshot or record.first_seq
-    return Actor("main", record.workflow, record.input_label, snapshot, record.deadline)
-
-
-def _body(workflow: Workflow, scope: RunScope, record: RunRecord) -> Body:
-    async def body(context: Context) -> Any:
-        return await workflow.execute(scope, context, record.input)
-
-    return body
-
-
-def _refuse(transaction: Transaction, conclusion: Conclusion) -> None:
-    raise AssertionError("a replay commits nothing")
-
-
-def _outcome_of(record: RunRecord) -> list[Json]:
-    if record.failure is not None:
-        return [record.status, record.failure.to_json(), ""]
-    return [record.status, record.value, record.writes]
+    async def _give_back(self, run: str) -> None:
+        lease = self._leases.get(run)
+        if lease is not None:
+            with suppress(BoardError):
+                transaction = self.board.begin("runtime", run=run)
+                transaction.guard(lease)
+                give_back(run, transaction)
+                await submit(self.board, transaction)

@@ -16,8 +16,9 @@ from typing import Any
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
+from agentsys.leases import RunBusy
 from agentsys.runs import RunRecord, RunResult
-from agentsys.runtime import RunBusy, Runtime
+from agentsys.runtime import Runtime
 
 KEPT_EVENTS = 10_000
 """Events of one run that late watchers may still read."""

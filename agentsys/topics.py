@@ -13,6 +13,7 @@ topic                                 key                                       
 ``approvals``                         approval                                   ``approval``
 ``tool_pins``                         server of foreign tools                    ``tool_pins``
 ``memo``                              HMAC of a question                         ``memo``
+``leases``                            run                                        ``lease``
 ====================================  =========================================  ===================
 """
 
@@ -27,8 +28,9 @@ RUNS: Final = "runs"
 APPROVALS: Final = "approvals"
 TOOL_PINS: Final = "tool_pins"
 MEMO: Final = memo.TOPIC
+LEASES: Final = "leases"
 RESERVED_PREFIX: Final = "runs/"
-_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO)
+_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES)
 
 
 def requests(run: str) -> str:

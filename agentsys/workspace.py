@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.merges import Merge, as_json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
-from agentsys.journal import digest
+from agentsys.journal import Journal, digest
 
 
 class Workspace:
     """One transaction after another, each begun at a known snapshot, so that an execution can be repeated exactly."""
 
-    def __init__(self, board: Board, run: str, principal: str, snapshot: int, owner: str | None = None) -> None:
-        self._board = board
-        self._run = run
+    def __init__(self, journal: Journal, principal: str, snapshot: int, owner: str | None = None) -> None:
+        self._journal = journal
         self._principal = principal
         self._snapshot = snapshot
         self._owner = owner
@@ -26,7 +24,7 @@ class Workspace:
     @property
     def transaction(self) -> Transaction:
         if self._transaction is None:
-            self._transaction = self._board.begin(self._principal, run=self._run)
+            self._transaction = self._journal.begin(self._principal)
             self._transaction.snapshot = self._snapshot
             self._transaction.owner = self._owner or self._transaction.owner
         return self._transaction

@@ -249,6 +249,11 @@ class Transaction:
             if entry is not None:
                 self._remember(entry)
 
+    def guard(self, entry: Entry) -> None:
+        """Commit only while ``entry``, of whichever commit, is the newest at its address; nothing derives from it."""
+        self._check_open()
+        self._reads[entry.address] = entry
+
     def query(self, predicate: Predicate) -> list[Entry]:
         """Return the matching entries ordered by (topic, key), own writes included."""
         self._check_open()

@@ -15,6 +15,7 @@ from agentsys.cli.output import out
 from agentsys.cli.replay import replay
 from agentsys.cli.run import run
 from agentsys.cli.serve import serve
+from agentsys.cli.work import work
 
 app = typer.Typer(
     name="agentsys",
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("ask")(ask)
 app.command("run")(run)
 app.command("serve")(serve)
+app.command("work")(work)
 app.command("replay")(replay)
 app.command("doctor")(doctor)
 app.command("bench")(bench)

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "board": "commits/s beside raw SQLite, fairness, recovery; --peer langgraph: our checkpoint saver beside theirs",
     "isolation": "transactions of several processes, in which checkers look for anomalies; --set kills=N kills some",
     "crash": "kill -9 of processes that commit and act: nothing acknowledged lost, no effect doubled; --set kills=N",
+    "workers": "how long the runs of a worker wait that is killed, until another goes on with them",
     "structure": "lengths of files and functions, import circles",
 }
 

@@ -38,6 +38,9 @@ def run(
     resume: Annotated[
         str | None, typer.Option(help=f"Go on with an interrupted run: its id, or `{LATEST}`, instead of a new one.")
     ] = None,
+    enqueue: Annotated[
+        bool, typer.Option("--enqueue", help="Only put the run on record, for a worker (`agentsys work`) to execute.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     as_json: JsonOption = False,
@@ -45,11 +48,18 @@ def run(
     """Run a workflow, or go on with one that was interrupted."""
     with reported_errors(as_json=as_json, resumable=True):
         value = json_flag("--input", run_input)
+        if enqueue and resume is not None:
+            raise ConfigurationError(
+                "--enqueue begins a run, --resume goes on with one.", remedy="Leave one of them out."
+            )
         settings = settings_with(model_name=model, board_path=board)
         if resume is not None:
             resume = recorded_run(settings.board.location, resume, kind="file").run
         runtime = file_runtime(file, settings)
         origin = {"file": str(file.resolve())}
+        if enqueue:
+            _print_enqueued(asyncio.run(_enqueue(runtime, value, origin)), as_json=as_json)
+            return
         result = asyncio.run(_execute(runtime, value, resume, origin))
     document = {
         "run": result.run,
@@ -66,6 +76,20 @@ def run(
     else:
         print_failure(result)
     raise typer.Exit(exit_code_of_run(result))
+
+
+async def _enqueue(runtime: Runtime, value: Any, origin: Any) -> str:
+    try:
+        return await runtime.enqueue(_only_workflow(runtime), value, origin=origin)
+    finally:
+        await runtime.close()
+
+
+def _print_enqueued(run: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"run": run, "status": "running"})
+    else:
+        out.print(run, highlight=False)
 
 
 async def _execute(runtime: Runtime, value: Any, resume: str | None, origin: Any) -> RunResult:

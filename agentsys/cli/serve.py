@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Coroutine
-from contextlib import closing, redirect_stdout
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, closing, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
     from agentsys.protocols.app import FaceOptions
     from agentsys.protocols.http.streams import Stopping
+    from agentsys.runs import RunRecord
     from agentsys.runtime import Runtime
     from agentsys.settings import Settings
     from agentsys.supervisor import RunSupervisor
+
+MOST_RESUMED: Final = 256
+"""Unfinished runs that a server has under way at once; it takes more as these end."""
 
 
 def serve(
@@ -93,10 +97,9 @@ async def _serve(
         )
         stopping = Stopping()
         app = create_app(supervisor, options, stopping)
-        if resume:
-            await _resume_all(supervisor)
-        _announce(options, as_json=as_json)
-        await run_server(app, listener, stopping)
+        async with _taking_runs(supervisor, wanted=resume):
+            _announce(options, as_json=as_json)
+            await run_server(app, listener, stopping)
     finally:
         await runtime.close()
 
@@ -110,9 +113,8 @@ async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, 
         runtime = composed(file, lake, settings)
     supervisor = RunSupervisor(runtime)
     try:
-        if resume:
-            await _resume_all(supervisor)
-        await serve_stdio(runtime, supervisor)
+        async with _taking_runs(supervisor, wanted=resume):
+            await serve_stdio(runtime, supervisor)
     finally:
         await supervisor.close()
         await runtime.close()
@@ -135,11 +137,25 @@ def composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime
     return runtime
 
 
-async def _resume_all(supervisor: RunSupervisor) -> None:
-    for record in supervisor.runtime.runs():
-        if record.status == "running" and record.workflow in supervisor.runtime.workflows:
-            await supervisor.resume(record.run)
-            err.print(f"resumed run {record.run} of {record.workflow}", highlight=False)
+@asynccontextmanager
+async def _taking_runs(supervisor: RunSupervisor, *, wanted: bool) -> AsyncIterator[None]:
+    """Go on, as a worker beside others, with unfinished runs that no live process executes."""
+    from agentsys.workers import Worker
+
+    def told(record: RunRecord) -> None:
+        err.print(f"resumed run {record.run} of {record.workflow}", highlight=False)
+
+    if not wanted:
+        yield
+        return
+    worker = Worker(supervisor, most=MOST_RESUMED, told=told)
+    await worker.take_runs()
+    serving = asyncio.create_task(worker.serve())
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
 
 
 def listening(settings: Settings) -> socket.socket:

@@ -13,8 +13,9 @@ from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.lock import BoardBusy
 from agentsys.errors import AgentsysError, LabelError, ServingError
 from agentsys.journal import ReplayDivergence
+from agentsys.leases import RunBusy
 from agentsys.runs import UnknownRun
-from agentsys.runtime import RunBusy, RunExists, UnknownWorkflow
+from agentsys.runtime import RunExists, UnknownWorkflow
 
 
 class BadRequest(AgentsysError):

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from agentsys.events import RunFinished, RunStarted, TokensStreamed
+from agentsys.leases import RunBusy
 from agentsys.runs import RunRecord, UnknownRun
-from agentsys.runtime import RunBusy, RunExists, UnknownWorkflow
+from agentsys.runtime import RunExists, UnknownWorkflow
 from agentsys.supervisor import RunSupervisor
 
 

@@ -1,0 +1,95 @@
+"""Executing a run: its workflow as the main actor, to an end on record; and once more from the record, to compare."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from agentsys.actor import Actor
+from agentsys.actors import ActorFailed, Body, Conclusion, perform
+from agentsys.blackboard.conflicts import Conflict
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.transactions import Transaction
+from agentsys.context import Context
+from agentsys.events import RunFinished, RunStarted
+from agentsys.journal import RecordEnded, ReplayDivergence, submit
+from agentsys.leases import LeaseLost, is_loss
+from agentsys.rounds import Failure
+from agentsys.runs import ReplayReport, RunRecord, RunResult
+from agentsys.scope import RunScope
+from agentsys.workflow import Workflow
+
+
+async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, resumed: bool) -> RunResult:
+    """Bring a run to its end, from wherever its record stands. Raises :class:`ReplayDivergence`, :class:`LeaseLost`."""
+    scope.emit(RunStarted(record.run, record.workflow, resumed))
+
+    def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
+        record.done(conclusion.value, conclusion.label, conclusion.writes, time.time()).write(transaction)
+
+    try:
+        await perform(scope, _main(record), _body(workflow, scope, record), conclude)
+    except ActorFailed as failed:
+        await _record_failure(scope, record, failed)
+    result = RunResult(RunRecord.load(scope.board, record.run))
+    scope.emit(RunFinished(record.run, result.status))
+    return result
+
+
+async def repeat(scope: RunScope, record: RunRecord, workflow: Workflow) -> ReplayReport:
+    """Execute a run from its record alone, and say how it compares; ``scope`` is one for replaying."""
+    run, steps = record.run, len(scope.journal)
+    try:
+        outcome = await _outcome_again(scope, record, workflow)
+    except RecordEnded as end:
+        return ReplayReport(run, steps, identical=True, complete=False, divergence=str(end))
+    except ReplayDivergence as divergence:
+        return ReplayReport(run, steps, identical=False, complete=True, divergence=str(divergence))
+    if outcome != _outcome_of(record):
+        difference = f"The run came to {_outcome_of(record)!r} and now comes to {outcome!r}."
+        return ReplayReport(run, steps, identical=False, complete=True, divergence=difference)
+    return ReplayReport(run, steps, identical=True, complete=record.status != "running")
+
+
+async def _record_failure(scope: RunScope, record: RunRecord, failed: ActorFailed) -> None:
+    transaction = scope.journal.begin("runtime")
+    failed.decisions.write(transaction, "main:failed", failed.label)
+    record.failed(failed.cause, failed.label, time.time()).write(transaction)
+    try:
+        await submit(scope.board, transaction)
+    except Conflict as conflict:
+        if is_loss(conflict):
+            raise LeaseLost(f"Run {record.run} is not this process's any more.") from conflict
+        raise
+
+
+async def _outcome_again(scope: RunScope, record: RunRecord, workflow: Workflow) -> list[Json]:
+    """Return what the run comes to by its record, in the form of :func:`_outcome_of`."""
+    ended = record.status != "running"
+    try:
+        conclusion = await perform(scope, _main(record), _body(workflow, scope, record), None if ended else _refuse)
+    except ActorFailed as failed:
+        return ["failed", Failure.of(failed.cause).to_json(), ""]
+    return ["done", conclusion.value, conclusion.writes]
+
+
+def _main(record: RunRecord) -> Actor:
+    snapshot = record.snapshot or record.first_seq
+    return Actor("main", record.workflow, record.input_label, snapshot, record.deadline)
+
+
+def _body(workflow: Workflow, scope: RunScope, record: RunRecord) -> Body:
+    async def body(context: Context) -> Any:
+        return await workflow.execute(scope, context, record.input)
+
+    return body
+
+
+def _refuse(transaction: Transaction, conclusion: Conclusion) -> None:
+    raise AssertionError("a replay commits nothing")
+
+
+def _outcome_of(record: RunRecord) -> list[Json]:
+    if record.failure is not None:
+        return [record.status, record.failure.to_json(), ""]
+    return [record.status, record.value, record.writes]

@@ -1,0 +1,85 @@
+"""Leases: which process executes which run, and that nobody else writes its record.
+
+A lease names the opening of the board that executes a run. It needs no renewal and no clock: it holds as long as the
+board knows the process of that opening to be alive (by a lock of the system, or by the database's clock). Every commit
+of a run relies on the lease under which it was begun, so a process that was thought dead, and wakes, commits no more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from agentsys import topics
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.conflicts import Conflict, KeyConflict
+from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.labels import BOTTOM
+from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.errors import RunError
+from agentsys.journal import submit
+
+NOBODY: Final = 0
+
+
+class RunBusy(RunError):
+    """A run is being executed, in this process or another."""
+
+    code = "AGS-0604"
+    remedy = "Wait for it to end. Where its process has just died, another may take it over a few seconds later."
+
+
+class LeaseLost(RunError):
+    """Another process took a run over, or it was cancelled there; this one executes it no more."""
+
+    code = "AGS-0609"
+    remedy = "Nothing is lost: see the run's record for how it goes on."
+
+
+def take(board: Board, run: str, transaction: Transaction) -> None:
+    """Put on record with ``transaction`` that this process executes a run. Raises :class:`RunBusy`."""
+    held = transaction.get(topics.LEASES, run)
+    if not is_free(board, held):
+        raise RunBusy(f"Run {run} is being executed by a live process, opening {_holder(held)} of the board.")
+    _put(run, board.epoch, transaction)
+
+
+def give_back(run: str, transaction: Transaction) -> None:
+    """Put on record that nobody executes a run."""
+    _put(run, NOBODY, transaction)
+
+
+async def claim(board: Board, run: str) -> Entry:
+    """Take a run that others may want, too. Raises :class:`RunBusy`."""
+    transaction = board.begin("runtime", run=run)
+    take(board, run, transaction)
+    try:
+        return lease_in(await submit(board, transaction))
+    except Conflict as conflict:
+        raise RunBusy(f"Run {run} was taken by another process at this moment.") from conflict
+
+
+def lease_in(commit: Commit) -> Entry:
+    """Return the lease that a commit put on record."""
+    return next(entry for entry in commit.writes if entry.topic == topics.LEASES)
+
+
+def is_free(board: Board, lease: Entry | None) -> bool:
+    """Whether no other live process executes the run of a lease."""
+    holder = _holder(lease)
+    return holder in (NOBODY, board.epoch) or not board.alive(holder)
+
+
+def is_loss(conflict: Conflict) -> bool:
+    """Whether a transaction lost because the run's lease went to somebody else."""
+    return any(isinstance(item, KeyConflict) and item.topic == topics.LEASES for item in conflict.items)
+
+
+def _put(run: str, holder: int, transaction: Transaction) -> None:
+    body: Json = {"held_by": holder}
+    # Who executes a run says nothing of what it is about; a run's identifier is known to all.
+    transaction.put(topics.LEASES, run, body, type="lease", label=BOTTOM, derived_from=())
+
+
+def _holder(lease: Entry | None) -> int:
+    body: Any = {} if lease is None else lease.value
+    return int(body.get("held_by", NOBODY))
