@@ -14,6 +14,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import RunError
 from agentsys.runs import RunRecord
@@ -31,8 +32,10 @@ class ForkOutside(RunError):
 def forked(record: RunRecord, run: str, at: int | None, started: float) -> RunRecord:
     """Return the record of a fork at commit ``at``, by default of the run's beginning.
 
-    Raises :class:`ForkOutside`.
+    Raises :class:`ForkOutside`, and :class:`HistoryCompacted` if the board no longer has what the run began with.
     """
+    if not record.first_seq:
+        raise HistoryCompacted(f"What run {record.run} began with was compacted.", remedy="Start a new run instead.")
     at = record.first_seq if at is None else at
     if at < record.first_seq:
         raise ForkOutside(f"Run {record.run} begins with commit {record.first_seq:,}, after {at:,}.")

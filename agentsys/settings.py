@@ -76,6 +76,11 @@ class BoardSettings(Section):
         repr=False,
     )
     durability: Literal["full", "normal"] = Field("full", description="normal may lose the last commits on power cut")
+    keep: str | None = Field(
+        None,
+        pattern=r"^\d+[smhd]?$",
+        description="how much of the past a server keeps readable: 30d, 12h, or a number of commits; default: all",
+    )
 
     @property
     def location(self) -> Path | str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli import board_copies
+from agentsys.cli import board_compact, board_copies
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.errors import ConfigurationError
@@ -26,6 +26,7 @@ app.command("export")(board_copies.export)
 app.command("import")(board_copies.import_)
 app.command("backup")(board_copies.backup)
 app.command("restore")(board_copies.restore)
+app.command("compact")(board_compact.compact)
 
 BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]
@@ -96,11 +97,19 @@ def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption =
 
 @app.command("verify")
 def verify(board: BoardOption = None, as_json: JsonOption = False) -> None:
-    """Check the file, and the hash of every commit; exits 1 and names the first commit that was altered."""
+    """Check the file, and the hash of every commit; exits 1 and names the first commit that was altered.
+
+    After a compaction: of every commit from there on, and of all that was kept at that point.
+    """
     with reported_errors(as_json=as_json), _opened(board) as opened:
         commits = opened.verify()
         if as_json:
-            print_json({"commits": commits})
+            print_json({"commits": commits, "horizon": opened.horizon})
+        elif opened.horizon:
+            out.print(
+                f"commits {opened.horizon + 1} to {commits}, each as it was committed, on the state that was kept",
+                highlight=False,
+            )
         else:
             out.print(f"{commits} commits, each as it was committed", highlight=False)
 

@@ -14,7 +14,7 @@ import typer
 
 from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
-from agentsys.errors import ConfigurationError
+from agentsys.errors import BoardError, ConfigurationError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -99,9 +99,25 @@ async def _serve(
         app = create_app(supervisor, options, stopping)
         async with _taking_runs(supervisor, wanted=resume):
             _announce(options, as_json=as_json)
-            await run_server(app, listener, stopping)
+            compacting = asyncio.create_task(_compact_regularly(runtime, settings.board.keep))
+            try:
+                await run_server(app, listener, stopping)
+            finally:
+                compacting.cancel()
     finally:
         await runtime.close()
+
+
+async def _compact_regularly(runtime: Runtime, keep: str | None) -> None:
+    """Drop what the settings do not keep of the board's past, now and then; without a setting nothing."""
+    from agentsys.retention import EVERY_SECONDS, compact_board, parse_keep
+
+    while keep is not None:
+        try:
+            await asyncio.to_thread(compact_board, runtime.board, parse_keep(keep))
+        except BoardError as error:
+            err.print(f"The board was not compacted: {error}", highlight=False, markup=False)
+        await asyncio.sleep(EVERY_SECONDS)
 
 
 async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, *, resume: bool) -> None:

@@ -59,8 +59,8 @@ def board_router(board: Board, reader: str = OWNER, stopping: Stopping | None = 
         return [EntryDocument.of(version, reader) for version in board.history(topic, key)]
 
     @router.get("/commits")
-    def commits(after: Seq = 0, limit: Limit = 100, run: OptionalName = None) -> list[CommitDocument]:
-        """List commits after a sequence number, all or those of one run."""
+    def commits(after: OptionalSeq = None, limit: Limit = 100, run: OptionalName = None) -> list[CommitDocument]:
+        """List commits after a sequence number, all or those of one run; without one, from where the log begins."""
         return [CommitDocument.of(commit, reader) for commit in board.log(after=after, limit=limit, run=run)]
 
     @router.get("/tail", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})

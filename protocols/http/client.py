@@ -154,7 +154,7 @@ class RuntimeClient:
             "/board/entries", list[EntryDocument], topic=topic, topic_prefix=topic_prefix, at=at, limit=limit
         )
 
-    def commits(self, *, after: int = 0, limit: int = 100, run: str | None = None) -> list[CommitDocument]:
+    def commits(self, *, after: int | None = None, limit: int = 100, run: str | None = None) -> list[CommitDocument]:
         """Return commits after a sequence number."""
         return self._get("/board/commits", list[CommitDocument], after=after, limit=limit, run=run)
 

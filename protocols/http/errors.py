@@ -11,6 +11,7 @@ from agentsys.approvals import AlreadyDecided, UnknownApproval
 from agentsys.blackboard.board import ReadOnlyBoard
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.lock import BoardBusy
+from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.errors import AgentsysError, LabelError, ServingError
 from agentsys.journal import ReplayDivergence
 from agentsys.leases import RunBusy
@@ -51,6 +52,7 @@ STATUSES: dict[type[AgentsysError], int] = {
     BoardBusy: 409,
     ReplayDivergence: 409,
     AlreadyDecided: 409,
+    HistoryCompacted: 410,
     LabelError: 403,
     BadRequest: 422,
     ServingError: 503,
