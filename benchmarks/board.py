@@ -1,7 +1,8 @@
 """The board's commits beside raw SQLite, its fairness, its idle subscribers, its recovery and its old snapshots.
 
 Every figure is taken with full durability, the raw ceiling from the very rows and batches that the board had stored
-just before. ``--peer langgraph`` compares our checkpoint saver with LangGraph's own instead.
+just before. ``--peer langgraph`` compares our checkpoint saver with LangGraph's own instead, ``--set server=own``
+measures boards in PostgreSQL, on a server that is started for it; ``server=URL`` names another.
 """
 
 from __future__ import annotations
@@ -9,51 +10,32 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agentsys.benchmarks import board_peer
-from agentsys.benchmarks.board_load import Load, agents_on, fsync_seconds, in_folder, raw_seconds
+from agentsys.benchmarks import board_peer, board_postgres
+from agentsys.benchmarks.board_load import Figures, Load, agents_on, fsync_seconds, in_folder, raw_seconds
+from agentsys.benchmarks.board_team import fairness, idle_cost, put
 from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.entries import Json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import ConfigurationError
 
 AGENTS: Final = (1, 16, 64, 256)
-PROCESSES: Final = 8
-SUBSCRIBERS: Final = 1_000
 READS: Final = 500
 
 
-@dataclass(slots=True)
-class Figures:
-    """Repetitions by arm, and the bars and rows that follow from them."""
-
-    repetitions: dict[str, list[float]] = field(default_factory=dict)
-    rows: list[Sequence[str | float | int]] = field(default_factory=list)
-    bars: list[Bar] = field(default_factory=list)
-
-    def add(self, arm: str, value: float) -> None:
-        self.repetitions.setdefault(arm, []).append(value)
-
-    def median(self, arm: str) -> float:
-        return median(self.repetitions[arm])
-
-
 def main(options: Options) -> BenchResult:
-    """Measure; the argument ``peer`` may name ``langgraph``."""
+    """Measure; the argument ``peer`` may name ``langgraph``, ``server`` a PostgreSQL server by URL, or ``own``."""
     peer = options.arguments.get("peer")
     if peer == "langgraph":
         return board_peer.main(options)
     if peer:
         raise ConfigurationError(f"There is no peer {peer!r} of the board.", remedy="Use --peer langgraph.")
+    if "server" in options.arguments:
+        return board_postgres.main(options)
     figures = Figures()
     busy = other_cpu_share()
     with tempfile.TemporaryDirectory(prefix="agentsys-bench-") as name:
@@ -61,8 +43,8 @@ def main(options: Options) -> BenchResult:
         seconds = 0.5 if options.quick else 2.0
         repeats = 1 if options.quick else options.repeats
         _throughput(figures, in_folder(folder), folder, seconds, repeats)
-        _fairness(figures, folder, 2.0 if options.quick else 5.0)
-        _idle_subscribers(figures, in_folder(folder / "idle"), seconds, repeats)
+        fairness(figures, str(folder / "shared.db"), 2.0 if options.quick else 5.0)
+        idle_cost(figures, in_folder(folder / "idle"), seconds, repeats)
         _recovery(figures, folder, 20_000 if options.quick else 200_000)
         _snapshots(figures, folder, 20 if options.quick else 200, repeats)
     notes = [
@@ -82,13 +64,13 @@ def main(options: Options) -> BenchResult:
     )
 
 
-def _throughput(figures: Figures, name: Callable[[], Path], folder: Path, seconds: float, repeats: int) -> None:
+def _throughput(figures: Figures, name: Callable[[], str], folder: Path, seconds: float, repeats: int) -> None:
     loads: dict[int, list[Load]] = {count: [] for count in AGENTS}
     for _ in range(repeats):
         for count in AGENTS:
             figures.add("fsync", fsync_seconds(folder))
             load = agents_on(name(), count, seconds)
-            raw = load.commits / raw_seconds(name(), load.batches)
+            raw = load.commits / raw_seconds(Path(name()), load.batches)
             loads[count].append(load)
             figures.add(f"board {count}", load.rate)
             figures.add(f"raw {count}", raw)
@@ -109,90 +91,6 @@ def _throughput(figures: Figures, name: Callable[[], Path], folder: Path, second
     figures.rows.append(["fsync of 4 KiB, ms", round(figures.median("fsync") * 1e3, 2), "", "", ""])
 
 
-def _fairness(figures: Figures, folder: Path, seconds: float) -> None:
-    path = folder / "shared.db"
-    with Board.open(path) as board, ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(write_together, str(path), number, seconds) for number in range(PROCESSES)]
-        while len(board.query(Predicate(topic="ready"))) < PROCESSES:
-            time.sleep(0.05)
-        _put(board, "go", "at", time.time() + 0.5)
-        counts = [future.result() for future in futures]
-    fairness = jain(counts)
-    figures.add("fairness", fairness)
-    figures.rows.append([f"Jain fairness, {PROCESSES} processes", round(fairness, 3), f"commits: {counts}", "", ""])
-    figures.bars.append(Bar(f"Jain fairness over {PROCESSES} writing processes", fairness, 0.9))
-
-
-def write_together(path: str, number: int, seconds: float) -> int:
-    """Say that one is ready, commit for ``seconds`` from when all go, and return how often."""
-    count = 0
-    with Board.open(path) as board:
-        _put(board, "ready", f"process {number}", True)
-        while (go := board.get("go", "at")) is None:
-            time.sleep(0.05)
-        begin = float(str(go.value))
-        time.sleep(max(0.0, begin - time.time()))
-        while time.time() < begin + seconds:
-            _put(board, f"process {number}", "count", count)
-            count += 1
-    return count
-
-
-def _put(board: Board, topic: str, key: str, value: Json) -> None:
-    transaction = board.begin("bench")
-    transaction.put(topic, key, value, type="note")
-    board.commit(transaction)
-
-
-def jain(counts: Sequence[float]) -> float:
-    """Return Jain's index: 1 where all are equal, 1/n where one has everything."""
-    squares = sum(count * count for count in counts)
-    return sum(counts) ** 2 / (len(counts) * squares) if squares else 0.0
-
-
-def _idle_subscribers(figures: Figures, name: Callable[[], Path], seconds: float, repeats: int) -> None:
-    arms = {
-        "alone": lambda: agents_on(name(), 16, seconds).rate,
-        "beside subscribers": lambda: agents_on(name(), 16, seconds, beside=idle_subscribers).rate,
-    }
-    taken = interleave(arms, max(2, repeats))
-    figures.repetitions.update(taken)
-    shares = [beside / alone for alone, beside in zip(*taken.values(), strict=True)]
-    cost = 100 * (1 - median(shares))
-    beside = f"alone: {figures.median('alone'):,.0f}"
-    what = f"commits/s, 16 agents, {SUBSCRIBERS:,} idle subscribers"
-    figures.rows.append([what, round(figures.median("beside subscribers")), beside, "", ""])
-    figures.bars.append(Bar(f"cost of {SUBSCRIBERS:,} idle subscribers, %", cost, 5, at_least=False))
-
-
-def idle_subscribers(board: Board) -> ExitStack:
-    """Let a thousand threads wait for what nobody writes, until the stack that is returned closes."""
-    ended = threading.Event()
-
-    def wait(number: int) -> None:
-        subscription = board.subscribe(f"idle {number}", Predicate(topic=f"idle {number}"), after=board.head)
-        while not ended.is_set():
-            subscription.wait(3600)
-
-    threading.stack_size(256 * 1024)
-    threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(SUBSCRIBERS)]
-    for thread in threads:
-        thread.start()
-    stack = ExitStack()
-
-    def wake() -> None:
-        ended.set()
-        transaction = board.begin("bench")
-        for number in range(SUBSCRIBERS):
-            transaction.put(f"idle {number}", "end", True, type="note")
-        board.commit(transaction)
-        for thread in threads:
-            thread.join()
-
-    stack.callback(wake)
-    return stack
-
-
 def _recovery(figures: Figures, folder: Path, rows: int) -> None:
     path = folder / "recovery.db"
     process = multiprocessing.get_context("spawn").Process(target=fill_and_die, args=(str(path), rows))
@@ -200,7 +98,7 @@ def _recovery(figures: Figures, folder: Path, rows: int) -> None:
     process.join()
     start = time.perf_counter()
     with Board.open(path) as board:
-        _put(board, "after", "recovery", True)
+        put(board, "after", "recovery", True)
         taken = (time.perf_counter() - start) * 1e6 / board.head
     figures.add("recovery", taken)
     figures.rows.append(["first commit after a kill, s a million commits", round(taken, 2), f"of {rows:,}", "", ""])

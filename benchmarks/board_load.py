@@ -15,18 +15,34 @@ from statistics import median
 from typing import Any, Final
 from unittest import mock
 
+from agentsys.benchmarks.harness import Bar
 from agentsys.blackboard.awaiting import awaitable
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, canonical_json
 from agentsys.blackboard.schema import COMMITS, ENTRIES
-from agentsys.blackboard.sqlite import SqliteStorage
+from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import PreparedCommit
 
 KEYS: Final = 16
 """Entries that each agent goes round; every write supersedes a version once the round is full."""
 TEXT: Final = "x" * 180
 """With its envelope, a value of about 200 bytes."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """Repetitions by arm, and the bars and rows that follow from them."""
+
+    repetitions: dict[str, list[float]] = field(default_factory=dict)
+    rows: list[Sequence[str | float | int]] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+
+    def add(self, arm: str, value: float) -> None:
+        self.repetitions.setdefault(arm, []).append(value)
+
+    def median(self, arm: str) -> float:
+        return median(self.repetitions[arm])
 
 
 @dataclass(slots=True)
@@ -69,11 +85,10 @@ async def agents(board: Board, count: int, seconds: float) -> Load:
 
 
 def agents_on(
-    path: Path, count: int, seconds: float, beside: Callable[[Board], AbstractContextManager[Any]] = nullcontext
+    location: str, count: int, seconds: float, beside: Callable[[Board], AbstractContextManager[Any]] = nullcontext
 ) -> Load:
-    """Run :func:`agents` on a new board at ``path``, and keep what it stored batch by batch, the furniture first."""
-    path.parent.mkdir(exist_ok=True)
-    with Board.open(path) as board:
+    """Run :func:`agents` on a new board at ``location``; keep what it stored batch by batch, the furniture first."""
+    with Board.open(location) as board:
         with beside(board), recorded_sizes() as sizes:
             _furnish(board, count)
             load = asyncio.run(agents(board, count, seconds))
@@ -94,13 +109,13 @@ def _furnish(board: Board, count: int) -> None:
 def recorded_sizes() -> Iterator[list[int]]:
     """Keep the size of every batch that any board of this process stores meanwhile."""
     sizes: list[int] = []
-    append = SqliteStorage.append
+    append = SqlStorage.append
 
-    def recording(storage: SqliteStorage, commits: Sequence[PreparedCommit]) -> None:
+    def recording(storage: SqlStorage, commits: Sequence[PreparedCommit]) -> None:
         append(storage, commits)
         sizes.append(len(commits))
 
-    with mock.patch.object(SqliteStorage, "append", recording):
+    with mock.patch.object(SqlStorage, "append", recording):
         yield sizes
 
 
@@ -152,17 +167,18 @@ def _statements(batch: Sequence[PreparedCommit]) -> list[tuple[str, list[tuple[A
     commits, entries = ([tuple(row.values()) for row in kind] for kind in (rows.commits, rows.entries))
     return [
         ("UPDATE board SET head=?, head_hash=?", [(last.seq, last.hash)]),
-        (_insert(COMMITS.name, commits), commits),
+        (_insert(COMMITS.name, list(rows.commits[0])), commits),
         (supersede, superseded),
-        (_insert(ENTRIES.name, entries), entries),
+        (_insert(ENTRIES.name, list(rows.entries[0])), entries),
     ]
 
 
-def _insert(table: str, rows: Sequence[tuple[Any, ...]]) -> str:
-    return f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})"
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
-def in_folder(folder: Path) -> Callable[[], Path]:
+def in_folder(folder: Path) -> Callable[[], str]:
     """Return a function that names a new board file in ``folder`` at each call."""
+    folder.mkdir(exist_ok=True)
     numbers = iter(range(1 << 30))
-    return lambda: folder / f"board-{next(numbers)}.db"
+    return lambda: str(folder / f"board-{next(numbers)}.db")

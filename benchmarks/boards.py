@@ -6,8 +6,9 @@ import secrets
 from pathlib import Path
 
 
-def board_location(folder: Path, server: str | None) -> str:
+def board_location(folder: Path | None, server: str | None) -> str:
     """Return the location of a board that does not exist yet, in ``folder`` or on the ``server`` at a URL."""
     if server is None:
+        assert folder is not None
         return str(folder / "board.db")
     return f"{server}{'&' if '?' in server else '?'}board=bench{secrets.token_hex(4)}"

@@ -27,6 +27,7 @@ from agentsys.blackboard.verification import verify
 
 _T = TypeVar("_T")
 
+STATE: Final = select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch)
 PAGE: Final = 500
 """Commits assembled per step when the log is read."""
 
@@ -63,6 +64,7 @@ class SqlReader:
         self._closed = False
 
     def state(self) -> BoardState:
+<<<<<<< HEAD
         return BoardState(*self._rows(_STATE)[0])
 
     @property
@@ -72,6 +74,10 @@ class SqlReader:
 
     def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]:
         return self._rows(statement)
+=======
+        head, head_hash, epoch = self._rows(STATE)[0]
+        return BoardState(head, head_hash, epoch)
+>>>>>>> 5e7bd42 (Measure boards in PostgreSQL beside one raw connection; ask the driver itself for the head and for single entries)
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
         rows = self._as_of(VERSION_AT, {"topic": topic, "key": key, "at": at})

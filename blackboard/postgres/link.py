@@ -5,7 +5,7 @@ Rows go to the server as one JSON document for each table: the driver takes fift
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import psycopg
 from sqlalchemy import BigInteger, Column, Float, Integer
@@ -27,10 +27,13 @@ _OPTIONS: Final = " ".join(
 )
 
 
+Parameters: TypeAlias = "Sequence[object] | Mapping[str, object]"
+
+
 class Statements(Protocol):
     """Carries out statements in the driver's own words."""
 
-    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, parameters: Parameters) -> list[tuple[Any, ...]]:
         """Carry out a statement and return its rows."""
 
     def close(self) -> None: ...
@@ -45,7 +48,7 @@ class Link:
         self._durability = durability
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
-    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, parameters: Parameters) -> list[tuple[Any, ...]]:
         """Carry out a statement, which commits by itself, and return its rows.
 
         Raises the board's errors. After one, whether it was carried out is unknown, and its connection is closed.

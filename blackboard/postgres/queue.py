@@ -57,19 +57,19 @@ class SubmissionQueue:
     def submit(self, requests: Mapping[str, str]) -> None:
         """Add requests by id, and wake the leader; one that is there already stays as it is."""
         rows = [{"id": id_, "epoch": self._epoch, "request": request} for id_, request in requests.items()]
-        self._link.rows(_SUBMIT, records(rows), self._channel, WORK)
+        self._link.rows(_SUBMIT, (records(rows), self._channel, WORK))
 
     def collect(self) -> dict[str, str]:
         """Remove and return the answers to this opening's requests."""
-        return dict(self._link.rows(_COLLECT, self._epoch))
+        return dict(self._link.rows(_COLLECT, (self._epoch,)))
 
     def withdraw(self) -> None:
         """Remove this opening's requests, answered or not."""
-        self._link.rows(_WITHDRAW, self._epoch)
+        self._link.rows(_WITHDRAW, (self._epoch,))
 
     def take(self, term: str) -> list[Taken]:
         """Return the requests that were not taken in this ``term`` of leading yet."""
-        return [Taken(*row) for row in self._link.rows(_TAKE, term, term)]
+        return [Taken(*row) for row in self._link.rows(_TAKE, (term, term))]
 
     def answer(self, answers: Mapping[str, str], signals: Sequence[str] = ()) -> None:
         """Store answers by id of the request, wake who waits for them, and give ``signals`` to all.
@@ -77,7 +77,7 @@ class SubmissionQueue:
         Requests that were withdrawn are passed over.
         """
         rows = [{"id": id_, "answer": answer} for id_, answer in answers.items()]
-        self._link.rows(_ANSWER, records(rows), self._channel, ANSWERS, records(signals))
+        self._link.rows(_ANSWER, (records(rows), self._channel, ANSWERS, records(signals)))
 
     def close(self) -> None:
         self._link.close()

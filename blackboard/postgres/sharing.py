@@ -18,6 +18,7 @@ from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
 from agentsys.blackboard.postgres.queue import ANSWERS, WORK, SubmissionQueue
+from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.postgres.signals import Signals
 from agentsys.blackboard.postgres.storage import (
     PostgresStorage,
@@ -57,7 +58,7 @@ class _Pending:
     future: "Future[Commit]"
 
 
-class LeasedReader(SqlReader):
+class LeasedReader(PostgresReader):
     """Reads that ask the leader's memory first, while this process leads."""
 
     storage: PostgresStorage | None = None

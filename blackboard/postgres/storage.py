@@ -12,6 +12,7 @@ from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
 from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.link import Link, Statements, records, recordset, type_of
+from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.rows import ENTRY_COLUMNS, cursor_from_row, cursor_to_row, entry_from_row
 from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES, SCHEMA_VERSION
@@ -106,7 +107,7 @@ def _statement(parts: tuple[str, ...]) -> str:
     return f"WITH {', '.join((*_FENCE, *(_PARTS[part] for part in parts)))} SELECT one FROM fence"  # noqa: S608
 
 
-class PostgresStorage(SqlStorage):
+class PostgresStorage(SqlStorage, PostgresReader):
     """The writing side of the opening ``epoch``, which leads or learns at its next commit that it does not."""
 
     def __init__(self, database: PostgresDatabase, epoch: int, link: Statements | None = None) -> None:
@@ -127,13 +128,14 @@ class PostgresStorage(SqlStorage):
     def close(self) -> None:
         """Give its own connection back; the others belong to the database object, which outlives a time of leading."""
         self._link.close()
+        self.close_links()
 
     def _horizon(self) -> int:
         return self.state().horizon
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
         wanted = records([{"topic": topic, "key": key} for topic, key in keys])
-        return map(entry_from_row, self._postgres.patiently(lambda: self._link.rows(_HEADS, wanted)))
+        return map(entry_from_row, self._postgres.patiently(lambda: self._link.rows(_HEADS, (wanted,))))
 
     def _store(self, rows: BatchRows) -> None:
         parts = tuple(
@@ -142,7 +144,7 @@ class PostgresStorage(SqlStorage):
         first, last = rows.commits[0], rows.commits[-1]
         fence = (last["seq"], last["hash"], self.epoch, first["seq"] - 1)
         try:
-            self._link.rows(_statement(parts), *fence, *(records(getattr(rows, name)) for name in parts))
+            self._link.rows(_statement(parts), (*fence, *(records(getattr(rows, name)) for name in parts)))
         except StorageFailed as error:
             if getattr(error.__cause__, "sqlstate", None) == _DIVISION_BY_ZERO:
                 raise self._refusal() from error
@@ -181,7 +183,7 @@ def open_reader(database: PostgresDatabase) -> SqlReader:
         version = schema_version(connection, database)
     if version < SCHEMA_VERSION:
         raise SchemaTooOld(f"{database.name} has schema version {version}; reading needs {SCHEMA_VERSION}.")
-    return SqlReader(database.readers, database)
+    return PostgresReader(database.readers, database)
 
 
 def _exists(connection: Connection, schema: str) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Select, select
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.postgres.connections import RETRY_SECONDS, PostgresDatabase
+from agentsys.blackboard.postgres.link import Parameters
 from agentsys.blackboard.postgres.sharing import HEAD, LeasedCommitter
 from agentsys.blackboard.postgres.storage import PostgresStorage
 from agentsys.blackboard.preparation import check_remembered, prepare
@@ -138,7 +139,7 @@ class _LockedBoard(PostgresStorage):
 
     def tell(self, head: int) -> None:
         """Wake those that wait for commits, once the transaction is committed."""
-        self._link.rows("SELECT pg_notify(%s, %s)", self._postgres.address.schema, f"{HEAD}:{head}")
+        self._link.rows("SELECT pg_notify(%s, %s)", (self._postgres.address.schema, f"{HEAD}:{head}"))
 
     def _rows(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any] | None = None) -> Sequence[AnyRow]:
         # No second try: a connection that broke took the transaction along.
@@ -155,7 +156,7 @@ class _SharedLink:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, parameters: Parameters) -> list[tuple[Any, ...]]:
         driver: Any = self._connection.connection.driver_connection
         cursor = driver.execute(statement.encode(), parameters)
         return cursor.fetchall() if cursor.description else []

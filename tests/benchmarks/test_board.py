@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agentsys.benchmarks import board
+from agentsys.benchmarks import board, board_team
 from agentsys.benchmarks.board_load import agents_on, raw_seconds
 from agentsys.benchmarks.board_peer import walk
 from agentsys.benchmarks.board_savers import postgres_arms, sqlite_arms
@@ -15,7 +15,7 @@ from agentsys.errors import ConfigurationError
 
 
 def test_raw_sqlite_stores_what_the_board_stored(tmp_path):
-    load = agents_on(tmp_path / "board.db", 4, 0.2)
+    load = agents_on(str(tmp_path / "board.db"), 4, 0.2)
     assert raw_seconds(tmp_path / "raw.db", load.batches) > 0
     with Board.open_read_only(tmp_path / "board.db") as one, Board.open_read_only(tmp_path / "raw.db") as other:
         assert one.log() == other.log()
@@ -23,9 +23,9 @@ def test_raw_sqlite_stores_what_the_board_stored(tmp_path):
 
 
 def test_jains_index_tells_equal_shares_from_one_who_has_all():
-    assert board.jain([5, 5, 5, 5]) == 1
-    assert board.jain([20, 0, 0, 0]) == 0.25
-    assert board.jain([0, 0]) == 0
+    assert board_team.jain([5, 5, 5, 5]) == 1
+    assert board_team.jain([20, 0, 0, 0]) == 0.25
+    assert board_team.jain([0, 0]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_every_saver_reads_back_what_was_put(database, number, server, tmp_path)
 
 
 def test_idle_subscribers_are_there_and_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(board, "SUBSCRIBERS", 5)
-    load = agents_on(tmp_path / "board.db", 2, 0.1, beside=board.idle_subscribers)
+    monkeypatch.setattr(board_team, "SUBSCRIBERS", 5)
+    load = agents_on(str(tmp_path / "board.db"), 2, 0.1, beside=board_team.idle_subscribers)
     assert load.commits > 0
 
 

@@ -1,0 +1,106 @@
+"""Many on one board: processes that all write it, and subscribers that only wait."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from typing import Final
+
+from agentsys.benchmarks.board_load import Figures, agents_on
+from agentsys.benchmarks.harness import Bar, interleave, median
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.predicates import Predicate
+
+PROCESSES: Final = 8
+SUBSCRIBERS: Final = 1_000
+
+
+def fairness(figures: Figures, location: str, seconds: float) -> None:
+    """Let eight processes write one board as fast as each can, and add how even their shares are."""
+    with Board.open(location) as board, ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(write_together, location, number, seconds) for number in range(PROCESSES)]
+        while len(board.query(Predicate(topic="ready"))) < PROCESSES:
+            time.sleep(0.05)
+        put(board, "go", "at", time.time() + 0.5)
+        counts = [future.result() for future in futures]
+    share = jain(counts)
+    figures.add("fairness", share)
+    figures.rows.append([f"Jain fairness, {PROCESSES} processes", round(share, 3), f"commits: {counts}", "", ""])
+    figures.bars.append(Bar(f"Jain fairness over {PROCESSES} writing processes", share, 0.9))
+
+
+def write_together(location: str, number: int, seconds: float) -> int:
+    """Say that one is ready, commit for ``seconds`` from when all go, and return how often."""
+    count = 0
+    with Board.open(location) as board:
+        put(board, "ready", f"process {number}", True)
+        while (go := board.get("go", "at")) is None:
+            time.sleep(0.05)
+        begin = float(str(go.value))
+        time.sleep(max(0.0, begin - time.time()))
+        while time.time() < begin + seconds:
+            put(board, f"process {number}", "count", count)
+            count += 1
+    return count
+
+
+def put(board: Board, topic: str, key: str, value: Json) -> None:
+    """Commit one entry."""
+    transaction = board.begin("bench")
+    transaction.put(topic, key, value, type="note")
+    board.commit(transaction)
+
+
+def jain(counts: Sequence[float]) -> float:
+    """Return Jain's index: 1 where all are equal, 1/n where one has everything."""
+    squares = sum(count * count for count in counts)
+    return sum(counts) ** 2 / (len(counts) * squares) if squares else 0.0
+
+
+def idle_cost(figures: Figures, name: Callable[[], str], seconds: float, repeats: int) -> None:
+    """Add what a thousand subscribers cost that wait for what nobody writes."""
+    arms = {
+        "alone": lambda: agents_on(name(), 16, seconds).rate,
+        "beside subscribers": lambda: agents_on(name(), 16, seconds, beside=idle_subscribers).rate,
+    }
+    taken = interleave(arms, max(2, repeats))
+    figures.repetitions.update(taken)
+    shares = [beside / alone for alone, beside in zip(*taken.values(), strict=True)]
+    cost = 100 * (1 - median(shares))
+    beside = f"alone: {figures.median('alone'):,.0f}"
+    what = f"commits/s, 16 agents, {SUBSCRIBERS:,} idle subscribers"
+    figures.rows.append([what, round(figures.median("beside subscribers")), beside, "", ""])
+    figures.bars.append(Bar(f"cost of {SUBSCRIBERS:,} idle subscribers, %", cost, 5, at_least=False))
+
+
+def idle_subscribers(board: Board) -> ExitStack:
+    """Let a thousand threads wait for what nobody writes, until the stack that is returned closes."""
+    ended = threading.Event()
+
+    def wait(number: int) -> None:
+        subscription = board.subscribe(f"idle {number}", Predicate(topic=f"idle {number}"), after=board.head)
+        while not ended.is_set():
+            subscription.wait(3600)
+
+    threading.stack_size(256 * 1024)
+    threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(SUBSCRIBERS)]
+    for thread in threads:
+        thread.start()
+    stack = ExitStack()
+
+    def wake() -> None:
+        ended.set()
+        transaction = board.begin("bench")
+        for number in range(SUBSCRIBERS):
+            transaction.put(f"idle {number}", "end", True, type="note")
+        board.commit(transaction)
+        for thread in threads:
+            thread.join()
+
+    stack.callback(wake)
+    return stack
