@@ -64,8 +64,7 @@ class SqlReader:
         self._closed = False
 
     def state(self) -> BoardState:
-<<<<<<< HEAD
-        return BoardState(*self._rows(_STATE)[0])
+        return BoardState(*self._rows(STATE)[0])
 
     @property
     def name(self) -> str:
@@ -74,10 +73,6 @@ class SqlReader:
 
     def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]:
         return self._rows(statement)
-=======
-        head, head_hash, epoch = self._rows(STATE)[0]
-        return BoardState(head, head_hash, epoch)
->>>>>>> 5e7bd42 (Measure boards in PostgreSQL beside one raw connection; ask the driver itself for the head and for single entries)
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
         rows = self._as_of(VERSION_AT, {"topic": topic, "key": key, "at": at})

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from agentsys.blackboard import conflicts, effects, entries, labels, merges, predicates, transactions
 from agentsys.blackboard.conflicts import Conflict
+from agentsys.blackboard.rows import label_from_text, label_to_text
 from agentsys.blackboard.storage import StorageFailed
 from agentsys.errors import AgentsysError
 
@@ -24,7 +25,6 @@ _RECORDS: Final[dict[str, type]] = {
         entries.Entry,
         entries.EntryVersionRef,
         entries.Endorsement,
-        labels.Label,
         labels.Readers,
         predicates.Predicate,
         effects.EffectIntent,
@@ -40,7 +40,8 @@ _RECORDS: Final[dict[str, type]] = {
         merges.UnsetFields,
     )
 }
-_ENUMS: Final[dict[str, Callable[[str], object]]] = {
+_TEXTS: Final[dict[str, Callable[[str], object]]] = {
+    "Label": label_from_text,
     "EffectClass": effects.EffectClass,
     "EffectState": effects.EffectState,
 }
@@ -66,7 +67,10 @@ def _encoded(value: object) -> object:
         return {kind: [_encoded(item) for item in value]}
     if isinstance(value, Mapping):
         return {"dict": [[_encoded(key), _encoded(item)] for key, item in value.items()]}
-    if kind in _ENUMS:
+    if isinstance(value, labels.Label):
+        # Most of a request's labels are equal, and their texts are kept.
+        return {kind: label_to_text(value)}
+    if kind in _TEXTS:
         return {kind: str(value)}
     if isinstance(value, Conflict):
         return {kind: [value.tx_id, _encoded(value.items)]}
@@ -83,8 +87,8 @@ def _decoded(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind in _ENUMS:
-        return _ENUMS[kind](content)
+    if kind in _TEXTS:
+        return _TEXTS[kind](content)
     parts = _decoded(content)
     if kind == "tuple":
         return tuple(parts)

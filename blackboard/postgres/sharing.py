@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from agentsys.blackboard.committer import Committer
@@ -17,7 +18,7 @@ from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
-from agentsys.blackboard.postgres.queue import ANSWERS, WORK, SubmissionQueue
+from agentsys.blackboard.postgres.queue import ANSWERS, WORK, SubmissionQueue, Taken
 from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.postgres.signals import Signals
 from agentsys.blackboard.postgres.storage import (
@@ -102,13 +103,14 @@ class LeasedCommitter:
         self._committer: Committer | None = None
         self._term = ""
         self._broken = False
-        self._has_work = False
+        self._called = False
+        """Whether there are requests, for the one who leads, or answers, for the others."""
         self._closed = False
         self._finished = False
         self._numbers = itertools.count()
         self._wake = threading.Event()
         self._head = self._told_head = 0
-        self._due = {"renew": 0.0, "poll": 0.0, "resend": 0.0, "tidy": 0.0, "notify": 0.0}
+        self._due = {"renew": 0.0, "look": 0.0, "poll": 0.0, "resend": 0.0, "tidy": 0.0, "notify": 0.0}
         try:
             create_or_upgrade(self._database)
             self._lease = Lease(self._database)
@@ -230,12 +232,12 @@ class LeasedCommitter:
             self._learn(int(number))
             return
         if kind == VACANT:
-            self._due["poll"] = 0.0
-        elif kind == WORK:
-            self._has_work = True
-        leads = self._committer is not None
-        if kind == VACANT or (kind == WORK if leads else signal == f"{ANSWERS}:{self.epoch}"):
-            self._wake.set()
+            self._due["look"] = 0.0
+        elif signal == (WORK if self._committer is not None else f"{ANSWERS}:{self.epoch}"):
+            self._called = True
+        else:
+            return
+        self._wake.set()
 
     def _published(self, commits: Sequence[Commit]) -> None:
         self._head = commits[-1].seq
@@ -246,8 +248,7 @@ class LeasedCommitter:
     def _run(self) -> None:
         lost_since: float | None = None
         while not self._finished:
-            due = ("renew", "poll") if self._told_head == self._head else ("renew", "poll", "notify")
-            self._wake.wait(max(0.0, min(self._due[what] for what in due) - time.monotonic()))
+            self._wake.wait(max(0.0, self._next_due() - time.monotonic()))
             self._wake.clear()
             try:
                 self._step()
@@ -260,6 +261,14 @@ class LeasedCommitter:
                 time.sleep(RETRY_SECONDS)
                 self._wake.set()
 
+    def _next_due(self) -> float:
+        due = ["renew", "poll"]
+        if self._committer is None:
+            due.append("look")
+        elif self._told_head != self._head:
+            due.append("notify")
+        return min(self._due[what] for what in due)
+
     def _is_due(self, what: str, seconds: float) -> bool:
         now = time.monotonic()
         if now < self._due[what]:
@@ -267,11 +276,15 @@ class LeasedCommitter:
         self._due[what] = now + seconds
         return True
 
+    def _is_called(self) -> bool:
+        called, self._called = self._called, False
+        return self._is_due("poll", POLL_SECONDS) or called
+
     def _step(self) -> None:
         """Do once what is to be done."""
         if self._broken:
             self._stop_leading()
-            self._due["poll"] = 0.0
+            self._due["look"] = 0.0
         if self._is_due("renew", self._database.address.lease / 5) and not self._lease.renew():
             self._stop_leading()
         if self._committer is None:
@@ -280,14 +293,15 @@ class LeasedCommitter:
             self._serve()
 
     def _follow(self) -> None:
-        if self._is_due("poll", POLL_SECONDS):
+        if self._is_due("look", POLL_SECONDS):
             if self._lease.vacant() and self._lease.try_lead():
                 self._start_leading()
                 return
             self._learn(self.reader.state().head)
-        if self._pending:
-            for name, answer in self._queue.collect().items():
-                self._settle(name, from_text(answer))
+        if self._is_called() and self._pending:
+            answers = {name: from_text(answer) for name, answer in self._queue.collect().items()}
+            for name, outcome in answers.items():
+                self._settle(name, outcome)
         with self._guard:
             if self._is_due("resend", RESEND_SECONDS):
                 # A crash of the server empties the queue.
@@ -313,6 +327,7 @@ class LeasedCommitter:
         head = storage.state().head
         with self._guard:
             self._term, self._head, self._told_head = uuid.uuid4().hex, head, head
+            self._called = True
             self._learn(head)
             self._committer = Committer(storage, self._published, self._lease.alive)
             self.reader.storage = storage
@@ -335,25 +350,25 @@ class LeasedCommitter:
     def _serve(self) -> None:
         committer = self._committer
         assert committer is not None
-        if self._has_work or self._is_due("poll", POLL_SECONDS):
-            self._has_work = False
-            for taken in self._queue.take(self._term):
-                self._take_up(committer, taken.id, taken.request, taken.before)
+        if self._is_called():
+            self._take_up(committer, self._queue.take(self._term))
         self._flush()
         if self._is_due("tidy", TIDY_SECONDS):
             self._lease.tidy()
 
-    def _take_up(self, committer: Committer, name: str, text: str, before: bool) -> None:
-        try:
-            request: CommitRequest = from_text(text)
-            inner = committer.submit(replace(request, resubmitted=request.resubmitted or before))
-        except BoardClosed:
-            return
-        except Exception as error:
-            failed = StorageFailed(f"The request cannot be read: {type(error).__name__}: {error}.")
-            self._answers.put((name, failed))
-            return
-        inner.add_done_callback(lambda inner: self._answer(name, inner))
+    def _take_up(self, committer: Committer, requests: Sequence[Taken]) -> None:
+        # All are read before the first is submitted, or the committer would store that one alone.
+        readable: list[tuple[str, CommitRequest]] = []
+        for taken in requests:
+            try:
+                request: CommitRequest = from_text(taken.request)
+                readable.append((taken.id, replace(request, resubmitted=request.resubmitted or taken.before)))
+            except Exception as error:
+                failed = StorageFailed(f"The request cannot be read: {type(error).__name__}: {error}.")
+                self._answers.put((taken.id, failed))
+        with suppress(BoardClosed):
+            for name, request in readable:
+                committer.submit(request).add_done_callback(partial(self._answer, name))
 
     def _answer(self, name: str, inner: "Future[Commit]") -> None:
         error = inner.exception()
