@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import Final
 
 from agentsys.benchmarks.crash.planted import FAULTS
 from agentsys.benchmarks.crash.trial import PROCESSES, Trial, run_trial
 from agentsys.benchmarks.harness import Bar, BenchResult, Options
+from agentsys.benchmarks.postgres_server import OWN, running_server
 
 KILLS: Final = 2_000
 QUICK_KILLS: Final = 200
@@ -18,12 +20,15 @@ PLANTED_KILLS: Final = 12
 def main(options: Options) -> BenchResult:
     """Kill on one board after another, then show that each planted fault is caught, over SQLite.
 
-    ``--set kills=N`` says how often, ``--set server=URL`` puts the boards on a PostgreSQL server.
+    ``--set kills=N`` says how often, ``--set server=URL`` puts the boards on a PostgreSQL server; ``server=own`` on one
+    that is started for it and killed, too.
     """
     wanted = int(options.arguments.get("kills", QUICK_KILLS if options.quick else KILLS))
+    server = options.arguments.get("server")
     trials: list[Trial] = []
-    while sum(trial.kills for trial in trials) < wanted:
-        trials.append(run_trial(KILLS_PER_BOARD, seed=len(trials), server=options.arguments.get("server")))
+    with running_server() if server == OWN else nullcontext() as killable:
+        while sum(trial.kills for trial in trials) < wanted:
+            trials.append(run_trial(KILLS_PER_BOARD, seed=len(trials), server=server, killable=killable))
     caught = {fault: run_trial(PLANTED_KILLS, seed=0, fault=fault).faults for fault in FAULTS}
     kills = sum(trial.kills for trial in trials)
     faults = [fault for trial in trials for fault in trial.faults]
@@ -33,6 +38,7 @@ def main(options: Options) -> BenchResult:
         ["processes at a time", PROCESSES],
         ["kills", kills],
         ["of the process that led", sum(trial.leaders for trial in trials)],
+        ["of the database server", sum(trial.servers for trial in trials)],
         ["commits", sum(trial.commits for trial in trials)],
     ]
     rows += [[f"effects {state}", count] for state, count in sorted(effects.items())]

@@ -37,6 +37,20 @@ class Task:
     def record(self) -> Path:
         return self.folder / f"{self.process}.jsonl"
 
+    def epoch(self) -> int | None:
+        """Return the number of the process's opening, once it has opened the board."""
+        try:
+            return int(self._epoch.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def tell_epoch(self, epoch: int) -> None:
+        self._epoch.write_text(str(epoch), encoding="utf-8")
+
+    @property
+    def _epoch(self) -> Path:
+        return self.folder / f"{self.process}.epoch"
+
 
 def work(task: Task) -> None:
     """Work until killed. What was acknowledged is in ``task.record``, one line and one system call each."""
@@ -48,6 +62,7 @@ async def _work(task: Task) -> None:
     world = World(task.folder / "world")
     record = os.open(task.record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     board = Board.open(task.location)
+    task.tell_epoch(board.epoch)
     known = tools(world)
     await recover(board, known)
     names = [f"p{task.process}-{number}" for number in range(WRITERS)]

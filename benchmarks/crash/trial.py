@@ -19,8 +19,10 @@ from agentsys.benchmarks.boards import board_location
 from agentsys.benchmarks.crash.client import Task, recover, work
 from agentsys.benchmarks.crash.faults import find_faults
 from agentsys.benchmarks.crash.world import World, tools
+from agentsys.benchmarks.postgres_server import PostgresServer
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectState
+from agentsys.blackboard.postgres.address import is_postgres
 from agentsys.tools import Tool
 
 PROCESSES: Final = 3
@@ -28,6 +30,8 @@ CLIENT: Final = "agentsys.benchmarks.crash.client"
 LONGEST_PAUSE: Final = 0.12
 """Seconds between a new process's first acknowledgement and the next kill, at most."""
 
+SHORT_LEASE: Final = 1.0
+"""Seconds of a lease on a server of our own, so that a leader's death costs no more."""
 LONGEST_LEASE: Final = 60.0
 """Seconds after which a killed process certainly counts as dead."""
 
@@ -38,33 +42,42 @@ class Trial:
 
     kills: int
     leaders: int
+    servers: int
     commits: int
     effects: Counter[str]
     faults: list[str]
     seconds: float
 
 
-def run_trial(kills: int, seed: int, fault: str | None = None, server: str | None = None) -> Trial:
-    """Kill ``kills`` times one process of a new board, then all at once; take up what they left and look for faults."""
+def run_trial(
+    kills: int, seed: int, fault: str | None = None, server: str | None = None, killable: PostgresServer | None = None
+) -> Trial:
+    """Kill ``kills`` times one process of a new board, then all at once; take up what they left and look for faults.
+
+    A ``killable`` server, on which the board then is, is killed every third time in place of a process.
+    """
     with tempfile.TemporaryDirectory(prefix="agentsys-crash-") as name:
         folder = Path(name)
         began = time.monotonic()
-        team = _Team(folder, fault, server)
-        leaders = team.kill_some(kills, random.Random(seed))
+        team = _Team(folder, fault, server, killable)
+        leaders, servers = team.kill_some(kills, random.Random(seed))
         team.kill_all()
         world = World(folder / "world")
         with Board.open(team.location) as board:
-            asyncio.run(_take_up(board, tools(world)))
+            asyncio.run(_take_up(board, team.location, tools(world)))
             faults = find_faults(board, list(_lines(folder)), world.done())
             states = Counter(effect.state.value for effect in board.effects())
             head = board.head
         world.close()
-        return Trial(kills + PROCESSES, leaders, head, states, faults, time.monotonic() - began)
+        return Trial(kills + PROCESSES, leaders, servers, head, states, faults, time.monotonic() - began)
 
 
-async def _take_up(board: Board, known: Mapping[EffectClass, Tool]) -> None:
+async def _take_up(board: Board, location: str, known: Mapping[EffectClass, Tool]) -> None:
     """Recover all effects, those of processes too whose leases have yet to run out before they count as dead."""
     deadline = time.monotonic() + LONGEST_LEASE
+    if is_postgres(location):
+        # Until then, what the dead had submitted may be committed.
+        await asyncio.sleep(SHORT_LEASE * 3)
     await recover(board, known)
     while board.effects(state=EffectState.STARTED) and time.monotonic() < deadline:
         await asyncio.sleep(0.2)
@@ -74,8 +87,9 @@ async def _take_up(board: Board, known: Mapping[EffectClass, Tool]) -> None:
 class _Team:
     """The processes of a trial; a killed one is replaced at once."""
 
-    def __init__(self, folder: Path, fault: str | None, server: str | None) -> None:
-        self.location = board_location(folder, server)
+    def __init__(self, folder: Path, fault: str | None, server: str | None, killable: PostgresServer | None) -> None:
+        self.location = board_location(folder, server if killable is None else f"{killable.url}&lease={SHORT_LEASE}")
+        self._server = killable
         self._folder = folder
         self._fault = fault
         self._context = multiprocessing.get_context("forkserver")
@@ -85,12 +99,17 @@ class _Team:
         for _ in range(PROCESSES):
             self._start()
 
-    def kill_some(self, kills: int, choices: random.Random) -> int:
-        """Kill one process after another; return how often it was the one that led."""
-        leaders = 0
-        for _ in range(kills):
+    def kill_some(self, kills: int, choices: random.Random) -> tuple[int, int]:
+        """Kill one process after another, or the server; return how often it was the one that led, and the server."""
+        leaders = servers = 0
+        for kill in range(kills):
             self._wait_for_work()
             time.sleep(choices.uniform(0, LONGEST_PAUSE))
+            if self._server is not None and kill % 3 == 2:
+                self._server.kill()
+                self._server.start()
+                servers += 1
+                continue
             leader = self._leader()
             # Every second time the leader, if it is known: one that has just died is still written down.
             place = next((i for i, (process, _) in enumerate(self._running) if process.pid == leader), None)
@@ -101,7 +120,7 @@ class _Team:
             _kill(process)
             self._start()
         self._wait_for_work()
-        return leaders
+        return leaders, servers
 
     def kill_all(self) -> None:
         for process, _ in self._running:
@@ -125,11 +144,25 @@ class _Team:
             time.sleep(0.005)
 
     def _leader(self) -> int | None:
+        """Return the process that leads, as far as it is written down."""
+        if is_postgres(self.location):
+            epoch = _leading_epoch(self.location)
+            return next((process.pid for process, task in self._running if epoch and task.epoch() == epoch), None)
         try:
             pid: int = json.loads(Path(self.location + ".lock").read_text(encoding="utf-8"))["pid"]
         except (OSError, ValueError):
             return None
         return pid
+
+
+def _leading_epoch(location: str) -> int | None:
+    from agentsys.blackboard.postgres.address import Address
+    from agentsys.blackboard.postgres.connections import connect
+
+    address = Address.parse(location)
+    with connect(address, f"-c search_path={address.schema}") as connection:
+        row = connection.execute("SELECT leader FROM board").fetchone()
+    return row[0] if row else None
 
 
 def _kill(process: BaseProcess) -> None:

@@ -106,10 +106,10 @@ class Lease:
             return bool(connection.execute(lasting).scalar())
 
     def tidy(self) -> None:
-        """Remove sessions that ended long ago, and answers that nobody is left to read."""
+        """Remove sessions that ended long ago, and requests and answers of those that ended."""
         self._execute(delete(SESSIONS).where(SESSIONS.c.alive_until < _now(-KEPT_SECONDS)))
         living = select(SESSIONS.c.epoch).where(SESSIONS.c.alive_until > _now())
-        self._execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.answer.is_not(None), SUBMISSIONS.c.epoch.not_in(living)))
+        self._execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.epoch.not_in(living)))
 
     def _execute(self, statement: Any) -> int:
         with self._database.translated_errors(), self._database.couriers.connect() as connection:

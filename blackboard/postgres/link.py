@@ -72,13 +72,21 @@ class Link:
     def _opened(self) -> "psycopg.Connection[tuple[Any, ...]]":
         schema = self._database.address.schema
         connection = connect(self._database.address, f"-c search_path={schema} {_OPTIONS}")
-        (level,) = connection.execute("SELECT current_setting('synchronous_commit')").fetchone() or ("",)
+        try:
+            self._set_durability(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_durability(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
         if self._durability != "full":
             connection.execute("SET synchronous_commit = off")
-        elif level == "off":
-            # A stronger default than this stays.
+            return
+        found = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
+        # A stronger default than this stays.
+        if found == ("off",):
             connection.execute("SET synchronous_commit = on")
-        return connection
 
 
 def recordset(columns: Mapping[str, str], name: str) -> str:

@@ -23,8 +23,8 @@ _SUBMIT: Final = (
 _COLLECT: Final = "DELETE FROM submission WHERE epoch = %s AND answer IS NOT NULL RETURNING id, answer"
 _WITHDRAW: Final = "DELETE FROM submission WHERE epoch = %s"
 _TAKE: Final = (
-    "WITH open AS"
-    " (SELECT id, taken_by FROM submission WHERE answer IS NULL AND taken_by IS DISTINCT FROM %s FOR UPDATE)"
+    "WITH open AS (SELECT id, taken_by FROM submission WHERE answer IS NULL AND taken_by IS DISTINCT FROM %s"
+    " AND epoch IN (SELECT epoch FROM session WHERE alive_until > clock_timestamp()) FOR UPDATE)"
     " UPDATE submission AS at SET taken_by = %s FROM open WHERE at.id = open.id"
     " RETURNING at.id, at.request, open.taken_by IS NOT NULL"
 )
@@ -68,7 +68,10 @@ class SubmissionQueue:
         self._link.rows(_WITHDRAW, (self._epoch,))
 
     def take(self, term: str) -> list[Taken]:
-        """Return the requests that were not taken in this ``term`` of leading yet."""
+        """Return the requests that were not taken in this ``term`` of leading yet, save those of the dead.
+
+        Nobody waits for these, and what their process began would be found begun after others had taken up its work.
+        """
         return [Taken(*row) for row in self._link.rows(_TAKE, (term, term))]
 
     def answer(self, answers: Mapping[str, str], signals: Sequence[str] = ()) -> None:
