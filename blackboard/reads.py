@@ -27,11 +27,10 @@ from agentsys.blackboard.verification import verify
 
 _T = TypeVar("_T")
 
-STATE: Final = select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch)
 PAGE: Final = 500
 """Commits assembled per step when the log is read."""
 
-_STATE: Final = select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch, BOARD.c.horizon)
+STATE: Final = select(BOARD.c.head, BOARD.c.head_hash, BOARD.c.epoch, BOARD.c.horizon)
 _EFFECT_COLUMNS: Final = [
     *EFFECTS.columns,
     *(column for column in EFFECT_EVENTS.columns if column.name not in ("effect_id", "valid_to")),

@@ -12,8 +12,21 @@ from sqlalchemy.exc import DBAPIError
 from agentsys.blackboard.database import READER_SECONDS, READERS, Durability
 from agentsys.blackboard.entries import InvalidName
 from agentsys.blackboard.postgres.address import Address
+from agentsys.blackboard.postgres.link import Driver, Link, LinkPool
 from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardMissing, BoardUnreachable, StorageFailed
 from agentsys.errors import BoardError
+
+# Plans are made once, while the tables may still be empty: only a loop over an index stays good as the tables grow.
+_OTHER_PLANS: Final = ("seqscan", "bitmapscan", "material", "hashjoin", "mergejoin")
+_LINK_OPTIONS: Final = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "plan_cache_mode=force_generic_plan",
+        "jit=off",
+        "default_transaction_read_only=off",
+        *(f"enable_{kind}=off" for kind in _OTHER_PLANS),
+    )
+)
 
 PATIENCE_SECONDS: Final = 30.0
 """How long an operation outlives the loss of the database: a restart with recovery takes a few seconds."""
@@ -52,6 +65,7 @@ class PostgresDatabase:
         # Queue, leases and wake-ups may be lost with the server: who misses an answer asks again.
         self.couriers = _engine(address, "-c synchronous_commit=off", pool_size=3)
         event.listen(self.writers, "connect", _durable if durability == "full" else _hasty)
+        self.reads = LinkPool(lambda: self.link("normal"))
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -77,12 +91,27 @@ class PostgresDatabase:
                     raise
                 time.sleep(RETRY_SECONDS)
 
+    def link(self, durability: Durability) -> Link:
+        """Return a link to the board's tables, whose commits wait for the disk only with ``full`` durability."""
+
+        def opened() -> Driver:
+            connection = connect(self.address, f"-c search_path={self.address.schema} {_LINK_OPTIONS}")
+            try:
+                (_durable if durability == "full" else _hasty)(connection, None)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        return Link(opened, self.translated_errors)
+
     def close(self) -> None:
+        self.reads.close()
         for engine in (self.readers, self.writers, self.couriers):
             engine.dispose()
 
 
-def connect(address: Address, options: str = "") -> "psycopg.Connection[tuple[Any, ...]]":
+def connect(address: Address, options: str = "") -> Driver:
     """Return a connection of the driver's own, in autocommit mode; ``options`` are those of the server's command."""
     arguments: dict[str, Any] = address.url.translate_connect_args(username="user", database="dbname")
     arguments |= {**_KEEPALIVE, **address.url.query, "application_name": "agentsys"}

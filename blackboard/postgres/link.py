@@ -4,29 +4,18 @@ Rows go to the server as one JSON document for each table: the driver takes fift
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeAlias
 
 import psycopg
 from sqlalchemy import BigInteger, Column, Float, Integer
 
-from agentsys.blackboard.database import Durability
-from agentsys.blackboard.postgres.connections import PostgresDatabase, connect
-
+KEPT: Final = 8
+"""Idle links of a pool."""
+Driver: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
-# Plans are made once, while the tables may still be empty: only a loop over an index stays good as the tables grow.
-_OTHER_PLANS: Final = ("seqscan", "bitmapscan", "material", "hashjoin", "mergejoin")
-_OPTIONS: Final = " ".join(
-    f"-c {setting}"
-    for setting in (
-        "plan_cache_mode=force_generic_plan",
-        "jit=off",
-        "default_transaction_read_only=off",
-        *(f"enable_{kind}=off" for kind in _OTHER_PLANS),
-    )
-)
-
-
 Parameters: TypeAlias = "Sequence[object] | Mapping[str, object]"
 
 
@@ -42,18 +31,17 @@ class Statements(Protocol):
 class Link:
     """One connection, opened when it is first needed and again after it failed. Used by one thread at a time."""
 
-    def __init__(self, database: PostgresDatabase, durability: Durability) -> None:
-        """With ``full`` durability every commit waits for the disk, with another none does."""
-        self._database = database
-        self._durability = durability
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+    def __init__(self, opened: Callable[[], Driver], errors: Callable[[], AbstractContextManager[None]]) -> None:
+        """``errors`` turns the driver's errors into the board's."""
+        self._opened, self._errors = opened, errors
+        self._connection: Driver | None = None
 
     def rows(self, statement: str, parameters: Parameters) -> list[tuple[Any, ...]]:
         """Carry out a statement, which commits by itself, and return its rows.
 
         Raises the board's errors. After one, whether it was carried out is unknown, and its connection is closed.
         """
-        with self._database.translated_errors():
+        with self._errors():
             try:
                 if self._connection is None:
                     self._connection = self._opened()
@@ -69,24 +57,37 @@ class Link:
         if connection is not None:
             connection.close()
 
-    def _opened(self) -> "psycopg.Connection[tuple[Any, ...]]":
-        schema = self._database.address.schema
-        connection = connect(self._database.address, f"-c search_path={schema} {_OPTIONS}")
-        try:
-            self._set_durability(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
-    def _set_durability(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
-        if self._durability != "full":
-            connection.execute("SET synchronous_commit = off")
-            return
-        found = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
-        # A stronger default than this stays.
-        if found == ("off",):
-            connection.execute("SET synchronous_commit = on")
+class LinkPool:
+    """Links for statements of any thread, as many as are carried out at a time."""
+
+    def __init__(self, new: Callable[[], Link]) -> None:
+        self._new = new
+        self._guard = threading.Lock()
+        self._idle: list[Link] = []
+        self._closed = False
+
+    def rows(self, statement: str, parameters: Parameters) -> list[tuple[Any, ...]]:
+        """Do as :meth:`Link.rows` does."""
+        with self._guard:
+            link = self._idle.pop() if self._idle else self._new()
+        try:
+            return link.rows(statement, parameters)
+        finally:
+            with self._guard:
+                kept = not self._closed and len(self._idle) < KEPT
+                if kept:
+                    self._idle.append(link)
+            if not kept:
+                link.close()
+
+    def close(self) -> None:
+        """Close every link, those in use once they are not."""
+        with self._guard:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
 
 
 def recordset(columns: Mapping[str, str], name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentsys.blackboard.postgres.connections import PostgresDatabase
-from agentsys.blackboard.postgres.link import Link, records, recordset
+from agentsys.blackboard.postgres.link import records, recordset
 
 WORK: Final = "work"
 """Signal to the leader: there are requests."""
@@ -52,7 +52,7 @@ class SubmissionQueue:
         self._channel = database.address.schema
         self._epoch = epoch
         # It may be lost with the server: who misses an answer asks again.
-        self._link = Link(database, "normal")
+        self._link = database.link("normal")
 
     def submit(self, requests: Mapping[str, str]) -> None:
         """Add requests by id, and wake the leader; one that is there already stays as it is."""

@@ -11,7 +11,7 @@ from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
 from agentsys.blackboard.postgres.connections import PostgresDatabase
-from agentsys.blackboard.postgres.link import Link, Statements, records, recordset, type_of
+from agentsys.blackboard.postgres.link import Statements, records, recordset, type_of
 from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.rows import ENTRY_COLUMNS, cursor_from_row, cursor_to_row, entry_from_row
@@ -114,7 +114,7 @@ class PostgresStorage(SqlStorage, PostgresReader):
         """Without a ``link`` it opens a connection of its own, on which each statement commits by itself."""
         super().__init__(database.readers, database, epoch)
         self._postgres = database
-        self._link = link if link is not None else Link(database, database.durability)
+        self._link = link if link is not None else database.link(database.durability)
 
     def begin_epoch(self) -> int:
         return count_opening(self._postgres)
@@ -128,7 +128,6 @@ class PostgresStorage(SqlStorage, PostgresReader):
     def close(self) -> None:
         """Give its own connection back; the others belong to the database object, which outlives a time of leading."""
         self._link.close()
-        self.close_links()
 
     def _horizon(self) -> int:
         return self.state().horizon
