@@ -19,6 +19,7 @@ class BatchRows:
 
     commits: list[Values] = field(default_factory=list)
     superseded_entries: list[Values] = field(default_factory=list)
+    payloads: list[Values] = field(default_factory=list)
     entries: list[Values] = field(default_factory=list)
     intents: list[Values] = field(default_factory=list)
     superseded_effects: list[Values] = field(default_factory=list)
@@ -38,6 +39,7 @@ class BatchRows:
 
     def _take_entries(self, commits: Sequence[PreparedCommit]) -> None:
         newest: dict[Key, Values] = {}
+        payloads: dict[str, str | None] = {}
         for item in commits:
             for ordinal, (entry, text) in enumerate(zip(item.commit.writes, item.texts, strict=True)):
                 row = entry_to_row(entry, text, ordinal)
@@ -50,6 +52,9 @@ class BatchRows:
                     self.superseded_entries.append(old)
                 newest[address] = row
                 self.entries.append(row)
+                if row["payload"] is not None:
+                    payloads[row["payload"]] = text
+        self.payloads = [{"id": name, "text": text} for name, text in payloads.items()]
 
     def _take_effects(self, commits: Sequence[PreparedCommit]) -> None:
         newest: dict[str, Values] = {}

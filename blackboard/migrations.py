@@ -175,7 +175,7 @@ def _to_2(operations: Operations) -> None:
 
 def _to_3(operations: Operations) -> None:
     operations.add_column("board", Column("horizon", _NUMBER, nullable=False, server_default="0"))
-    operations.create_table("payload", _column("id", _NAME, key=True), _column("text", Text(), null=True))
+    operations.create_table("payload", _column("id", _NAME, key=True), _column("text", Text()))
     operations.create_table(
         "snapshot_lease",
         _column("id", _NAME, key=True),

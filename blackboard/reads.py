@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, or_,
 
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.payloads import stored_digest
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import (
     ENTRY_COLUMNS,
@@ -180,7 +181,7 @@ class SqlReader:
         return [commit for page in pages for commit, _ in self.assemble(page)]
 
     def assemble(self, rows: Sequence[AnyRow]) -> Iterable[tuple[Commit, tuple[str | None, ...]]]:
-        """Yield the commits of ``rows`` with the JSON texts of their values."""
+        """Yield the commits of ``rows`` with the digests of their values."""
         if not rows:
             return
         numbers = [row.seq for row in rows]
@@ -202,7 +203,7 @@ class SqlReader:
         for row in rows:
             written = entries[row.seq]
             commit = commit_from_row(row, map(entry_from_row, written), effects[row.seq])
-            yield commit, tuple(entry.value for entry in written)
+            yield commit, tuple(stored_digest(entry.value, entry.payload) for entry in written)
 
     def _rows(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any] | None = None) -> Sequence[AnyRow]:
         def read() -> Sequence[AnyRow]:

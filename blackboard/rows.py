@@ -5,20 +5,21 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, get_args
 
-from sqlalchemy import Row
+from sqlalchemy import ColumnElement, FromClause, Row, func, select
 
 from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.entries import Endorsement, Entry, EntryVersionRef, canonical_json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.payloads import LARGE, payload_id
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.schema import ENTRIES
-from agentsys.blackboard.storage import CursorState
+from agentsys.blackboard.schema import ENTRIES, PAYLOADS
+from agentsys.blackboard.storage import BoardCorrupt, CursorState
 from agentsys.blackboard.transactions import Commit, CursorMove, Isolation
 
 Values: TypeAlias = dict[str, Any]
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
-ENTRY_COLUMNS: Final = [column for column in ENTRIES.columns if column.name not in ("valid_to", "ordinal", "payload")]
+_ENTRY_NAMES: Final = [column.name for column in ENTRIES.columns if column.name not in ("valid_to", "ordinal")]
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _ISOLATIONS: Final[dict[str, Isolation]] = {name: name for name in get_args(Isolation)}
 
@@ -33,9 +34,28 @@ def label_from_text(text: str) -> Label:
     return Label.from_json(json.loads(text))
 
 
+def entry_columns(entries: FromClause) -> list[ColumnElement[Any]]:
+    """Return the columns of an entry, among them the value wherever it is stored; ``entries`` is their table."""
+    apart = select(PAYLOADS.c.text).where(PAYLOADS.c.id == entries.c.payload).correlate(entries).scalar_subquery()
+    value = func.coalesce(entries.c.value, apart).label("value")
+    return [value if name == "value" else entries.c[name] for name in _ENTRY_NAMES]
+
+
+def entry_columns_text(entries: str) -> str:
+    """Return :func:`entry_columns` as text, for a table with the alias ``entries``."""
+    value = f"coalesce({entries}.value, (SELECT text FROM payload WHERE id = {entries}.payload)) AS value"  # noqa: S608
+    return ", ".join(value if name == "value" else f'{entries}."{name}"' for name in _ENTRY_NAMES)
+
+
+ENTRY_COLUMNS: Final = entry_columns(ENTRIES)
+
+
 def entry_to_row(entry: Entry, text: str | None, ordinal: int) -> Values:
     """Return the row of ``entry`` as the current version; ``ordinal`` is its place among the commit's writes."""
     endorsement = entry.endorsement
+    payload = None
+    if text is not None and len(text) >= LARGE:
+        payload, text = payload_id(entry.label, text), None
     return {
         "topic": entry.topic,
         "key": entry.key,
@@ -51,13 +71,15 @@ def entry_to_row(entry: Entry, text: str | None, ordinal: int) -> Values:
         "derived_from": _refs_to_text(entry.derived_from),
         "endorsement": None if endorsement is None else canonical_json([endorsement.by, endorsement.reason]),
         "committed_at": entry.committed_at,
-        "payload": None,
+        "payload": payload,
     }
 
 
 def entry_from_row(row: Iterable[Any]) -> Entry:
     """Return the entry in a row that begins with :data:`ENTRY_COLUMNS`."""
-    topic, key, version, seq, type_, writer, run, text, label, derived_from, endorsement, at, *_ = row
+    topic, key, version, seq, type_, writer, run, text, label, derived_from, endorsement, at, payload, *_ = row
+    if text is None and payload is not None:
+        raise BoardCorrupt(f"The value of {topic}/{key}, version {version}, is missing.")
     return Entry(
         topic,
         key,

@@ -98,14 +98,11 @@ class EntryVersionRow(BoardModel, table=True):
 
 
 class PayloadRow(BoardModel, table=True):
-    """A large value, stored once for each compartment. ``id`` is the compartment and the text's hash, as ``a:b``.
-
-    An erased one has no ``text``.
-    """
+    """A large value, stored once for each compartment. ``id`` is the compartment and the text's hash, as ``a:b``."""
 
     __tablename__ = "payload"
     id: str = Field(primary_key=True, sa_type=NAME)
-    text: str | None = Field(sa_type=Text)
+    text: str = Field(sa_type=Text)
 
 
 class EffectRow(BoardModel, table=True):

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, bindparam, func, select, true
+from sqlalchemy import Select, and_, bindparam, func, or_, select, true
 
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import ENTRY_COLUMNS
@@ -37,10 +37,9 @@ def query_at(predicate: Predicate, dialect: str) -> Statement:
     predicate's ``equals`` asks is left to the caller.
     """
     found, version = _lateral() if dialect == "postgresql" else _joined()
+    there = or_(version.value.is_not(None), version.payload.is_not(None))
     conditions = [*addressed(predicate, _HEAD.c), *described(predicate, version)]
-    return found.where(_HEAD.c.valid_to.is_(None), version.value.is_not(None), *conditions).order_by(
-        _HEAD.c.topic, _HEAD.c.key
-    )
+    return found.where(_HEAD.c.valid_to.is_(None), there, *conditions).order_by(_HEAD.c.topic, _HEAD.c.key)
 
 
 def _joined() -> tuple[Statement, Any]:

@@ -12,7 +12,7 @@ from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.reads import Database, SqlReader
 from agentsys.blackboard.recent import RecentHeads
-from agentsys.blackboard.rows import ENTRY_COLUMNS, entry_from_row
+from agentsys.blackboard.rows import ENTRY_COLUMNS, entry_columns, entry_from_row
 from agentsys.blackboard.schema import CURSORS, ENTRIES
 from agentsys.blackboard.selection import addressed
 from agentsys.blackboard.storage import Change, PreparedCommit
@@ -32,9 +32,7 @@ _IS_OLD: Final = and_(
     .scalar_subquery(),
 )
 
-_CHANGES: Final = select(*ENTRY_COLUMNS, *(_OLD.columns[column.name] for column in ENTRY_COLUMNS)).select_from(
-    ENTRIES.outerjoin(_OLD, _IS_OLD)
-)
+_CHANGES: Final = select(*ENTRY_COLUMNS, *entry_columns(_OLD)).select_from(ENTRIES.outerjoin(_OLD, _IS_OLD))
 
 # Expressions that no index serves: SQLite would else look through a topic's whole past instead of the newest commits.
 _BY_COMMIT: Final = SimpleNamespace(topic=ENTRIES.c.topic.concat(""), key=ENTRIES.c.key.concat(""))

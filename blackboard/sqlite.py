@@ -14,7 +14,7 @@ from agentsys.blackboard.database import Durability, SqliteFile, reader_engine, 
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import AS_PRESENT, create_tables, upgrade
 from agentsys.blackboard.reads import SqlReader
-from agentsys.blackboard.rows import ENTRY_COLUMNS, Values, cursor_to_row, entry_from_row
+from agentsys.blackboard.rows import Values, cursor_to_row, entry_columns_text, entry_from_row
 from agentsys.blackboard.schema import (
     BOARD,
     COMMITS,
@@ -34,7 +34,7 @@ from agentsys.blackboard.storage import (
     StaleEpoch,
 )
 
-_COLUMNS: Final = ", ".join(f'entry."{column.name}"' for column in ENTRY_COLUMNS)
+_COLUMNS: Final = entry_columns_text("entry")
 # SQLite searches its index for each of a joined list of pairs, but scans all of it for `IN` with pairs.
 _HEADS: Final = (
     f"SELECT {_COLUMNS} FROM json_each(?) AS wanted CROSS JOIN entry_version AS entry"  # noqa: S608
@@ -46,6 +46,7 @@ _NEXT_EPOCH: Final = update(BOARD).where(BOARD.c.leader == bindparam("by_leader"
 _STILL_LEADING: Final = update(BOARD).where(BOARD.c.leader == bindparam("by_leader")).values(leader=BOARD.c.leader)
 _SUPERSEDED_ENTRY: Final = {"topic": "of_topic", "key": "of_key", "version": "of_version"}
 _SUPERSEDE_EFFECT: Final = "UPDATE effect_event SET valid_to=:by_seq WHERE effect_id=:of_id AND valid_to IS NULL"
+_KEEP_PAYLOAD: Final = "INSERT OR IGNORE INTO payload (id, text) VALUES (:id, :text)"
 _MOVE_CURSOR: Final = "UPDATE cursor SET position=:to_position WHERE name=:of_name"
 
 
@@ -124,6 +125,7 @@ class SqliteStorage(SqlStorage):
             for statement, values in (
                 (_SUPERSEDE_EFFECT, rows.superseded_effects),
                 (_MOVE_CURSOR, rows.moves),
+                (_KEEP_PAYLOAD, rows.payloads),
             ):
                 if values:
                     driver.executemany(statement, values)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Select, and_, or_, select, tuple_
 
+from agentsys.blackboard.payloads import stored_digest
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import EFFECT_EVENTS, EFFECTS, ENTRIES
 
@@ -15,7 +16,9 @@ PAGE: Final = 2_000
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _ENTRY: Final = select(
-    *(column for column in ENTRIES.columns if column.name not in ("valid_to", "value")), ENTRIES.c.value
+    *(column for column in ENTRIES.columns if column.name not in ("valid_to", "value", "payload")),
+    ENTRIES.c.value,
+    ENTRIES.c.payload,
 ).order_by(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.valid_from)
 _EFFECT: Final = (
     select(*(column for column in EFFECT_EVENTS.columns if column.name != "valid_to"), *EFFECTS.columns)
@@ -33,8 +36,8 @@ def state_digest(select_rows: Read, at: int) -> str:
     """
     digest = hashlib.sha256()
     for row in _pages(select_rows, _entries_at(at), (ENTRIES.c.topic, ENTRIES.c.key), (0, 1)):
-        *fields, text = row
-        fields.append(None if text is None else hashlib.sha256(text.encode()).hexdigest())
+        *fields, text, payload = row
+        fields.append(stored_digest(text, payload))
         digest.update(_ENCODER.encode(fields).encode() + b"\n")
     for row in _pages(select_rows, _effects_at(at), (EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal), (0, 1)):
         digest.update(_ENCODER.encode([*row]).encode() + b"\n")

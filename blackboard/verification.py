@@ -3,20 +3,22 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, exists, func, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.payloads import stored_digest, text_digest
 from agentsys.blackboard.rows import AnyRow
-from agentsys.blackboard.schema import COMMITS, EFFECT_EVENTS, ENTRIES
+from agentsys.blackboard.schema import COMMITS, EFFECT_EVENTS, ENTRIES, PAYLOADS
 from agentsys.blackboard.state_digest import state_digest
-from agentsys.blackboard.storage import BoardState, ChainBroken
+from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken
 from agentsys.blackboard.transactions import Commit
 
 COMPACTIONS: Final = "board/compactions"
 """Topic of the records of compactions; the key is the horizon."""
 
 PAGE: Final = 500
+PAYLOADS_PAGE: Final = 50
 
 _ENTRY_SPANS: Final = select(
     ENTRIES.c.valid_from.label("seq"),
@@ -68,12 +70,28 @@ def verify(reader: LogReader) -> int:
 
 
 def _check(reader: LogReader, state: BoardState) -> None:
+    _check_payloads(reader)
     _check_log(reader, state, GENESIS if state.horizon == 0 else _check_past(reader, state))
     for spans in (_ENTRY_SPANS, _EFFECT_SPANS):
         # A version is current until exactly the commit that wrote the next one.
         wrong = select(spans.c.seq).where(spans.c.valid_to.is_distinct_from(spans.c.next_seq)).limit(1)
         for row in reader.select(wrong):
             raise ChainBroken(f"{reader.name}: the time for which commit {row.seq} holds was changed.")
+
+
+def _check_payloads(reader: LogReader) -> None:
+    """Check what is stored apart; that it is there, and what the entries name."""
+    last = ""
+    statement = select(PAYLOADS).order_by(PAYLOADS.c.id).limit(PAYLOADS_PAGE)
+    while page := reader.select(statement.where(PAYLOADS.c.id > last)):
+        for row in page:
+            if stored_digest(None, row.id) != text_digest(row.text):
+                raise ChainBroken(f"{reader.name}: the value stored as {row.id} was altered.")
+        last = page[-1].id
+    missing = ~exists().where(PAYLOADS.c.id == ENTRIES.c.payload)
+    named = select(ENTRIES.c.valid_from).where(ENTRIES.c.payload.is_not(None), missing)
+    for row in reader.select(named.order_by(ENTRIES.c.valid_from).limit(1)):
+        raise ChainBroken(f"{reader.name}: a value that commit {row.valid_from} wrote is missing.")
 
 
 def _check_past(reader: LogReader, state: BoardState) -> str:
@@ -91,9 +109,9 @@ def _check_log(reader: LogReader, state: BoardState, previous: str) -> None:
     seq = state.horizon
     statement = select(COMMITS).order_by(COMMITS.c.seq).limit(PAGE)
     while page := reader.select(statement.where(COMMITS.c.seq > seq, COMMITS.c.seq <= state.head)):
-        for commit, texts in _assembled_or_broken(reader, page):
+        for commit, digests in _assembled_or_broken(reader, page):
             seq += 1
-            if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, texts) != commit.hash:
+            if commit.seq != seq or commit.prev_hash != previous or commit_hash(commit, digests) != commit.hash:
                 raise ChainBroken(f"{reader.name}: commit {seq} of {state.head} is not what was committed.")
             previous = commit.hash
     if (seq, previous) != (state.head, state.head_hash):
@@ -103,5 +121,5 @@ def _check_log(reader: LogReader, state: BoardState, previous: str) -> None:
 def _assembled_or_broken(reader: LogReader, rows: Sequence[AnyRow]) -> list[tuple[Commit, tuple[str | None, ...]]]:
     try:
         return list(reader.assemble(rows))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, BoardCorrupt) as error:
         raise ChainBroken(f"{reader.name}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error

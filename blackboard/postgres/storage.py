@@ -14,8 +14,17 @@ from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.link import Statements, records, recordset, type_of
 from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.reads import SqlReader
-from agentsys.blackboard.rows import ENTRY_COLUMNS, cursor_from_row, cursor_to_row, entry_from_row
-from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES, SCHEMA_VERSION
+from agentsys.blackboard.rows import cursor_from_row, cursor_to_row, entry_columns_text, entry_from_row
+from agentsys.blackboard.schema import (
+    BOARD,
+    COMMITS,
+    CURSORS,
+    EFFECT_EVENTS,
+    EFFECTS,
+    ENTRIES,
+    PAYLOADS,
+    SCHEMA_VERSION,
+)
 from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import (
     BoardCorrupt,
@@ -50,13 +59,14 @@ def _indexed(columns: str, table: Table, where: str) -> str:
     return f'(SELECT {columns} FROM "{table.name}" AS at WHERE {where} OFFSET 0) AS at'  # noqa: S608
 
 
-def _inserting(name: str, table: Table, after: str | None = None) -> str:
+def _inserting(name: str, table: Table, after: str | None = None, conflict: str = "") -> str:
     """Return the part that inserts rows; what it counts is over before it begins."""
     columns = {column.name: type_of(column) for column in table.columns}
     listed = ", ".join(f'"{column}"' for column in columns)
     superseded = f" AND (SELECT count(*) FROM {after}) >= 0" if after else ""  # noqa: S608
     new = f"SELECT {listed} FROM {recordset(columns, 'new')} WHERE {_LED}{superseded}"  # noqa: S608
-    return f'{name} AS (INSERT INTO "{table.name}" ({listed}) {new})'
+    # Only a payload may be there already.
+    return f'{name} AS (INSERT INTO "{table.name}" ({listed}) {new} {conflict})'
 
 
 _PARTS: Final = {
@@ -68,6 +78,7 @@ _PARTS: Final = {
         {"of_topic": "text", "of_key": "text", "of_version": "bigint", "by_seq": "bigint"},
         "at.topic = old.of_topic AND at.key = old.of_key AND at.version = old.of_version AND at.valid_to IS NULL",
     ),
+    "payloads": _inserting("payloads", PAYLOADS, conflict="ON CONFLICT DO NOTHING"),
     "entries": _inserting("entries", ENTRIES, after="superseded_entries"),
     "intents": _inserting("intents", EFFECTS),
     "superseded_effects": _superseding(
@@ -89,11 +100,12 @@ _PARTS: Final = {
 _TOGETHER: Final = (
     ("commits",),
     ("superseded_entries", "entries"),
+    ("payloads",),
     ("intents", "superseded_effects", "effects"),
     ("moves",),
 )
 """Parts of which one is needed where another is: few combinations, each of them prepared."""
-_COLUMNS: Final = ", ".join(f'at."{column.name}"' for column in ENTRY_COLUMNS)
+_COLUMNS: Final = entry_columns_text("at")
 _HEADS: Final = (
     f"SELECT at.* FROM {recordset({'topic': 'text', 'key': 'text'}, 'wanted')} CROSS JOIN LATERAL "  # noqa: S608
     + _indexed(_COLUMNS, ENTRIES, "at.topic = wanted.topic AND at.key = wanted.key AND at.valid_to IS NULL")

@@ -1,0 +1,39 @@
+"""Payloads: large values, each stored once for all entries of one compartment that hold it.
+
+A compartment is who may have shaped a value and who may read it. Equal values of different compartments are stored
+apart: else whoever watches how much is stored, or how long a commit takes, would learn what others hold.
+"""
+
+import hashlib
+from functools import lru_cache
+from typing import Final
+
+from agentsys.blackboard.entries import canonical_json
+from agentsys.blackboard.labels import Label
+
+LARGE: Final = 4_096
+"""Characters of JSON from which on a value is stored apart."""
+
+
+def payload_id(label: Label, text: str) -> str:
+    """Return the name of a value under ``label``: its compartment and the digest of its JSON text."""
+    return f"{_compartment(label)}:{text_digest(text)}"
+
+
+def text_digest(text: str) -> str:
+    """Return the digest under which the log's hashes know a value."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stored_digest(text: str | None, payload: str | None) -> str | None:
+    """Return the digest of a stored value, whose text is not needed if it is kept apart; ``None`` of a deletion."""
+    if payload is not None:
+        return payload.rpartition(":")[2]
+    return None if text is None else text_digest(text)
+
+
+@lru_cache(maxsize=4096)
+def _compartment(label: Label) -> str:
+    readers = label.readers.members
+    who = [sorted(label.influencers), None if readers is None else sorted(readers)]
+    return hashlib.sha256(canonical_json(who).encode()).hexdigest()[:32]
