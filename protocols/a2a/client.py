@@ -28,9 +28,9 @@ from google.protobuf.json_format import ParseError
 
 from agentsys.blackboard.entries import Json
 from agentsys.protocols.a2a.answers import ENDED, Answer, AnswerBuilder
-from agentsys.protocols.a2a.egress import EgressGuard, host_of
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.parts import parts_of
+from agentsys.protocols.egress import EgressError, EgressGuard, host_of
 
 CARD_PATHS: Final = (AGENT_CARD_WELL_KNOWN_PATH, "/.well-known/agent.json")
 MAX_CARD_BYTES: Final = 1 << 20
@@ -138,7 +138,7 @@ async def _withdraw(client: Client, task_id: str) -> None:
     try:
         async with asyncio.timeout(CANCEL_SECONDS):
             await client.cancel_task(CancelTaskRequest(id=task_id))
-    except (ProtocolError, httpx.HTTPError, TimeoutError, A2AError):
+    except (ProtocolError, httpx.HTTPError, TimeoutError, A2AError, EgressError):
         return
 
 

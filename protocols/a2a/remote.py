@@ -18,9 +18,9 @@ from agentsys.context import Context
 from agentsys.labelled import Labelled
 from agentsys.protocols.a2a.answers import Answer
 from agentsys.protocols.a2a.client import Peer, PeerUnreachable, find_peer
-from agentsys.protocols.a2a.egress import host_of
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import label_from_peer, principal_of
+from agentsys.protocols.egress import EgressError, host_of
 from agentsys.settings import A2ASettings
 from agentsys.tools import Tool, tool
 
@@ -65,7 +65,7 @@ class RemoteAgent(Agent):
         self.principal = principal_of(audience or host_of(url))
         self._find = partial(find_peer, url, hosts=frozenset(hosts), token=token, insecure=insecure)
         self._peer: Peer | None = None
-        self._away: tuple[float, A2AError] | None = None
+        self._away: tuple[float, A2AError | EgressError] | None = None
         self.tool = self._make_tool(owner, effect, consequential, timeout)
 
     async def peer(self) -> Peer:
@@ -75,7 +75,7 @@ class RemoteAgent(Agent):
         if self._peer is None:
             try:
                 self._peer = await self._find()
-            except A2AError as error:
+            except (A2AError, EgressError) as error:
                 # Or every round would wait for it again.
                 self._away = time.monotonic() + AWAY_SECONDS, error
                 raise

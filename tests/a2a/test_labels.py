@@ -15,10 +15,10 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.policy import Policy
 from agentsys.protocols.a2a import answers
 from agentsys.protocols.a2a.answers import AnswerBuilder, AnswerTooLarge
-from agentsys.protocols.a2a.egress import EgressDenied, EgressGuard, ResponseTooLarge, host_of
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import FLOW_EXTENSION, flow_metadata, label_from_peer
 from agentsys.protocols.a2a.parts import parts_of, value_of
+from agentsys.protocols.egress import EgressDenied, EgressGuard, ResponseTooLarge, host_of
 
 JSON = st.recursive(
     st.none()

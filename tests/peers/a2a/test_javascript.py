@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +12,6 @@ import pytest
 pytestmark = pytest.mark.peers
 
 HERE = Path(__file__).parent
-TOKEN = "peers-only"
-
-
-@pytest.fixture(scope="session")
-def sdk() -> Path:
-    """Install the client exactly as locked."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
-    subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=True, capture_output=True, timeout=300)
-    return HERE
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    command = [sys.executable, str(HERE / "server.py"), TOKEN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.kill()
 
 
 def talk(url: str, token: str, binding: str) -> subprocess.CompletedProcess[str]:
@@ -43,8 +20,8 @@ def talk(url: str, token: str, binding: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
-def test_the_javascript_client_sends_streams_and_cancels(sdk: Path, url: str, binding: str) -> None:
-    finished = talk(url, TOKEN, binding)
+def test_the_javascript_client_sends_streams_and_cancels(sdk: Path, url: str, token: str, binding: str) -> None:
+    finished = talk(url, token, binding)
     assert finished.returncode == 0, finished.stderr
     seen: dict[str, Any] = json.loads(finished.stdout)
     assert "echo hello Ada" in json.dumps(seen["sent"])

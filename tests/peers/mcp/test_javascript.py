@@ -12,7 +12,6 @@ import pytest
 pytestmark = pytest.mark.peers
 
 HERE = Path(__file__).parent
-TOKEN = "peers-only"
 
 
 def talk(url: str, token: str, mode: str) -> subprocess.CompletedProcess[str]:
@@ -22,9 +21,9 @@ def talk(url: str, token: str, mode: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("mode", "version"), [("legacy", "2025-11-25"), ("auto", "2026-07-28")])
 def test_the_javascript_client_runs_a_workflow_and_is_denied_a_tool(
-    sdk: Path, url: str, mode: str, version: str
+    sdk: Path, url: str, token: str, mode: str, version: str
 ) -> None:
-    finished = talk(url, TOKEN, mode)
+    finished = talk(url, token, mode)
     assert finished.returncode == 0, finished.stderr
     seen: dict[str, Any] = json.loads(finished.stdout)
     assert seen["version"] == version

@@ -1,4 +1,4 @@
-"""Where an A2A client may connect: the hosts that the operator named, and no address more private than theirs."""
+"""Where clients of foreign systems may connect: the hosts the operator named, and no address more private than theirs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agentsys.protocols.a2a.errors import A2AError
+from agentsys.errors import AgentsysError
 
 MAX_RESPONSE_BYTES: Final = 32 << 20
 """Bytes of one response, a stream's whole length included."""
 
 
-class EgressDenied(A2AError):
+class EgressError(AgentsysError):
+    """A foreign system's word would have made us do what the operator did not say."""
+
+    code = "AGS-0766"
+    remedy = "Check which address is configured for the foreign system."
+
+
+class EgressDenied(EgressError):
     """A card or an answer would have made us connect where the operator did not say."""
 
     code = "AGS-0763"
     remedy = "If that address is right, name its host in `hosts`; otherwise have the card's address corrected."
 
 
-class ResponseTooLarge(A2AError):
+class ResponseTooLarge(EgressError):
     """A peer sent more in one response than is taken in."""
 
     code = "AGS-0765"
