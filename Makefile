@@ -68,6 +68,7 @@ test-vllm: $(VLLM_READY) ## the engine conformance suite over vLLM on the CPU
 test-board: $(READY) ## clients of one board under checkers, and kill -9: a tenth of the full benchmarks
 	$(BIN)/agentsys bench isolation --quick --check
 	$(BIN)/agentsys bench crash --quick --check
+	$(BIN)/agentsys bench crash --check --set server=own --set kills=25
 
 test-all: test test-peers test-browser test-vllm ## all suites
 	$(BIN)/python -m pytest -q -m "slow and not browser and not peers"

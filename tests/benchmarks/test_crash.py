@@ -7,6 +7,7 @@ import pytest
 from agentsys.benchmarks.crash.faults import gaps, halves, losses, wrong_effects
 from agentsys.benchmarks.crash.planted import FAULTS
 from agentsys.benchmarks.crash.trial import PROCESSES, run_trial
+from agentsys.benchmarks.postgres_server import OWN, running_server
 from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Commit
@@ -21,6 +22,14 @@ def test_kills_of_leader_and_others_lose_halve_and_double_nothing() -> None:
     assert trial.faults == []
     assert trial.kills == KILLS + PROCESSES and trial.leaders > 0 and trial.commits > KILLS
     assert trial.effects["succeeded"] > 0 and trial.effects["started"] == 0
+
+
+def test_kills_of_the_database_server_lose_halve_and_double_nothing() -> None:
+    with running_server() as server:
+        trial = run_trial(6, seed=3, server=OWN, killable=server)
+    assert trial.faults == []
+    assert trial.servers == 2 and trial.commits > 6
+    assert trial.effects["started"] == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
