@@ -10,15 +10,13 @@ from typing import Final
 from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.link import records, recordset
 
-WORK: Final = "work"
-"""Signal to the leader: there are requests."""
-ANSWERS: Final = "answers"
-"""Signal, with a colon and the number of an opening, that there are answers for it."""
+CALL: Final = "call"
+"""Signal to one opening: there are requests for it, if it leads, or answers."""
 
 _SUBMIT: Final = (
     "WITH added AS (INSERT INTO submission (id, epoch, request)"  # noqa: S608
     f" SELECT id, epoch, request FROM {recordset({'id': 'text', 'epoch': 'bigint', 'request': 'text'}, 'new')}"
-    " ON CONFLICT DO NOTHING) SELECT pg_notify(%s, %s)"
+    " ON CONFLICT DO NOTHING) SELECT pg_notify(%s::text || '_' || coalesce(leader, 0), %s) FROM board"
 )
 _COLLECT: Final = "DELETE FROM submission WHERE epoch = %s AND answer IS NOT NULL RETURNING id, answer"
 _WITHDRAW: Final = "DELETE FROM submission WHERE epoch = %s"
@@ -31,8 +29,8 @@ _TAKE: Final = (
 _ANSWER: Final = (
     "WITH given AS (UPDATE submission AS at SET answer = new.answer"  # noqa: S608
     f" FROM {recordset({'id': 'text', 'answer': 'text'}, 'new')} WHERE at.id = new.id RETURNING at.epoch)"
-    " SELECT pg_notify(%s, signal) FROM (SELECT %s || ':' || epoch FROM given"
-    " UNION SELECT json_array_elements_text(%s::json)) AS told (signal)"
+    " SELECT pg_notify(channel, signal) FROM (SELECT %s::text || '_' || epoch, %s::text FROM given"
+    " UNION SELECT %s::text, json_array_elements_text(%s::json)) AS told (channel, signal)"
 )
 
 
@@ -57,7 +55,7 @@ class SubmissionQueue:
     def submit(self, requests: Mapping[str, str]) -> None:
         """Add requests by id, and wake the leader; one that is there already stays as it is."""
         rows = [{"id": id_, "epoch": self._epoch, "request": request} for id_, request in requests.items()]
-        self._link.rows(_SUBMIT, (records(rows), self._channel, WORK))
+        self._link.rows(_SUBMIT, (records(rows), self._channel, CALL))
 
     def collect(self) -> dict[str, str]:
         """Remove and return the answers to this opening's requests."""
@@ -80,7 +78,7 @@ class SubmissionQueue:
         Requests that were withdrawn are passed over.
         """
         rows = [{"id": id_, "answer": answer} for id_, answer in answers.items()]
-        self._link.rows(_ANSWER, (records(rows), self._channel, ANSWERS, records(signals)))
+        self._link.rows(_ANSWER, (records(rows), self._channel, CALL, self._channel, records(signals)))
 
     def close(self) -> None:
         self._link.close()

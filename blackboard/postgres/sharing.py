@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from agentsys.blackboard.awaiting import answered_together
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
-from agentsys.blackboard.postgres.queue import ANSWERS, WORK, SubmissionQueue, Taken
+from agentsys.blackboard.postgres.queue import CALL, SubmissionQueue, Taken
 from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.postgres.signals import Signals
 from agentsys.blackboard.postgres.storage import (
@@ -121,7 +122,7 @@ class LeasedCommitter:
         except BaseException:
             self._database.close()
             raise
-        self._signals = Signals(address, self._hear)
+        self._signals = Signals(address, self.epoch, self._hear)
         self._thread = threading.Thread(target=self._run, name="agentsys-courier", daemon=True)
         self._thread.start()
 
@@ -233,10 +234,8 @@ class LeasedCommitter:
             return
         if kind == VACANT:
             self._due["look"] = 0.0
-        elif signal == (WORK if self._committer is not None else f"{ANSWERS}:{self.epoch}"):
+        elif kind == CALL:
             self._called = True
-        else:
-            return
         self._wake.set()
 
     def _published(self, commits: Sequence[Commit]) -> None:
@@ -300,8 +299,9 @@ class LeasedCommitter:
             self._learn(self.reader.state().head)
         if self._is_called() and self._pending:
             answers = {name: from_text(answer) for name, answer in self._queue.collect().items()}
-            for name, outcome in answers.items():
-                self._settle(name, outcome)
+            with answered_together():
+                for name, outcome in answers.items():
+                    self._settle(name, outcome)
         with self._guard:
             if self._is_due("resend", RESEND_SECONDS):
                 # A crash of the server empties the queue.

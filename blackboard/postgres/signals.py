@@ -17,8 +17,10 @@ WAIT_SECONDS: Final = 1.0
 class Signals:
     """Calls ``heard`` on a thread of its own with each signal of the board, from construction to :meth:`close`."""
 
-    def __init__(self, address: Address, heard: Callable[[str], None]) -> None:
+    def __init__(self, address: Address, epoch: int, heard: Callable[[str], None]) -> None:
+        """Signals to all come on the channel named as the schema, those to one opening on one with its number."""
         self._address, self._heard = address, heard
+        self._channels = (address.schema, f"{address.schema}_{epoch}")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentsys-signals", daemon=True)
         self._thread.start()
@@ -39,7 +41,8 @@ class Signals:
                 time.sleep(RETRY_SECONDS)
 
     def _listen(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
-        connection.execute(f"LISTEN {self._address.schema}")
+        for channel in self._channels:
+            connection.execute(f"LISTEN {channel}".encode())
         while not self._closed.is_set():
             for notification in connection.notifies(timeout=WAIT_SECONDS):
                 self._heard(notification.payload)
