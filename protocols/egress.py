@@ -1,4 +1,4 @@
-"""Where clients of foreign systems may connect: the hosts the operator named, and no address more private than theirs."""
+"""Where clients of foreign systems may connect: the hosts the operator named, no address more private than theirs."""
 
 from __future__ import annotations
 
