@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import psycopg
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.copies import (
     NoBackup,
     OtherHead,
@@ -36,6 +38,7 @@ from agentsys.blackboard.storage import BoardMissing, ChainBroken, SchemaTooNew
 from agentsys.errors import BoardError
 
 MINE = Label.trusted("ann")
+RECORDED = Path(__file__).parents[2] / "ui" / "recorded" / "demo.db"
 WRITER = Path(__file__).with_name("committer_process.py")
 
 
@@ -73,7 +76,7 @@ def contents(location: str | Path) -> dict[str, Any]:
             "effects": board.effects(),
             "cursor": board.cursor("reader"),
             "now": board.query(Predicate()),
-            "then": board.query(Predicate(), at=head // 2),
+            "then": board.query(Predicate(), at=max(board.horizon, head // 2)),
             "epoch": board.epoch,
         }
 
@@ -224,21 +227,30 @@ def test_an_export_can_be_checked_without_importing_it(export: Path, tmp_path: P
         check_export(tmp_path / "none.jsonl", quietly)
 
 
-def test_an_export_of_older_tables_is_brought_up_to_the_present_ones(export: Path, tmp_path: Path) -> None:
-    lines = lines_of(export)
-    place = next(number for number, line in enumerate(lines) if line.startswith('{"table":"board"'))
-    columns, row = json.loads(lines[place])["columns"], json.loads(lines[place + 1])
-    kept = [columns.index(name) for name in ("id", "schema_version", "epoch", "head", "head_hash")]
-    row[columns.index("schema_version")] = 1
-    lines[place] = json.dumps({"table": "board", "columns": [columns[number] for number in kept]}) + "\n"
-    lines[place + 1] = json.dumps([row[number] for number in kept]) + "\n"
-    old = tmp_path / "old.jsonl"
-    if {"payload", "snapshot_lease"} & {json.loads(line).get("table") for line in lines if line.startswith("{")}:
-        pytest.skip("an export of version 1 has no such tables")
-    old.write_text("".join(changed_header(lines, schema=1)))
-    import_board(old, tmp_path / "new.db", quietly)
+def test_an_export_of_older_tables_is_brought_up_to_the_present_ones(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    shutil.copyfile(RECORDED, old)
+    exported = export_board(old, tmp_path / "old.jsonl", quietly)
+    with (tmp_path / "old.jsonl").open() as file:
+        assert json.loads(file.readline())["schema"] == 1
+    import_board(tmp_path / "old.jsonl", new, quietly, head_hash=exported.head_hash)
+    with Board.open_read_only(old) as before, Board.open(new) as board:
+        assert board.verify() == exported.commits
+        assert board.query(Predicate()) == before.query(Predicate())
+        assert board.log() == before.log()
+
+
+def test_a_compacted_board_comes_back_as_it_was(location: str, tmp_path: Path) -> None:
+    with Board.open(location) as board:
+        fill(board)
+        board.compact(Keep(commits=3))
+        horizon = board.horizon
+        assert horizon > 0
+    export_board(location, tmp_path / "board.jsonl", quietly)
+    import_board(tmp_path / "board.jsonl", tmp_path / "new.db", quietly)
+    assert contents(tmp_path / "new.db") == contents(location)
     with Board.open(tmp_path / "new.db") as board:
-        assert board.verify() == contents(tmp_path / "source.db")["head"]
+        assert board.horizon == horizon
 
 
 @pytest.fixture
