@@ -29,7 +29,7 @@ class ForkOutside(RunError):
     remedy = "Name a commit of the run: `agentsys board log --run RUN` lists them."
 
 
-def forked(record: RunRecord, run: str, at: int | None, started: float) -> RunRecord:
+def forked(record: RunRecord, run: str, at: int | None, started: float, after: int) -> RunRecord:
     """Return the record of a fork at commit ``at``, by default of the run's beginning.
 
     Raises :class:`ForkOutside`, and :class:`HistoryCompacted` if the board no longer has what the run began with.
@@ -51,6 +51,7 @@ def forked(record: RunRecord, run: str, at: int | None, started: float) -> RunRe
         deadline,
         origin=origin,
         snapshot=record.snapshot or record.first_seq,
+        after=after,
     )
 
 

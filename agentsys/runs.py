@@ -39,7 +39,7 @@ class RunRecord:
     Times are unix seconds. ``first_seq`` is the commit that began the run, 0 if a compaction has dropped it;
     ``writes`` hashes its last writes.
     ``origin`` is the starter's word on where the workflow came from, so that it can be composed again. ``snapshot`` is
-    the commit as of which a fork reads, 0 for the run's own beginning.
+    the commit as of which a fork reads, 0 for the run's own beginning. ``after`` is the newest commit when it began.
     """
 
     run: str
@@ -56,6 +56,7 @@ class RunRecord:
     writes: str = ""
     origin: Json = None
     snapshot: int = 0
+    after: int = 0
     first_seq: int = 0
 
     @staticmethod
@@ -75,6 +76,11 @@ class RunRecord:
         label = entry.label if body["status"] != "running" else None
         return RunRecord(run=entry.key, label=label, **body)
 
+    @property
+    def order(self) -> tuple[int, float, str]:
+        """What runs are sorted by, the oldest first, whatever the clock did meanwhile."""
+        return self.after, self.started, self.run
+
     def write(self, transaction: Transaction) -> None:
         body: Json = {
             "workflow": self.workflow,
@@ -89,6 +95,7 @@ class RunRecord:
             "writes": self.writes,
             "origin": self.origin,
             "snapshot": self.snapshot,
+            "after": self.after,
         }
         transaction.put(topics.RUNS, self.run, body, type="run", label=self.label or self.input_label)
 
@@ -105,7 +112,7 @@ class RunRecord:
 def list_runs(board: Board) -> list[RunRecord]:
     """Return all runs, the oldest first."""
     records = [RunRecord.of(entry) for entry in board.query(Predicate(topic=topics.RUNS))]
-    return sorted(records, key=lambda record: record.started)
+    return sorted(records, key=lambda record: record.order)
 
 
 @dataclass(frozen=True, slots=True)

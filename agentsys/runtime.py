@@ -215,7 +215,7 @@ class Runtime:
         """
         source = RunRecord.load(self.board, run)
         chosen = self._workflow(workflow or source.workflow)
-        record = forked(source, self._free_name(run_id), at, time.time())
+        record = forked(source, self._free_name(run_id), at, time.time(), self.board.head)
         async with self._executing(record.run):
             await self._begin(record, None if at is None else partial(copy_steps, self.board, run, record.run, at))
             return await self._execute(record.run, chosen, listener)
@@ -317,7 +317,7 @@ class Runtime:
         run = self._free_name(run_id)
         started, seconds = time.time(), deadline if deadline is not None else workflow.deadline
         ends = None if seconds is None else started + seconds
-        return RunRecord(run, workflow.name, to_json(value), label, started, ends, origin=origin)
+        return RunRecord(run, workflow.name, to_json(value), label, started, ends, origin=origin, after=self.board.head)
 
     async def _begin(
         self, record: RunRecord, add: Callable[[Transaction], None] | None = None, *, for_anybody: bool = False

@@ -68,7 +68,7 @@ class Worker:
         """Take as many runs as there is room for; return how many are unfinished, here or in another process."""
         await asyncio.to_thread(self._look)
         wanted = [record for record in self._unfinished.values() if record.run not in self.broken]
-        for record in sorted(wanted, key=lambda record: (record.started, record.run)):
+        for record in sorted(wanted, key=lambda record: record.order):
             if len(self._executing) >= self._most:
                 break
             if record.run not in self._executing and await asyncio.to_thread(self._is_free, record.run):

@@ -21,7 +21,7 @@ from agentsys.blackboard.schema import COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS,
 from agentsys.blackboard.state_digest import state_digest
 from agentsys.blackboard.storage import BoardState, Maintenance
 from agentsys.blackboard.transactions import Commit, Transaction
-from agentsys.blackboard.upkeep import AdvanceHorizon, DropRange
+from agentsys.blackboard.upkeep import AdvanceHorizon, DropExpiredLeases, DropRange
 from agentsys.blackboard.verification import COMPACTIONS
 from agentsys.errors import BoardError
 
@@ -86,7 +86,10 @@ class Compactable(Protocol):
 
 
 def plan(board: Compactable, keep: Keep, pins: Sequence[Pin] = ()) -> Plan:
-    """Return what :func:`compact` would do now. ``pins`` are needs of which the board itself does not know."""
+    """Return what :func:`compact` would do now. ``pins`` are needs of which the board itself does not know.
+
+    A lease whose process died counts until a compaction has found it expired.
+    """
     state = board.state()
     wanted = min(state.head - keep.commits, _current_before(board, time.time() - keep.seconds, state.head))
     holding = sorted((pin for pin in (*pins, *_pins(board)) if pin.seq < wanted), key=lambda pin: pin.seq)
@@ -101,6 +104,7 @@ def compact(
 
     ``progress`` is given the number of rows dropped so far. Commits go on meanwhile.
     """
+    board.maintain(DropExpiredLeases())
     made = plan(board, keep, pins)
     if made.horizon > made.begin:
         _record(board, made.horizon)
@@ -118,7 +122,7 @@ def _current_before(board: Compactable, at: float, head: int) -> int:
 
 def _pins(board: Compactable) -> list[Pin]:
     cursors = board.select(select(CURSORS.c.name, CURSORS.c.position))
-    leases = board.select(select(SNAPSHOT_LEASES).where(SNAPSHOT_LEASES.c.expires_at > time.time()))
+    leases = board.select(select(SNAPSHOT_LEASES))
     unsettled = (
         select(EFFECTS.c.run)
         .join(EFFECT_EVENTS, and_(EFFECT_EVENTS.c.effect_id == EFFECTS.c.id, EFFECT_EVENTS.c.valid_to.is_(None)))

@@ -146,7 +146,10 @@ class CursorRow(BoardModel, table=True):
 
 
 class SnapshotLeaseRow(BoardModel, table=True):
-    """Somebody's word that the states from ``snapshot`` on are still read, until ``expires_at`` (Unix seconds)."""
+    """Somebody's word that the states from ``snapshot`` on are still read.
+
+    ``expires_at`` is in seconds of the database's clock, or of a machine's uptime (see ``upkeep``).
+    """
 
     __tablename__ = "snapshot_lease"
     id: str = Field(primary_key=True, sa_type=NAME)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
 
@@ -16,6 +17,9 @@ from agentsys.blackboard.schema import (
 )
 from agentsys.blackboard.storage import HistoryCompacted
 
+LONGEST_LEASE_SECONDS: Final = 86_400.0
+"""For how long a lease holds at most without being renewed."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdvanceHorizon:
@@ -26,7 +30,7 @@ class AdvanceHorizon:
     def run(self, connection: Connection) -> bool:
         """Return whether nothing before the horizon is needed."""
         leases = SNAPSHOT_LEASES.c
-        connection.execute(delete(SNAPSHOT_LEASES).where(leases.expires_at <= now(connection)))
+        DropExpiredLeases().run(connection)
         needed = exists().where(leases.snapshot < self.horizon) | exists().where(CURSORS.c.position < self.horizon)
         if connection.execute(select(needed)).scalar():
             return False
@@ -71,6 +75,18 @@ class DropRange:
 
 
 @dataclass(frozen=True, slots=True)
+class DropExpiredLeases:
+    """Drop the leases that nobody has renewed in time."""
+
+    def run(self, connection: Connection) -> None:
+        expires_at, time_ = SNAPSHOT_LEASES.c.expires_at, now(connection)
+        # One from farther ahead than leases last is from before the clock was set back, or the machine started.
+        connection.execute(
+            delete(SNAPSHOT_LEASES).where((expires_at <= time_) | (expires_at > time_ + LONGEST_LEASE_SECONDS))
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class TakeLease:
     """Keep the states from ``snapshot`` on for ``seconds`` more; a lease of this ``id`` is prolonged."""
 
@@ -84,7 +100,7 @@ class TakeLease:
         if self.snapshot < horizon:
             raise HistoryCompacted.at(self.snapshot, horizon)
         EndLease(self.id).run(connection)
-        until = now(connection) + self.seconds
+        until = now(connection) + min(self.seconds, LONGEST_LEASE_SECONDS)
         connection.execute(insert(SNAPSHOT_LEASES).values(id=self.id, snapshot=self.snapshot, expires_at=until))
 
 
@@ -99,9 +115,10 @@ class EndLease:
 
 
 def now(connection: Connection) -> float:
-    """Return the Unix time, of the database's clock where several machines share it."""
+    """Return the seconds by a clock that all who open the board share: the database's, or else the machine's uptime."""
     if connection.dialect.name != "postgresql":
-        return time.time()
+        # Nobody sets this one, and all processes of a machine see the same.
+        return time.monotonic()
     seconds: float = connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one()
     return float(seconds)
 

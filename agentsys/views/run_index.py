@@ -54,7 +54,7 @@ class RunIndex:
         self._head = head
         if changed:
             self._records |= {entry.key: RunRecord.of(entry) for entry in changed}
-            self._ordered = tuple(sorted(self._records.values(), key=lambda record: record.started))
+            self._ordered = tuple(sorted(self._records.values(), key=lambda record: record.order))
 
 
 _INDEXES: Final[WeakKeyDictionary[Board, RunIndex]] = WeakKeyDictionary()

@@ -12,6 +12,7 @@ from agentsys.errors import BoardError
 SCHEMES: Final = ("postgresql://", "postgres://")
 LEASE_SECONDS: Final = 5.0
 SHORTEST_LEASE: Final = 0.5
+LONGEST_LEASE: Final = 3600.0
 _BOARD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -49,7 +50,7 @@ class Address:
             if not isinstance(board, str) or not isinstance(lease, str) or not _BOARD.fullmatch(board):
                 raise ValueError("board")
             seconds = float(lease)
-            if not SHORTEST_LEASE <= seconds <= 3600 or not url.database:
+            if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE or not url.database:
                 raise ValueError("lease or database")
         except (ArgumentError, ValueError):
             raise BadAddress("The address of the board is not of the expected form.") from None

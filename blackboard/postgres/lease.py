@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import DateTime, cast, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from agentsys.blackboard.postgres.address import LONGEST_LEASE
 from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.storage import count_opening
 from agentsys.blackboard.schema import BOARD, SESSIONS, SUBMISSIONS
@@ -22,6 +23,11 @@ KEPT_SECONDS: Final = 3600.0
 
 def _now(plus_seconds: float = 0.0) -> Any:
     return cast(func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, plus_seconds), DateTime(timezone=True))
+
+
+def _lasting(sessions: Any) -> Any:
+    """Whether a session lasts. One from farther ahead than leases go is from before the clock was set back."""
+    return (sessions.c.alive_until > _now()) & (sessions.c.alive_until <= _now(LONGEST_LEASE))
 
 
 class Lease:
@@ -45,9 +51,9 @@ class Lease:
     def renew(self) -> bool:
         """Prolong the session; return whether it had lasted until now. One that ended is begun anew."""
         asked = time.monotonic()
-        lasting = (SESSIONS.c.epoch == self.epoch, SESSIONS.c.alive_until > _now())
+        lasting = (SESSIONS.c.epoch == self.epoch, _lasting(SESSIONS))
         living = SESSIONS.alias("living")
-        others = select(func.count()).where(living.c.epoch != self.epoch, living.c.alive_until > _now())
+        others = select(func.count()).where(living.c.epoch != self.epoch, _lasting(living))
         renewal = update(SESSIONS).where(*lasting).values(alive_until=_now(self._seconds))
         with self._database.translated_errors(), self._database.couriers.connect() as connection:
             found = connection.execute(renewal.returning(others.scalar_subquery())).first()
@@ -70,9 +76,7 @@ class Lease:
         """Whether nobody leads, or this opening does, or the leader's session has ended: a look that locks nothing."""
         with self._database.translated_errors(), self._database.couriers.connect() as connection:
             row = connection.execute(
-                select(BOARD.c.leader, SESSIONS.c.alive_until > _now()).outerjoin(
-                    SESSIONS, SESSIONS.c.epoch == BOARD.c.leader
-                )
+                select(BOARD.c.leader, _lasting(SESSIONS)).outerjoin(SESSIONS, SESSIONS.c.epoch == BOARD.c.leader)
             ).one()
         return row[0] is None or row[0] == self.epoch or not row[1]
 
@@ -82,7 +86,7 @@ class Lease:
             leader = connection.execute(select(BOARD.c.leader).with_for_update()).scalar_one()
             if leader not in (None, self.epoch):
                 # Its renewal either comes first, and is seen here, or comes too late and is refused.
-                lasting = select(SESSIONS.c.alive_until > _now()).where(SESSIONS.c.epoch == leader).with_for_update()
+                lasting = select(_lasting(SESSIONS)).where(SESSIONS.c.epoch == leader).with_for_update()
                 if connection.execute(lasting).scalar():
                     return False
             connection.execute(update(BOARD).values(leader=self.epoch))
@@ -102,13 +106,14 @@ class Lease:
         if epoch == self.epoch:
             return True
         with self._database.translated_errors(), self._database.couriers.connect() as connection:
-            lasting = select(SESSIONS.c.alive_until > _now()).where(SESSIONS.c.epoch == epoch)
+            lasting = select(_lasting(SESSIONS)).where(SESSIONS.c.epoch == epoch)
             return bool(connection.execute(lasting).scalar())
 
     def tidy(self) -> None:
         """Remove sessions that ended long ago, and requests and answers of those that ended."""
-        self._execute(delete(SESSIONS).where(SESSIONS.c.alive_until < _now(-KEPT_SECONDS)))
-        living = select(SESSIONS.c.epoch).where(SESSIONS.c.alive_until > _now())
+        until = SESSIONS.c.alive_until
+        self._execute(delete(SESSIONS).where((until < _now(-KEPT_SECONDS)) | (until > _now(LONGEST_LEASE))))
+        living = select(SESSIONS.c.epoch).where(_lasting(SESSIONS))
         self._execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.epoch.not_in(living)))
 
     def _execute(self, statement: Any) -> int:
