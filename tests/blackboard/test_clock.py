@@ -17,7 +17,7 @@ from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.postgres import lease
+from agentsys.blackboard.postgres import lease, queue
 from agentsys.blackboard.predicates import Predicate
 
 HOUR = 3600.0
@@ -158,6 +158,8 @@ def set_database_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Set the database's clock off, as far as sessions look at it."""
     real: Any = lease._now
     monkeypatch.setattr(lease, "_now", lambda plus_seconds=0.0: real(plus_seconds + seconds))
+    stepped = f"clock_timestamp() + interval '{seconds} seconds'"
+    monkeypatch.setattr(queue, "_TAKE", queue._TAKE.replace("clock_timestamp()", stepped))
 
 
 @pytest.mark.parametrize("hours", [2, -2])
