@@ -213,12 +213,13 @@ class Board(UpkeptBoard):
         """Give a signal that is set when a commit may have changed what ``predicate`` covers, perhaps also else."""
         return self._wakeups.waiting(predicate) if self._is_told else nullcontext(Polling(POLL_SECONDS))
 
-    def subscribe(self, name: str, predicate: Predicate, *, after: int = 0) -> Subscription:
+    def subscribe(self, name: str, predicate: Predicate, *, after: int | None = None) -> Subscription:
         """Return the durable subscription ``name``, created at position ``after`` unless it exists.
 
-        Raises :class:`SubscriptionMismatch` if it exists with another predicate.
+        By default it begins with the log. Raises :class:`SubscriptionMismatch` if it exists with another predicate,
+        :class:`HistoryCompacted` for a position from which the log is gone.
         """
-        wanted = CursorState(check_name(name, "subscription"), predicate, after)
+        wanted = CursorState(check_name(name, "subscription"), predicate, self.horizon if after is None else after)
         stored = self.committer().create_cursor(wanted).result()
         if stored.predicate != predicate:
             raise SubscriptionMismatch(f"Subscription {name} exists for {stored.predicate.to_json()}.")

@@ -88,6 +88,7 @@ class SqliteStorage(SqlStorage):
     def create_cursor(self, cursor: CursorState) -> CursorState:
         existing = self.cursor(cursor.name)
         if existing is None:
+            self._check_past(cursor.position, self._horizon())
             with self._database.translated_errors(), self._writer.begin():
                 self._insert(CURSORS, [cursor_to_row(cursor)])
         return existing or cursor

@@ -30,6 +30,7 @@ from agentsys.blackboard.storage import (
     BoardCorrupt,
     BoardMissing,
     CursorState,
+    HistoryCompacted,
     LogMoved,
     Maintenance,
     SchemaTooNew,
@@ -232,4 +233,8 @@ def create_cursor(database: PostgresDatabase, cursor: CursorState) -> CursorStat
     with database.translated_errors(), database.writers.begin() as connection:
         connection.execute(wanted)
         row = connection.execute(select(CURSORS).where(CURSORS.c.name == cursor.name)).one()
+        # Locked, as a compaction must see the cursor or come first.
+        horizon = connection.execute(select(BOARD.c.horizon).with_for_update(read=True)).scalar_one()
+        if row.position < horizon:
+            raise HistoryCompacted.at(row.position, horizon)
     return cursor_from_row(row)
