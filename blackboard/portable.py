@@ -22,7 +22,7 @@ from typing import IO, Any, Final, TypeAlias
 from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select
 
 from agentsys.blackboard.migrations import upgrade
-from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, BoardModel
+from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, SNAPSHOT_LEASES, BoardModel
 from agentsys.blackboard.storage import SchemaTooNew
 from agentsys.errors import BoardError
 
@@ -165,10 +165,11 @@ def _insertion(connection: Connection, head: dict[str, Any]) -> tuple[Any, list[
 
 
 def _stored_tables(connection: Connection) -> Iterator[Table]:
-    """Yield a board's tables as they are in the database, which may be of an older version."""
+    """Yield the tables that travel, as they are in the database, which may be of an older version."""
     stored = inspect(connection).get_table_names()
     for name in sorted(BoardModel.metadata.tables):
-        if name in stored:
+        # Nobody holds a lease of a board elsewhere, and its time is that of another clock.
+        if name in stored and name != SNAPSHOT_LEASES.name:
             yield Table(name, MetaData(), autoload_with=connection)
 
 

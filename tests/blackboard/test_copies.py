@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.compaction import Keep
+from agentsys.blackboard.compaction import Keep, plan
 from agentsys.blackboard.copies import (
     NoBackup,
     OtherHead,
@@ -246,11 +246,13 @@ def test_a_compacted_board_comes_back_as_it_was(location: str, tmp_path: Path) -
         board.compact(Keep(commits=3))
         horizon = board.horizon
         assert horizon > 0
-    export_board(location, tmp_path / "board.jsonl", quietly)
+        with board.lease(horizon):
+            export_board(location, tmp_path / "board.jsonl", quietly)
     import_board(tmp_path / "board.jsonl", tmp_path / "new.db", quietly)
     assert contents(tmp_path / "new.db") == contents(location)
     with Board.open(tmp_path / "new.db") as board:
         assert board.horizon == horizon
+        assert not [pin for pin in plan(board, Keep()).pins if pin.what.startswith("lease")], "no lease came along"
 
 
 @pytest.fixture
