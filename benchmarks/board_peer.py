@@ -62,7 +62,8 @@ def _compare(figures: _Figures, arms: Sequence[Arm], options: Options) -> None:
     for threads, steps in WORKLOADS:
         if options.quick:
             steps //= 10
-        repeats = 2 if options.quick or steps == STEPS else options.repeats
+        # Sixteen thousand steps are a long time already, and the peer's gigabytes of them.
+        repeats = 2 if options.quick else options.repeats if steps < STEPS else 2 if threads == 1 else 1
         taken = interleave({arm.name: _rate(arm, threads, steps) for arm in arms}, repeats)
         what = f"{steps:,} steps, {'1 thread' if threads == 1 else f'{threads} threads at once'}"
         figures.repetitions |= {f"{name}, {what}": values for name, values in taken.items()}
