@@ -27,6 +27,8 @@ from agentsys.errors import BoardError
 
 SLICE_SECONDS: Final = 0.005
 """How long the dropping of one slice may hold up commits, about."""
+PAUSE: Final = 4.0
+"""How long, in times of the last slice, the next one waits."""
 FIRST_SLICE: Final = 64
 LARGEST_SLICE: Final = 4_096
 _UNSETTLED: Final = (EffectState.STARTED.value, EffectState.IN_DOUBT.value)
@@ -151,11 +153,13 @@ def _drop(board: Compactable, horizon: int, progress: Callable[[int], None]) -> 
     dropped = dict.fromkeys(_droppable(horizon), 0)
     after, size = 0, FIRST_SLICE
     while commits := _next_commits(board, after, horizon, size):
-        start = time.monotonic()
-        for what, count in board.maintain(DropRange(after, commits[-1], horizon)).items():
+        counts, seconds = board.maintain(DropRange(after, commits[-1], horizon))
+        for what, count in counts.items():
             dropped[what] += count
         progress(sum(dropped.values()))
-        share = SLICE_SECONDS / max(time.monotonic() - start, 1e-6)
+        share = SLICE_SECONDS / max(seconds, 1e-6)
+        # Most of the time belongs to those who commit.
+        time.sleep(PAUSE * seconds)
         after, size = commits[-1], max(1, min(LARGEST_SLICE, int(size * min(2.0, max(0.5, share)))))
     return dropped
 
