@@ -10,8 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +22,14 @@ from agentsys.benchmarks.board_load import Figures, Load, agents_on, fsync_secon
 from agentsys.benchmarks.board_team import fairness, idle_cost, put
 from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import ConfigurationError
 
 AGENTS: Final = (1, 16, 64, 256)
 READS: Final = 500
+KEPT: Final = 500
+"""Commits that a compaction leaves."""
 
 
 def main(options: Options) -> BenchResult:
@@ -45,6 +50,7 @@ def main(options: Options) -> BenchResult:
         _throughput(figures, in_folder(folder), folder, seconds, repeats)
         fairness(figures, str(folder / "shared.db"), 2.0 if options.quick else 5.0)
         idle_cost(figures, in_folder(folder / "idle"), seconds, repeats)
+        _compaction(figures, in_folder(folder / "compacted"), seconds, repeats)
         _recovery(figures, folder, 20_000 if options.quick else 200_000)
         _snapshots(figures, folder, 20 if options.quick else 200, repeats)
     notes = [
@@ -89,6 +95,35 @@ def _throughput(figures: Figures, name: Callable[[], str], folder: Path, seconds
         Bar("16 agents: p99 in fsyncs", figures.median("p99 16") / figures.median("fsync"), 5, at_least=False),
     ]
     figures.rows.append(["fsync of 4 KiB, ms", round(figures.median("fsync") * 1e3, 2), "", "", ""])
+
+
+def _compaction(figures: Figures, name: Callable[[], str], seconds: float, repeats: int) -> None:
+    arms = {
+        "not compacted": lambda: agents_on(name(), 16, seconds).rate,
+        "beside compactions": lambda: agents_on(name(), 16, seconds, beside=compacting).rate,
+    }
+    figures.repetitions.update(interleave(arms, max(2, repeats)))
+    beside = f"not compacted: {figures.median('not compacted'):,.0f}"
+    what = "commits/s, 16 agents, compacted all the time"
+    figures.rows.append([what, round(figures.median("beside compactions")), beside, "", ""])
+
+
+@contextmanager
+def compacting(board: Board) -> Iterator[None]:
+    """Compact ``board`` again and again, so that what is dropped is as much as what comes."""
+    ended = threading.Event()
+
+    def compact() -> None:
+        while not ended.wait(0.01):
+            board.compact(Keep(commits=KEPT))
+
+    thread = threading.Thread(target=compact)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _recovery(figures: Figures, folder: Path, rows: int) -> None:
