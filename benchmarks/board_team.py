@@ -15,6 +15,7 @@ from agentsys.benchmarks.harness import Bar, interleave, median
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.subscriptions import Subscription
 
 PROCESSES: Final = 8
 SUBSCRIBERS: Final = 1_000
@@ -82,13 +83,17 @@ def idle_subscribers(board: Board) -> ExitStack:
     """Let a thousand threads wait for what nobody writes, until the stack that is returned closes."""
     ended = threading.Event()
 
-    def wait(number: int) -> None:
-        subscription = board.subscribe(f"idle {number}", Predicate(topic=f"idle {number}"), after=board.head)
+    def wait(subscription: Subscription) -> None:
         while not ended.is_set():
             subscription.wait(3600)
 
+    # One after the other, and before anything is measured: each is a commit of its own in the database.
+    subscriptions = [
+        board.subscribe(f"idle {number}", Predicate(topic=f"idle {number}"), after=board.head)
+        for number in range(SUBSCRIBERS)
+    ]
     threading.stack_size(256 * 1024)
-    threads = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(SUBSCRIBERS)]
+    threads = [threading.Thread(target=wait, args=(one,), daemon=True) for one in subscriptions]
     for thread in threads:
         thread.start()
     stack = ExitStack()
