@@ -32,7 +32,7 @@ from agentsys.blackboard.transactions import Commit, CommitRequest, nothing_comm
 from agentsys.blackboard.validation import BatchState
 from agentsys.errors import BoardError
 
-MAX_BATCH: Final = 256
+MAX_BATCH: Final = 128
 GATHER: Final = 0.5
 """For how much of the time that the last batch took to store, the next one waits to become as large."""
 _T = TypeVar("_T")
