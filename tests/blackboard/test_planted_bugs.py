@@ -41,7 +41,7 @@ def overlook_the_first_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def validate(request: CommitRequest, state: validation.BatchState) -> None:
         right(replace(request, snapshot=request.snapshot + 1), state)
 
-    monkeypatch.setattr("agentsys.blackboard.committer.validate", validate)
+    monkeypatch.setattr("agentsys.blackboard.preparation.validate", validate)
 
 
 BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
