@@ -12,18 +12,19 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from agentsys.benchmarks import board_peer, board_postgres
-from agentsys.benchmarks.board_load import Figures, Load, agents_on, fsync_seconds, in_folder, raw_seconds
-from agentsys.benchmarks.board_team import fairness, idle_cost, put
-from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
+from agentsys.benchmarks.board_load import Figures, fsync_seconds, in_folder, raw_seconds, throughput
+from agentsys.benchmarks.board_team import fairness, idle_cost, put, rates_beside
+from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, other_cpu_share
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import PreparedCommit
 from agentsys.errors import ConfigurationError
 
 AGENTS: Final = (1, 16, 64, 256)
@@ -71,24 +72,11 @@ def main(options: Options) -> BenchResult:
 
 
 def _throughput(figures: Figures, name: Callable[[], str], folder: Path, seconds: float, repeats: int) -> None:
-    loads: dict[int, list[Load]] = {count: [] for count in AGENTS}
-    for _ in range(repeats):
-        for count in AGENTS:
-            figures.add("fsync", fsync_seconds(folder))
-            load = agents_on(name(), count, seconds)
-            raw = load.commits / raw_seconds(Path(name()), load.batches)
-            loads[count].append(load)
-            figures.add(f"board {count}", load.rate)
-            figures.add(f"raw {count}", raw)
-            figures.add(f"share {count}", load.rate / raw)
-            figures.add(f"p99 {count}", load.quantile(0.99))
-    for count in AGENTS:
-        p50, p99 = (median([load.quantile(share) for load in loads[count]]) * 1e3 for share in (0.5, 0.99))
-        raw = figures.median(f"raw {count}")
-        figures.rows.append(
-            [f"commits/s, {count} agents", round(figures.median(f"board {count}")), f"raw: {raw:,.0f}", p50, p99]
-        )
-        figures.bars.append(Bar(f"{count} agents: share of raw SQLite", figures.median(f"share {count}"), 0.7))
+    def raw(place: str, batches: Sequence[Sequence[PreparedCommit]]) -> float:
+        figures.add("fsync", fsync_seconds(folder))
+        return raw_seconds(Path(place), batches)
+
+    throughput(figures, name, raw, "raw SQLite", seconds, repeats)
     figures.bars += [
         Bar("16 agents: commits/s", figures.median("board 16"), 3_000),
         Bar("256 agents: commits/s", figures.median("board 256"), 7_000),
@@ -98,14 +86,8 @@ def _throughput(figures: Figures, name: Callable[[], str], folder: Path, seconds
 
 
 def _compaction(figures: Figures, name: Callable[[], str], seconds: float, repeats: int) -> None:
-    arms = {
-        "not compacted": lambda: agents_on(name(), 16, seconds).rate,
-        "beside compactions": lambda: agents_on(name(), 16, seconds, beside=compacting).rate,
-    }
-    figures.repetitions.update(interleave(arms, max(2, repeats)))
-    beside = f"not compacted: {figures.median('not compacted'):,.0f}"
-    what = "commits/s, 16 agents, compacted all the time"
-    figures.rows.append([what, round(figures.median("beside compactions")), beside, "", ""])
+    arms = ("not compacted", "beside compactions")
+    rates_beside(figures, arms, "compacted all the time", compacting, name, seconds, repeats)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from agentsys.blackboard.schema import COMMITS, ENTRIES
 from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import PreparedCommit
 
+AGENTS: Final = (1, 16, 64, 256)
 KEYS: Final = 16
 """Entries that each agent goes round; every write supersedes a version once the round is full."""
 TEXT: Final = "x" * 180
@@ -95,6 +96,35 @@ def agents_on(
         commits = iter([PreparedCommit(commit, tuple(map(_text, commit.writes))) for commit in board.log()])
     load.batches = [list(islice(commits, size)) for size in sizes]
     return load
+
+
+def throughput(
+    figures: Figures,
+    name: Callable[[], str],
+    raw: Callable[[str, Sequence[Sequence[PreparedCommit]]], float],
+    ceiling: str,
+    seconds: float,
+    repeats: int,
+) -> None:
+    """Add the commits/s of each number of :data:`AGENTS`, and their share of a ``ceiling``.
+
+    ``raw`` returns the seconds that it takes to store a load's batches, all but the first, in a new place.
+    """
+    loads: dict[int, list[Load]] = {count: [] for count in AGENTS}
+    for _ in range(repeats):
+        for count in AGENTS:
+            load = agents_on(name(), count, seconds)
+            rate = load.commits / raw(name(), load.batches)
+            loads[count].append(load)
+            figures.add(f"board {count}", load.rate)
+            figures.add(f"raw {count}", rate)
+            figures.add(f"share {count}", load.rate / rate)
+            figures.add(f"p99 {count}", load.quantile(0.99))
+    for count in AGENTS:
+        p50, p99 = (median([load.quantile(share) for load in loads[count]]) * 1e3 for share in (0.5, 0.99))
+        beside = f"raw: {figures.median(f'raw {count}'):,.0f}"
+        figures.rows.append([f"commits/s, {count} agents", round(figures.median(f"board {count}")), beside, p50, p99])
+        figures.bars.append(Bar(f"{count} agents: share of {ceiling}", figures.median(f"share {count}"), 0.7))
 
 
 def _furnish(board: Board, count: int) -> None:

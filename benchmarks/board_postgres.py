@@ -12,17 +12,16 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final
 
-from agentsys.benchmarks.board_load import Figures, Load, agents, agents_on
+from agentsys.benchmarks.board_load import Figures, agents, throughput
 from agentsys.benchmarks.board_team import fairness, idle_cost
 from agentsys.benchmarks.boards import board_location
-from agentsys.benchmarks.harness import Bar, BenchResult, Options, median, other_cpu_share
+from agentsys.benchmarks.harness import BenchResult, Options, other_cpu_share
 from agentsys.benchmarks.postgres_server import OWN, running_server
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.schema import COMMITS, ENTRIES
 from agentsys.blackboard.storage import PreparedCommit
 
-AGENTS: Final = (1, 16, 64, 256)
 FOLLOWING: Final = 16
 """Agents of a process that does not lead."""
 _Statements = list[tuple[str, list[tuple[Any, ...]]]]
@@ -37,7 +36,7 @@ def main(options: Options) -> BenchResult:
         server = options.arguments["server"]
         url = stack.enter_context(running_server()).url if server == OWN else server
         name = partial(board_location, None, url)
-        _throughput(figures, name, seconds, repeats)
+        throughput(figures, name, raw_seconds, "a raw connection", seconds, repeats)
         _following(figures, name, seconds, repeats)
         fairness(figures, name(), 2.0 if options.quick else 5.0)
         idle_cost(figures, name, seconds, repeats)
@@ -56,25 +55,6 @@ def main(options: Options) -> BenchResult:
             "in the same batches by executemany, prepared beforehand.",
         ],
     )
-
-
-def _throughput(figures: Figures, name: Callable[[], str], seconds: float, repeats: int) -> None:
-    loads: dict[int, list[Load]] = {count: [] for count in AGENTS}
-    for _ in range(repeats):
-        for count in AGENTS:
-            load = agents_on(name(), count, seconds)
-            raw = load.commits / raw_seconds(name(), load.batches)
-            loads[count].append(load)
-            figures.add(f"board {count}", load.rate)
-            figures.add(f"raw {count}", raw)
-            figures.add(f"share {count}", load.rate / raw)
-    for count in AGENTS:
-        p50, p99 = (median([load.quantile(share) for load in loads[count]]) * 1e3 for share in (0.5, 0.99))
-        raw = figures.median(f"raw {count}")
-        figures.rows.append(
-            [f"commits/s, {count} agents", round(figures.median(f"board {count}")), f"raw: {raw:,.0f}", p50, p99]
-        )
-        figures.bars.append(Bar(f"{count} agents: share of a raw connection", figures.median(f"share {count}"), 0.7))
 
 
 def _following(figures: Figures, name: Callable[[], str], seconds: float, repeats: int) -> None:

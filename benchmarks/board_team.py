@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from typing import Final
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Final
 
 from agentsys.benchmarks.board_load import Figures, agents_on
 from agentsys.benchmarks.harness import Bar, interleave, median
@@ -63,19 +63,37 @@ def jain(counts: Sequence[float]) -> float:
     return sum(counts) ** 2 / (len(counts) * squares) if squares else 0.0
 
 
+def rates_beside(
+    figures: Figures,
+    arms: tuple[str, str],
+    what: str,
+    beside: Callable[[Board], AbstractContextManager[Any]],
+    name: Callable[[], str],
+    seconds: float,
+    repeats: int,
+) -> list[float]:
+    """Add the commits/s of 16 agents without and with something ``beside`` them; return the second's share each time.
+
+    ``arms`` name the two, ``what`` the row.
+    """
+    without, company = arms
+    taken = interleave(
+        {
+            without: lambda: agents_on(name(), 16, seconds).rate,
+            company: lambda: agents_on(name(), 16, seconds, beside=beside).rate,
+        },
+        max(2, repeats),
+    )
+    figures.repetitions.update(taken)
+    told = f"{without}: {figures.median(without):,.0f}"
+    figures.rows.append([f"commits/s, 16 agents, {what}", round(figures.median(company)), told, "", ""])
+    return [rate / alone for alone, rate in zip(taken[without], taken[company], strict=True)]
+
+
 def idle_cost(figures: Figures, name: Callable[[], str], seconds: float, repeats: int) -> None:
     """Add what a thousand subscribers cost that wait for what nobody writes."""
-    arms = {
-        "alone": lambda: agents_on(name(), 16, seconds).rate,
-        "beside subscribers": lambda: agents_on(name(), 16, seconds, beside=idle_subscribers).rate,
-    }
-    taken = interleave(arms, max(2, repeats))
-    figures.repetitions.update(taken)
-    shares = [beside / alone for alone, beside in zip(*taken.values(), strict=True)]
-    cost = 100 * (1 - median(shares))
-    beside = f"alone: {figures.median('alone'):,.0f}"
-    what = f"commits/s, 16 agents, {SUBSCRIBERS:,} idle subscribers"
-    figures.rows.append([what, round(figures.median("beside subscribers")), beside, "", ""])
+    arms, what = ("alone", "beside subscribers"), f"{SUBSCRIBERS:,} idle subscribers"
+    cost = 100 * (1 - median(rates_beside(figures, arms, what, idle_subscribers, name, seconds, repeats)))
     figures.bars.append(Bar(f"cost of {SUBSCRIBERS:,} idle subscribers, %", cost, 5, at_least=False))
 
 

@@ -35,11 +35,11 @@ def state_digest(select_rows: Read, at: int) -> str:
     Only the commit that supersedes one is left out, which lies beyond ``at``.
     """
     digest = hashlib.sha256()
-    for row in _pages(select_rows, _entries_at(at), (ENTRIES.c.topic, ENTRIES.c.key), (0, 1)):
+    for row in _pages(select_rows, _entries_at(at), (ENTRIES.c.topic, ENTRIES.c.key)):
         *fields, text, payload = row
         fields.append(stored_digest(text, payload))
         digest.update(_ENCODER.encode(fields).encode() + b"\n")
-    for row in _pages(select_rows, _effects_at(at), (EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal), (0, 1)):
+    for row in _pages(select_rows, _effects_at(at), (EFFECT_EVENTS.c.seq, EFFECT_EVENTS.c.ordinal)):
         digest.update(_ENCODER.encode([*row]).encode() + b"\n")
     return digest.hexdigest()
 
@@ -53,12 +53,9 @@ def _effects_at(at: int) -> Select[*tuple[Any, ...]]:
     return _EFFECT.where(and_(EFFECT_EVENTS.c.seq <= at, current))
 
 
-def _pages(
-    select_rows: Read, statement: Select[*tuple[Any, ...]], key: tuple[Any, Any], places: tuple[int, int]
-) -> Iterator[AnyRow]:
-    """Yield the rows of ``statement``, which is ordered by the columns ``key``; ``places`` are theirs in a row."""
+def _pages(select_rows: Read, statement: Select[*tuple[Any, ...]], key: tuple[Any, Any]) -> Iterator[AnyRow]:
+    """Yield the rows of ``statement``, which is ordered by the columns ``key``, the first two of a row."""
     page = select_rows(statement.limit(PAGE))
     while page:
         yield from page
-        last = tuple_(*(page[-1][place] for place in places))
-        page = select_rows(statement.where(tuple_(*key) > last).limit(PAGE))
+        page = select_rows(statement.where(tuple_(*key) > tuple_(*page[-1][:2])).limit(PAGE))

@@ -52,10 +52,12 @@ def commit_together(*parts: tuple[Board, Transaction]) -> list[Commit]:
     Committing the same ones again returns the same commits. Raises :class:`BoardsApart`, and what
     :meth:`Board.commit` raises: the first :class:`Conflict` of any of them stands for all.
     """
-    asked = [_Part(_leased(board), tx.seal(board.epoch)) for board, tx in parts]
-    _check_one_database([part.board.database for part in asked])
+    leased = [_leased(board) for board, _ in parts]
+    _check_one_database([board.database for board in leased])
     deadline = time.monotonic() + LEADERLESS_SECONDS
     while True:
+        # Sealed once more, a transaction says that it may have been stored already.
+        asked = [_Part(place, tx.seal(board.epoch)) for place, (board, tx) in zip(leased, parts, strict=True)]
         try:
             commits = _committed(asked)
             break
@@ -64,7 +66,6 @@ def commit_together(*parts: tuple[Board, Transaction]) -> list[Commit]:
             if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
-            asked = [_Part(_leased(board), tx.seal(board.epoch)) for board, tx in parts]
     for part, commit in zip(asked, commits, strict=True):
         part.board.learn(commit.seq)
     return commits
