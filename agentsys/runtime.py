@@ -327,14 +327,14 @@ class Runtime:
         record.write(transaction)
         if add is not None:
             add(transaction)
-        if for_anybody:
-            give_back(record.run, transaction)
-        else:
-            take(self.board, record.run, transaction)
         try:
+            if for_anybody:
+                give_back(record.run, transaction)
+            else:
+                take(self.board, record.run, transaction)
             commit = await submit(self.board, transaction)
-        except Conflict as conflict:
-            raise RunExists(f"Another process began a run {record.run!r} at this moment.") from conflict
+        except (Conflict, RunBusy) as lost:
+            raise RunExists(f"Another process began a run {record.run!r} at this moment.") from lost
         if not for_anybody:
             self._leases[record.run] = lease_in(commit)
 
