@@ -20,6 +20,7 @@ from agentsys.errors import AgentsysError
 DOCS = Path(__file__).resolve().parent
 ROOMS = (
     ("agentsys/blackboard", "blackboard"),
+    ("agentsys/containment", "containment"),
     ("agentsys/serving", "serving"),
     ("agentsys", "agentsys"),
     ("agentsys/langgraph", "langgraph"),

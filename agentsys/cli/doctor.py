@@ -33,7 +33,7 @@ class Finding:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Check Python, packages, settings, model files, board, disk and compiler; exit 1 on a fault."""
+    """Check Python, packages, settings, model files, board, containment, disk and compiler; exit 1 on a fault."""
     with reported_errors(as_json=as_json):
         settings = load_settings().settings
         findings = [check(settings) for check in CHECKS]
@@ -125,6 +125,26 @@ def _check_database(url: str) -> Finding:
         return Finding("board", "fault", error.message, error.remedy)
 
 
+def check_containment(_: Settings) -> Finding:
+    """Tools and queries run behind walls: says which there are, and tries them out with a planted escape."""
+    from agentsys.containment.process import ContainmentFailed
+    from agentsys.containment.trial import escapes
+    from agentsys.containment.walls import MEANINGS, STRONG, walls_here
+
+    walls = walls_here()
+    try:
+        broken = sorted(walls.held & escapes(walls))
+    except ContainmentFailed as error:
+        return Finding("containment", "fault", error.message, "Tools that need containment are refused.")
+    if broken:
+        return Finding("containment", "fault", f"{walls}, and yet a program got through to {', '.join(broken)}")
+    missing = [meaning for name, meaning in MEANINGS.items() if name not in walls.held]
+    detail = f"{walls}" + ("; not held: a contained program " + ", ".join(missing) if missing else "")
+    if not walls.held >= STRONG:
+        return Finding("containment", "warning", detail, "Install bubblewrap, or use Linux 6.2 or later.")
+    return Finding("containment", "ok", detail)
+
+
 def check_disk(settings: Settings) -> Finding:
     """There is room for models and tables."""
     existing = next(parent for parent in [settings.models_dir, *settings.models_dir.parents] if parent.exists())
@@ -142,5 +162,6 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     check_kernels,
     check_model,
     check_board,
+    check_containment,
     check_disk,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from agentsys.containment.walls import walls_here
 from agentsys.lake.profiles import Family
 from agentsys.lake.queries.allowlist import ForbiddenQueryError, PlanSyntaxError, UnknownTableError
 from agentsys.lake.queries.plan import Plan
@@ -164,7 +165,7 @@ def test_the_inner_wall_holds_without_the_outer_one(
 ) -> None:
     unchecked(monkeypatch)
     monkeypatch.setattr(
-        "agentsys.lake.queries.provenance.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps}
+        "agentsys.lake.queries.sandbox.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps}
     )
     with pytest.raises(QueryFailedError, match=r"disabled|does not exist|locked"):
         sandbox.run(ATTACKS[attack])
@@ -189,7 +190,7 @@ def test_families_that_were_not_granted_do_not_exist(families: list[Family], mon
     )
     monkeypatch.setattr(Reads, "probes", {"rain": None}, raising=False)
     monkeypatch.setattr(
-        "agentsys.lake.queries.provenance.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps}
+        "agentsys.lake.queries.sandbox.trace", lambda plan, grants: {step.name: Reads() for step in plan.steps}
     )
     with pytest.raises(QueryFailedError, match="disabled"):
         only_rain.run(f"SELECT * FROM read_parquet('{parquet}')")
@@ -200,7 +201,8 @@ def test_the_worker_has_none_of_the_callers_environment(
 ) -> None:
     monkeypatch.setenv("AGENTSYS_SECRET", "hush")
     monkeypatch.setattr(
-        "agentsys.lake.queries.sandbox._WORKER", "import os, sys; sys.exit(','.join(sorted(os.environ)) + ' seen')"
+        "agentsys.lake.queries.sandbox._WORKER",
+        ("-c", "import os, sys; sys.exit(','.join(sorted(os.environ)) + ' seen')"),
     )
     with pytest.raises(SandboxError, match="seen") as seen:
         QuerySandbox(families).run("SELECT count(*) FROM rain")
@@ -214,7 +216,7 @@ def test_a_cross_join_bomb_ends_at_the_time_limit(families: list[Family]) -> Non
 
 
 def test_a_worker_deaf_to_interrupts_is_killed(monkeypatch: pytest.MonkeyPatch, families: list[Family]) -> None:
-    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", "import time; time.sleep(60)")
+    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", ("-c", "import time; time.sleep(60)"))
     monkeypatch.setattr("agentsys.lake.queries.sandbox._START_SECONDS", 0.2)
     with pytest.raises(QueryTimeoutError):
         QuerySandbox(families, SandboxLimits(seconds=0.1)).run("SELECT count(*) FROM rain")
@@ -251,8 +253,9 @@ def test_a_value_that_does_not_convert_is_a_typed_error(sandbox: QuerySandbox) -
 
 
 def test_a_dead_worker_is_a_typed_error(monkeypatch: pytest.MonkeyPatch, families: list[Family]) -> None:
-    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", "import os; os.abort()")
-    with pytest.raises(SandboxError, match="status -6"):
+    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", ("-c", "import os; os.abort()"))
+    # Where it may not signal even itself, abort ends it by an illegal access.
+    with pytest.raises(SandboxError, match=r"status -(6|11)"):
         QuerySandbox(families).run("SELECT count(*) FROM rain")
 
 
@@ -263,3 +266,18 @@ def test_names_and_paths_with_quotes_are_harmless(tmp_path: Path) -> None:
     result = QuerySandbox([odd]).run("SELECT _file FROM odd")
     assert result.rows == (("it's; DROP.csv",),)
     assert result.sources[0].files == ("it's; DROP.csv",)
+
+
+def test_the_worker_itself_reads_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, families: list[Family], tmp_path: Path
+) -> None:
+    if not walls_here().held >= {"files", "network", "processes"}:
+        pytest.skip("this machine has no walls for files")
+    outside = tmp_path / "outside.txt"
+    outside.write_text("hush")
+    granted = families[1].tables[0].parquet
+    code = f"import sys; open({str(granted)!r}, 'rb').read(); sys.exit(open({str(outside)!r}).read() + ' seen')"
+    monkeypatch.setattr("agentsys.lake.queries.sandbox._WORKER", ("-c", code))
+    with pytest.raises(SandboxError, match=r"outside\.txt") as refused:
+        QuerySandbox(families).run("SELECT count(*) FROM rain")
+    assert "seen" not in str(refused.value)

@@ -1,42 +1,37 @@
 """Runs query plans in DuckDB, in a process of its own with nothing to reach but the granted tables.
 
-The walls, outermost first: the plan's allowlist (``agentsys.lake.queries.allowlist``); a fresh process with an empty
-environment, an address-space limit and a deadline after which it is killed; DuckDB with external access off, only the
-granted Parquet files as allowed paths, no extensions, no spilling to disk, its own memory limit and locked settings.
+The walls, outermost first: the plan's allowlist (``agentsys.lake.queries.allowlist``); a fresh process, contained
+as far as this machine can (:mod:`agentsys.containment`), with an address-space limit; DuckDB with external access off,
+only the granted Parquet files as allowed paths, no extensions, no spilling to disk, its own memory limit,
+locked settings.
 DuckDB's own limits do not bound scalar functions that build long strings, which is why the process has one too.
 """
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import json
-import math
-import os
 import re
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import duckdb
 
+from agentsys.containment.limits import Grants, Limits
+from agentsys.containment.process import run_contained
 from agentsys.errors import LakeError
+from agentsys.lake.profiles import Family
+from agentsys.lake.queries import worker
+from agentsys.lake.queries.allowlist import near_names
+from agentsys.lake.queries.plan import Plan
+from agentsys.lake.queries.provenance import StatementTrace, trace
 
-if TYPE_CHECKING:
-    # The worker process imports this module: sqlglot and the rest of the planning side would triple its start.
-    from agentsys.lake.profiles import Family
-    from agentsys.lake.queries.plan import Plan
-    from agentsys.lake.queries.provenance import StatementTrace
-
-_WORKER: Final = "from agentsys.lake.queries.sandbox import serve; serve()"
-_ADDRESS_SPACE_SLACK: Final = 512 * 2**20
+_WORKER: Final = (str(Path(worker.__file__)),)
 _START_SECONDS: Final = 10.0
+_OPEN_FILES: Final = 1024
+_ERROR_BYTES: Final = 64 * 2**10
 
 
 class UnknownColumnError(LakeError):
@@ -135,9 +130,6 @@ class QuerySandbox:
         Raises PlanSyntaxError, ForbiddenQueryError, UnknownTableError, UnknownColumnError, QueryTimeoutError,
         QueryMemoryError, QueryFailedError, ResultTooLargeError or SandboxError.
         """
-        from agentsys.lake.queries.plan import Plan
-        from agentsys.lake.queries.provenance import trace
-
         plan = Plan.of(plan) if isinstance(plan, str) else plan
         plan.validate(self.grants)
         traces = trace(plan, self.grants)
@@ -167,25 +159,37 @@ class QuerySandbox:
         )
 
     def _ask_worker(self, request: dict[str, Any]) -> dict[str, Any]:
-        # Interpreter flags and environment: no user site, no script folder, none of the caller's variables.
-        command = [sys.executable, "-s", "-P", "-c", _WORKER]
-        environment = {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
-        patience = 2 * self.limits.seconds + _START_SECONDS
-        try:
-            done = subprocess.run(
-                command, input=json.dumps(request).encode(), env=environment, capture_output=True, timeout=patience
-            )
-        except subprocess.TimeoutExpired as error:
-            raise self._error("timeout", "") from error
-        if done.returncode != 0 or not done.stdout:
-            detail = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise SandboxError(f"The query process ended with status {done.returncode} ({detail[0]}).")
-        answer: dict[str, Any] = json.loads(done.stdout)
+        # Interpreter flags: no site, no script folder; what is imported is under PYTHONPATH.
+        command = [sys.executable, "-S", "-P", *_WORKER]
+        done = run_contained(
+            command,
+            input=json.dumps(request).encode(),
+            limits=self._process_limits(),
+            grants=_grants(request["views"]),
+            # DuckDB's own locks hold where this machine has fewer walls.
+            require=(),
+        )
+        if done.stopped in ("time", "computing"):
+            raise self._error("timeout", "")
+        if done.stopped == "output":
+            raise self._error("size", "")
+        if done.status != 0 or not done.output:
+            detail = done.errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            raise SandboxError(f"The query process ended with status {done.status} ({detail[0]}).")
+        answer: dict[str, Any] = json.loads(done.output)
         return answer
 
-    def _error(self, kind: str, message: str) -> LakeError:
-        from agentsys.lake.queries.allowlist import near_names
+    def _process_limits(self) -> Limits:
+        patience = 2 * self.limits.seconds + _START_SECONDS
+        return Limits(
+            seconds=patience,
+            cpu_seconds=patience * self.limits.threads,
+            memory_bytes=None,  # the worker bounds itself, from what it has when it begins
+            open_files=_OPEN_FILES,
+            output_bytes=self.limits.result_bytes + _ERROR_BYTES,
+        )
 
+    def _error(self, kind: str, message: str) -> LakeError:
         if kind == "timeout":
             return QueryTimeoutError(f"The plan ran longer than {self.limits.seconds:g} s.")
         if kind == "memory":
@@ -198,6 +202,13 @@ class QuerySandbox:
         name = unknown.group(1) or unknown.group(2)
         known = [column.name for grant in self.grants for column in grant.columns]
         return UnknownColumnError(f"The column {name!r} is in none of the tables read.", remedy=near_names(name, known))
+
+
+def _grants(views: Mapping[str, list[list[str]]]) -> Grants:
+    """Return what the worker may read: the granted tables, and the code that it runs."""
+    tables = [Path(parquet) for tables in views.values() for parquet, _ in tables]
+    packages = Path(duckdb.__file__).parent.parent
+    return Grants((*tables, packages, Path(worker.__file__)), environment={"PYTHONPATH": str(packages)})
 
 
 def _base_name(file: str) -> str:
@@ -230,127 +241,3 @@ def _derivation(columns: Sequence[str], traces: Mapping[str, StatementTrace]) ->
     if origins is None or len(origins) != len(columns):
         origins = [frozenset().union(*(found.columns for found in traces.values()))] * len(columns)
     return {column: tuple(sorted(origin)) for column, origin in zip(columns, origins, strict=True)}
-
-
-def serve() -> None:
-    """Answer the one request on standard input (the worker's entry point; ``QuerySandbox`` starts it)."""
-    request = json.load(sys.stdin)
-    try:
-        answer = json.dumps(_answer(request), allow_nan=False)
-        if len(answer) > request["limits"]["result_bytes"]:
-            answer = json.dumps({"error": "size", "message": ""})
-    except duckdb.InterruptException:
-        answer = json.dumps({"error": "timeout", "message": ""})
-    except (duckdb.OutOfMemoryException, MemoryError):
-        answer = json.dumps({"error": "memory", "message": ""})
-    except duckdb.Error as error:
-        answer = json.dumps({"error": "failed", "message": str(error).splitlines()[0].rstrip(".")})
-    sys.stdout.write(answer)
-
-
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    limits = request["limits"]
-    connection = _locked_connection(request["views"], limits)
-    _bound_address_space(limits["memory_bytes"])
-    started = time.monotonic()
-    with _interrupting(connection, limits["seconds"]):
-        *earlier, (_, last) = request["steps"]
-        for name, sql in earlier:
-            connection.execute(f"CREATE TEMP TABLE {_quoted(name)} AS {sql}")
-        cursor = connection.execute(last)
-        described = cursor.description or []
-        rows = cursor.fetchmany(limits["rows"] + 1)
-    seconds = time.monotonic() - started
-    with _interrupting(connection, limits["seconds"]):
-        files = {family: _files(connection, probes) for family, probes in request["probes"].items()}
-    return {
-        "columns": [column[0] for column in described],
-        "types": [str(column[1]) for column in described],
-        "rows": [[_json_safe(value) for value in row] for row in rows[: limits["rows"]]],
-        "truncated": len(rows) > limits["rows"],
-        "files": files,
-        "seconds": seconds,
-    }
-
-
-def _locked_connection(views: dict[str, list[list[str]]], limits: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": limits["threads"],
-            "memory_limit": f"{limits['memory_bytes'] // 1024}KiB",
-            "temp_directory": "",
-            "autoload_known_extensions": False,
-            "autoinstall_known_extensions": False,
-            "python_enable_replacements": False,
-        },
-    )
-    for family, tables in views.items():
-        parts = (_scan(path, file) for path, file in tables)
-        connection.execute(f"CREATE VIEW {_quoted(family)} AS {' UNION ALL BY NAME '.join(parts)}")
-    paths = ", ".join(_literal(path) for tables in views.values() for path, _ in tables)
-    connection.execute(f"SET allowed_paths = [{paths}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
-
-
-def _scan(parquet: str, file: str) -> str:
-    # Both values are quoted literals, and a view cannot take parameters.
-    return f"SELECT *, {_literal(file)} AS _file FROM read_parquet({_literal(parquet)})"  # noqa: S608
-
-
-def _bound_address_space(memory_bytes: int) -> None:
-    if not sys.platform.startswith("linux"):
-        return
-    import resource
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    bound = used + memory_bytes + _ADDRESS_SPACE_SLACK
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-
-
-@contextmanager
-def _interrupting(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    timer = threading.Timer(seconds, connection.interrupt)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-
-
-def _files(connection: duckdb.DuckDBPyConnection, probes: list[str] | None) -> list[str] | None:
-    if probes is None:
-        return None
-    try:
-        return sorted(
-            {row[0] for probe in probes for row in connection.execute(probe).fetchall() if row[0] is not None}
-        )
-    except duckdb.Error:
-        return None
-
-
-def _json_safe(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float | decimal.Decimal):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, Mapping):
-        return {str(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
