@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agentsys.labelled import Labelled
     from agentsys.lake.lake import Lake
     from agentsys.memoisation import Memoise
-    from agentsys.policy import Policy
+    from agentsys.policy.policy import Policy
     from agentsys.runs import RunResult
     from agentsys.runtime import Runtime
     from agentsys.script import run
@@ -37,7 +37,7 @@ _HOMES = {
     "Labelled": "agentsys.labelled",
     "Lake": "agentsys.lake.lake",
     "Memoise": "agentsys.memoisation",
-    "Policy": "agentsys.policy",
+    "Policy": "agentsys.policy.policy",
     "Request": "agentsys.agents",
     "RunResult": "agentsys.runs",
     "Runtime": "agentsys.runtime",

@@ -17,6 +17,7 @@ from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context
 from agentsys.decisions import DecisionLog
+from agentsys.handles import NoValue
 from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
 from agentsys.labelled import unwrap
 from agentsys.leases import LeaseLost, is_loss
@@ -79,7 +80,9 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
         except FATAL:
             raise
         except Exception as error:
-            raise ActorFailed(error, context.label, context.decisions) from error
+            # That a handle stands for nothing is known to whoever gets the error.
+            label = context.label.join(error.label) if isinstance(error, NoValue) else context.label
+            raise ActorFailed(error, label, context.decisions) from error
         finally:
             context.close()
 

@@ -12,7 +12,6 @@ from agentsys.blackboard.merges import Merge
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import Deny
-from agentsys.labelled import unwrap
 from agentsys.recording import Recording
 from agentsys.scope import RunScope
 from agentsys.tools import to_json
@@ -51,7 +50,7 @@ class BoardAccess(Recording):
     def put(self, topic: str, key: str, value: Any, *, type: str, label: Label | None = None) -> None:
         """Write an entry when the transaction commits. Raises :class:`PolicyDenied` and :class:`LabelTooLow`."""
         self._check()
-        plain, labels = unwrap(value)
+        plain, labels = self._unwrap(value)
         least = self._label.join(*labels)
         if label is not None and not least.flows_to(label):
             raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")

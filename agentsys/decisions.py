@@ -16,11 +16,12 @@ class DecisionLog:
     def __init__(self, scope: RunScope, agent: str) -> None:
         self._scope = scope
         self._agent = agent
-        self._pending: list[tuple[str, Decision, Label]] = []
+        self.pending: tuple[tuple[str, Decision, Label], ...] = ()
+        """What, how decided, with what label beside the actor's own."""
 
     def note(self, action: str, decision: Decision, label: Label = BOTTOM) -> None:
         """Keep a decision, and tell the listener; ``label`` is of what it was about, beside the actor's own."""
-        self._pending.append((action, decision, label))
+        self.pending += ((action, decision, label),)
         reason = decision.reason if isinstance(decision, Deny) else ""
         allowed = isinstance(decision, Allow)
         self._scope.emit(Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason))
@@ -33,11 +34,11 @@ class DecisionLog:
 
     def drop(self) -> None:
         """Forget the kept decisions: a commit that is being repeated has them on record."""
-        self._pending = []
+        self.pending = ()
 
     def write(self, transaction: Transaction, key: str, label: Label) -> None:
         """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
-        for number, (action, decision, about) in enumerate(self._pending):
+        for number, (action, decision, about) in enumerate(self.pending):
             where, joined = f"{key}/{number}", label.join(about)
             write_decision(transaction, self._scope.run, where, self._agent, action, decision, joined)
         self.drop()

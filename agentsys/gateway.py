@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -12,8 +13,15 @@ from agentsys import topics
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, Readers, join_all
 from agentsys.errors import AgentsysError, LabelError
-from agentsys.policy import Policy
+from agentsys.policy.endorsers import PERSON
+from agentsys.policy.links import defang
+from agentsys.policy.policy import Policy
+from agentsys.policy.rules import ToolRule
+from agentsys.ruling import readers_of, ruled
 from agentsys.tools import Tool, ToolRegistry
+
+CHECK_SECONDS: Final = 5.0
+"""How long a check in Python may take; one that takes longer denies."""
 
 
 class PolicyDenied(LabelError):
@@ -48,11 +56,29 @@ class AskCall:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
+    """``telling``: the reason follows from what the arguments are, not only from their labels."""
+
     rule: str
     reason: str
+    telling: bool = False
 
 
 Decision = Allow | Deny
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A call that somebody wants to make: ``control`` is the caller's label, ``labels`` are of single arguments."""
+
+    tool: Tool
+    rule: ToolRule
+    arguments: dict[str, Json]
+    control: Label
+    labels: Mapping[str, Label]
+
+    @property
+    def label(self) -> Label:
+        return join_all([self.control, *self.labels.values()])
 
 
 class Gateway:
@@ -62,6 +88,22 @@ class Gateway:
         self.policy = policy
         self.tools = tools
 
+    async def judge(
+        self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
+    ) -> AllowCall | AskCall | Deny:
+        """Decide about a call once its source, where it has one, knows the tool; checks that take too long deny."""
+        try:
+            await self.tools.find(name)
+        except AgentsysError as error:
+            return Deny("unavailable-tool", str(error))
+        if not self.policy.checks:
+            return self.decide(name, arguments, control=control, labels=labels)
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await asyncio.to_thread(self.decide, name, arguments, control=control, labels=labels)
+        except TimeoutError:
+            return Deny("check-timed-out", f"a check of the policy took more than {CHECK_SECONDS:g} s")
+
     def decide(
         self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
     ) -> AllowCall | AskCall | Deny:
@@ -70,21 +112,19 @@ class Gateway:
         Never raises: an error in the check is a denial.
         """
         try:
-            return self._decide_call(name, dict(arguments), [("the caller", control), *labels.items()])
+            proposal = self._proposal(name, dict(arguments), control, labels)
+            return proposal if isinstance(proposal, Deny) else self._decide_call(proposal)
         except Exception as error:
-            return Deny("error-in-check", f"{type(error).__name__}: {error}")
+            return Deny("error-in-check", f"{type(error).__name__}: {error}", telling=True)
+
+    def tool(self, name: str) -> Tool | None:
+        """Return a tool as the policy has it: what it says of the tool stands above the tool's own declaration."""
+        declared = self.tools.get(name)
+        return None if declared is None else ruled(declared, self.policy.rule(name), self.policy.owner)
 
     def asks(self, name: str) -> bool:
         """Whether a person may have to decide about calls of tool ``name``."""
-        return name in self.policy.asks or name in self.policy.asks_if_untrusted
-
-    async def prepare(self, name: str) -> Deny | None:
-        """Let the tool's source, where it has one, learn of it; of one that cannot be had, return the denial."""
-        try:
-            await self.tools.find(name)
-        except AgentsysError as error:
-            return Deny("unavailable-tool", str(error))
-        return None
+        return self.policy.rule(name).ask != "never"
 
     def decide_write(self, topic: str, label: Label) -> Decision:
         """Decide about a write of ``topic`` whose entry will carry ``label``."""
@@ -104,60 +144,103 @@ class Gateway:
             "audience", f"{what} would disclose to {_names(audience)} what only {_names(label.readers)} may read"
         )
 
-    def _decide_call(
-        self, name: str, arguments: dict[str, Any], labels: list[tuple[str, Label]]
-    ) -> AllowCall | AskCall | Deny:
-        tool = self.tools.get(name)
+    def decide_question(self, what: str, label: Label) -> Decision:
+        """Decide whether the owner, who answers for all people, may be shown ``what``."""
+        return self.decide_disclosure(f"asking about {what}", label, Readers.of(self.policy.owner))
+
+    def _proposal(
+        self, name: str, arguments: dict[str, Any], control: Label, labels: Mapping[str, Label]
+    ) -> Proposal | Deny:
+        tool = self.tool(name)
         if tool is None:
             return Deny(
                 "unknown-tool", f"no tool is named {name!r}; there are {', '.join(self.tools.names()) or 'none'}"
             )
+        if self.policy.closed and name not in self.policy.tools:
+            return Deny("unlisted-tool", f"the policy is closed and says nothing of {name}")
         try:
             validated = tool.arguments(arguments)
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-            return Deny("bad-arguments", f"{name}: {faults}")
-        untrusted = self._check_influence(tool, labels)
-        if untrusted is not None and name not in self.policy.asks_if_untrusted:
-            return untrusted
-        disclosing = self._check_audience(tool, labels)
-        if disclosing is not None:
-            return disclosing
-        if untrusted is not None or name in self.policy.asks:
-            return self._ask(tool, validated, labels, untrusted)
-        return AllowCall("consequential" if tool.consequential else "harmless", tool, validated)
+            return Deny("bad-arguments", f"{name}: {faults}", telling=True)
+        return Proposal(tool, self.policy.rule(name), validated, control, labels)
 
-    def _ask(
-        self, tool: Tool, arguments: dict[str, Json], labels: list[tuple[str, Label]], untrusted: Deny | None
-    ) -> AskCall | Deny:
-        shown = self.decide_question(f"a call of {tool.name}", join_all(label for _, label in labels))
+    def _decide_call(self, proposal: Proposal) -> AllowCall | AskCall | Deny:
+        tool, rule = proposal.tool, proposal.rule
+        untrusted = self._check_influence(proposal) if tool.consequential else None
+        if untrusted is not None and rule.ask != "if-untrusted":
+            return untrusted
+        disclosing = self._check_audience(proposal)
+        if isinstance(disclosing, Deny):
+            return disclosing
+        for check in self.policy.checks:
+            reason = check(tool.name, proposal.arguments, proposal.label)
+            if reason is not None:
+                return Deny("check", reason, telling=True)
+        arguments = self._without_links(proposal)
+        if untrusted is not None or rule.ask == "always":
+            return self._ask(proposal, arguments, untrusted)
+        if disclosing.rule == "declassified":
+            return AllowCall("declassified", tool, arguments)
+        return AllowCall("consequential" if tool.consequential else "harmless", tool, arguments)
+
+    def _ask(self, proposal: Proposal, arguments: dict[str, Json], untrusted: Deny | None) -> AskCall | Deny:
+        tool = proposal.tool
+        shown = self.decide_question(f"a call of {tool.name}", proposal.label)
         if isinstance(shown, Deny):
             return shown
         if untrusted is not None:
             return AskCall("ask-if-untrusted", untrusted.reason, tool, arguments)
         return AskCall("ask", f"the policy asks before every call of {tool.name}", tool, arguments)
 
-    def decide_question(self, what: str, label: Label) -> Decision:
-        """Decide whether the owner, who answers for all people, may be shown ``what``."""
-        return self.decide_disclosure(f"asking about {what}", label, Readers.of(self.policy.owner))
-
-    def _check_influence(self, tool: Tool, labels: list[tuple[str, Label]]) -> Deny | None:
-        if tool.consequential:
-            for part, label in labels:
-                if not self.policy.trusts(label):
-                    reason = f"{tool.name} is consequential and {self._intruders(label)} shaped {part}"
-                    return Deny("integrity", reason)
+    def _check_influence(self, proposal: Proposal) -> Deny | None:
+        """Say who untrusted shaped whether the call is made, what it does, or to whom; a payload is anybody's."""
+        rule, name = proposal.rule, proposal.tool.name
+        parts = [("the caller", proposal.control, rule.control_endorsers)]
+        for part, label in proposal.labels.items():
+            argument = rule.argument(part)
+            if argument.role != "payload":
+                parts.append((part, label, (*argument.endorsers, PERSON)))
+        for part, label, endorsers in parts:
+            if not self.policy.trusts(label, endorsers):
+                intruders = self._intruders(label, endorsers)
+                return Deny("integrity", f"{name} is consequential and {intruders} shaped {part}")
         return None
 
-    def _check_audience(self, tool: Tool, labels: list[tuple[str, Label]]) -> Deny | None:
-        for part, label in labels:
-            disclosure = self.decide_disclosure(f"{tool.name}, through {part},", label, tool.audience)
+    def _check_audience(self, proposal: Proposal) -> Decision:
+        """Decide whether all parts of a call may become known to whom the call tells them."""
+        told = proposal.rule.audience_of(proposal.arguments)
+        audience = proposal.tool.audience if told is None else readers_of(told)
+        denied: Deny | None = None
+        for part, label in [("the caller", proposal.control), *proposal.labels.items()]:
+            disclosure = self.decide_disclosure(f"{proposal.tool.name}, through {part},", label, audience)
             if isinstance(disclosure, Deny):
-                return disclosure
-        return None
+                if not self._declassifies(proposal, label):
+                    # Whom an argument names follows from what it is.
+                    return replace(disclosure, telling=told is not None)
+                denied = denied or disclosure
+        return Allow("audience" if denied is None else "declassified")
 
-    def _intruders(self, label: Label) -> str:
-        return ", ".join(sorted(label.influencers - self.policy.trusted))
+    def _declassifies(self, proposal: Proposal, label: Label) -> bool:
+        """Whether the owner lets out what carries ``label``; nobody untrusted may have a say in what goes, or where.
+
+        Source: robust declassification, Zdancewic and Myers, CSFW 2001.
+        """
+        owned = label.readers.permits(Readers.of(self.policy.owner))
+        return proposal.rule.declassifies and owned and self._check_influence(proposal) is None
+
+    def _without_links(self, proposal: Proposal) -> dict[str, Json]:
+        """Return the arguments, with links made inactive in payloads that strangers shaped."""
+        arguments = dict(proposal.arguments)
+        for part, label in proposal.labels.items():
+            if proposal.rule.argument(part).links == "defang" and not self.policy.trusts(label) and part in arguments:
+                arguments[part] = defang(arguments[part], self.policy.links)
+        return arguments
+
+    def _intruders(self, label: Label, endorsers: tuple[str, ...] = ()) -> str:
+        unaccepted = [fact for fact in label.endorsements if fact.endorser not in endorsers]
+        through = {f"{fact.influencer} (through {fact.endorser})" for fact in unaccepted}
+        return ", ".join(sorted((label.influencers - self.policy.trusted) | through))
 
 
 def _names(readers: Readers) -> str:

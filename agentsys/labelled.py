@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from agentsys.blackboard.labels import Label, join_all
+from agentsys.handles import Handle, open_handle
 
 T = TypeVar("T")
 
@@ -22,10 +23,13 @@ class Labelled(Generic[T]):
 
 
 def unwrap(value: Any) -> tuple[Any, list[Label]]:
-    """Return ``value`` with every :class:`Labelled` inside it replaced by its bare value, and their labels.
+    """Return ``value`` with every :class:`Labelled` and handle inside it replaced by its bare value, and their labels.
 
     Models and dataclasses that hold one become dictionaries; sets become lists in an order that is always the same.
+    Raises :class:`~agentsys.handles.NoValue` for a handle that stands for nothing.
     """
+    if isinstance(value, Handle):
+        return open_handle(value), [value.label]
     if isinstance(value, Labelled):
         inner, labels = unwrap(value.value)
         return inner, [value.label, *labels]

@@ -11,7 +11,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -23,7 +23,7 @@ from agentsys.blackboard.memo import Memo, Question, Remembered
 from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import ConfigurationError
 from agentsys.journal import digest, submit
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.serving.requests import SamplingParams
 
 DAY: Final = 86_400.0
@@ -87,7 +87,7 @@ class Memoisation:
     def __init__(self, board: Board, policy: Policy, longest: float = LONGEST_SECONDS) -> None:
         self._memo = Memo(board)
         self._board = board
-        self._policy = digest(_plain(asdict(policy)))
+        self._policy = policy.version
         self._longest = longest
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -143,10 +143,3 @@ def version_of(function: Callable[..., Any]) -> str:
         return digest(inspect.getsource(function))
     except (OSError, TypeError):
         return ""
-
-
-def _plain(value: Any) -> Any:
-    """Return a policy's fields as JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return sorted(value) if isinstance(value, frozenset) else list(value) if isinstance(value, tuple) else value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,10 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.decisions import DecisionLog
 from agentsys.errors import AgentsysError, RunError
+from agentsys.handles import NoValue
 from agentsys.journal import Cursor, Step, digest
+from agentsys.labelled import unwrap
+from agentsys.quotas import Charge, is_race, spend
 from agentsys.scope import RunScope
 
 
@@ -69,6 +73,19 @@ class Recording:
         """Raise the control label: something with these labels reached the actor."""
         self._label = self._label.join(*labels)
 
+    @contextmanager
+    def _delivering_no_value(self) -> Iterator[None]:
+        """Raise the control label where a handle turns out to stand for nothing, which tells something of it."""
+        try:
+            yield
+        except NoValue as nothing:
+            self.deliver(nothing.label)
+            raise
+
+    def _unwrap(self, value: Any) -> tuple[Any, list[Label]]:
+        with self._delivering_no_value():
+            return unwrap(value)
+
     def close(self) -> None:
         """End the attempt: work that the actor left running can do nothing more through this context."""
         self._fault = self._fault or ContextClosed(f"{self.actor.path} of run {self.run} has ended.")
@@ -100,14 +117,41 @@ class Recording:
         transaction: Transaction | None = None,
         derived_from: Sequence[EntryVersionRef] | None = None,
     ) -> Step:
-        self._check()
-        transaction = transaction or self._scope.journal.begin(f"agent:{self.agent}")
-        self.decisions.write(transaction, step.key, self._label)
         try:
-            return await self._scope.journal.record(step, transaction, derived_from)
+            return await self._submit_step(step, transaction or self._begin(), derived_from)
         except Conflict as conflict:
             self._fault = conflict
             raise
+
+    async def _record_spending(
+        self,
+        step: Step,
+        charges: Sequence[Charge],
+        fill: Callable[[Transaction], None] = lambda transaction: None,
+        derived_from: Sequence[EntryVersionRef] | None = None,
+    ) -> Step:
+        """Record a step with what ``fill`` adds and what it costs. Raises :class:`~agentsys.quotas.QuotaExceeded`."""
+        while True:
+            transaction, pending = self._begin(), self.decisions.pending
+            fill(transaction)
+            spend(transaction, charges)
+            try:
+                return await self._submit_step(step, transaction, derived_from)
+            except Conflict as conflict:
+                if not is_race(conflict):
+                    self._fault = conflict
+                    raise
+                self.decisions.pending = pending
+
+    def _begin(self) -> Transaction:
+        return self._scope.journal.begin(f"agent:{self.agent}")
+
+    async def _submit_step(
+        self, step: Step, transaction: Transaction, derived_from: Sequence[EntryVersionRef] | None
+    ) -> Step:
+        self._check()
+        self.decisions.write(transaction, step.key, self._label)
+        return await self._scope.journal.record(step, transaction, derived_from)
 
     def _check(self) -> None:
         """Refuse to go on after a lost conflict or a divergence, even where the actor's code swallowed the error."""

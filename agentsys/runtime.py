@@ -34,7 +34,7 @@ from agentsys.labelled import unwrap
 from agentsys.leases import RunBusy, claim, give_back, lease_in, take
 from agentsys.memoisation import LONGEST_SECONDS, Memoisation
 from agentsys.models import as_model
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
 from agentsys.settling import SettledAs, settle

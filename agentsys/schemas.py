@@ -23,9 +23,10 @@ def schema_constraint(schema: type[BaseModel]) -> Constraint:
     return Constraint("json_schema", json.dumps(schema.model_json_schema()))
 
 
-def extraction_prompt(schema: type[BaseModel]) -> str:
-    """Return the system prompt of a quarantined call that reads data into ``schema``."""
-    return _EXTRACTION + json.dumps(schema.model_json_schema())
+def extraction_prompt(schema: type[BaseModel], question: str = "") -> str:
+    """Return the system prompt of a quarantined call that reads data into ``schema``, to answer a ``question``."""
+    asked = f"\nAnswer this question about the data: {question}" if question else ""
+    return _EXTRACTION + json.dumps(schema.model_json_schema()) + asked
 
 
 def parse_answer(schema: type[M], answer: str) -> M:

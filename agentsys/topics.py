@@ -14,6 +14,7 @@ topic                                 key                                       
 ``tool_pins``                         server of foreign tools                    ``tool_pins``
 ``memo``                              HMAC of a question                         ``memo``
 ``leases``                            run                                        ``lease``
+``quotas``                            what is counted, of a run or an hour       ``quota``
 ====================================  =========================================  ===================
 """
 
@@ -29,8 +30,9 @@ APPROVALS: Final = "approvals"
 TOOL_PINS: Final = "tool_pins"
 MEMO: Final = memo.TOPIC
 LEASES: Final = "leases"
+QUOTAS: Final = "quotas"
 RESERVED_PREFIX: Final = "runs/"
-_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES)
+_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES, QUOTAS)
 
 
 def requests(run: str) -> str:

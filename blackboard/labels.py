@@ -1,7 +1,7 @@
 """Information-flow labels: who shaped a value, who may read it, how much an adversary can say through it.
 
-A label is an element of a product lattice: influencers (union) × readers (intersection) × capacity (maximum).
-Lower means less influenced, more public, less capacity; data may flow only upwards.
+A label is an element of a product lattice: influencers (union) × readers (intersection) × capacity (maximum) ×
+endorsements (union). Lower means less influenced, more public, less capacity; data may flow only upwards.
 
 Sources: FIDES (arXiv 2505.23643) for integrity × readers × type, CaMeL (arXiv 2503.18813) for per-value source and
 reader sets, Denning (CACM 1976) for the lattice model.
@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 EXTERNAL: Final = "external"
 """Influencer of everything whose origin nobody declared."""
@@ -54,6 +54,13 @@ PUBLIC: Final = Readers(None)
 NOBODY: Final = Readers(frozenset())
 
 
+class Endorsement(NamedTuple):
+    """The fact that ``endorser`` vouched for a value that ``influencer`` had shaped."""
+
+    endorser: str
+    influencer: str
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """Label of one value. The default is the label of unlabelled input: (external, owner-only, free text).
@@ -61,11 +68,14 @@ class Label:
     ``influencers``: principals that may have shaped the value (``user:ann``, ``file:a.csv``, ``external``).
     ``readers``: principals that may learn it.
     ``capacity``: bits an influencer can convey through the value (bool 1, enum log2 n, free text infinite).
+    ``endorsements``: by whom the value was shaped only as far as an endorser let them; whoever uses it decides whose
+    endorsement is enough.
     """
 
     influencers: frozenset[str] = frozenset({EXTERNAL})
     readers: Readers = Readers(frozenset({OWNER}))
     capacity: float = FREE_TEXT
+    endorsements: frozenset[Endorsement] = frozenset()
 
     def __post_init__(self) -> None:
         if math.isnan(self.capacity) or self.capacity < 0:
@@ -79,6 +89,7 @@ class Label:
     def join(self, *others: Label) -> Label:
         """Return the least label above this one and all ``others``: one of them, where that is it."""
         influencers, readers, capacity = self.influencers, self.readers, self.capacity
+        endorsements = self.endorsements
         for other in others:
             if not influencers:
                 influencers = other.influencers
@@ -86,10 +97,27 @@ class Label:
                 influencers = influencers | other.influencers
             readers = readers.join(other.readers)
             capacity = max(capacity, other.capacity)
+            if not other.endorsements <= endorsements:
+                endorsements = endorsements | other.endorsements
         for label in (self, *others[:1]):
-            if influencers is label.influencers and readers is label.readers and capacity == label.capacity:
+            same = influencers is label.influencers and readers is label.readers and capacity == label.capacity
+            if same and endorsements == label.endorsements:
                 return label
-        return Label(influencers, readers, capacity)
+        return Label(influencers, readers, capacity, endorsements)
+
+    def endorsed(self, by: str, bits: float, *, keeping: Iterable[str] = ()) -> Label:
+        """Return the label of a value that ``by`` vouched for, which can carry ``bits``.
+
+        All influencers but those in ``keeping`` count from now on as endorsed by it.
+        """
+        kept = self.influencers & frozenset(keeping)
+        facts = {Endorsement(by, influencer) for influencer in self.influencers - kept}
+        return Label(kept, self.readers, min(bits, self.capacity), self.endorsements | facts)
+
+    @property
+    def shaped_by(self) -> frozenset[str]:
+        """Everybody who shaped the value, also those who did so only through an endorser."""
+        return self.influencers | {fact.influencer for fact in self.endorsements}
 
     def flows_to(self, other: Label) -> bool:
         """Whether a value with this label may be stored or sent where ``other`` is expected (``self`` ⊑ ``other``)."""
@@ -97,37 +125,70 @@ class Label:
             self.influencers <= other.influencers
             and self.readers.permits(other.readers)
             and self.capacity <= other.capacity
+            and self.endorsements <= other.endorsements
         )
 
-    def influenced_only_by(self, principals: Iterable[str]) -> bool:
-        """Whether every influencer is among ``principals`` (the integrity test of a consequential act)."""
-        return self.influencers <= frozenset(principals)
+    def influenced_only_by(self, principals: Iterable[str], endorsers: Iterable[str] = ()) -> bool:
+        """Whether every influencer is among ``principals``, or was let through by one of ``endorsers`` only.
+
+        This is the integrity test of a consequential act.
+        """
+        if not self.influencers <= frozenset(principals):
+            return False
+        return not self.endorsements or {fact.endorser for fact in self.endorsements} <= frozenset(endorsers)
 
     def __str__(self) -> str:
         readers = "everyone" if self.readers.members is None else ", ".join(sorted(self.readers.members)) or "nobody"
-        return f"influenced by {', '.join(sorted(self.influencers)) or 'nobody'} · readable by {readers}"
+        through = [f"{fact.influencer} through {fact.endorser}" for fact in sorted(self.endorsements)]
+        shaped = ", ".join([*sorted(self.influencers), *through]) or "nobody"
+        return f"influenced by {shaped} · readable by {readers}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return a canonical JSON object; ``readers: null`` is public, ``capacity: null`` is free text."""
+        """Return a canonical JSON object; ``readers: null`` is public, ``capacity: null`` is free text.
+
+        ``endorsements``, pairs of endorser and influencer, are there only where there are any.
+        """
         readers = self.readers.members
-        return {
+        document: dict[str, Any] = {
             "influencers": sorted(self.influencers),
             "readers": None if readers is None else sorted(readers),
             "capacity": None if math.isinf(self.capacity) else self.capacity,
         }
+        if self.endorsements:
+            document["endorsements"] = sorted(map(list, self.endorsements))
+        return document
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Label:
         """Rebuild a label; raises ``ValueError`` naming the fault, never returns a lower label than was written."""
-        if set(data) != {"influencers", "readers", "capacity"}:
-            raise ValueError(f"a label has exactly influencers, readers and capacity, got {sorted(data)}")
-        readers = data["readers"]
-        capacity = data["capacity"]
+        if not isinstance(data, dict) or set(data) - {"endorsements"} != {"influencers", "readers", "capacity"}:
+            shown = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"a label has influencers, readers, capacity and maybe endorsements, got {shown}")
+        readers, capacity = data["readers"], data["capacity"]
+        if isinstance(capacity, bool) or not isinstance(capacity, int | float | None):
+            raise ValueError(f"a label's capacity is a number of bits or null, got {capacity!r}")
+        facts = data.get("endorsements", [])
+        if not isinstance(facts, list) or any(not isinstance(fact, list) or len(fact) != 2 for fact in facts):
+            raise ValueError(f"a label's endorsements are pairs of endorser and influencer, got {facts!r}")
         return Label(
-            frozenset(data["influencers"]),
-            PUBLIC if readers is None else Readers(frozenset(readers)),
+            _names(data["influencers"]),
+            PUBLIC if readers is None else Readers(_names(readers)),
             FREE_TEXT if capacity is None else float(capacity),
+            frozenset(Endorsement(*_pair(fact)) for fact in facts),
         )
+
+
+def _names(data: object) -> frozenset[str]:
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise ValueError(f"principals are a list of names, got {data!r}")
+    return frozenset(data)
+
+
+def _pair(fact: list[Any]) -> tuple[str, str]:
+    endorser, influencer = fact
+    if not isinstance(endorser, str) or not isinstance(influencer, str):
+        raise ValueError(f"an endorsement names an endorser and an influencer, got {fact!r}")
+    return endorser, influencer
 
 
 @lru_cache(maxsize=4096)

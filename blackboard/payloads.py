@@ -35,5 +35,5 @@ def stored_digest(text: str | None, payload: str | None) -> str | None:
 @lru_cache(maxsize=4096)
 def _compartment(label: Label) -> str:
     readers = label.readers.members
-    who = [sorted(label.influencers), None if readers is None else sorted(readers)]
+    who = [sorted(label.shaped_by), None if readers is None else sorted(readers)]
     return hashlib.sha256(canonical_json(who).encode()).hexdigest()[:32]

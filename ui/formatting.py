@@ -74,14 +74,15 @@ def label_chips(label: Label) -> tuple[Chip, Chip, Chip]:
     """Return who shaped the value, who may read it, and how much it can carry."""
     influencers = sorted(label.influencers)
     people_only = all(name.startswith("user:") for name in influencers)
-    shaped = f"influenced by {names_text(influencers)}" if influencers else "influenced by nobody"
+    through = [f"{fact.influencer} through {fact.endorser}" for fact in sorted(label.endorsements)]
+    shaped = f"influenced by {names_text([*influencers, *through]) or 'nobody'}"
     members = label.readers.members
     readers = "everyone" if members is None else names_text(sorted(members)) or "nobody"
     capacity = (
         "free text" if math.isinf(label.capacity) else f"{label.capacity:g} {'bit' if label.capacity == 1 else 'bits'}"
     )
     return (
-        Chip(shaped, "blue" if people_only else "orange"),
+        Chip(shaped, "blue" if people_only and not through else "orange"),
         Chip(f"readable by {readers}", "gray" if members is None else "violet"),
         Chip(f"carries {capacity}", "gray"),
     )

@@ -72,7 +72,7 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
     The foreign agents of the settings volunteer beside them, and the tools of its MCP servers can be called.
     """
     from agentsys.agents import Agent
-    from agentsys.policy import Policy
+    from agentsys.policy.policy import Policy
     from agentsys.runtime import Runtime
     from agentsys.tools import Tool
     from agentsys.workflow import Workflow

@@ -15,6 +15,7 @@ _SCHEMA: Final = {
         "influencers": _NAMES,
         "readers": {"anyOf": [_NAMES, {"type": "null"}]},
         "capacity": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        "endorsements": {"type": "array", "description": "pairs of endorser and influencer", "items": _NAMES},
     },
 }
 
@@ -45,4 +46,4 @@ class WithLabel:
     @property
     def trusted(self) -> bool:
         """Whether people alone shaped it."""
-        return all(name.startswith("user:") for name in self.label.influencers)
+        return all(name.startswith("user:") for name in self.label.shaped_by)

@@ -152,7 +152,7 @@ def _node(derivation: Derivation, name: str, side: Side, steps: int) -> Provenan
         writer=writer,
         value=value,
         label=label,
-        gained=tuple(sorted(label.influencers - below.influencers)),
+        gained=tuple(sorted(label.shaped_by - below.shaped_by)),
         narrowed=not label.readers.permits(below.readers),
         lowered=not below.flows_to(label),
         endorsement=record.endorsement if isinstance(record, Entry) else None,
@@ -178,7 +178,7 @@ def _origins(nodes: Iterable[ProvenanceNode], root: str, ways: dict[str, str]) -
     """Yield, for each influencer of the value, the nearest record upstream that has it and got it from no source."""
     near = sorted((node for node in nodes if node.side != "downstream"), key=lambda node: (node.steps, node.seq))
     value = next(node for node in near if node.id == root)
-    for influencer in sorted(value.label.influencers):
+    for influencer in sorted(value.label.shaped_by):
         found = next((node.id for node in near if influencer in node.gained), None)
         path = [] if found is None else [found]
         while path and path[-1] != root:

@@ -13,7 +13,7 @@ from a2a.types.a2a_pb2 import AgentExtension
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 
 FLOW_EXTENSION: Final = "urn:agentsys:ext:flow:v1"
 """URI of the extension, and the ``metadata`` key on messages, parts and artifacts."""
@@ -36,7 +36,7 @@ def label_from_peer(peer: str, owner: str, metadata: Mapping[str, Any]) -> Label
 
 def flow_metadata(label: Label, policy: Policy) -> dict[str, Json]:
     """Return the extension's ``metadata`` for a value; who else may read it is nobody's business, so it is left out."""
-    provenance: list[Json] = [{"principal": name} for name in sorted(label.influencers)]
+    provenance: list[Json] = [{"principal": name} for name in sorted(label.shaped_by)]
     return {
         FLOW_EXTENSION: {
             "v": 1,

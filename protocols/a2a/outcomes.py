@@ -9,7 +9,7 @@ from a2a.types.a2a_pb2 import Artifact, Message, Role, Task, TaskState, TaskStat
 
 from agentsys.blackboard.labels import Readers
 from agentsys.gateway import PolicyDenied
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.a2a.labels import FLOW_EXTENSION, flow_metadata, principal_of
 from agentsys.protocols.a2a.parts import parts_of
 from agentsys.runs import RunResult

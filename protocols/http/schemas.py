@@ -41,6 +41,7 @@ class LabelDocument(BaseModel):
     influencers: list[str]
     readers: list[str] | None
     capacity: float | None
+    endorsements: list[tuple[str, str]] = Field(default_factory=list, description="pairs of endorser and influencer")
 
     @staticmethod
     def of(label: Label) -> LabelDocument:

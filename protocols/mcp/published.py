@@ -40,7 +40,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.mcp.results import AUDIENCE, flow_of
 
 PROMPTS: Final = "mcp_prompts"

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.mcp.errors import WithheldOutcome
 from agentsys.protocols.mcp.labels import FLOW
 from agentsys.runs import RunResult
@@ -50,9 +50,7 @@ def flow_of(label: Label, policy: Policy) -> dict[str, Any]:
     """Return the ``_meta`` that tells a label; who else may read the value is nobody's business."""
     integrity = "trusted" if policy.trusts(label) else "untrusted"
     confidentiality = "public" if label.readers == PUBLIC else "private"
-    return {
-        FLOW: {"integrity": integrity, "confidentiality": confidentiality, "influencers": sorted(label.influencers)}
-    }
+    return {FLOW: {"integrity": integrity, "confidentiality": confidentiality, "influencers": sorted(label.shaped_by)}}
 
 
 def content_blocks(value: Json) -> list[ContentBlock] | None:

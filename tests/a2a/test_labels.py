@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsys.blackboard.labels import Label, Readers
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.a2a import answers
 from agentsys.protocols.a2a.answers import AnswerBuilder, AnswerTooLarge
 from agentsys.protocols.a2a.errors import A2AError

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsys.blackboard.labels import BOTTOM, NOBODY, PUBLIC, Label, Readers, join_all
+from agentsys.blackboard.labels import BOTTOM, NOBODY, PUBLIC, Endorsement, Label, Readers, join_all
 
 PRINCIPALS = st.sampled_from(["user:ann", "user:bob", "file:a.csv", "external"])
 READERS = st.one_of(st.just(PUBLIC), st.frozensets(PRINCIPALS).map(Readers))
 CAPACITIES = st.one_of(st.just(math.inf), st.floats(min_value=0, max_value=1e6))
-LABELS = st.builds(Label, st.frozensets(PRINCIPALS), READERS, CAPACITIES)
+ENDORSEMENTS = st.frozensets(st.builds(Endorsement, st.sampled_from(["contact", "amount"]), PRINCIPALS), max_size=3)
+LABELS = st.builds(Label, st.frozensets(PRINCIPALS), READERS, CAPACITIES, ENDORSEMENTS)
 
 
 @given(LABELS, LABELS, LABELS)
@@ -50,7 +51,7 @@ def test_json_round_trip_keeps_a_label_exactly(label: Label) -> None:
 def test_incomplete_json_is_refused_instead_of_lowered(missing: str) -> None:
     data = Label().to_json()
     del data[missing]
-    with pytest.raises(ValueError, match="exactly influencers, readers and capacity"):
+    with pytest.raises(ValueError, match="influencers, readers, capacity and maybe endorsements"):
         Label.from_json(data)
 
 

@@ -24,7 +24,7 @@ from agentsys.gateway import Deny, Gateway, PolicyDenied
 from agentsys.journal import Journal
 from agentsys.labelled import Labelled, unwrap
 from agentsys.models import audience_of
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.rounds import Failure
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel

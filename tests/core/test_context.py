@@ -16,7 +16,7 @@ from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import PolicyDenied
 from agentsys.labelled import Labelled
 from agentsys.models import ConstraintUnmet, ModelFailed
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.tools import tool
 
 FILE = Label(frozenset({"file:x.csv"}), Readers.of(OWNER))

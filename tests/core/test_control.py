@@ -11,7 +11,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.events import BidMade, RequestPosted, Responded, RoundClosed, RunEvent
 from agentsys.gateway import PolicyDenied
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.rounds import AllFailed, Answered, Contradiction, NoVolunteer, RoundOutcome
 
 

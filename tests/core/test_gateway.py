@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, PUBLIC, Label, Rea
 from agentsys.errors import ConfigurationError
 from agentsys.gateway import Allow, Deny, Gateway, PolicyDenied
 from agentsys.labelled import Labelled
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import EffectInDoubt, ToolFailed
@@ -83,11 +85,11 @@ def test_what_is_not_declared_is_denied(name, arguments, rule):
 
 def test_an_error_in_the_check_denies():
     class Broken(Policy):
-        def trusts(self, label: Label) -> bool:
+        def trusts(self, label: Label, endorsers: Any = ()) -> bool:
             raise ZeroDivisionError("oops")
 
     decision = Gateway(Broken(), ToolRegistry([act])).decide("act", {"count": 1}, control=Label.trusted(), labels={})
-    assert decision == Deny("error-in-check", "ZeroDivisionError: oops")
+    assert decision == Deny("error-in-check", "ZeroDivisionError: oops", telling=True)
 
 
 def test_undeclared_tools_are_taken_at_their_worst():

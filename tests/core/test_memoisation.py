@@ -24,7 +24,7 @@ from agentsys.context import Context
 from agentsys.errors import ConfigurationError
 from agentsys.labelled import Labelled
 from agentsys.memoisation import Memoise
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.serving.requests import SamplingParams
 from agentsys.testing import ScriptedModel

@@ -4,7 +4,7 @@ import pytest
 
 from agentsys.blackboard.labels import OWNER, Label, Readers
 from agentsys.gateway import Allow, Deny, Gateway
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.settings import load_settings
 from agentsys.tools import ToolRegistry

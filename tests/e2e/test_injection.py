@@ -18,7 +18,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, PUBLIC, Label, Readers
 from agentsys.context import Context
 from agentsys.gateway import PolicyDenied
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import Tool, tool

@@ -10,7 +10,7 @@ import pytest
 
 from agentsys.approvals import Approval
 from agentsys.blackboard.labels import NOBODY, OWNER, Label, Readers
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.http.approval_schemas import ApprovalDocument
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel

@@ -18,7 +18,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import OWNER, Label, Readers
 from agentsys.errors import AgentsysError, ServingError
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.http.client import RuntimeClient, ServerRefused
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel

@@ -17,7 +17,7 @@ from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.events import ApprovalDecided, ApprovalRequested
 from agentsys.gateway import PolicyDenied
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runs import RunRecord
 from agentsys.runtime import MAX_ACTING, Runtime
 from agentsys.testing import ScriptedModel

@@ -9,7 +9,7 @@ import pytest
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import OWNER
 from agentsys.blackboard.merges import Add
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 

@@ -12,7 +12,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.forks import ForkOutside
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runs import UnknownRun
 from agentsys.runtime import RunExists, Runtime
 from agentsys.testing import ScriptedModel

@@ -12,7 +12,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Endorsement, EntryVersionRef
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.gateway import PolicyDenied
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.http.recorded import recorded_board
 from agentsys.runs import list_runs
 from agentsys.runtime import Runtime

@@ -12,7 +12,7 @@ from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.errors import ConfigurationError
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.retention import compact_board, parse_keep, run_pins
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel

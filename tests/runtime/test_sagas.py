@@ -12,7 +12,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.errors import ConfigurationError
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import ToolFailed

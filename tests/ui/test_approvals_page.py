@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 import agentsys.ui
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import EffectClass, tool

@@ -10,7 +10,7 @@ import pytest
 from agentsys.agents import Bid, FunctionAgent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import Label
-from agentsys.policy import Policy
+from agentsys.policy.policy import Policy
 from agentsys.protocols.http.schemas import BoardDocument
 from agentsys.protocols.http.view_client import ViewClient
 from agentsys.runtime import Runtime

@@ -1,0 +1,242 @@
+"""Asking models: in the open, where the answer is delivered to the actor, and in quarantine, where it stays hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar, overload
+
+from pydantic import BaseModel
+
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.capacity import capacity_of
+from agentsys.gateway import Allow, Deny, PolicyDenied
+from agentsys.handles import Handle, Hidden, NoValue
+from agentsys.journal import Step
+from agentsys.labelled import Labelled, unwrap
+from agentsys.memoisation import Memoise, Turn, check_deterministic
+from agentsys.model_calls import answer_of_model
+from agentsys.models import InvalidAnswer, ModelFailed, identity_of
+from agentsys.policy.domains import Member
+from agentsys.policy.endorsers import Endorser, Refused, answer_form
+from agentsys.quotas import QuotaExceeded, charges_of_endorsement
+from agentsys.rounds import Failure
+from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
+from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
+from agentsys.tool_calling import ToolCalling
+from agentsys.tools import to_json
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ModelAsking(ToolCalling):
+    """What a :class:`~agentsys.context.Context` knows of models, and of those who vouch for what was read."""
+
+    async def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        constraint: Constraint | None = None,
+        schema: type[BaseModel] | None = None,
+        sampling: SamplingParams | None = None,
+        model: str | None = None,
+        memo: Memoise | None = None,
+    ) -> Labelled[Any]:
+        """Ask a model; the answer is text, or an object of ``schema``, with the label of all that was delivered.
+
+        With ``memo``, an equal question under an equal label is asked once; the sampling must be deterministic.
+        """
+        if schema is not None:
+            if constraint is not None:
+                raise ValueError("give either a constraint or a schema, not both")
+            constraint = schema_constraint(schema)
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        answer = await self._ask_model("generate", messages, [], constraint, sampling, model, memo)
+        return answer if schema is None else replace(answer, value=parse_answer(schema, answer.value))
+
+    @overload
+    async def extract(
+        self, value: Handle, schema: type[M], *, question: str = "", model: str | None = None, max_tokens: int = 512
+    ) -> Handle: ...
+
+    @overload
+    async def extract(
+        self,
+        value: Labelled[Any],
+        schema: type[M],
+        *,
+        question: str = "",
+        model: str | None = None,
+        max_tokens: int = 512,
+        memo: Memoise | None = None,
+    ) -> Labelled[M]: ...
+
+    async def extract(
+        self,
+        value: Labelled[Any] | Handle,
+        schema: type[M],
+        *,
+        question: str = "",
+        model: str | None = None,
+        max_tokens: int = 512,
+        memo: Memoise | None = None,
+    ) -> Labelled[M] | Handle:
+        """Read ``value`` into ``schema`` with a quarantined call: no tools, no history, a schema fixed beforehand.
+
+        The influencers stay; the capacity of the result is what the schema admits, whatever the value says. What is
+        read from a handle is hidden as well, that nothing could be read included.
+        """
+        if isinstance(value, Handle):
+            return self._handle(await self._extract_hidden(value, schema, question, model, max_tokens))
+        plain, labels = unwrap(value)
+        answer = await self._quarantined(plain, labels, schema, question, model, max_tokens, memo)
+        self.deliver(answer.label)
+        return Labelled(parse_answer(schema, answer.value), _bounded(answer.label, schema))
+
+    async def choose(self, value: Handle, endorser: str, question: str = "", *, model: str | None = None) -> Handle:
+        """Let a quarantined model choose, by what ``value`` says, from the domain of an endorser, which vouches for it.
+
+        Raises what :meth:`endorse` does.
+        """
+        by, members, among = await self._endorser(endorser)
+        form = answer_form(by, members)
+        chosen = await self._extract_hidden(value, form, question, model, 512, among)
+        return await self._endorse(self._handle(chosen)["value"], endorser, by, members, among)
+
+    async def endorse(self, value: Handle, endorser: str) -> Handle:
+        """Return ``value`` vouched for by an endorser of the policy, if it is in its domain; if not, that is hidden.
+
+        Raises :class:`PolicyDenied` where no such endorser is declared, its directory is not trusted, or the
+        influencers' budget of bits is used up.
+        """
+        by, members, among = await self._endorser(endorser)
+        return await self._endorse(value, endorser, by, members, among)
+
+    async def _endorser(self, name: str) -> tuple[Endorser, tuple[Member, ...], Label]:
+        """Return an endorser, the members of its directory, and their label."""
+        policy = self._scope.gateway.policy
+        by = policy.endorsers.get(name)
+        if by is None:
+            denial = Deny("unknown-endorser", "the policy declares none of that name")
+            self.decisions.require(f"endorse by {name}", denial)
+            raise AssertionError("a denial raises")
+        if by.domain is None:
+            return by, (), self._label
+        domain = policy.domains[by.domain]
+        if domain.tool is None:
+            return by, domain.members(None), self._label
+        listing = await self.call_hidden(domain.tool)
+        value, labels = unwrap(listing)
+        label = labels[0]
+        if not policy.trusts(label):
+            reason = f"the directory {by.domain} comes from {domain.tool}, whose result others than the trusted shape"
+            self.decisions.require(f"endorse by {name}", Deny("untrusted-directory", reason))
+        return by, domain.members(value), label
+
+    async def _endorse(
+        self, value: Handle, name: str, by: Endorser, members: tuple[Member, ...], among: Label
+    ) -> Handle:
+        try:
+            given, failure = unwrap(value)[0], None
+            admitted = by.admit(given, members)
+        except (NoValue, Refused) as refused:
+            given, admitted, failure = None, None, f"the endorser {name} refused it: {refused}"
+        policy, bits, action = self._scope.gateway.policy, by.bits(members), f"endorse by {name}"
+        label = value.label.join(among).endorsed(name, bits, keeping=policy.trusted)
+        step, recorded = self._take("endorse", [name, to_json(given), list(members), failure is None])
+        if recorded is None:
+            before = self.decisions.pending
+            self.decisions.note(action, Allow("endorsed"), value.label)
+            charges = charges_of_endorsement(policy, self.run, value.label, bits)
+            body: Json = {"endorser": name, "bits": bits, "value": admitted, "refused": failure}
+            try:
+                await self._record_spending(replace(step, value=body, label=label), charges)
+            except QuotaExceeded as exceeded:
+                self.decisions.pending = before
+                self.decisions.require(action, Deny("quota", exceeded.message))
+        return self._handle(Hidden(admitted, label, failure=failure))
+
+    async def _extract_hidden(
+        self,
+        value: Handle,
+        schema: type[BaseModel],
+        question: str,
+        model: str | None,
+        max_tokens: int,
+        among: Label | None = None,
+    ) -> Hidden:
+        label = value.label.join(*([] if among is None else [among]))
+        try:
+            plain, labels = unwrap(value)
+            answer = await self._quarantined(plain, [*labels, label], schema, question, model, max_tokens, None)
+            label = _bounded(answer.label, schema)
+            return Hidden(to_json(parse_answer(schema, answer.value)), label)
+        except NoValue as nothing:
+            return Hidden(None, label.join(nothing.label), failure=nothing.message)
+        except (ModelFailed, InvalidAnswer) as failed:
+            return Hidden(None, label.join(self._label), failure=failed.message)
+
+    async def _quarantined(
+        self,
+        plain: Any,
+        labels: list[Label],
+        schema: type[BaseModel],
+        question: str,
+        model: str | None,
+        max_tokens: int,
+        memo: Memoise | None,
+    ) -> Labelled[Any]:
+        text = plain if isinstance(plain, str) else json.dumps(to_json(plain), ensure_ascii=False)
+        messages = [Message("system", extraction_prompt(schema, question)), Message("user", text)]
+        sampling = SamplingParams(max_tokens=max_tokens)
+        return await self._ask_model("extract", messages, labels, schema_constraint(schema), sampling, model, memo)
+
+    async def _ask_model(
+        self,
+        kind: str,
+        messages: list[Message],
+        labels: Sequence[Label],
+        constraint: Constraint | None,
+        sampling: SamplingParams | None,
+        model: str | None,
+        memo: Memoise | None,
+    ) -> Labelled[Any]:
+        sampling = sampling or SamplingParams()
+        check_deterministic(memo, sampling)
+        asked = self._asked(kind, model or "", memo, {})
+        label = self._label.join(*labels)
+        chat: list[Json] = [[message.role, message.content] for message in messages]
+        grammar: Json = None if constraint is None else [constraint.kind, constraint.source]
+        parameters: Json = [chat, grammar, to_json(asdict(sampling)), model]
+        step, recorded = self._take(kind, parameters)
+        if recorded is None:
+            urgency, tags = self._scope.urgency(self.actor.deadline), {"run": self.run, "agent": self.agent}
+            request = GenerateRequest(messages, sampling, constraint, urgency, label, tags=tags)
+            question = self._scope.memo.question(asked, identity_of(self._scope.model, model), parameters, label)
+            async with self._scope.memo.turn(question) as turn:
+                value = await answer_of_model(self._scope, self.agent, self.decisions, step.key, request, model, turn)
+                recorded = await self._record_answer(replace(step, value=value, label=label), turn)
+        outcome: Any = recorded.value
+        label = recorded.label.join(label)
+        if kind == "generate" or "denied" in outcome:
+            self.deliver(label)
+        if "denied" in outcome:
+            raise PolicyDenied(f"{self.agent} may not ask the model, by rule {outcome['denied']}: {outcome['reason']}.")
+        if "failure" in outcome:
+            raise ModelFailed(Failure(**outcome["failure"]))
+        return Labelled(outcome["text"], label)
+
+    async def _record_answer(self, step: Step, turn: Turn) -> Step:
+        if turn.found is not None:
+            return await self._record(replace(step, label=step.label.join(turn.found.label)), None, [turn.found.ref])
+        transaction = self._scope.journal.begin(f"agent:{self.agent}")
+        value: Any = step.value
+        if "text" in value:
+            turn.keep(transaction, value, step.label)
+        return await self._record(step, transaction)
+
+
+def _bounded(label: Label, schema: type[BaseModel]) -> Label:
+    return replace(label, capacity=min(label.capacity, capacity_of(schema)))

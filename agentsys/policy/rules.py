@@ -1,0 +1,96 @@
+"""What the policy says of one tool: what its arguments decide, who learns them, who shaped its results, how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["control", "target", "payload"]
+"""What an argument decides: what is done, to whom, or with what content."""
+
+Ask = Literal["never", "if-untrusted", "always"]
+
+ARGUMENT: Final = "argument:"
+"""Begins a member of an audience that stands for whomever an argument names."""
+
+EVERYONE: Final = "everyone"
+
+
+class Part(BaseModel):
+    """A part of a policy: unchangeable, and without keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArgumentRule(Part):
+    """What is said of one argument. What nobody declared is ``control``."""
+
+    role: Role = Field("control", description="control: what is done; target: to whom; payload: content of any origin")
+    endorsers: tuple[str, ...] = Field((), description="endorsers who may vouch for it where strangers shaped it")
+    links: Literal["keep", "defang"] = Field(
+        "keep", description="defang: links in a payload that strangers shaped are made inactive"
+    )
+
+
+class Limits(Part):
+    """How often a tool may be called."""
+
+    run: int | None = Field(None, ge=0, description="calls in one run")
+    hour: int | None = Field(None, ge=0, description="calls in one clock hour, of all runs of the board together")
+
+
+class ToolRule(Part):
+    """What the policy says of a tool, beside the tool's own declaration."""
+
+    consequential: bool | None = Field(None, description="whether a call changes something; default: as declared")
+    ask: Ask = Field("never", description="when a person is asked about a call")
+    audience: tuple[str, ...] | None = Field(
+        None, description="who learns the arguments: principals, 'argument:NAME', or 'everyone'; default: as declared"
+    )
+    declassifies: bool = Field(
+        False, description="whether trusted callers may send there, to trusted targets, what only the owner may read"
+    )
+    control_endorsers: tuple[str, ...] = Field(
+        (), description="endorsers through whom strangers may influence whether the call is made"
+    )
+    arguments: Mapping[str, ArgumentRule] = Field(default_factory=dict, description="what is said of each argument")
+    source: tuple[str, ...] | None = Field(
+        None, description="who shapes the result beside the arguments, nobody if empty; default: as declared"
+    )
+    readers: tuple[str, ...] | None = Field(None, description="who may read the result; default: as declared")
+    fields: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="parts of the result, as '*.sender', that others shape than the whole"
+    )
+    limits: Limits = Field(default_factory=Limits, description="how often it may be called")
+    cost: float = Field(0.0, ge=0, description="what one call costs, in the unit of the run's cost limit")
+
+    def argument(self, name: str) -> ArgumentRule:
+        return self.arguments.get(name, _UNDECLARED)
+
+    def audience_of(self, arguments: Mapping[str, object]) -> list[str] | None:
+        """Return who learns a call's arguments; ``None`` where the policy does not say.
+
+        Raises ``ValueError`` where an argument that names the audience is no text, or a list of texts.
+        """
+        if self.audience is None:
+            return None
+        return [name for member in self.audience for name in _members(member, arguments)]
+
+
+def _members(member: str, arguments: Mapping[str, object]) -> list[str]:
+    if not member.startswith(ARGUMENT):
+        return [member]
+    value = arguments.get(member.removeprefix(ARGUMENT))
+    if value is None:
+        return []
+    listed = value if isinstance(value, list) else [value]
+    names = [name for name in listed if isinstance(name, str)]
+    if len(names) != len(listed):
+        raise ValueError(f"{member} names the audience, and is {value!r}")
+    return names
+
+
+_UNDECLARED: Final = ArgumentRule()
+NO_RULE: Final = ToolRule()

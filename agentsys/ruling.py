@@ -1,0 +1,47 @@
+"""Tools as the policy has them: what it says of a tool stands above the tool's own declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from agentsys.blackboard.labels import PUBLIC, Label, Readers, join_all
+from agentsys.policy.rules import EVERYONE, ToolRule
+from agentsys.tools import Tool
+
+
+def ruled(tool: Tool, rule: ToolRule, owner: str) -> Tool:
+    """Return a tool with what ``rule`` says of it in the place of its declaration."""
+    if rule.consequential is not None:
+        tool = replace(tool, consequential=rule.consequential)
+    if rule.source is None and rule.readers is None and not rule.fields:
+        return tool
+    parts = [_source(tool, rule, rule.source, owner), *field_labels(tool, rule, owner).values()]
+    return replace(tool, source=join_all(parts))
+
+
+def field_labels(tool: Tool, rule: ToolRule, owner: str) -> dict[str, Label]:
+    """Return the labels of the parts of a tool's result that others shape than the whole, by pattern."""
+    return {pattern: _source(tool, rule, influencers, owner) for pattern, influencers in rule.fields.items()}
+
+
+def own_source(tool: Tool, rule: ToolRule, owner: str) -> Label:
+    """Return the label of a tool's result outside its fields; ``tool`` is as declared."""
+    return _source(tool, rule, rule.source, owner)
+
+
+def _source(tool: Tool, rule: ToolRule, influencers: tuple[str, ...] | None, owner: str) -> Label:
+    declared = tool.source
+    if influencers is None:
+        influencers = tuple(declared.influencers) if declared is not None else ()
+    if rule.readers is not None:
+        readers = readers_of(rule.readers)
+    else:
+        readers = declared.readers if declared is not None else Readers.of(owner)
+    return Label(frozenset(influencers), readers)
+
+
+def readers_of(names: Iterable[str]) -> Readers:
+    """Return the readers that a policy names; one of the names may stand for everyone."""
+    members = frozenset(names)
+    return PUBLIC if EVERYONE in members else Readers(members)

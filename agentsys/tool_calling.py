@@ -1,0 +1,245 @@
+"""Calling tools: decided by the gateway, recorded before they begin, the result shown to the actor or hidden."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from agentsys.actor import Actor
+from agentsys.approvals import Approval
+from agentsys.asking import approval_of_call, decided
+from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import PUBLIC, Label
+from agentsys.board_access import BoardAccess
+from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
+from agentsys.handles import Handle, Hidden, patterns, shown
+from agentsys.journal import Step
+from agentsys.labelled import Labelled, unwrap, unwrap_arguments
+from agentsys.memoisation import Asked, Memoise, Turn, version_of
+from agentsys.quotas import QuotaExceeded, charges_of_call
+from agentsys.ruling import field_labels, own_source
+from agentsys.sagas import compensation, note_compensated
+from agentsys.scope import RunScope
+from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
+from agentsys.tools import Tool, to_json
+
+
+class ToolCalling(BoardAccess):
+    """What a :class:`~agentsys.context.Context` knows of tools."""
+
+    def __init__(self, scope: RunScope, actor: Actor) -> None:
+        super().__init__(scope, actor)
+        self._compensable: list[tuple[Tool, str]] = []
+        self._handles = 0
+
+    async def call(self, tool: str, /, **arguments: Any) -> Labelled[Any]:
+        """Call a tool through the gateway; its result is shown, and raises the control label.
+
+        Raises :class:`PolicyDenied`, :class:`~agentsys.tool_calls.ToolFailed`,
+        :class:`~agentsys.tool_calls.EffectInDoubt`, and :class:`~agentsys.handles.NoValue` for a handle among the
+        arguments that stands for nothing.
+        """
+        hidden, label, failed = await self._call(tool, arguments, hide=False)
+        self.deliver(label)
+        if failed is not None:
+            raise failed
+        return Labelled(hidden.value, label)
+
+    async def call_hidden(self, tool: str, /, **arguments: Any) -> Handle:
+        """Call a tool through the gateway, and return a handle of its result: that the call failed is hidden too.
+
+        The arguments may be handles, which do not raise the control label. Raises :class:`PolicyDenied`, which shows
+        them where the denial follows from what they stand for, :class:`~agentsys.tool_calls.EffectInDoubt`, and
+        :class:`~agentsys.handles.NoValue`.
+        """
+        hidden, _, _ = await self._call(tool, arguments, hide=True)
+        return self._handle(hidden)
+
+    async def reveal(self, handle: Handle) -> Labelled[Any]:
+        """Show what a handle stands for, which raises the control label. Raises :class:`~agentsys.handles.NoValue`."""
+        self._check()
+        self.deliver(handle.label)
+        with self._delivering_no_value():
+            value, _ = unwrap(handle)
+        return Labelled(value, handle.label)
+
+    def visible(self, handle: Handle) -> Any:
+        """Return what may be seen of a handle without raising the control label: parts that may not stay handles.
+
+        Raises :class:`~agentsys.handles.NoValue`, where that may be known.
+        """
+        self._check()
+        return shown(handle, self._label)
+
+    @asynccontextmanager
+    async def saga(self) -> AsyncIterator[None]:
+        """Take back the compensable calls made inside, newest first, where the block ends with an error.
+
+        A call in doubt is taken back too. The error goes on; what could not be taken back is noted on it, and on the
+        board. Source: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
+        """
+        first = len(self._compensable)
+        try:
+            yield
+        except Exception as error:
+            for tool, effect in reversed(self._compensable[first:]):
+                try:
+                    await self._take_back(tool, effect)
+                except (ToolFailed, EffectInDoubt) as failure:
+                    error.add_note(failure.message)
+            del self._compensable[first:]
+            raise
+
+    async def _call(
+        self, tool: str, arguments: dict[str, Any], *, hide: bool
+    ) -> tuple[Hidden, Label, ToolFailed | None]:
+        with self._delivering_no_value():
+            plain, labels = unwrap_arguments(arguments)
+        document: Any = to_json(plain)
+        known = self._scope.gateway.tool(tool)
+        asked = self._asked("call", tool, known.memo if known else None, document)
+        step, recorded = self._take("call", [tool, document])
+        question = None
+        if recorded is None and known is not None and not self._scope.gateway.asks(tool):
+            label, version = self._label.join(*labels.values()), version_of(known.function)
+            question = self._scope.memo.question(asked, version, document, label)
+        async with self._scope.memo.turn(question) as turn:
+            return await self._make_call(tool, step, recorded, plain, labels, turn, hide=hide)
+
+    async def _make_call(
+        self,
+        tool: str,
+        step: Step,
+        recorded: Step | None,
+        arguments: dict[str, Any],
+        labels: dict[str, Label],
+        turn: Turn,
+        *,
+        hide: bool,
+    ) -> tuple[Hidden, Label, ToolFailed | None]:
+        fresh = recorded is None
+        if recorded is None:
+            recorded = await self._decide_call(step, tool, arguments, labels, turn)
+        outcome: Any = recorded.value
+        told = recorded.label.join(*labels.values())
+        if not hide or outcome.get("telling"):
+            self.deliver(told)
+        if "denied" in outcome:
+            raise PolicyDenied(f"The call of {tool} was denied by rule {outcome['denied']}: {outcome['reason']}.")
+        if "memo" in outcome:
+            return Hidden(outcome["value"], told), told, None
+        declared = self._scope.gateway.tool(tool)
+        if declared is None:
+            raise UnknownTool(f"Run {self.run} needs the tool {tool!r}, which is not registered.")
+        if "asked" in outcome:
+            await self._approved(tool, outcome["effect"], fresh=fresh, hide=hide)
+        effect = self._scope.board.effect(outcome["effect"])
+        assert effect is not None, "the intent is one commit with the step, or with the approval"
+        self._check()
+        if declared.undo is not None:
+            self._compensable.append((declared, effect.id))
+        effect = await carry_out(self._scope.board, declared, effect, replaying=self._scope.replaying, turn=turn)
+        label = label_of(effect).join(*labels.values())
+        try:
+            value = result_of(declared, effect).value
+        except ToolFailed as failure:
+            return Hidden(None, label, failure=failure.message), label, failure
+        except EffectInDoubt:
+            self.deliver(label)
+            raise
+        return self._parts(tool, effect, value, label), label, None
+
+    def _parts(self, tool: str, effect: Effect, value: Json, label: Label) -> Hidden:
+        """Return a result with the labels of its parts, where its label is no more than theirs."""
+        gateway = self._scope.gateway
+        declared, rule, owner = gateway.tools.get(tool), gateway.policy.rule(tool), gateway.policy.owner
+        if declared is None or not rule.fields:
+            return Hidden(value, label)
+        given, own = effect.intent.label, own_source(declared, rule, owner)
+        fields = field_labels(declared, rule, owner)
+        if not label_of(effect).flows_to(given.join(own, *fields.values())):
+            # The function itself said more of who shaped its result, and not of which part.
+            return Hidden(value, label)
+        parts = {pattern: given.join(part) for pattern, part in patterns(fields).items()}
+        return Hidden(value, given.join(own), parts)
+
+    def _handle(self, hidden: Hidden) -> Handle:
+        self._handles += 1
+        return Handle(f"${self._handles}", hidden)
+
+    async def _decide_call(
+        self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label], turn: Turn
+    ) -> Step:
+        decision = await self._scope.gateway.judge(tool, arguments, control=self._label, labels=labels)
+        step = replace(step, label=self._label.join(*labels.values()))
+        before = self.decisions.pending
+        if not isinstance(decision, Deny):
+            try:
+                return await self._begin_call(step, tool, decision, turn)
+            except QuotaExceeded as exceeded:
+                self.decisions.pending = before
+                decision = Deny("quota", exceeded.message)
+        self.decisions.note(f"call {tool}", decision, step.label)
+        value: Json = {"denied": decision.rule, "reason": decision.reason, "telling": decision.telling}
+        return await self._record(replace(step, value=value))
+
+    async def _begin_call(self, step: Step, tool: str, decision: AllowCall | AskCall, turn: Turn) -> Step:
+        """Record a call that is allowed or asked about. Raises :class:`QuotaExceeded`."""
+        charges = charges_of_call(self._scope.gateway.policy, self.run, tool)
+        if isinstance(decision, AskCall):
+            approval = approval_of_call(self._scope, self.actor, step, self._identity(step), decision, step.label)
+            value: Json = {"effect": approval.id, "asked": decision.rule}
+            return await self._record_spending(replace(step, value=value), charges, approval.write)
+        self.decisions.note(f"call {tool}", decision, step.label)
+        if turn.found is not None:
+            value = {"tool": tool, "arguments": decision.arguments, "value": turn.found.answer, "memo": turn.key}
+            step = replace(step, value=value, label=step.label.join(turn.found.label))
+            return await self._record_spending(step, charges, derived_from=[turn.found.ref])
+        effect, effect_class = self._identity(step), decision.tool.effect_class
+        intent = EffectIntent(effect, self.run, step.key, tool, effect_class, decision.arguments, step.label)
+        step = replace(step, value={"effect": effect})
+        return await self._record_spending(step, charges, lambda transaction: transaction.plan_effect(intent))
+
+    async def _take_back(self, tool: Tool, effect: str) -> None:
+        """Undo a call, as an effect of its own, unless it failed. Raises what a call of the undoing tool raises."""
+        made, undo = self._scope.board.effect(effect), tool.undo
+        assert made is not None and undo is not None, "only compensable calls that were planned are kept"
+        if made.state is EffectState.FAILED:
+            return
+        step, recorded = self._take("compensate", effect)
+        if recorded is None:
+            # Allowed with the call itself: to leave it standing would be the harm.
+            self.decisions.note(f"call {undo.name}", Allow("compensation"))
+            intent = compensation(self._identity(step), step.key, made, undo, self._label)
+            transaction = self._scope.journal.begin(f"agent:{self.agent}")
+            transaction.plan_effect(intent)
+            recorded = await self._record(replace(step, value={"effect": intent.id}, label=intent.label), transaction)
+        outcome: Any = recorded.value
+        undoing = self._scope.board.effect(outcome["effect"])
+        assert undoing is not None, "the step and its intent are one commit"
+        undone = await carry_out(self._scope.board, undo, undoing, replaying=self._scope.replaying)
+        self.deliver(label_of(undone))
+        result_of(undo, undone)
+        await note_compensated(self._scope.board, effect)
+
+    async def _post_approval(self, step: Step, approval: Approval) -> Step:
+        transaction = self._scope.journal.begin(f"agent:{self.agent}")
+        approval.write(transaction)
+        return await self._record(replace(step, label=approval.label), transaction)
+
+    async def _approved(self, tool: str, approval: str, *, fresh: bool, hide: bool) -> None:
+        """Return once a person approved a call, which commits its intent. Raises :class:`PolicyDenied`."""
+        answered = await decided(self._scope, self.actor, approval, fresh=fresh)
+        # The caller of a hidden call learns what the person decided, and nothing of what the person saw.
+        self.deliver(Label(frozenset({answered.decided_by or ""}), PUBLIC, 1.0) if hide else answered.label)
+        if isinstance(answered.verdict, Deny):
+            raise PolicyDenied(f"The call of {tool} was refused: {answered.verdict.reason}.")
+
+    def _asked(self, kind: str, name: str, memo: Memoise | None, arguments: dict[str, Any]) -> Asked:
+        """Read what the answer of a memoised call follows from beside its parameters."""
+        read = [self.read(topic, key) for topic, key in memo.addresses(arguments)] if memo is not None else []
+        absent = any(entry is None or entry.version == 0 for entry in read)
+        return Asked(kind, name, memo, None if absent else tuple(entry.ref for entry in read if entry is not None))
