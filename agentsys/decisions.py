@@ -30,7 +30,8 @@ class DecisionLog:
         """Return if the action is allowed. Raises :class:`PolicyDenied` after noting the denial."""
         if isinstance(decision, Deny):
             self.note(action, decision)
-            raise PolicyDenied(f"{self._agent} may not {action}, by rule {decision.rule}: {decision.reason}.")
+            message = f"{self._agent} may not {action}, by rule {decision.rule}: {decision.reason}."
+            raise PolicyDenied(message, rule=decision.rule)
 
     def drop(self) -> None:
         """Forget the kept decisions: a commit that is being repeated has them on record."""

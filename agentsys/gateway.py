@@ -25,10 +25,14 @@ CHECK_SECONDS: Final = 5.0
 
 
 class PolicyDenied(LabelError):
-    """The gateway refused a call, a write or a release."""
+    """The gateway refused a call, a write or a release; ``rule`` is the name of what decided."""
 
     code = "AGS-0310"
     remedy = "Let trusted data decide about it, or widen the policy or the declaration if it should be allowed."
+
+    def __init__(self, message: str, *, rule: str = "audience") -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 @dataclass(frozen=True, slots=True)

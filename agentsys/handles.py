@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from agentsys.blackboard.entries import Json
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.errors import LabelError
 from agentsys.paths import Path, at, covers, pattern_of, reaches_into
 
@@ -59,23 +59,23 @@ class Hidden:
 class Handle:
     """An opaque name for a hidden value. ``handle[key]`` selects a part of it, whether there is one or not."""
 
-    __slots__ = ("_hidden", "_path", "name")
+    __slots__ = ("_hidden", "name", "path")
 
     def __init__(self, name: str, hidden: Hidden, path: Path = ()) -> None:
         self.name = name
+        self.path = path
         self._hidden = hidden
-        self._path = path
 
     @property
     def label(self) -> Label:
         """Who shaped what it stands for, and who may read it. That is known of every handle."""
-        return self._hidden.label_at(self._path)
+        return self._hidden.label_at(self.path)
 
     def __getitem__(self, key: str | int) -> Handle:
-        return Handle(self.name, self._hidden, (*self._path, key))
+        return Handle(self.name, self._hidden, (*self.path, key))
 
     def __str__(self) -> str:
-        return "".join([self.name, *(f"[{key!r}]" for key in self._path)])
+        return "".join([self.name, *(f"[{key!r}]" for key in self.path)])
 
     def __repr__(self) -> str:
         return f"<Handle {self}>"
@@ -89,13 +89,22 @@ class Handle:
 
 def open_handle(handle: Handle) -> Json:
     """Return what a handle stands for; for the runtime's own use, after it decided. Raises :class:`NoValue`."""
-    hidden, path = handle._hidden, handle._path
+    hidden, path = handle._hidden, handle.path
     if hidden.failure is not None:
         raise NoValue(f"{handle} stands for nothing: {hidden.failure}.", hidden.label_at(()))
     try:
         return at(hidden.value, path)
     except LookupError as error:
         raise NoValue(f"{handle} stands for nothing: {error}.", hidden.label_at(())) from error
+
+
+def together(name: str, handles: Sequence[Handle]) -> Handle:
+    """Return one handle for a list of what several stand for. Where one stands for nothing, so does the list."""
+    labels: dict[tuple[str, ...], Label] = {(str(number),): handle.label for number, handle in enumerate(handles)}
+    try:
+        return Handle(name, Hidden([open_handle(handle) for handle in handles], BOTTOM, labels))
+    except NoValue as nothing:
+        return Handle(name, Hidden(None, join_all([nothing.label, *labels.values()]), failure=nothing.message))
 
 
 def shown(handle: Handle, below: Label) -> Any:
@@ -109,7 +118,7 @@ def shown(handle: Handle, below: Label) -> Any:
 
 
 def _shown(handle: Handle, value: Json, below: Label) -> Any:
-    if not handle._hidden.own_label(handle._path).flows_to(below):
+    if not handle._hidden.own_label(handle.path).flows_to(below):
         return handle
     if isinstance(value, dict):
         return {key: _shown(handle[key], item, below) for key, item in value.items()}

@@ -15,10 +15,11 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.board_access import BoardAccess
 from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
-from agentsys.handles import Handle, Hidden, patterns, shown
+from agentsys.handles import Handle, Hidden, patterns, shown, together
 from agentsys.journal import Step
 from agentsys.labelled import Labelled, unwrap, unwrap_arguments
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
+from agentsys.policy.policy import Policy
 from agentsys.quotas import QuotaExceeded, charges_of_call
 from agentsys.ruling import field_labels, own_source
 from agentsys.sagas import compensation, note_compensated
@@ -34,6 +35,15 @@ class ToolCalling(BoardAccess):
         super().__init__(scope, actor)
         self._compensable: list[tuple[Tool, str]] = []
         self._handles = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The owner's word, under which everything is decided."""
+        return self._scope.gateway.policy
+
+    def tool(self, name: str) -> Tool | None:
+        """Return a tool as the policy has it, if it is known now."""
+        return self._scope.gateway.tool(name)
 
     async def call(self, tool: str, /, **arguments: Any) -> Labelled[Any]:
         """Call a tool through the gateway; its result is shown, and raises the control label.
@@ -65,6 +75,11 @@ class ToolCalling(BoardAccess):
         with self._delivering_no_value():
             value, _ = unwrap(handle)
         return Labelled(value, handle.label)
+
+    def together(self, *handles: Handle) -> Handle:
+        """Return one handle for a list of what several stand for."""
+        self._handles += 1
+        return together(f"${self._handles}", handles)
 
     def visible(self, handle: Handle) -> Any:
         """Return what may be seen of a handle without raising the control label: parts that may not stay handles.
@@ -128,7 +143,8 @@ class ToolCalling(BoardAccess):
         if not hide or outcome.get("telling"):
             self.deliver(told)
         if "denied" in outcome:
-            raise PolicyDenied(f"The call of {tool} was denied by rule {outcome['denied']}: {outcome['reason']}.")
+            rule, reason = outcome["denied"], outcome["reason"]
+            raise PolicyDenied(f"The call of {tool} was denied by rule {rule}: {reason}.", rule=rule)
         if "memo" in outcome:
             return Hidden(outcome["value"], told), told, None
         declared = self._scope.gateway.tool(tool)
@@ -236,7 +252,8 @@ class ToolCalling(BoardAccess):
         # The caller of a hidden call learns what the person decided, and nothing of what the person saw.
         self.deliver(Label(frozenset({answered.decided_by or ""}), PUBLIC, 1.0) if hide else answered.label)
         if isinstance(answered.verdict, Deny):
-            raise PolicyDenied(f"The call of {tool} was refused: {answered.verdict.reason}.")
+            message = f"The call of {tool} was refused: {answered.verdict.reason}."
+            raise PolicyDenied(message, rule=answered.verdict.rule)
 
     def _asked(self, kind: str, name: str, memo: Memoise | None, arguments: dict[str, Any]) -> Asked:
         """Read what the answer of a memoised call follows from beside its parameters."""

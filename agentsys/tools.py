@@ -45,6 +45,7 @@ class Tool:
     outside its arguments (``None``: nothing). ``query``, for a ``QUERYABLE`` tool, tells by idempotency key what became
     of a call: its result, or ``None`` if the call never happened. ``undo``, of a ``COMPENSABLE`` one, is the tool that
     takes a call back. ``timeout`` is in seconds. ``memo``, of a ``PURE`` one, lets equal calls be made once.
+    ``own_words`` says that whoever runs the runtime wrote the description, and no foreign server.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Tool:
     description: str = ""
     undo: Tool | None = None
     memo: Memoise | None = None
+    own_words: bool = True
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Json]:
         """Return the arguments as JSON, validated. Raises pydantic's ``ValidationError``."""

@@ -44,6 +44,7 @@ class Limits(Part):
 class ToolRule(Part):
     """What the policy says of a tool, beside the tool's own declaration."""
 
+    description: str | None = Field(None, description="what planning models are told of it; default: its own words")
     consequential: bool | None = Field(None, description="whether a call changes something; default: as declared")
     ask: Ask = Field("never", description="when a person is asked about a call")
     audience: tuple[str, ...] | None = Field(

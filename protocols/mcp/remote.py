@@ -134,6 +134,7 @@ class RemoteServer:
             source=source,
             timeout=declared.timeout,
             description=definition.get("description", ""),
+            own_words=False,
         )
 
     async def _call(self, tool: str, arguments: dict[str, Any], declared: Declaration, source: Label) -> Labelled[Json]:
