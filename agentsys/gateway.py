@@ -172,9 +172,10 @@ class Gateway:
     def _decide_call(self, proposal: Proposal) -> AllowCall | AskCall | Deny:
         tool, rule = proposal.tool, proposal.rule
         untrusted = self._check_influence(proposal) if tool.consequential else None
-        if untrusted is not None and rule.ask != "if-untrusted":
+        if untrusted is not None and rule.ask == "never":
             return untrusted
-        disclosing = self._check_audience(proposal)
+        asked = untrusted is not None or rule.ask == "always"
+        disclosing = self._check_audience(proposal, asked=asked)
         if isinstance(disclosing, Deny):
             return disclosing
         for check in self.policy.checks:
@@ -182,7 +183,7 @@ class Gateway:
             if reason is not None:
                 return Deny("check", reason, telling=True)
         arguments = self._without_links(proposal)
-        if untrusted is not None or rule.ask == "always":
+        if asked:
             return self._ask(proposal, arguments, untrusted)
         if disclosing.rule == "declassified":
             return AllowCall("declassified", tool, arguments)
@@ -211,7 +212,7 @@ class Gateway:
                 return Deny("integrity", f"{name} is consequential and {intruders} shaped {part}")
         return None
 
-    def _check_audience(self, proposal: Proposal) -> Decision:
+    def _check_audience(self, proposal: Proposal, *, asked: bool) -> Decision:
         """Decide whether all parts of a call may become known to whom the call tells them."""
         told = proposal.rule.audience_of(proposal.arguments)
         audience = proposal.tool.audience if told is None else readers_of(told)
@@ -219,19 +220,19 @@ class Gateway:
         for part, label in [("the caller", proposal.control), *proposal.labels.items()]:
             disclosure = self.decide_disclosure(f"{proposal.tool.name}, through {part},", label, audience)
             if isinstance(disclosure, Deny):
-                if not self._declassifies(proposal, label):
+                if not self._declassifies(proposal, label, asked=asked):
                     # Whom an argument names follows from what it is.
                     return replace(disclosure, telling=told is not None)
                 denied = denied or disclosure
         return Allow("audience" if denied is None else "declassified")
 
-    def _declassifies(self, proposal: Proposal, label: Label) -> bool:
+    def _declassifies(self, proposal: Proposal, label: Label, *, asked: bool) -> bool:
         """Whether the owner lets out what carries ``label``; nobody untrusted may have a say in what goes, or where.
 
-        Source: robust declassification, Zdancewic and Myers, CSFW 2001.
+        An owner who is ``asked`` sees both. Source: robust declassification, Zdancewic and Myers, CSFW 2001.
         """
         owned = label.readers.permits(Readers.of(self.policy.owner))
-        return proposal.rule.declassifies and owned and self._check_influence(proposal) is None
+        return proposal.rule.declassifies and owned and (asked or self._check_influence(proposal) is None)
 
     def _without_links(self, proposal: Proposal) -> dict[str, Json]:
         """Return the arguments, with links made inactive in payloads that strangers shaped."""

@@ -34,7 +34,7 @@ through. Use references as arguments and as pieces of the answer.
 """
 
 REVEALING: Final = """\
-{"reveal": {"from": "$1"}} shows you a hidden part; after that, whoever wrote it counts as having a say in what you do.
+{"reveal": REFERENCE} shows you what is hidden; after that, whoever wrote it counts as having a say in what you do.
 """
 
 
@@ -64,13 +64,13 @@ class Planner:
         self._binding = Binding(context, self._policy, model)
         self._model = model
         self._hide = hide
-        self._may_reveal = may_reveal and hide
+        self._may_reveal = may_reveal
         self._most_turns = most_turns
 
     async def run(self, task: str) -> Answer:
         """Return the answer. Raises :class:`PlanTooLong`, and what asking a model raises."""
         messages = [Message("system", self._instructions()), Message("user", task)]
-        constraint = Constraint("json_schema", json.dumps(turn_schema(self._tools, may_reveal=self._may_reveal)))
+        constraint = Constraint("json_schema", json.dumps(turn_schema(self._tools, may_reveal=self._hide)))
         for _ in range(self._most_turns):
             said = (await self._context.generate(messages, constraint=constraint, model=self._model)).value
             messages.append(Message("assistant", said))
@@ -90,13 +90,13 @@ class Planner:
 
     def _instructions(self) -> str:
         described = [_described(tool, self._policy.rule(tool.name).description) for tool in self._tools]
-        return "\n".join([INSTRUCTIONS + REVEALING * self._may_reveal, "Tools:", *described])
+        return "\n".join([INSTRUCTIONS + REVEALING * self._hide, "Tools:", *described])
 
     async def _step(self, turn: Turn) -> Any:
         if turn.reveal is not None:
-            if not self._may_reveal:
-                raise BadTurn("nothing may be revealed")
-            return {"shown": (await self._context.reveal(self._binding.find(turn.reveal))).value}
+            if not self._may_reveal and not turn.reveal.by:
+                raise BadTurn("only what an endorser lets through may be revealed")
+            return {"shown": (await self._context.reveal(await self._binding.span(turn.reveal))).value}
         assert turn.call is not None, "a turn that is neither an answer nor a look is a call"
         return await self._call(turn.call)
 
@@ -112,7 +112,7 @@ class Planner:
             return await self._shown(handle)
         self._binding.remember(handle)
         try:
-            return {"result": _references(self._context.visible(handle))}
+            return {"result": _references(self._context.visible(handle)), "name": handle.name}
         except NoValue as failed:
             return {"error": failed.message}
 

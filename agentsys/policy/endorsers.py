@@ -37,6 +37,7 @@ class Endorser(Part):
     minimum: float | None = Field(None, description="number: the least")
     maximum: float | None = Field(None, description="number: the greatest")
     step: float = Field(1.0, gt=0, description="number: all others are whole steps above the least")
+    as_text: bool = Field(False, description="number: written as text, as tools that take identifiers want it")
     earliest: str | None = Field(None, description="date: the first, written as in `format`")
     latest: str | None = Field(None, description="date: the last")
     format: str = Field("%Y-%m-%d", description="date: how it is written, as for strftime")
@@ -107,7 +108,7 @@ class Endorser(Part):
             raise Refused(f"it is not in steps of {self.step:g}")
         plain = int(number) if number % 1 == 0 else number
         # Only one spelling of each number, or the spelling would say something too.
-        return str(plain) if isinstance(value, str) else plain
+        return str(plain) if self.as_text else plain
 
     def _date(self, value: Json) -> Json:
         assert self.earliest is not None and self.latest is not None

@@ -13,9 +13,10 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectState
 from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError
-from agentsys.gateway import Allow, Deny, Gateway, PolicyDenied
+from agentsys.gateway import Allow, AskCall, Deny, Gateway, PolicyDenied
 from agentsys.labelled import Labelled
 from agentsys.policy.policy import Policy
+from agentsys.policy.rules import ToolRule
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import EffectInDoubt, ToolFailed
@@ -80,6 +81,21 @@ def test_what_is_not_declared_is_denied(name, arguments, rule):
     decision = gateway([act]).decide(name, arguments, control=Label.trusted(), labels={})
     assert isinstance(decision, Deny)
     assert decision.rule == rule
+
+
+@pytest.mark.parametrize(("ask", "decided"), [("never", Deny), ("if-untrusted", AskCall), ("always", AskCall)])
+def test_a_person_who_sees_it_may_let_out_what_only_the_owner_may_read(ask: str, decided: type) -> None:
+    @tool()
+    def mail(to: str) -> None: ...
+
+    rule = ToolRule(ask=ask, audience=("argument:to",), declassifies=True)
+    asking = Gateway(Policy(tools={"mail": rule}), ToolRegistry([mail]))
+    untrusted = Label(frozenset({"external"}))
+    found = asking.decide("mail", {"to": "eve"}, control=Label.trusted(), labels={"to": untrusted})
+    assert isinstance(found, decided)
+    private = Label(frozenset({"external"}), Readers.of("user:ann"))
+    found = asking.decide("mail", {"to": "eve"}, control=Label.trusted(), labels={"to": private})
+    assert isinstance(found, Deny), "what even the owner may not read is not the owner's to let out"
 
 
 def test_an_error_in_the_check_denies():

@@ -125,6 +125,14 @@ async def test_without_hiding_the_first_foreign_word_ends_all_acts(carry_out, ou
     assert outside.sent == []
 
 
+async def test_what_an_endorser_lets_through_may_be_looked_at(carry_out, outside: Outside) -> None:
+    look = {"from": "$1", "path": [0], "ask": "who wrote?", "by": "contact"}
+    turns = [call("read_mail"), json.dumps({"reveal": look}), answer("Done.")]
+    result, prompts = await carry_out(turns, {"who wrote?": "bob@example.org"})
+    assert '{"shown": "bob@example.org"}' in prompts[2]
+    assert ("contact", "mail") in result.label.endorsements
+
+
 @pytest.mark.parametrize(
     ("said", "fault"),
     [
@@ -133,7 +141,7 @@ async def test_without_hiding_the_first_foreign_word_ends_all_acts(carry_out, ou
         (call("drop_tables"), "there is no tool"),
         (call("send", to={"from": "$9"}, text="x"), "nothing hidden is named $9"),
         (call("send", to={"from": [], "ask": "x"}, text="x"), "nothing hidden is named so"),
-        (json.dumps({"reveal": {"from": "$1"}}), "nothing may be revealed"),
+        (json.dumps({"reveal": {"from": "$1"}}), "only what an endorser lets through"),
     ],
 )
 async def test_what_is_no_turn_is_told_to_the_model(carry_out, said: str, fault: str) -> None:
