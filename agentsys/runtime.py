@@ -34,6 +34,7 @@ from agentsys.labelled import unwrap
 from agentsys.leases import RunBusy, claim, give_back, lease_in, take
 from agentsys.memoisation import LONGEST_SECONDS, Memoisation
 from agentsys.models import as_model
+from agentsys.policy.documents import load_policy
 from agentsys.policy.policy import Policy
 from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
@@ -132,7 +133,8 @@ class Runtime:
         name = settings.model.name
         client = ServingClient({name: engine_factory(name, options)}, default=name)
         if arguments.get("policy") is None:
-            arguments["policy"] = Policy.of(processors=client.audience.members or ())
+            policy = Policy() if settings.policy is None else load_policy(settings.policy)
+            arguments["policy"] = policy.with_processors(client.audience.members or ())
         arguments.setdefault("memo_seconds", settings.memo.seconds if settings.memo.enabled else 0.0)
         where, durability = settings.board.location, settings.board.durability
         board = Board.open_read_only(where) if read_only else Board.open(where, durability=durability)

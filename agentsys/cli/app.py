@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentsys.cli import approvals, board, config, effects, mcp, memo, models, runs
+from agentsys.cli import approvals, board, config, effects, mcp, memo, models, policy, runs
 from agentsys.cli.ask import ask
 from agentsys.cli.bench import bench
 from agentsys.cli.console import console
@@ -33,6 +33,7 @@ app.command("bench")(bench)
 app.command("console")(console)
 app.add_typer(runs.app, name="runs")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(policy.app, name="policy")
 app.add_typer(effects.app, name="effects")
 app.add_typer(models.app, name="models")
 app.add_typer(board.app, name="board")

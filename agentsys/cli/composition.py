@@ -77,18 +77,28 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
     from agentsys.tools import Tool
     from agentsys.workflow import Workflow
 
-    members = [*vars(_load(file)).values(), *_foreign_agents(settings)]
+    members = [*file_members(file), *_foreign_agents(settings)]
     _check_names(members)
+    policy = next((member for member in members if isinstance(member, Policy)), None)
+    if policy is not None and settings.policy is not None:
+        raise ConfigurationError(
+            f"Both {file} and {settings.policy} give a policy.", remedy="Leave one of them out: only one can hold."
+        )
     runtime = Runtime.from_settings(
         settings,
         read_only=read_only,
         agents=[member for member in members if isinstance(member, Agent)],
         tools=[member for member in members if isinstance(member, Tool)],
         workflows=[member for member in members if isinstance(member, Workflow)],
-        policy=next((member for member in members if isinstance(member, Policy)), None),
+        policy=policy,
     )
     attach_foreign_tools(runtime, settings)
     return runtime
+
+
+def file_members(file: Path) -> list[object]:
+    """Return what stands at the top level of a Python file. Runs the file."""
+    return list(vars(_load(file)).values())
 
 
 def attach_foreign_tools(runtime: Runtime, settings: Settings) -> None:

@@ -9,12 +9,14 @@ from functools import cached_property
 from typing import Any, Self
 
 from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from agentsys.blackboard.entries import canonical_json
 from agentsys.blackboard.labels import OWNER, Label, Readers
 from agentsys.policy.domains import Domain
 from agentsys.policy.endorsers import PERSON, Endorser
 from agentsys.policy.rules import NO_RULE, Part, ToolRule
+from agentsys.policy.trials import Trial
 
 Check = Callable[[str, Mapping[str, Any], Label], str | None]
 """What TOML cannot say: from a tool's name, a call's arguments and their label, why it is denied, or ``None``."""
@@ -50,7 +52,8 @@ class Policy(Part):
     answer: Answering = Field(default_factory=Answering)
     budget_bits: float = Field(256.0, ge=0, description="what one influencer may say through endorsed values in a run")
     run_cost: float | None = Field(None, ge=0, description="what the calls of one run may cost together")
-    checks: tuple[Check, ...] = Field((), exclude=True, description="checks in Python, which can only deny more")
+    tests: tuple[Trial, ...] = Field((), exclude=True, description="calls, and how they must be decided")
+    checks: SkipJsonSchema[tuple[Check, ...]] = Field((), exclude=True, description="in Python; they can only deny")
 
     @model_validator(mode="after")
     def _names_what_there_is(self) -> Self:
@@ -89,12 +92,21 @@ class Policy(Part):
             tools=tools,
         )
 
+    @property
+    def canonical(self) -> Any:
+        """Everything that TOML can say, as JSON in one order; without the tests."""
+        return _sorted(self.model_dump(mode="python"))
+
     @cached_property
     def version(self) -> str:
         """A digest of everything that the policy says, the source text of its checks included."""
-        checks = [inspect.getsource(check) for check in self.checks]
-        content = canonical_json([_sorted(self.model_dump(mode="python")), checks])
+        checks = [_source(check) for check in self.checks]
+        content = canonical_json([self.canonical, checks])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def with_processors(self, names: Iterable[str]) -> Policy:
+        """Return the policy with ``names`` as processors beside its own."""
+        return self.model_copy(update={"processors": self.processors | frozenset(names)})
 
     def rule(self, tool: str) -> ToolRule:
         return self.tools.get(tool, NO_RULE)
@@ -111,6 +123,13 @@ class Policy(Part):
 
     def is_open(self, topic: str) -> bool:
         return any(topic.startswith(prefix) for prefix in self.open_topics)
+
+
+def _source(check: Check) -> str:
+    try:
+        return inspect.getsource(check)
+    except (OSError, TypeError):
+        return str(getattr(check, "__qualname__", check))
 
 
 def _sorted(value: Any) -> Any:

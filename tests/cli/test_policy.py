@@ -1,0 +1,157 @@
+"""``agentsys policy``: what it says of good policies, bad ones, and the step from one to another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agentsys.cli.app import app
+
+POLICY = """
+[domains.contacts]
+values = ["ann@example.org"]
+[endorsers.contact]
+domain = "contacts"
+[tools.send]
+audience = ["argument:to"]
+declassifies = true
+[tools.send.arguments]
+to = { role = "target", endorsers = ["contact"] }
+text = { role = "payload" }
+
+[[tests]]
+name = "a stranger does not choose the recipient"
+tool = "send"
+arguments = { to = "eve", text = "x" }
+labels = { to = { by = ["external"] } }
+expect = "deny"
+rule = "integrity"
+
+[[tests]]
+name = "a contact may be chosen by a stranger's words"
+tool = "send"
+arguments = { to = "ann@example.org", text = "x" }
+labels = { to = { by = ["external"], through = ["contact"] }, text = { by = ["external"] } }
+expect = "allow"
+"""
+LOOSER = POLICY.replace('role = "target", endorsers = ["contact"]', 'role = "payload"')
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    (tmp_path / "strict.toml").write_text(POLICY)
+    (tmp_path / "looser.toml").write_text(LOOSER)
+    return tmp_path
+
+
+def invoke(*words: Any) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["policy", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_good_policy_passes_its_own_tests_and_a_looser_one_does_not(policies: Path) -> None:
+    assert invoke("test", policies / "strict.toml")[:2] == (0, "2 of 2 tests passed\n")
+    code, out, err = invoke("test", policies / "looser.toml")
+    assert (code, out) == (1, "1 of 2 tests passed\n")
+    assert "a stranger does not choose the recipient: expected deny, got allow" in err
+
+
+def test_advice_names_what_is_likely_a_mistake(policies: Path) -> None:
+    _, out, err = invoke("check", policies / "looser.toml")
+    assert "declassifies to a fixed audience, and no argument is a target" in err
+    assert "to names the audience, and strangers may shape it" in err
+    assert "endorsers.contact: no argument accepts it" in err
+    assert "1 tools, 2 tests" in out
+    assert invoke("check", policies / "strict.toml")[2] == ""
+
+
+def test_advice_knows_the_tools_of_a_program(policies: Path) -> None:
+    program = policies / "my_tools.py"
+    program.write_text(
+        "from agentsys import tool\n\n@tool()\ndef send(to: str) -> None: ...\n\n@tool()\ndef wipe() -> None: ...\n"
+    )
+    err = invoke("check", policies / "strict.toml", "--program", program)[2]
+    assert "tools.send.arguments.text: the tool has no such argument" in err
+    assert "tools.wipe: consequential, and the policy says nothing of it" in err
+
+
+def test_what_changes_between_two_policies_is_told_and_what_is_looser_can_fail(policies: Path) -> None:
+    strict, looser = policies / "strict.toml", policies / "looser.toml"
+    code, out, _ = invoke("diff", strict, looser, "--no-looser", "--json")
+    changes = json.loads(out)
+    assert code == 1
+    assert [change["situation"] for change in changes["verdicts"] if change["direction"] == "looser"] == [
+        "to from strangers"
+    ]
+    assert "tools.send.arguments.to.role" in [change["place"] for change in changes["texts"]]
+    assert invoke("diff", looser, strict, "--no-looser")[0] == 0
+    assert json.loads(invoke("diff", strict, strict, "--json")[1]) == {"verdicts": [], "texts": []}
+
+
+def test_explaining_says_the_verdict_of_each_situation(policies: Path) -> None:
+    found = json.loads(invoke("explain", "send", "--file", policies / "strict.toml", "--json")[1])["send"]
+    assert found["to from strangers"]["verdict"] == "deny"
+    assert found["to from strangers, through contact"]["rule"] == "declassified"
+    assert found["text that only another person may read"]["rule"] == "audience"
+    assert invoke("explain", "--file", policies / "strict.toml")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[tools.x]\nask = 'maybe'", "tools.x.ask"),
+        ("[tools.x]\nfoo = 1", "tools.x.foo"),
+        ("[endorsers.z]\ndomain = 'no'", "no domain is named 'no'"),
+        ("[endorsers.z]\ntype = 'number'\nminimum = 3\nmaximum = 1", "finite minimum"),
+        ("[endorsers.z]\ntype = 'date'\nearliest = '2024'\nlatest = '2025'", "does not match format"),
+        ("[endorsers.person]\ntype = 'boolean'", "stands for a person"),
+        ("[domains.d]\n", "give either values or tool"),
+        ("[tools.x.arguments]\ny = { endorsers = ['nobody'] }", "no endorser is named 'nobody'"),
+        ("= 1", "is no TOML"),
+    ],
+)
+def test_a_bad_policy_is_refused_with_the_place(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    code, _, err = invoke("check", tmp_path / "bad.toml")
+    assert code == 2
+    assert "AGS-0311" in err
+    assert fault in err.replace("\n", " ")
+
+
+def test_without_a_file_the_settings_policy_is_taken(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(policies)
+    code, _, err = invoke("check")
+    assert code == 2
+    assert "No policy is given" in err
+    monkeypatch.setenv("AGENTSYS_POLICY", str(policies / "strict.toml"))
+    assert invoke("check")[0] == 0
+
+
+def test_a_program_runs_under_the_settings_policy_and_not_under_two(
+    policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = policies / "sending.py"
+    program.write_text(
+        "from agentsys import Context, Workflow, tool\n\n"
+        "@tool()\ndef send(to: str, text: str) -> str:\n    return 'sent'\n\n"
+        "async def main(context: Context, _):\n    return (await context.call('send', to='a', text='b')).value\n\n"
+        "flow = Workflow('flow', main)\n"
+    )
+    monkeypatch.setenv("AGENTSYS_BOARD__PATH", str(policies / "board.db"))
+    refused = CliRunner().invoke(app, ["run", str(program)])
+    assert refused.exit_code == 3, "what the owner says is private, and nothing lets it out"
+    monkeypatch.setenv("AGENTSYS_POLICY", str(policies / "strict.toml"))
+    assert CliRunner().invoke(app, ["run", str(program)]).exit_code == 0
+    program.write_text(program.read_text() + "\nfrom agentsys import Policy\npolicy = Policy()\n")
+    twice = CliRunner().invoke(app, ["run", str(program)])
+    assert twice.exit_code == 2
+    assert "give a policy" in twice.stderr
+
+
+def test_the_schema_of_the_file_is_printed() -> None:
+    schema = json.loads(invoke("schema")[1])
+    assert {"tools", "endorsers", "domains", "tests"} <= set(schema["properties"])
