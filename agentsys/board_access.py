@@ -12,6 +12,7 @@ from agentsys.blackboard.merges import Merge
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import Deny
+from agentsys.handles import Handle, Hidden, sources_of
 from agentsys.recording import Recording
 from agentsys.scope import RunScope
 from agentsys.tools import to_json
@@ -35,6 +36,18 @@ class BoardAccess(Recording):
         self.deliver(self._workspace.reads_label)
         return entry
 
+    def read_hidden(self, topic: str, key: str) -> Handle:
+        """Return a handle of an entry's value, which does not raise the control label; that there is none is hidden."""
+        self._check()
+        if topics.is_reserved(topic):
+            self._refuse_reading(topic)
+        entry = self._workspace.get_hidden(topic, key)
+        if entry is None:
+            # That an entry was ended is also something that somebody said, and whoever may end any may end this.
+            return self._handle(Hidden(None, Label(readers=self._label.readers), failure=f"{topic}/{key} is not there"))
+        source = entry.ref if entry.version else None
+        return self._handle(Hidden(entry.value, entry.label, source=source))
+
     def query(self, predicate: Predicate) -> list[Entry]:
         """Return the entries that match.
 
@@ -55,7 +68,8 @@ class BoardAccess(Recording):
         if label is not None and not least.flows_to(label):
             raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")
         self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, label or least))
-        self._workspace.put(topic, key, to_json(plain), type=type, label=label or least)
+        sources = sources_of(value)
+        self._workspace.put(topic, key, to_json(plain), type=type, label=label or least, sources=sources)
 
     def merge(self, topic: str, key: str, merge: Merge, *, type: str) -> None:
         """Change a counter, set or map when the transaction commits, whatever others write to it meanwhile.

@@ -15,6 +15,7 @@ from agentsys.asking import AnswerRefused, approval_of_question, decided
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.transactions import Transaction
 from agentsys.events import RequestPosted
+from agentsys.handles import Handle, Hidden
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.labelled import Labelled
 from agentsys.model_asking import ModelAsking
@@ -54,6 +55,33 @@ class Context(ModelAsking):
         ``timeout`` bounds each volunteer's work, in seconds. ``single`` asks for one answer, so that different answers
         are a :class:`~agentsys.rounds.Contradiction`.
         """
+        outcome = await self._ask(kind, value, timeout, max_volunteers, single)
+        self.deliver(outcome.label)
+        return outcome
+
+    async def ask_hidden(
+        self,
+        kind: str,
+        value: Any = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - a bound on the volunteers, not on this call
+        max_volunteers: int | None = None,
+    ) -> Handle:
+        """Post a request as :meth:`ask` does, and return a handle of the list of answers, the best bid's first.
+
+        How many there are, and whether there are any, is hidden too.
+        """
+        outcome = await self._ask(kind, value, timeout, max_volunteers, single=False)
+        return self._handle(Hidden([response.value for response in outcome.answers], outcome.label))
+
+    async def _ask(
+        self,
+        kind: str,
+        value: Any,
+        timeout: float | None,  # noqa: ASYNC109 - a bound on the volunteers, not on this call
+        max_volunteers: int | None,
+        single: bool,
+    ) -> RoundOutcome:
         plain, labels = self._unwrap(value)
         document = to_json(plain)
         step, recorded = self._take("ask", [kind, document, timeout, max_volunteers, single])
@@ -68,7 +96,6 @@ class Context(ModelAsking):
         bounds = Round(request, recorded.seq, timeout, max_volunteers or self._scope.max_volunteers)
         outcome, closed = await self._run_round(bounds)
         self._workspace.advance(max(closed, self.actor.kept.get(recorded.key, 0)))
-        self.deliver(outcome.label)
         return outcome
 
     async def ask_person(self, question: Any) -> Labelled[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.errors import LabelError
 from agentsys.paths import Path, at, covers, pattern_of, reaches_into
@@ -37,13 +37,15 @@ class HandleOpaque(LabelError):
 class Hidden:
     """A value and the labels of its parts: ``fields`` maps patterns of places to labels, ``label`` is of all others.
 
-    ``failure`` says why there is no value; it is as hidden as a value would be.
+    ``failure`` says why there is no value; it is as hidden as a value would be. ``source`` is the version of the entry
+    that it is, if it is one.
     """
 
     value: Json
     label: Label
     fields: Mapping[tuple[str, ...], Label] = field(default_factory=dict)
     failure: str | None = None
+    source: EntryVersionRef | None = None
 
     def own_label(self, path: Path) -> Label:
         """Return the label of what is at ``path`` without the fields inside it: that it is there, and its form."""
@@ -96,6 +98,15 @@ def open_handle(handle: Handle) -> Json:
         return at(hidden.value, path)
     except LookupError as error:
         raise NoValue(f"{handle} stands for nothing: {error}.", hidden.label_at(())) from error
+
+
+def sources_of(value: Any) -> list[EntryVersionRef]:
+    """Return the versions of entries that the handles inside a value stand for."""
+    if isinstance(value, Handle):
+        return [] if value._hidden.source is None else [value._hidden.source]
+    if isinstance(value, Mapping):
+        return [source for item in value.values() for source in sources_of(item)]
+    return [source for item in value for source in sources_of(item)] if isinstance(value, list | tuple) else []
 
 
 def together(name: str, handles: Sequence[Handle]) -> Handle:

@@ -17,7 +17,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.decisions import DecisionLog
 from agentsys.errors import AgentsysError, RunError
-from agentsys.handles import NoValue
+from agentsys.handles import Handle, Hidden, NoValue
 from agentsys.journal import Cursor, Step, digest
 from agentsys.labelled import unwrap
 from agentsys.quotas import Charge, is_race, spend
@@ -41,6 +41,7 @@ class Recording:
         self._cursor = Cursor(scope.journal, actor.path, actor.attempt)
         self.decisions = DecisionLog(scope, actor.name)
         self._fault: AgentsysError | None = None
+        self._handles = 0
 
     @property
     def run(self) -> str:
@@ -72,6 +73,13 @@ class Recording:
     def deliver(self, *labels: Label) -> None:
         """Raise the control label: something with these labels reached the actor."""
         self._label = self._label.join(*labels)
+
+    def _handle(self, hidden: Hidden) -> Handle:
+        return Handle(self._handle_name(), hidden)
+
+    def _handle_name(self) -> str:
+        self._handles += 1
+        return f"${self._handles}"
 
     @contextmanager
     def _delivering_no_value(self) -> Iterator[None]:

@@ -34,7 +34,6 @@ class ToolCalling(BoardAccess):
     def __init__(self, scope: RunScope, actor: Actor) -> None:
         super().__init__(scope, actor)
         self._compensable: list[tuple[Tool, str]] = []
-        self._handles = 0
 
     @property
     def policy(self) -> Policy:
@@ -78,8 +77,7 @@ class ToolCalling(BoardAccess):
 
     def together(self, *handles: Handle) -> Handle:
         """Return one handle for a list of what several stand for."""
-        self._handles += 1
-        return together(f"${self._handles}", handles)
+        return together(self._handle_name(), handles)
 
     def visible(self, handle: Handle) -> Any:
         """Return what may be seen of a handle without raising the control label: parts that may not stay handles.
@@ -181,10 +179,6 @@ class ToolCalling(BoardAccess):
             return Hidden(value, label)
         parts = {pattern: given.join(part) for pattern, part in patterns(fields).items()}
         return Hidden(value, given.join(own), parts)
-
-    def _handle(self, hidden: Hidden) -> Handle:
-        self._handles += 1
-        return Handle(f"${self._handles}", hidden)
 
     async def _decide_call(
         self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label], turn: Turn

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agentsys.blackboard.entries import Entry, Json
+from collections.abc import Sequence
+
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.merges import Merge, as_json
 from agentsys.blackboard.predicates import Predicate
@@ -41,11 +43,25 @@ class Workspace:
     def get(self, topic: str, key: str) -> Entry | None:
         return self.transaction.get(topic, key)
 
+    def get_hidden(self, topic: str, key: str) -> Entry | None:
+        return self.transaction.get_hidden(topic, key)
+
     def query(self, predicate: Predicate) -> list[Entry]:
         return self.transaction.query(predicate)
 
-    def put(self, topic: str, key: str, value: Json, *, type: str, label: Label) -> None:
-        self.transaction.put(topic, key, value, type=type, label=label)
+    def put(
+        self,
+        topic: str,
+        key: str,
+        value: Json,
+        *,
+        type: str,
+        label: Label,
+        sources: Sequence[EntryVersionRef] = (),
+    ) -> None:
+        """``sources`` are versions that the value was taken from beside those that were read."""
+        derived_from = [*self.transaction.reads, *sources] if sources else None
+        self.transaction.put(topic, key, value, type=type, label=label, derived_from=derived_from)
         self._writes.append(["put", topic, key, type, value])
 
     def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label) -> None:

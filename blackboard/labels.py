@@ -54,7 +54,7 @@ PUBLIC: Final = Readers(None)
 NOBODY: Final = Readers(frozenset())
 
 
-class Endorsement(NamedTuple):
+class EndorsedInfluence(NamedTuple):
     """The fact that ``endorser`` vouched for a value that ``influencer`` had shaped."""
 
     endorser: str
@@ -75,7 +75,7 @@ class Label:
     influencers: frozenset[str] = frozenset({EXTERNAL})
     readers: Readers = Readers(frozenset({OWNER}))
     capacity: float = FREE_TEXT
-    endorsements: frozenset[Endorsement] = frozenset()
+    endorsements: frozenset[EndorsedInfluence] = frozenset()
 
     def __post_init__(self) -> None:
         if math.isnan(self.capacity) or self.capacity < 0:
@@ -111,7 +111,7 @@ class Label:
         All influencers but those in ``keeping`` count from now on as endorsed by it.
         """
         kept = self.influencers & frozenset(keeping)
-        facts = {Endorsement(by, influencer) for influencer in self.influencers - kept}
+        facts = {EndorsedInfluence(by, influencer) for influencer in self.influencers - kept}
         return Label(kept, self.readers, min(bits, self.capacity), self.endorsements | facts)
 
     @property
@@ -174,7 +174,7 @@ class Label:
             _names(data["influencers"]),
             PUBLIC if readers is None else Readers(_names(readers)),
             FREE_TEXT if capacity is None else float(capacity),
-            frozenset(Endorsement(*_pair(fact)) for fact in facts),
+            frozenset(EndorsedInfluence(*_pair(fact)) for fact in facts),
         )
 
 

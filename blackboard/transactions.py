@@ -234,8 +234,21 @@ class Transaction:
             entry = self._reads[address]
         else:
             entry = self._reads[address] = self._view.version_at(topic, key, self.snapshot)
-            if entry is not None:
-                self._remember(entry)
+        if entry is not None and (topic, key, entry.version) not in self._seen:
+            self._remember(entry)
+        return None if entry is None or entry.deleted else entry
+
+    def get_hidden(self, topic: str, key: str) -> Entry | None:
+        """Return the entry as :meth:`get` does, for a caller that passes it on unseen: no write is shaped by it.
+
+        It must still be so when this commits. Whatever is written of it must carry its label, and name its version.
+        """
+        self._check_open()
+        if self._operations and (topic, key) in self._own_writes():
+            return self.get(topic, key)
+        if (topic, key) not in self._reads:
+            self._reads[topic, key] = self._view.version_at(topic, key, self.snapshot)
+        entry = self._reads[topic, key]
         return None if entry is None or entry.deleted else entry
 
     def rely_on(self, topic: str, key: str, entry: Entry | None) -> None:

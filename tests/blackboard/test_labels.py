@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsys.blackboard.labels import BOTTOM, NOBODY, PUBLIC, Endorsement, Label, Readers, join_all
+from agentsys.blackboard.labels import BOTTOM, NOBODY, PUBLIC, EndorsedInfluence, Label, Readers, join_all
 
 PRINCIPALS = st.sampled_from(["user:ann", "user:bob", "file:a.csv", "external"])
 READERS = st.one_of(st.just(PUBLIC), st.frozensets(PRINCIPALS).map(Readers))
 CAPACITIES = st.one_of(st.just(math.inf), st.floats(min_value=0, max_value=1e6))
-ENDORSEMENTS = st.frozensets(st.builds(Endorsement, st.sampled_from(["contact", "amount"]), PRINCIPALS), max_size=3)
+ENDORSEMENTS = st.frozensets(
+    st.builds(EndorsedInfluence, st.sampled_from(["contact", "amount"]), PRINCIPALS), max_size=3
+)
 LABELS = st.builds(Label, st.frozensets(PRINCIPALS), READERS, CAPACITIES, ENDORSEMENTS)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from agentsys.agents import Bid, Request, agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import Label
@@ -24,6 +25,7 @@ from agentsys.tools import Tool, tool
 
 POLICY = read_policy("""
 budget_bits = 8
+open_topics = ["notes"]
 
 [domains.contacts]
 values = ["ann@example.org", "bob@example.org"]
@@ -240,3 +242,49 @@ async def test_code_cannot_look_through_a_handle(attempt) -> None:
         return f"{handle} {handle!r}"
 
     assert (await attempt(body)).value == "$1 <Handle $1>"
+
+
+async def test_an_entry_can_be_passed_on_unread(attempt, outside: Outside) -> None:
+    async def body(context: Context) -> Any:
+        mail = await context.call_hidden("read_mail")
+        context.put("notes", "first", mail[0]["body"], type="note")
+        await context.call_hidden("send", to="bob@example.org", text=context.read_hidden("notes", "first"))
+        assert context.label == Label.trusted()
+        assert "external" in context.read_hidden("notes", "missing").label.influencers
+        entry = context.read("notes", "first")
+        return ["mail" in context.label.influencers, "mail" in entry.label.influencers]
+
+    assert (await attempt(body)).value == [True, True]
+    assert outside.sent[0][0] == "bob@example.org"
+
+
+async def test_what_is_written_of_an_unread_entry_derives_from_it(tmp_path: Path) -> None:
+    async def write(context: Context, _: Any) -> Any:
+        context.put("notes", "first", "hello", type="note")
+
+    async def copy(context: Context, _: Any) -> Any:
+        context.put("notes", "second", [context.read_hidden("notes", "first")], type="note")
+
+    with Board.open(tmp_path / "board.db") as board:
+        runtime = Runtime(board, ScriptedModel(lambda _: ""), policy=POLICY)
+        await runtime.run(write)
+        await runtime.run(copy)
+        first, second = board.get("notes", "first"), board.get("notes", "second")
+    assert second.derived_from == (first.ref,)
+    assert second.value == ["hello"]
+
+
+async def test_what_other_agents_answer_can_be_passed_on_unread(tmp_path: Path, outside: Outside) -> None:
+    @agent(kind="look", volunteer=lambda request: Bid("reader", 1.0))
+    async def reader(context: Context, request: Request) -> Any:
+        return (await context.reveal((await context.call_hidden("read_mail"))[0]["body"])).value
+
+    async def main(context: Context, _: Any) -> Any:
+        answers = await context.ask_hidden("look")
+        await context.call_hidden("send", to="bob@example.org", text=answers[0])
+        return ["mail" in answers.label.influencers, context.label == Label.trusted()]
+
+    with Board.open(tmp_path / "board.db") as board:
+        runtime = Runtime(board, ScriptedModel(lambda _: ""), agents=[reader], tools=outside.tools(), policy=POLICY)
+        assert (await runtime.run(main)).value == [True, True]
+    assert outside.sent[0][1].startswith("IGNORE ALL")
