@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
     from agentsys.context import Context
     from agentsys.errors import AgentsysError
+    from agentsys.handles import Handle
     from agentsys.labelled import Labelled
     from agentsys.lake.lake import Lake
     from agentsys.memoisation import Memoise
+    from agentsys.planning.planner import plan, planning_workflow
+    from agentsys.policy.documents import load_policy
     from agentsys.policy.policy import Policy
     from agentsys.runs import RunResult
     from agentsys.runtime import Runtime
@@ -33,6 +36,7 @@ _HOMES = {
     "Board": "agentsys.blackboard.board",
     "Context": "agentsys.context",
     "EffectClass": "agentsys.blackboard.effects",
+    "Handle": "agentsys.handles",
     "Label": "agentsys.blackboard.labels",
     "Labelled": "agentsys.labelled",
     "Lake": "agentsys.lake.lake",
@@ -45,6 +49,9 @@ _HOMES = {
     "Tool": "agentsys.tools",
     "Workflow": "agentsys.workflow",
     "agent": "agentsys.agents",
+    "load_policy": "agentsys.policy.documents",
+    "plan": "agentsys.planning.planner",
+    "planning_workflow": "agentsys.planning.planner",
     "run": "agentsys.script",
     "tool": "agentsys.tools",
 }
@@ -56,6 +63,7 @@ __all__ = [
     "Board",
     "Context",
     "EffectClass",
+    "Handle",
     "Label",
     "Labelled",
     "Lake",
@@ -71,6 +79,9 @@ __all__ = [
     "Tool",
     "Workflow",
     "agent",
+    "load_policy",
+    "plan",
+    "planning_workflow",
     "run",
     "tool",
 ]

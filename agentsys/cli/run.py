@@ -71,11 +71,22 @@ def run(
     if as_json:
         print_json(document)
     elif result.status == "done":
-        out.print(document["value"], highlight=False, markup=False)
+        _print_value(document["value"])
         err.print(f"run {result.run}", highlight=False)
     else:
         print_failure(result)
     raise typer.Exit(exit_code_of_run(result))
+
+
+def _print_value(value: Any) -> None:
+    """Print what a run came to; of a planner's answer, what others say under a line of its own."""
+    from agentsys.views.run_view import answer_view
+
+    answer = answer_view(value)
+    out.print(answer.value if answer.attached else value, highlight=False, markup=False)
+    for number, span in enumerate(answer.attached, 1):
+        out.print(f"[{number}] {span.label}:", style="dim", highlight=False, markup=False)
+        out.print(span.text, highlight=False, markup=False)
 
 
 async def _enqueue(runtime: Runtime, value: Any, origin: Any) -> str:

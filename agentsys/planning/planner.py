@@ -11,16 +11,18 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from agentsys.blackboard.entries import Json
 from agentsys.context import Context
 from agentsys.errors import RunError
 from agentsys.gateway import PolicyDenied
 from agentsys.handles import Handle, NoValue
-from agentsys.labelled import unwrap
+from agentsys.labelled import Labelled, unwrap
 from agentsys.planning.answers import Answer, Span
 from agentsys.planning.binding import Binding
 from agentsys.planning.turns import BadTurn, Reference, ToolCall, Turn, read_turn, turn_schema
 from agentsys.serving.requests import Constraint, Message
 from agentsys.tools import Tool
+from agentsys.workflow import Workflow
 
 MOST_TURNS: Final = 48
 
@@ -139,6 +141,15 @@ class Planner:
 async def plan(context: Context, task: str, tools: Sequence[str], **options: Any) -> Answer:
     """Let a model fulfil ``task`` with the tools of these names; ``options`` are those of :class:`Planner`."""
     return await Planner(context, tools, **options).run(task)
+
+
+def planning_workflow(name: str, tools: Sequence[str], *, deadline: float | None = None, **options: Any) -> Workflow:
+    """Return a workflow whose input is a task that a model fulfils with the tools of these names."""
+
+    async def body(context: Context, task: str) -> Labelled[Json]:
+        return (await plan(context, task, tools, **options)).labelled()
+
+    return Workflow(name, body, deadline)
 
 
 def _described(tool: Tool, said: str | None) -> str:

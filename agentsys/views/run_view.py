@@ -1,6 +1,7 @@
 """One run as the faces show it: what was asked, who volunteered and answered, what was decided, what came out."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectClass
 from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.rounds import Failure
 from agentsys.runs import RunRecord, UnknownRun
@@ -121,14 +123,26 @@ class SourceView:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanView:
+    """A piece of an answer that others than the trusted wrote, under its own label."""
+
+    text: str
+    label: ViewLabel
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerView:
-    """What came out, under the run's label. ``rows`` and ``columns`` are empty unless it is a query's result."""
+    """What came out, under the run's label. ``rows`` and ``columns`` are empty unless it is a query's result.
+
+    ``attached`` is what others say, in the order of the numbers by which ``value`` refers to it.
+    """
 
     value: Json
     plan: str | None
     columns: tuple[str, ...]
     rows: tuple[tuple[Json, ...], ...]
     sources: tuple[SourceView, ...]
+    attached: tuple[SpanView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +187,10 @@ def failure_text(failure: Failure) -> str:
 
 
 def answer_view(value: Json) -> AnswerView:
-    """Split what ``agentsys ask`` answers into its parts; any other workflow's value is shown whole."""
+    """Split what ``agentsys ask`` or a planner answers into its parts; any other value is shown whole."""
+    if isinstance(value, dict) and value.keys() == {"body", "spans"} and isinstance(value["spans"], list):
+        with suppress(KeyError, TypeError, ValueError):
+            return _planned_answer(value)
     if not isinstance(value, dict) or not {"answer", "plan", "sources"} <= value.keys():
         return AnswerView(value, None, (), (), ())
     return AnswerView(
@@ -186,6 +203,12 @@ def answer_view(value: Json) -> AnswerView:
             for source in value["sources"]
         ),
     )
+
+
+def _planned_answer(value: Any) -> AnswerView:
+    others = [span for span in value["spans"] if not span["own"]]
+    attached = tuple(SpanView(span["text"], Label.from_json(span["label"])) for span in others)
+    return AnswerView(value["body"], None, (), (), (), attached)
 
 
 def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:

@@ -21,6 +21,7 @@ from agentsys.runtime import Runtime
 from agentsys.serving.requests import Constraint
 from agentsys.testing import ScriptedModel
 from agentsys.tools import Tool, tool
+from agentsys.views.run_view import answer_view
 from tests.core.test_handles import POLICY, Outside
 
 TOOLS = ["read_mail", "list_channels", "send"]
@@ -101,6 +102,15 @@ async def test_a_stranger_cannot_be_made_a_target_without_being_asked_about(carr
     _, prompts = await carry_out(turns)
     assert "a reference stands for nothing" in prompts[-1], "the directory does not list it"
     assert outside.sent == []
+
+
+async def test_what_others_say_is_shown_as_theirs(carry_out) -> None:
+    turns = [call("read_mail"), answer("It says: ", {"from": "$1", "path": [0, "body"]})]
+    result, _ = await carry_out(turns)
+    view = answer_view(result.value)
+    assert view.value == "It says: [1]"
+    assert view.attached[0].label.influencers == {"user:owner", "mail"}
+    assert answer_view({"body": "x", "spans": [{"own": False}]}).attached == (), "another workflow's value is no answer"
 
 
 async def test_after_a_look_at_a_strangers_words_nothing_is_sent(carry_out, outside: Outside) -> None:

@@ -14,6 +14,7 @@ EXPORTS = [
     "Board",
     "Context",
     "EffectClass",
+    "Handle",
     "Label",
     "Labelled",
     "Lake",
@@ -29,6 +30,9 @@ EXPORTS = [
     "Tool",
     "Workflow",
     "agent",
+    "load_policy",
+    "plan",
+    "planning_workflow",
     "run",
     "tool",
 ]

@@ -71,6 +71,12 @@ def draw_answer(answer: AnswerView, label: Label) -> None:
     else:
         _draw_single(answer.value)
     draw_label(label)
+    for number, span in enumerate(answer.attached, 1):
+        with st.container(border=True):
+            st.caption(f"[{number}] what others say; nobody vouches for it")
+            # As code: no link in it can be followed, and no markup of theirs is drawn.
+            st.code(span.text, language=None, wrap_lines=True)
+            draw_label(span.label)
     if answer.plan is not None:
         st.markdown("##### Plan")
         st.code(answer.plan, language="sql", wrap_lines=True)
