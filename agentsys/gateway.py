@@ -121,10 +121,10 @@ class Gateway:
         except Exception as error:
             return Deny("error-in-check", f"{type(error).__name__}: {error}", telling=True)
 
-    def tool(self, name: str) -> Tool | None:
-        """Return a tool as the policy has it: what it says of the tool stands above the tool's own declaration."""
+    def tool(self, name: str, arguments: object = None) -> Tool | None:
+        """Return a tool as the policy has it, for calls with ``arguments``: its word stands above the tool's own."""
         declared = self.tools.get(name)
-        return None if declared is None else ruled(declared, self.policy.rule(name), self.policy.owner)
+        return None if declared is None else ruled(declared, self.policy.rule(name), self.policy.owner, arguments)
 
     def asks(self, name: str) -> bool:
         """Whether a person may have to decide about calls of tool ``name``."""

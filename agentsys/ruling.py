@@ -10,13 +10,14 @@ from agentsys.policy.rules import EVERYONE, ToolRule
 from agentsys.tools import Tool
 
 
-def ruled(tool: Tool, rule: ToolRule, owner: str) -> Tool:
-    """Return a tool with what ``rule`` says of it in the place of its declaration."""
+def ruled(tool: Tool, rule: ToolRule, owner: str, arguments: object = None) -> Tool:
+    """Return a tool with what ``rule`` says of it, and of calls with ``arguments``, in the place of its declaration."""
     if rule.consequential is not None:
         tool = replace(tool, consequential=rule.consequential)
-    if rule.source is None and rule.readers is None and not rule.fields:
+    influencers = rule.source_of(arguments)
+    if influencers is None and rule.readers is None and not rule.fields:
         return tool
-    parts = [_source(tool, rule, rule.source, owner), *field_labels(tool, rule, owner).values()]
+    parts = [_source(tool, rule, influencers, owner), *field_labels(tool, rule, owner).values()]
     return replace(tool, source=join_all(parts))
 
 
@@ -25,9 +26,9 @@ def field_labels(tool: Tool, rule: ToolRule, owner: str) -> dict[str, Label]:
     return {pattern: _source(tool, rule, influencers, owner) for pattern, influencers in rule.fields.items()}
 
 
-def own_source(tool: Tool, rule: ToolRule, owner: str) -> Label:
-    """Return the label of a tool's result outside its fields; ``tool`` is as declared."""
-    return _source(tool, rule, rule.source, owner)
+def own_source(tool: Tool, rule: ToolRule, owner: str, arguments: object) -> Label:
+    """Return the label of the result of a call outside its fields; ``tool`` is as declared."""
+    return _source(tool, rule, rule.source_of(arguments), owner)
 
 
 def _source(tool: Tool, rule: ToolRule, influencers: tuple[str, ...] | None, owner: str) -> Label:

@@ -155,6 +155,8 @@ class ToolCalling(BoardAccess):
         self._check()
         if declared.undo is not None:
             self._compensable.append((declared, effect.id))
+        # Who shapes the result may depend on what was asked.
+        declared = self._scope.gateway.tool(tool, effect.intent.arguments) or declared
         effect = await carry_out(self._scope.board, declared, effect, replaying=self._scope.replaying, turn=turn)
         label = label_of(effect).join(*labels.values())
         try:
@@ -172,7 +174,7 @@ class ToolCalling(BoardAccess):
         declared, rule, owner = gateway.tools.get(tool), gateway.policy.rule(tool), gateway.policy.owner
         if declared is None or not rule.fields:
             return Hidden(value, label)
-        given, own = effect.intent.label, own_source(declared, rule, owner)
+        given, own = effect.intent.label, own_source(declared, rule, owner, effect.intent.arguments)
         fields = field_labels(declared, rule, owner)
         if not label_of(effect).flows_to(given.join(own, *fields.values())):
             # The function itself said more of who shaped its result, and not of which part.

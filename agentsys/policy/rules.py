@@ -60,6 +60,10 @@ class ToolRule(Part):
     source: tuple[str, ...] | None = Field(
         None, description="who shapes the result beside the arguments, nobody if empty; default: as declared"
     )
+    sources: Mapping[str, Mapping[str, tuple[str, ...]]] = Field(
+        default_factory=dict,
+        description="by argument and exact value: who shapes the result of such calls, in place of source",
+    )
     readers: tuple[str, ...] | None = Field(None, description="who may read the result; default: as declared")
     fields: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict, description="parts of the result, as '*.sender', that others shape than the whole"
@@ -69,6 +73,16 @@ class ToolRule(Part):
 
     def argument(self, name: str) -> ArgumentRule:
         return self.arguments.get(name, _UNDECLARED)
+
+    def source_of(self, arguments: object) -> tuple[str, ...] | None:
+        """Return who shapes the result of a call beside its arguments; ``None`` where the policy does not say.
+
+        Of several arguments with something said about their values, all that is said holds.
+        """
+        named = arguments.items() if isinstance(arguments, Mapping) else ()
+        given = {name: value for name, value in named if isinstance(value, str)}
+        said = [by_value[given[name]] for name, by_value in self.sources.items() if given.get(name) in by_value]
+        return tuple(sorted({who for influencers in said for who in influencers})) if said else self.source
 
     def audience_of(self, arguments: Mapping[str, object]) -> list[str] | None:
         """Return who learns a call's arguments; ``None`` where the policy does not say.
