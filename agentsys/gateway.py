@@ -205,7 +205,7 @@ class Gateway:
         for part, label in proposal.labels.items():
             argument = rule.argument(part)
             if argument.role != "payload":
-                parts.append((part, label, (*argument.endorsers, PERSON)))
+                parts.append((f"its argument '{part}'", label, (*argument.endorsers, PERSON)))
         for part, label, endorsers in parts:
             if not self.policy.trusts(label, endorsers):
                 intruders = self._intruders(label, endorsers)

@@ -2,7 +2,8 @@
 
 The Python blocks of a page are one program, run in an empty folder in the order of the page; each runs in its own file
 where the page's info string says ``python title="name.py"``. Command lines name commands and options that exist; TOML
-blocks are valid settings. Blocks in ``text`` or without a language are output.
+blocks are valid settings, or with ``title="policy.toml"`` a policy that passes its own tests. Blocks in ``text`` or
+without a language are output.
 """
 
 import os
@@ -18,6 +19,9 @@ import pytest
 import typer.main
 
 from agentsys.cli.app import app
+from agentsys.policy.documents import read_policy
+from agentsys.policy.situations import fault_of as fault_of_trial
+from agentsys.policy.situations import outcome_of_trial
 from agentsys.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +44,10 @@ def blocks(page):
 
 def of(language):
     return [pytest.param(page, id=page.name) for page in PAGES if any(b.language == language for b in blocks(page))]
+
+
+def is_policy(block):
+    return block.language == "toml" and 'title="policy.toml"' in block.info
 
 
 def commands(text):
@@ -79,7 +87,7 @@ def test_the_python_runs(page, tmp_path):
     program = []
     for block in blocks(page):
         title = re.search(r'title="([\w.]+)"', block.info)
-        if block.language == "python" and title:
+        if title and (block.language == "python" or is_policy(block)):
             (tmp_path / title[1]).write_text(block.text)
         elif block.language == "python":
             program.append(block.text)
@@ -101,7 +109,12 @@ def test_the_commands_exist(page):
 @pytest.mark.parametrize("page", of("toml"))
 def test_the_settings_are_valid(page, tmp_path):
     for block in blocks(page):
-        if block.language == "toml":
+        if is_policy(block):
+            policy = read_policy(block.text)
+            assert [
+                trial.name for trial in policy.tests if fault_of_trial(trial, outcome_of_trial(policy, trial))
+            ] == []
+        elif block.language == "toml":
             tomllib.loads(block.text)
             (tmp_path / "agentsys.toml").write_text(block.text)
             load_settings(directory=tmp_path, environment={})
