@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from agentsys import topics
 from agentsys.actor import Actor
 from agentsys.agents import Request
-from agentsys.asking import AnswerRefused, approval_of_question, decided
+from agentsys.asking import approval_of_question
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.transactions import Transaction
 from agentsys.events import RequestPosted
@@ -101,7 +101,8 @@ class Context(ModelAsking):
     async def ask_person(self, question: Any) -> Labelled[Any]:
         """Ask the owner, and wait for the answer however long it takes; a run that is resumed goes on waiting.
 
-        Raises :class:`PolicyDenied` where the owner may not read the question, and :class:`AnswerRefused`.
+        Raises :class:`PolicyDenied` where the owner may not read the question, and
+        :class:`~agentsys.approval_use.AnswerRefused`.
         """
         plain, labels = self._unwrap(question)
         document = to_json(plain)
@@ -111,13 +112,9 @@ class Context(ModelAsking):
             label = self._label.join(*labels)
             self.decisions.require("ask a person", self._scope.gateway.decide_question("this", label))
             approval = approval_of_question(self._scope, self.actor, step, self._identity(step), document, label)
-            recorded = await self._post_approval(replace(step, value={"asked": approval.id}), approval)
+            recorded = await self._post_approval(step, approval)
         self.deliver(recorded.label)
-        outcome: Any = recorded.value
-        answered = await decided(self._scope, self.actor, outcome["asked"], fresh=fresh)
-        self.deliver(answered.label)
-        if answered.status == "refused":
-            raise AnswerRefused(f"{answered.decided_by} refused to answer{': ' * bool(answered.note)}{answered.note}.")
+        answered = await self._answered(recorded, fresh=fresh)
         return Labelled(answered.answer, answered.label)
 
     def conclude(self) -> tuple[Transaction, str]:
@@ -148,7 +145,9 @@ class Context(ModelAsking):
         if writing:
             self.kept = recorded.key
         self._workspace.advance(recorded.seq)
-        self._scope.emit(RequestPosted(self.run, step.key, request.kind, request.value, self.agent))
+        self._scope.emit(
+            RequestPosted(self.run, step.key, request.kind, request.value, self.agent, label=request.label)
+        )
         return recorded
 
     def _skip_writes(self, recorded: Step, *, repeated: bool) -> None:

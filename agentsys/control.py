@@ -241,7 +241,7 @@ class ControlLoop:
         body = {"outcome": outcome.name, "agents": [response.agent for response in outcome.responses]}
         transaction.put(topics.rounds(request.run), request.id, body, type="round", label=outcome.label)
         commit = await submit(self._board, transaction)
-        self._scope.emit(RoundClosed(request.run, request.id, outcome.name, outcome.label))
+        self._scope.emit(RoundClosed(request.run, request.id, outcome.name, label=outcome.label))
         return commit.seq
 
 

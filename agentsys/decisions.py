@@ -6,7 +6,7 @@ from agentsys import topics
 from agentsys.blackboard.labels import BOTTOM, Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.events import Decided
-from agentsys.gateway import Allow, Decision, Deny, PolicyDenied
+from agentsys.gateway import Allow, AskCall, Decision, Deny, PolicyDenied
 from agentsys.scope import RunScope
 
 
@@ -16,15 +16,16 @@ class DecisionLog:
     def __init__(self, scope: RunScope, agent: str) -> None:
         self._scope = scope
         self._agent = agent
-        self.pending: tuple[tuple[str, Decision, Label], ...] = ()
+        self.pending: tuple[tuple[str, Decision | AskCall, Label], ...] = ()
         """What, how decided, with what label beside the actor's own."""
 
-    def note(self, action: str, decision: Decision, label: Label = BOTTOM) -> None:
+    def note(self, action: str, decision: Decision | AskCall, label: Label = BOTTOM) -> None:
         """Keep a decision, and tell the listener; ``label`` is of what it was about, beside the actor's own."""
         self.pending += ((action, decision, label),)
-        reason = decision.reason if isinstance(decision, Deny) else ""
-        allowed = isinstance(decision, Allow)
-        self._scope.emit(Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason))
+        if not isinstance(decision, AskCall):
+            reason = decision.reason if isinstance(decision, Deny) else ""
+            allowed = isinstance(decision, Allow)
+            self._scope.emit(Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason, label=label))
 
     def require(self, action: str, decision: Decision) -> None:
         """Return if the action is allowed. Raises :class:`PolicyDenied` after noting the denial."""
@@ -41,19 +42,29 @@ class DecisionLog:
         """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
         for number, (action, decision, about) in enumerate(self.pending):
             where, joined = f"{key}/{number}", label.join(about)
-            write_decision(transaction, self._scope.run, where, self._agent, action, decision, joined)
+            policy = self._scope.gateway.policy.version
+            write_decision(transaction, self._scope.run, where, self._agent, action, decision, joined, policy)
         self.drop()
 
 
 def write_decision(
-    transaction: Transaction, run: str, key: str, agent: str, action: str, decision: Decision, label: Label
+    transaction: Transaction,
+    run: str,
+    key: str,
+    agent: str,
+    action: str,
+    decision: Decision | AskCall,
+    label: Label,
+    policy: str,
 ) -> None:
-    """Put one decision about ``agent`` on the record of ``run``."""
+    """Put one decision about ``agent``, under a version of the policy, on the record of ``run``."""
     body = {
         "agent": agent,
         "action": action,
         "allowed": isinstance(decision, Allow),
+        "asked": isinstance(decision, AskCall),
         "rule": decision.rule,
-        "reason": decision.reason if isinstance(decision, Deny) else "",
+        "reason": "" if isinstance(decision, Allow) else decision.reason,
+        "policy": policy,
     }
     transaction.put(topics.decisions(run), key, body, type="decision", label=label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
@@ -11,9 +11,13 @@ from agentsys.blackboard.labels import Label
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """Something that happened in a run."""
+    """Something that happened in a run.
+
+    ``label`` says who may learn what the event tells beside its kind; without one, that is nothing to keep.
+    """
 
     run: str
+    label: Label | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,6 @@ class Responded(RunEvent):
 class RoundClosed(RunEvent):
     round: str
     outcome: str
-    label: Label
 
 
 @dataclass(frozen=True, slots=True)

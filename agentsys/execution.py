@@ -31,6 +31,10 @@ async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, res
         await perform(scope, _main(record), _body(workflow, scope, record), conclude)
     except ActorFailed as failed:
         await _record_failure(scope, record, failed)
+    except LeaseLost:
+        # A person may have ended it, instead of deciding what it asked.
+        if RunRecord.load(scope.board, record.run).status == "running":
+            raise
     result = RunResult(RunRecord.load(scope.board, record.run))
     scope.emit(RunFinished(record.run, result.status))
     return result

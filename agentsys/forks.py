@@ -78,11 +78,15 @@ def _has_ended(board: Board, step: Entry) -> bool:
     outcome: Json = recorded["value"]
     if not isinstance(outcome, dict):
         return True
-    if recorded["kind"] == "question":
-        return Approval.load(board, str(outcome["asked"])).status in ("approved", "refused")
+    if "asked" in outcome and not _was_answered(board, step, str(outcome["asked"])):
+        return False
     if "effect" not in outcome:
         return True
     effect = board.effect(str(outcome["effect"]))
-    if effect is None:
-        return "asked" in outcome and Approval.load(board, str(outcome["effect"])).status == "refused"
-    return effect.state in _SETTLED
+    return effect.state in _SETTLED if effect is not None else "asked" in outcome
+
+
+def _was_answered(board: Board, step: Entry, approval: str) -> bool:
+    """Whether a word was used, or expiry: what a word amounted to is noted with the step."""
+    used = board.get(topics.decisions(step.run or ""), f"{step.key}/used")
+    return used is not None and Approval.load(board, approval).status != "terminated"

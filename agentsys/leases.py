@@ -13,7 +13,7 @@ from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict, KeyConflict
 from agentsys.blackboard.entries import Entry, Json
-from agentsys.blackboard.labels import BOTTOM
+from agentsys.blackboard.labels import BOTTOM, Label
 from agentsys.blackboard.transactions import Commit, Transaction
 from agentsys.errors import RunError
 from agentsys.journal import submit
@@ -43,9 +43,9 @@ def take(board: Board, run: str, transaction: Transaction) -> None:
     _put(run, board.epoch, transaction)
 
 
-def give_back(run: str, transaction: Transaction) -> None:
-    """Put on record that nobody executes a run."""
-    _put(run, NOBODY, transaction)
+def give_back(run: str, transaction: Transaction, label: Label = BOTTOM) -> None:
+    """Put on record that nobody executes a run; ``label`` is of what led to that."""
+    _put(run, NOBODY, transaction, label)
 
 
 async def claim(board: Board, run: str) -> Entry:
@@ -74,10 +74,10 @@ def is_loss(conflict: Conflict) -> bool:
     return any(isinstance(item, KeyConflict) and item.topic == topics.LEASES for item in conflict.items)
 
 
-def _put(run: str, holder: int, transaction: Transaction) -> None:
+def _put(run: str, holder: int, transaction: Transaction, label: Label = BOTTOM) -> None:
     body: Json = {"held_by": holder}
     # Who executes a run says nothing of what it is about; a run's identifier is known to all.
-    transaction.put(topics.LEASES, run, body, type="lease", label=BOTTOM, derived_from=())
+    transaction.put(topics.LEASES, run, body, type="lease", label=label, derived_from=())
 
 
 def _holder(lease: Entry | None) -> int:

@@ -15,7 +15,7 @@ from uuid import uuid4
 from agentsys import topics
 from agentsys.agenda import Agenda
 from agentsys.agents import Agent, AgentRegistry, is_name
-from agentsys.approvals import Approval, ApprovalStatus, Verdict, decide, list_approvals
+from agentsys.approvals import Approval, ApprovalStatus, list_approvals
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
@@ -24,6 +24,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import Policies
 from agentsys.blackboard.transactions import Transaction
 from agentsys.control import ControlLoop
+from agentsys.deciding import Verdict, Word, decide
 from agentsys.errors import BoardError, ConfigurationError, RunError
 from agentsys.events import Listener
 from agentsys.execution import execute, repeat
@@ -82,10 +83,12 @@ class Runtime:
         max_volunteers: int = MAX_VOLUNTEERS,
         max_acting: int = MAX_ACTING,
         memo_seconds: float = LONGEST_SECONDS,
+        approval_seconds: float | None = None,
     ) -> None:
         """``conflicts`` says for types of entries what becomes of an actor whose commit conflicts on one: see
         :mod:`agentsys.blackboard.resolution`. Answers of memoised calls hold for ``memo_seconds`` at most; 0 makes
-        every call anew (see :mod:`agentsys.memoisation`).
+        every call anew (see :mod:`agentsys.memoisation`). What a person is asked, and does not decide within
+        ``approval_seconds``, counts as rejected; without them it waits.
         """
         self.board = board
         self.model = as_model(model)
@@ -98,6 +101,7 @@ class Runtime:
         self._memo = Memoisation(board, self.policy, memo_seconds)
         self._conflicts = conflicts or {}
         self._max_volunteers = max_volunteers
+        self._approval_seconds = approval_seconds
         self._active: dict[str, asyncio.Task[Any] | None] = {}
         self._leases: dict[str, Entry] = {}
 
@@ -135,6 +139,7 @@ class Runtime:
         if arguments.get("policy") is None:
             policy = Policy() if settings.policy is None else load_policy(settings.policy)
             arguments["policy"] = policy.with_processors(client.audience.members or ())
+        arguments.setdefault("approval_seconds", settings.approvals.expire_seconds)
         arguments.setdefault("memo_seconds", settings.memo.seconds if settings.memo.enabled else 0.0)
         where, durability = settings.board.location, settings.board.durability
         board = Board.open_read_only(where) if read_only else Board.open(where, durability=durability)
@@ -254,21 +259,13 @@ class Runtime:
         """Return what a person was asked, the oldest first."""
         return list_approvals(self.board, status, run)
 
-    async def decide(
-        self,
-        approval: str,
-        decision: Verdict,
-        *,
-        by: str | None = None,
-        note: str = "",
-        answer: Json = None,
-    ) -> Approval:
-        """Record a person's word, by default the policy's owner's; ``answer`` is that to a question.
+    async def decide(self, approval: str, verdict: Verdict, *, by: str | None = None, **said: Any) -> Approval:
+        """Record a person's word, by default the policy's owner's.
 
-        Raises :class:`~agentsys.approvals.UnknownApproval`, :class:`~agentsys.approvals.AlreadyDecided`, and
-        :class:`~agentsys.gateway.PolicyDenied` where that person may not read what is asked.
+        ``said`` is what else a :class:`~agentsys.deciding.Word` says: ``note``, ``answer``, ``edited``, ``to``,
+        ``binding``. Raises what :func:`agentsys.deciding.decide` raises.
         """
-        return await decide(self.board, approval, decision, by=by or self.policy.owner, note=note, answer=answer)
+        return await decide(self.board, approval, Word(verdict, by or self.policy.owner, **said))
 
     async def settle(
         self, effect: str, outcome: SettledAs, result: Json = None, *, by: str | None = None, note: str = ""
@@ -352,6 +349,7 @@ class Runtime:
             deadline=record.deadline,
             max_volunteers=self._max_volunteers,
             memo=self._memo,
+            approval_seconds=self._approval_seconds,
             conflicts=self._conflicts,
             listener=listener,
         )

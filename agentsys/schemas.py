@@ -1,11 +1,14 @@
-"""Typed answers of models: the constraint that admits them, and reading them."""
+"""Schemas: the constraint that admits a model's typed answers, reading those, and checking values against any."""
 
 from __future__ import annotations
 
 import json
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic import BaseModel, ValidationError
+from referencing import Registry
 
 from agentsys.models import InvalidAnswer
 from agentsys.serving.requests import Constraint
@@ -37,3 +40,20 @@ def parse_answer(schema: type[M], answer: str) -> M:
         raise InvalidAnswer(
             f"The model's answer {answer[:200]!r} is no {schema.__name__}: {error.errors()[0]['msg']}."
         ) from error
+
+
+def validator_of(schema: dict[str, Any]) -> Validator:
+    """Return what checks values against a JSON schema that may be a stranger's.
+
+    Nothing that it names is fetched, and its regular expressions are skipped: a hostile one could keep this process
+    busy for hours.
+    """
+    declared = validator_for(schema, default=Draft202012Validator)
+    unmatched = {"pattern": _skip, "patternProperties": _skip}
+    # An empty registry: with the default one, references to other hosts would be fetched.
+    validator: Validator = extend(declared, validators=unmatched)(schema, registry=Registry())
+    return validator
+
+
+def _skip(*ignored: Any) -> None:
+    return None

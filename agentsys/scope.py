@@ -43,7 +43,10 @@ class RunRound(Protocol):
 
 @dataclass(slots=True)
 class RunScope:
-    """One execution of one run. ``started`` and ``deadline`` are unix seconds."""
+    """One execution of one run. ``started`` and ``deadline`` are unix seconds.
+
+    What a person is asked expires after ``approval_seconds``, or never.
+    """
 
     board: Board
     journal: Journal
@@ -56,6 +59,7 @@ class RunScope:
     max_volunteers: int
     memo: Memoisation
     conflicts: Policies = field(default_factory=dict)
+    approval_seconds: float | None = None
     listener: Listener | None = None
     run_round: RunRound = field(init=False)
 

@@ -116,6 +116,14 @@ class MemoSettings(Section):
     seconds: float = Field(604_800.0, gt=0, description="how long an answer holds at most")
 
 
+class ApprovalSettings(Section):
+    """What a person is asked."""
+
+    expire_seconds: float | None = Field(
+        None, gt=0, description="how long it waits before it counts as rejected; default: for ever"
+    )
+
+
 class ServerSettings(Section):
     """Where `agentsys serve` listens, and who may call."""
 
@@ -208,6 +216,7 @@ class Settings(Section):
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)
     memo: MemoSettings = Field(default_factory=MemoSettings)
+    approvals: ApprovalSettings = Field(default_factory=ApprovalSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     a2a: A2ASettings = Field(default_factory=A2ASettings)
     mcp: McpSettings = Field(default_factory=McpSettings)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentsys.actor import Actor
+from agentsys.approval_use import use
 from agentsys.approvals import Approval
 from agentsys.asking import approval_of_call, decided
 from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
@@ -18,6 +19,7 @@ from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
 from agentsys.handles import Handle, Hidden, patterns, shown, together
 from agentsys.journal import Step
 from agentsys.labelled import Labelled, unwrap, unwrap_arguments
+from agentsys.leases import LeaseLost
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
 from agentsys.policy.policy import Policy
 from agentsys.quotas import QuotaExceeded, charges_of_call
@@ -149,7 +151,7 @@ class ToolCalling(BoardAccess):
         if declared is None:
             raise UnknownTool(f"Run {self.run} needs the tool {tool!r}, which is not registered.")
         if "asked" in outcome:
-            await self._approved(tool, outcome["effect"], fresh=fresh, hide=hide)
+            await self._answered(recorded, fresh=fresh, hide=hide)
         effect = self._scope.board.effect(outcome["effect"])
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         self._check()
@@ -190,7 +192,7 @@ class ToolCalling(BoardAccess):
         before = self.decisions.pending
         if not isinstance(decision, Deny):
             try:
-                return await self._begin_call(step, tool, decision, turn)
+                return await self._begin_call(step, tool, decision, labels, turn)
             except QuotaExceeded as exceeded:
                 self.decisions.pending = before
                 decision = Deny("quota", exceeded.message)
@@ -198,14 +200,17 @@ class ToolCalling(BoardAccess):
         value: Json = {"denied": decision.rule, "reason": decision.reason, "telling": decision.telling}
         return await self._record(replace(step, value=value))
 
-    async def _begin_call(self, step: Step, tool: str, decision: AllowCall | AskCall, turn: Turn) -> Step:
+    async def _begin_call(
+        self, step: Step, tool: str, decision: AllowCall | AskCall, labels: dict[str, Label], turn: Turn
+    ) -> Step:
         """Record a call that is allowed or asked about. Raises :class:`QuotaExceeded`."""
         charges = charges_of_call(self._scope.gateway.policy, self.run, tool)
-        if isinstance(decision, AskCall):
-            approval = approval_of_call(self._scope, self.actor, step, self._identity(step), decision, step.label)
-            value: Json = {"effect": approval.id, "asked": decision.rule}
-            return await self._record_spending(replace(step, value=value), charges, approval.write)
         self.decisions.note(f"call {tool}", decision, step.label)
+        if isinstance(decision, AskCall):
+            identity, control = self._identity(step), self._label
+            approval = approval_of_call(self._scope, self.actor, step, identity, decision, control, labels)
+            value: Json = {"effect": approval.id, "asked": approval.id, "binding": approval.binding}
+            return await self._record_spending(replace(step, value=value), charges, approval.write)
         if turn.found is not None:
             value = {"tool": tool, "arguments": decision.arguments, "value": turn.found.answer, "memo": turn.key}
             step = replace(step, value=value, label=step.label.join(turn.found.label))
@@ -240,16 +245,21 @@ class ToolCalling(BoardAccess):
     async def _post_approval(self, step: Step, approval: Approval) -> Step:
         transaction = self._scope.journal.begin(f"agent:{self.agent}")
         approval.write(transaction)
-        return await self._record(replace(step, label=approval.label), transaction)
+        value: Json = {"asked": approval.id, "binding": approval.binding}
+        return await self._record(replace(step, value=value, label=approval.label), transaction)
 
-    async def _approved(self, tool: str, approval: str, *, fresh: bool, hide: bool) -> None:
-        """Return once a person approved a call, which commits its intent. Raises :class:`PolicyDenied`."""
-        answered = await decided(self._scope, self.actor, approval, fresh=fresh)
+    async def _answered(self, asked: Step, *, fresh: bool, hide: bool = False) -> Approval:
+        """Return once a person's word allows what a step asked. Raises what :func:`use` raises."""
+        outcome: Any = asked.value
+        try:
+            answered = await decided(self._scope, self.actor, outcome["asked"], fresh=fresh)
+        except LeaseLost as lost:
+            self._fault = lost
+            raise
         # The caller of a hidden call learns what the person decided, and nothing of what the person saw.
         self.deliver(Label(frozenset({answered.decided_by or ""}), PUBLIC, 1.0) if hide else answered.label)
-        if isinstance(answered.verdict, Deny):
-            message = f"The call of {tool} was refused: {answered.verdict.reason}."
-            raise PolicyDenied(message, rule=answered.verdict.rule)
+        await use(self._scope, asked, answered, self._label)
+        return answered
 
     def _asked(self, kind: str, name: str, memo: Memoise | None, arguments: dict[str, Any]) -> Asked:
         """Read what the answer of a memoised call follows from beside its parameters."""

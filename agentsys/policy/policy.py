@@ -52,6 +52,9 @@ class Policy(Part):
     answer: Answering = Field(default_factory=Answering)
     budget_bits: float = Field(256.0, ge=0, description="what one influencer may say through endorsed values in a run")
     run_cost: float | None = Field(None, ge=0, description="what the calls of one run may cost together")
+    approvers: frozenset[str] = Field(
+        frozenset({OWNER}), description="principals who may decide what a person is asked, where they may read it"
+    )
     tests: tuple[Trial, ...] = Field((), exclude=True, description="calls, and how they must be decided")
     checks: SkipJsonSchema[tuple[Check, ...]] = Field((), exclude=True, description="in Python; they can only deny")
 
@@ -80,6 +83,7 @@ class Policy(Part):
         processors: Iterable[str] = (),
         asks: Iterable[str] = (),
         asks_if_untrusted: Iterable[str] = (),
+        approvers: Iterable[str] = (OWNER,),
     ) -> Policy:
         """Return a policy from its simplest parts; ``asks`` and ``asks_if_untrusted`` are names of tools."""
         tools = {name: ToolRule(ask="if-untrusted") for name in asks_if_untrusted}
@@ -90,6 +94,7 @@ class Policy(Part):
             owner=owner,
             processors=frozenset(processors),
             tools=tools,
+            approvers=frozenset(approvers),
         )
 
     @property

@@ -10,9 +10,10 @@ from typing import Any
 
 from jsonschema.exceptions import SchemaError, best_match
 from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, extend, validator_for
+from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import BaseModel, ConfigDict, create_model, model_validator
-from referencing import Registry
+
+from agentsys.schemas import validator_of
 
 
 class ForeignArguments(BaseModel):
@@ -41,7 +42,7 @@ _validators: dict[type[BaseModel], Validator] = {}
 def arguments_model(name: str, schema: dict[str, Any]) -> type[BaseModel]:
     """Return a model that lets through exactly what ``schema`` does, as it is given."""
     model = create_model(f"{name}_arguments", __base__=ForeignArguments)
-    _validators[model] = _validator(schema)
+    _validators[model] = validator_of(schema)
     return model
 
 
@@ -53,16 +54,4 @@ def fault_of_schema(schema: dict[str, Any]) -> str | None:
         return f"its input schema is none: {error.message[:200]}"
     except Exception as error:
         return f"its input schema cannot be checked: {type(error).__name__}"
-    return None
-
-
-def _validator(schema: dict[str, Any]) -> Validator:
-    declared = validator_for(schema, default=Draft202012Validator)
-    unmatched = {"pattern": _skip, "patternProperties": _skip}
-    # An empty registry: with the default one, references to other hosts would be fetched.
-    validator: Validator = extend(declared, validators=unmatched)(schema, registry=Registry())
-    return validator
-
-
-def _skip(*ignored: Any) -> None:
     return None

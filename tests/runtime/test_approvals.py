@@ -83,7 +83,7 @@ async def test_an_approved_call_happens_once_as_it_was_shown(board: Board, outsi
         ApprovalDecided,
     ]
     decisions = board.query(Predicate(topic=topics.decisions(result.run)))
-    assert [(one.value["allowed"], one.value["rule"]) for one in decisions] == [(True, "approved")]  # type: ignore[index,call-overload]
+    assert [(one.value["allowed"], one.value["rule"]) for one in decisions] == [(False, "ask"), (True, "approved")]  # type: ignore[index,call-overload]
     assert (await runtime.replay(result.run)).identical
     with pytest.raises(AlreadyDecided):
         await runtime.decide(asked.id, "approve")
@@ -93,8 +93,8 @@ async def test_an_approved_call_happens_once_as_it_was_shown(board: Board, outsi
 async def test_a_refused_call_never_happens(board: Board, outside: Outside):
     runtime = runtime_on(board, outside)
     running = asyncio.create_task(runtime.run("forward", "hello"))
-    decided = await runtime.decide((await pending(runtime)).id, "refuse", note="not today")
-    assert (decided.status, decided.decided_by) == ("refused", OWNER)
+    decided = await runtime.decide((await pending(runtime)).id, "reject", note="not today")
+    assert (decided.status, decided.decided_by) == ("rejected", OWNER)
     result = await running
     assert result.failure is not None and result.failure.code == "AGS-0310" and "not today" in result.failure.message
     assert outside.sent == [] and board.effects() == []
@@ -163,7 +163,7 @@ async def test_who_may_not_read_it_cannot_decide_it(board: Board, outside: Outsi
     with pytest.raises(PolicyDenied):
         await runtime.decide(asked.id, "approve", by="user:eve")
     assert (await pending(runtime)).id == asked.id and outside.sent == []
-    await runtime.decide(asked.id, "refuse")
+    await runtime.decide(asked.id, "reject")
     await running
 
 
@@ -171,7 +171,7 @@ async def test_of_two_people_who_decide_at_once_one_decides(board: Board, outsid
     runtime = runtime_on(board, outside)
     running = asyncio.create_task(runtime.run("forward", "hello"))
     asked = await pending(runtime)
-    words = [runtime.decide(asked.id, verdict) for verdict in ("approve", "refuse", "approve", "refuse")]
+    words = [runtime.decide(asked.id, verdict) for verdict in ("approve", "reject", "approve", "reject")]
     outcomes = await asyncio.gather(*words, return_exceptions=True)
     assert sum(isinstance(outcome, Approval) for outcome in outcomes) == 1
     assert all(isinstance(outcome, Approval | AlreadyDecided) for outcome in outcomes)
@@ -205,7 +205,7 @@ async def test_a_question_is_answered_or_refused(board: Board, outside: Outside)
     result = await running
     assert result.value == "Graz" and (await runtime.replay(result.run)).identical
     running = asyncio.create_task(runtime.run("plan"))
-    await runtime.decide((await pending(runtime)).id, "refuse")
+    await runtime.decide((await pending(runtime)).id, "reject")
     failure = (await running).failure
     assert failure is not None and failure.code == "AGS-0607"
 

@@ -100,7 +100,7 @@ async def test_a_call_that_still_waited_is_asked_about_anew(runtime: Runtime):
         await asyncio.sleep(0.01)
     await careful.decide(next(one.id for one in both if one.run == "b"), "approve")
     assert (await forking).value == ["first #1", 1, "second plain #2"]
-    await careful.decide(first[0].id, "refuse")
+    await careful.decide(first[0].id, "reject")
     assert (await running).status == "failed" and sent == ["one"]
 
 

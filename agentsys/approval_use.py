@@ -1,0 +1,164 @@
+"""Using a person's word: what it amounts to is decided once, when the run that asked goes on, and noted on its record.
+
+The run checks that the word is about what its own record says was asked, under the policy of now. The decision and the
+intent of the call are one commit, whose effect has the approval's identifier: a word leads to one call at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentsys import topics
+from agentsys.approvals import GRANTED, REFUSED, Approval, ApprovalExpired, ApprovalInvalid
+from agentsys.blackboard.conflicts import Conflict
+from agentsys.blackboard.effects import EffectClass, EffectIntent
+from agentsys.blackboard.labels import Label
+from agentsys.decisions import write_decision
+from agentsys.errors import AgentsysError, RunError
+from agentsys.gateway import Allow, AllowCall, AskCall, Decision, Deny, PolicyDenied
+from agentsys.journal import RecordEnded, Step, submit
+from agentsys.leases import LeaseLost, is_loss
+from agentsys.scope import RunScope
+
+INVALID: Final = "approval-invalid"
+EXPIRED: Final = "approval-expired"
+REJECTED: Final = "rejected"
+
+
+class AnswerRefused(RunError):
+    """A person was asked a question and refused to answer, or did not answer in time."""
+
+    code = "AGS-0607"
+    remedy = "Catch AnswerRefused in the workflow to go on without the answer."
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a word amounted to, and the call that it allows where it is about one."""
+
+    decision: Decision
+    intent: EffectIntent | None = None
+
+
+async def use(scope: RunScope, asked: Step, approval: Approval, control: Label) -> None:
+    """Return where a word allows what was asked, whose call is then planned; ``control`` is the actor's label.
+
+    Raises :class:`~agentsys.approvals.ApprovalInvalid`, :class:`~agentsys.approvals.ApprovalExpired`,
+    :class:`AnswerRefused` and :class:`PolicyDenied`.
+    """
+    key = f"{asked.key}/used"
+    noted = await asyncio.to_thread(scope.board.get, topics.decisions(scope.run), key)
+    if noted is not None:
+        body: Any = noted.value
+        decision: Decision = Allow(body["rule"]) if body["allowed"] else Deny(body["rule"], body["reason"])
+    elif scope.replaying:
+        raise RecordEnded(f"Run {scope.run} has no record of the use of approval {approval.id}.")
+    else:
+        used = await judged(scope, asked, approval)
+        await _record(scope, key, approval, used, control)
+        decision = used.decision
+    if isinstance(decision, Deny):
+        raise denial(approval, decision)
+
+
+async def judged(scope: RunScope, asked: Step, approval: Approval) -> Used:
+    """Return what a word amounts to for the step that asked. An error in the check denies."""
+    try:
+        fault = await asyncio.to_thread(invalidity, scope, asked, approval)
+        if fault is not None:
+            return Used(Deny(INVALID, fault))
+        if approval.status in REFUSED:
+            return Used(refusal(approval))
+        return await _call(scope, approval) if approval.kind == "call" else Used(Allow(approval.status))
+    except Exception as error:
+        return Used(Deny("error-in-check", f"{type(error).__name__}: {error}"))
+
+
+def invalidity(scope: RunScope, asked: Step, approval: Approval) -> str | None:
+    """Return why a word is not about what the run's own record says was asked, or ``None``."""
+    outcome: Any = asked.value
+    if approval.binding != outcome["binding"]:
+        return "what is on record as decided is not what was asked"
+    if not approval.asked_label.flows_to(approval.label):
+        return "its label was lowered"
+    words = [Approval.of(entry) for entry in scope.board.history(topics.APPROVALS, approval.id)]
+    if any(word.status != "pending" and word != approval for word in words):
+        return "the word was changed after it was given"
+    return _unauthorised(scope, approval) if approval.status in GRANTED else None
+
+
+def _unauthorised(scope: RunScope, approval: Approval) -> str | None:
+    if approval.policy != scope.gateway.policy.version:
+        return "it was asked under another policy"
+    if approval.decided_by is None or not approval.admits(approval.decided_by):
+        return f"{approval.decided_by} may not decide it"
+    if approval.expires_at is not None and (approval.decided_at or 0.0) > approval.expires_at:
+        return "the word came after it had expired"
+    return None
+
+
+def refusal(approval: Approval) -> Deny:
+    """Return the denial that a refusal amounts to."""
+    if approval.status == "expired":
+        return Deny(EXPIRED, "nobody decided in time")
+    return Deny(REJECTED, f"{approval.decided_by} rejected it{': ' * bool(approval.note)}{approval.note}")
+
+
+def denial(approval: Approval, decision: Deny) -> AgentsysError:
+    """Return the error that tells an actor so."""
+    if approval.kind == "question" and decision.rule in (REJECTED, EXPIRED):
+        return AnswerRefused(f"There is no answer: {decision.reason}.")
+    kind = {INVALID: ApprovalInvalid, EXPIRED: ApprovalExpired}.get(decision.rule, PolicyDenied)
+    return kind(f"{_action(approval)} was denied by rule {decision.rule}: {decision.reason}.")
+
+
+async def _call(scope: RunScope, approval: Approval) -> Used:
+    """Let the gateway look at the call again, with what a person edited: a word stands in for its asking alone."""
+    granted: Any = approval.granted
+    shaped = {name: approval.label_of(name) for name in granted}
+    labels = {name: label for name, label in shaped.items() if label != approval.control}
+    decision = await scope.gateway.judge(approval.subject, granted, control=approval.control, labels=labels)
+    if not isinstance(decision, AllowCall | AskCall):
+        return Used(decision)
+    label = approval.control.join(*shaped.values())
+    intent = EffectIntent(
+        approval.id,
+        scope.run,
+        approval.step,
+        approval.subject,
+        EffectClass(approval.effect_class),
+        decision.arguments,
+        label,
+    )
+    return Used(Allow(approval.status), intent)
+
+
+def _action(approval: Approval) -> str:
+    if approval.kind == "call":
+        return f"call {approval.subject}"
+    return "use an answer" if approval.kind == "question" else f"vouch for {approval.subject}"
+
+
+async def _record(scope: RunScope, key: str, approval: Approval, used: Used, control: Label) -> None:
+    transaction = scope.journal.begin(f"agent:{approval.agent}")
+    label = control.join(approval.label)
+    write_decision(
+        transaction,
+        scope.run,
+        key,
+        approval.agent,
+        _action(approval),
+        used.decision,
+        label,
+        scope.gateway.policy.version,
+    )
+    if used.intent is not None:
+        transaction.plan_effect(used.intent)
+    try:
+        await submit(scope.board, transaction)
+    except Conflict as conflict:
+        if is_loss(conflict):
+            raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
+        raise
