@@ -111,7 +111,8 @@ def denial(approval: Approval, decision: Deny) -> AgentsysError:
     if approval.kind == "question" and decision.rule in (REJECTED, EXPIRED):
         return AnswerRefused(f"There is no answer: {decision.reason}.")
     kind = {INVALID: ApprovalInvalid, EXPIRED: ApprovalExpired}.get(decision.rule, PolicyDenied)
-    return kind(f"{_action(approval)} was denied by rule {decision.rule}: {decision.reason}.")
+    message = f"{_action(approval)} was denied by rule {decision.rule}: {decision.reason}."
+    return kind(message, rule=decision.rule)
 
 
 async def _call(scope: RunScope, approval: Approval) -> Used:

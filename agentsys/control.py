@@ -110,7 +110,15 @@ class ControlLoop:
             transaction.put(topics.bids(request.run, request.id), bid.agent, body, type="bid", label=bid.label)
             if bid.failure is None:
                 self._scope.emit(
-                    BidMade(request.run, request.id, bid.agent, bid.score, bid.reason, bid.agent in chosen)
+                    BidMade(
+                        request.run,
+                        request.id,
+                        bid.agent,
+                        bid.score,
+                        bid.reason,
+                        bid.agent in chosen,
+                        label=bid.label,
+                    )
                 )
         if made:
             await submit(self._board, transaction)
@@ -184,9 +192,8 @@ class ControlLoop:
             return None
         except TimeoutError:
             late = TimeoutError(f"no answer within {posted.timeout} s")
-            await self._record_failure(
-                posted, member, ActorFailed(late, actor.label, DecisionLog(self._scope, actor.name)), "timed_out"
-            )
+            decisions = DecisionLog(self._scope, actor.name, lambda: actor.label)
+            await self._record_failure(posted, member, ActorFailed(late, actor.label, decisions), "timed_out")
             return None
         self._scope.emit(Responded(request.run, request.id, member.name, "ok"))
         return conclusion

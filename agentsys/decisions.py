@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agentsys import topics
 from agentsys.blackboard.labels import BOTTOM, Label
 from agentsys.blackboard.transactions import Transaction
@@ -13,9 +15,11 @@ from agentsys.scope import RunScope
 class DecisionLog:
     """Keeps decisions until the actor's next commit, whichever that is, takes them along."""
 
-    def __init__(self, scope: RunScope, agent: str) -> None:
+    def __init__(self, scope: RunScope, agent: str, control: Callable[[], Label]) -> None:
+        """``control`` returns the label of everything delivered to the actor so far."""
         self._scope = scope
         self._agent = agent
+        self._control = control
         self.pending: tuple[tuple[str, Decision | AskCall, Label], ...] = ()
         """What, how decided, with what label beside the actor's own."""
 
@@ -24,8 +28,9 @@ class DecisionLog:
         self.pending += ((action, decision, label),)
         if not isinstance(decision, AskCall):
             reason = decision.reason if isinstance(decision, Deny) else ""
-            allowed = isinstance(decision, Allow)
-            self._scope.emit(Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason, label=label))
+            allowed, known = isinstance(decision, Allow), self._control().join(label)
+            event = Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason, label=known)
+            self._scope.emit(event)
 
     def require(self, action: str, decision: Decision) -> None:
         """Return if the action is allowed. Raises :class:`PolicyDenied` after noting the denial."""

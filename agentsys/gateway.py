@@ -149,8 +149,11 @@ class Gateway:
         )
 
     def decide_question(self, what: str, label: Label) -> Decision:
-        """Decide whether the owner, who answers for all people, may be shown ``what``."""
-        return self.decide_disclosure(f"asking about {what}", label, Readers.of(self.policy.owner))
+        """Decide whether one of the approvers, who answer for all people, may be shown ``what``."""
+        asking, approvers = f"asking about {what}", sorted(self.policy.approvers)
+        decisions = [self.decide_disclosure(asking, label, Readers.of(name)) for name in approvers]
+        nobody = Deny("audience", f"{asking} would ask nobody: no approver may read it")
+        return next((found for found in decisions if isinstance(found, Allow)), nobody)
 
     def _proposal(
         self, name: str, arguments: dict[str, Any], control: Label, labels: Mapping[str, Label]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
 from agentsys.decisions import DecisionLog
 from agentsys.errors import ServingError
 from agentsys.events import TokensStreamed
@@ -40,7 +41,9 @@ async def answer_of_model(
         answer: Any = turn.found.answer
         return {**answer, "usage": to_json(asdict(Usage())), "seconds": 0.0, "memo": turn.key}
     try:
-        generation = await scope.model.generate(request, model=model, on_chunk=_stream(scope, agent, step))
+        generation = await scope.model.generate(
+            request, model=model, on_chunk=_stream(scope, agent, step, request.label)
+        )
     except ServingError as error:
         # Recorded like an answer: what the actor does about it must happen again when it is repeated.
         return {"failure": Failure.of(error).to_json()}
@@ -53,8 +56,8 @@ async def answer_of_model(
     }
 
 
-def _stream(scope: RunScope, agent: str, step: str) -> Callable[[Chunk], None]:
+def _stream(scope: RunScope, agent: str, step: str, label: Label) -> Callable[[Chunk], None]:
     def emit(chunk: Chunk) -> None:
-        scope.emit(TokensStreamed(scope.run, agent, step, chunk.text, len(chunk.token_ids)))
+        scope.emit(TokensStreamed(scope.run, agent, step, chunk.text, len(chunk.token_ids), label=label))
 
     return emit

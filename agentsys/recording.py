@@ -39,7 +39,7 @@ class Recording:
         self._scope = scope
         self._label = actor.label
         self._cursor = Cursor(scope.journal, actor.path, actor.attempt)
-        self.decisions = DecisionLog(scope, actor.name)
+        self.decisions = DecisionLog(scope, actor.name, lambda: self._label)
         self._fault: AgentsysError | None = None
         self._handles = 0
 

@@ -27,6 +27,9 @@ SETTINGS_FILE = "agentsys.toml"
 
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
 
+SHORTEST_TOKEN = 16
+"""Characters of a bearer token."""
+
 SECRET_NAMES = frozenset({"api_key", "token"})
 """Last parts of the keys whose values are never shown."""
 
@@ -129,7 +132,12 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="address to bind; beyond this machine only with a token")
     port: int = Field(8700, ge=0, le=65535, description="port; 0 takes any free one")
-    token: str | None = Field(None, min_length=16, description="bearer token that every call must carry", repr=False)
+    token: str | None = Field(
+        None,
+        min_length=SHORTEST_TOKEN,
+        description="the owner's bearer token; every call then needs one",
+        repr=False,
+    )
     hosts: tuple[str, ...] = Field((), description="names the server may be called by, beside loopback's and `host`")
     origins: tuple[str, ...] = Field((), description="sites whose pages may call, as https://example.org")
 
@@ -138,6 +146,24 @@ class ServerSettings(Section):
     def _split(cls, value: object) -> object:
         """Let the environment give a list as words between commas."""
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+class PrincipalSettings(Section):
+    """Somebody else than the owner who may call the server, and how that is known: by one of the three."""
+
+    token: SecretStr | None = Field(
+        None, min_length=SHORTEST_TOKEN, description="bearer token; best in the environment"
+    )
+    token_file: Path | None = Field(None, description="file that holds the token and nothing else")
+    token_hash: str | None = Field(
+        None, pattern=r"^sha256:[0-9a-f]{64}$", description="the token's digest, by `agentsys principals token`"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if sum(given is not None for given in (self.token, self.token_file, self.token_hash)) != 1:
+            raise ValueError("give one of token, token_file and token_hash")
+        return self
 
 
 class RemoteAgentSettings(Section):
@@ -218,6 +244,9 @@ class Settings(Section):
     memo: MemoSettings = Field(default_factory=MemoSettings)
     approvals: ApprovalSettings = Field(default_factory=ApprovalSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
+    principals: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:@-]+$")], PrincipalSettings] = Field(
+        default_factory=dict, description="who else may call the server, by name; NAME is the principal user:NAME"
+    )
     a2a: A2ASettings = Field(default_factory=A2ASettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
 

@@ -1,5 +1,6 @@
 """The board: the one object through which a team's shared state is read, changed and watched."""
 
+import copy
 import math
 import shutil
 import tempfile
@@ -123,6 +124,13 @@ class Board(UpkeptBoard):
     def query(self, predicate: Predicate, *, at: int | None = None, limit: int | None = None) -> list[Entry]:
         """Return the matching entries ordered by (topic, key), now or as they were after commit ``at``."""
         return self._open_reader().query_at(predicate, self._snapshot(at), limit)
+
+    def through(self, wrap: Callable[[Reader], Reader]) -> "Board":
+        """Return this board as it is read through ``wrap``. It cannot be written, and ends with this one."""
+        seen = copy.copy(self)
+        seen._reader, seen._committer = wrap(self._open_reader()), None
+        seen._knows_head, seen._is_told = lambda: False, False
+        return seen
 
     def begin(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,9 @@ from agentsys.protocols.edge import EdgeMiddleware
 from agentsys.protocols.http.app import PREFIX, runtime_api
 from agentsys.protocols.http.recorded import recorded_board
 from agentsys.protocols.http.streams import Stopping
+from agentsys.protocols.principals import principals
 from agentsys.serving.client import ServingClient
+from agentsys.settings import PrincipalSettings
 from agentsys.supervisor import RunSupervisor
 
 
@@ -23,12 +25,13 @@ from agentsys.supervisor import RunSupervisor
 class FaceOptions:
     """Which faces are shown, and who may call them (see :class:`EdgeMiddleware`).
 
-    ``url`` is where callers reach the server; the A2A agent card repeats it. ``recorded`` is the file of a board to
-    show beside the runtime's own.
+    ``url`` is where callers reach the server; the A2A agent card repeats it. ``token`` is the owner's, ``principals``
+    are the others. ``recorded`` is the file of a board to show beside the runtime's own.
     """
 
     url: str
     token: str | None = field(default=None, repr=False)
+    principals: Mapping[str, PrincipalSettings] = field(default_factory=dict, repr=False)
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     openai: bool = True
@@ -43,6 +46,7 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
     ``stopping`` ends the API's streams, which a server waits for before that end.
     """
 
+    callers = principals(supervisor.runtime.policy.owner, options.token, options.principals)
     mcp = _mcp_app(supervisor) if options.mcp else None
     opened = ExitStack()
     recorded = opened.enter_context(recorded_board(options.recorded)) if options.recorded else None
@@ -65,12 +69,12 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
     if options.a2a:
         from agentsys.protocols.a2a.server import a2a_routes
 
-        url, token = options.url, options.token is not None
+        url, token = options.url, bool(callers)
         routes[:0] = a2a_routes(supervisor.runtime, supervisor, url=url, token=token)
     if mcp is not None:
         routes[:0] = mcp.routes
     app = Starlette(routes=routes, lifespan=lifespan)
-    return EdgeMiddleware(app, token=options.token, hosts=options.hosts, origins=options.origins)
+    return EdgeMiddleware(app, principals=callers, hosts=options.hosts, origins=options.origins)
 
 
 def _mcp_app(supervisor: RunSupervisor) -> Starlette:

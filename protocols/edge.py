@@ -7,7 +7,6 @@ the MCP specification's security page on DNS rebinding (Host and Origin must be 
 from __future__ import annotations
 
 import ipaddress
-import secrets
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -15,7 +14,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agentsys.blackboard.labels import OWNER
 from agentsys.errors import AgentsysError, ConfigurationError
+from agentsys.protocols.principals import CALLER, Caller, Principals
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -28,10 +29,10 @@ class FaceError(AgentsysError):
 
 
 class NotAuthenticated(FaceError):
-    """A call came without the token, or with a wrong one."""
+    """A call came without a token, or with one that belongs to nobody."""
 
     code = "AGS-0701"
-    remedy = "Send `Authorization: Bearer TOKEN` with the token that the server was started with."
+    remedy = "Send `Authorization: Bearer TOKEN` with the server's token, or that of a principal in its settings."
 
 
 class ForbiddenOrigin(FaceError):
@@ -68,9 +69,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_bind(host: str, token: str | None) -> None:
+def check_bind(host: str, protected: object) -> None:
     """Raise :class:`UnprotectedBind` where others than this machine could call without a token."""
-    if not token and not is_loopback(host):
+    if not protected and not is_loopback(host):
         raise UnprotectedBind(f"{host} is reachable from other machines, and no token is set.")
 
 
@@ -78,19 +79,20 @@ class EdgeMiddleware:
     """Answers 421, 403 and 401 itself, in this order, before a call reaches any route.
 
     ``hosts`` and ``origins`` are allowed beside the loopback names: hosts without a port, origins as browsers send them
-    (``https://example.org``). Without a token (on loopback only, see :func:`check_bind`) callers are not authenticated.
+    (``https://example.org``). Without ``principals`` (on loopback only, see :func:`check_bind`) callers are not
+    authenticated. Who calls is in the scope of the request, for the routes.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        token: str | None = None,
+        principals: Principals | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
     ) -> None:
         self._app = app
-        self._token = token.encode() if token else None
+        self._principals = Principals(OWNER, {}) if principals is None else principals
         self._hosts = frozenset({*LOOPBACK_NAMES, *hosts})
         self._origins = frozenset(origins)
 
@@ -98,12 +100,14 @@ class EdgeMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(Headers(scope=scope))
-        if refusal is None:
-            await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        caller = None if (refusal := self._refusal(headers)) is not None else self._caller(headers)
+        if caller is not None:
+            await self._app({**scope, **_identity(caller)}, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
+            refusal = refusal or NotAuthenticated("The call has no valid bearer token.")
             challenge = {"WWW-Authenticate": "Bearer"} if isinstance(refusal, NotAuthenticated) else None
             response = JSONResponse({"error": refusal.to_json()}, STATUS[type(refusal)], headers=challenge)
             await response(scope, receive, send)
@@ -115,17 +119,24 @@ class EdgeMiddleware:
         origin = headers.get("origin")
         if origin is not None and origin not in self._origins and _name_of(_netloc(origin)) not in LOOPBACK_NAMES:
             return ForbiddenOrigin(f"Pages of {origin[:100]!r} may not call this server.")
-        if self._token is not None and not _presents(headers.getlist("authorization"), self._token):
-            return NotAuthenticated("The call has no valid bearer token.")
         return None
 
+    def _caller(self, headers: Headers) -> Caller | None:
+        authorization = headers.getlist("authorization")
+        scheme, _, presented = (authorization[0] if len(authorization) == 1 else "").partition(" ")
+        # Headers are Latin-1.
+        return self._principals.caller(presented.strip().encode("latin-1") if scheme.lower() == "bearer" else b"")
 
-def _presents(authorization: list[str], token: bytes) -> bool:
-    if len(authorization) != 1:
-        return False
-    scheme, _, presented = authorization[0].partition(" ")
-    # Headers are Latin-1; the comparison takes the same time wherever the first difference is.
-    return scheme.lower() == "bearer" and secrets.compare_digest(presented.strip().encode("latin-1"), token)
+
+def _identity(caller: Caller) -> dict[str, object]:
+    """Return what a request's scope says of its caller; of a principal beside the owner in MCP's and A2A's form too."""
+    if caller.operator:
+        return {CALLER: caller}
+    from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+    from mcp.server.auth.provider import AccessToken
+
+    # The token itself has served its purpose. MCP binds a session to its first user, A2A keeps tasks by user.
+    return {CALLER: caller, "user": AuthenticatedUser(AccessToken(token="", client_id=caller.principal, scopes=[]))}
 
 
 def _name_of(host: str) -> str:

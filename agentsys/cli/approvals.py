@@ -4,22 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.cli.runs import TokenOption, connected
-from agentsys.errors import ConfigurationError
+from agentsys.errors import AgentsysError, ConfigurationError
 
 if TYPE_CHECKING:
-    from agentsys.approvals import Verdict
-    from agentsys.protocols.http.approval_schemas import ApprovalDocument
+    from agentsys.deciding import Verdict
+    from agentsys.views.approvals import ApprovalView
 
 app = typer.Typer(help="See and decide what waits for a person's word.", no_args_is_help=True)
 
-IdArgument = Annotated[str, typer.Argument(metavar="APPROVAL", help="The approval; the first characters do.")]
+STATUSES: Final = ("pending", "approved", "modified", "rejected", "terminated", "expired", "void", "all")
+SHOWN: Final = 100
+COMPLETIONS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where approvals are: a board, or a server."""
+
+    board: str | None
+    url: str | None
+    token: str | None
+
+
+def _completed(context: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Complete the identifiers of what waits."""
+    place = Place(*(context.params.get(name) for name in ("board", "url", "token")))
+    try:
+        found = _list(place, "pending")
+    except AgentsysError:
+        return []
+    return [(one.id, _summary(one)) for one in found if one.id.startswith(incomplete)][:COMPLETIONS]
+
+
+def _completed_approver(context: typer.Context, incomplete: str) -> Iterable[str]:
+    """Complete the principals that an approval can be handed to."""
+    place = Place(*(context.params.get(name) for name in ("board", "url", "token")))
+    try:
+        approvers = _find(place, str(context.params.get("approval") or "")).approvers
+    except AgentsysError:
+        return []
+    return [name for name in approvers if name.startswith(incomplete)]
+
+
+IdArgument = Annotated[
+    str, typer.Argument(metavar="APPROVAL", help="The approval; the first characters do.", autocompletion=_completed)
+]
 BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="AGENTSYS_URL", help="A server to ask instead of this machine's board.")
@@ -29,29 +67,41 @@ NoteOption = Annotated[str, typer.Option("--note", help="Why; it is kept with th
 
 @app.command("list")
 def list_(
-    status: Annotated[str, typer.Option(help="pending, approved, refused, void, or all.")] = "pending",
+    status: Annotated[
+        str, typer.Option(help=f"{', '.join(STATUSES[:-1])}, or all.", autocompletion=lambda: STATUSES)
+    ] = "pending",
     board: BoardOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what waits for a person, the oldest first."""
-    if status not in ("pending", "approved", "refused", "void", "all"):
+    """List what waits for a person, in the order in which it was asked."""
+    if status not in STATUSES:
         raise typer.BadParameter(f"{status!r} is no status.", param_hint="--status")
     with reported_errors(as_json=as_json):
-        found = _list(None if status == "all" else status, board, url, token)
+        found = _list(Place(board, url, token), None if status == "all" else status)
     if as_json:
-        print_json([one.model_dump() for one in found])
+        print_json(_documents(found))
         return
     rows = [[one.id, one.run, one.agent, one.status, time_text(one.asked_at), _summary(one)] for one in found]
     print_table(["approval", "run", "agent", "status", "asked", "what"], rows)
 
 
 @app.command("show")
-def show(approval: IdArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
-    """Print one approval as JSON: what is asked, its label, and what was decided."""
-    with reported_errors():
-        print_json(_find(approval, board, url, token).model_dump())
+def show(
+    approval: IdArgument,
+    full: Annotated[bool, typer.Option("--full", help="Show long arguments whole.")] = False,
+    board: BoardOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is asked: every argument as it is, with hidden and lookalike characters written out, and its label."""
+    from agentsys.cli.approval_text import print_approval
+
+    with reported_errors(as_json=as_json):
+        found = _find(Place(board, url, token), approval)
+    print_json(_documents([found])[0]) if as_json else print_approval(out, found, full=full)
 
 
 @app.command("approve")
@@ -62,78 +112,164 @@ def approve(
     board: BoardOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Allow a call once, as it is shown, or answer a question."""
-    with reported_errors():
-        found = _find(approval, board, url, token)
+    """Allow a call once, as it is shown, answer a question, or vouch for a value."""
+    with reported_errors(as_json=as_json):
+        place = Place(board, url, token)
+        found = _find(place, approval)
         if (found.kind == "question") != (answer is not None):
-            needs = "is a question" if answer is None else "is a tool call"
-            raise ConfigurationError(f"Approval {found.id} {needs}.", remedy="A question wants --answer, a call none.")
-        _decide(found, "approve", note, None if answer is None else json_flag("--answer", answer), board, url, token)
+            needs = "is a question" if answer is None else f"is a {found.kind}"
+            raise ConfigurationError(
+                f"Approval {found.id} {needs}.", remedy="A question wants --answer, nothing else does."
+            )
+        said = {} if answer is None else {"answer": json_flag("--answer", answer)}
+        _decide(place, found, "approve", as_json=as_json, note=note, **said)
 
 
-@app.command("refuse")
-def refuse(
+@app.command("modify")
+def modify(
+    approval: IdArgument,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One argument, as JSON or else as text; may be repeated."),
+    ] = None,
+    whole: Annotated[str | None, typer.Option("--edited", help="All arguments, or the value, as JSON.")] = None,
+    note: NoteOption = "",
+    board: BoardOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Allow a call once with other arguments, or vouch for another value: they count as your own."""
+    with reported_errors(as_json=as_json):
+        place = Place(board, url, token)
+        found = _find(place, approval)
+        if (whole is None) == (not changes):
+            raise ConfigurationError("Nothing says what is to change.", remedy="Pass either --set or --edited.")
+        edited = json_flag("--edited", whole) if whole is not None else _edited(found.arguments, changes or [])
+        _decide(place, found, "modify", as_json=as_json, note=note, edited=edited)
+
+
+@app.command("reject")
+def reject(
     approval: IdArgument,
     note: NoteOption = "",
     board: BoardOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Refuse a call, or to answer a question."""
-    with reported_errors():
-        _decide(_find(approval, board, url, token), "refuse", note, None, board, url, token)
+    """Refuse it; the run goes on with a denial."""
+    with reported_errors(as_json=as_json):
+        place = Place(board, url, token)
+        _decide(place, _find(place, approval), "reject", as_json=as_json, note=note)
 
 
-def _list(status: Any, board: str | None, url: str | None, token: str | None) -> list[ApprovalDocument]:
+@app.command("terminate")
+def terminate(
+    approval: IdArgument,
+    note: NoteOption = "",
+    board: BoardOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End the run that asks, wherever it is executed."""
+    with reported_errors(as_json=as_json):
+        place = Place(board, url, token)
+        _decide(place, _find(place, approval), "terminate", as_json=as_json, note=note)
+
+
+@app.command("escalate")
+def escalate(
+    approval: IdArgument,
+    to: Annotated[
+        str, typer.Argument(metavar="PRINCIPAL", help="Who shall decide.", autocompletion=_completed_approver)
+    ],
+    note: NoteOption = "",
+    board: BoardOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand it to another principal who may decide and read it."""
+    with reported_errors(as_json=as_json):
+        place = Place(board, url, token)
+        _decide(place, _find(place, approval), "escalate", as_json=as_json, note=note, to=to)
+
+
+def _list(place: Place, status: Any) -> list[ApprovalView]:
     from agentsys.approvals import list_approvals
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
-    from agentsys.protocols.http.approval_schemas import ApprovalDocument
+    from agentsys.views.approvals import approval_view
+    from agentsys.views.withholding import withhold
 
-    if url is not None:
-        with connected(url, token) as client:
+    if place.url is not None:
+        with connected(place.url, place.token) as client:
             return client.approvals(status=status)
-    with Board.open_read_only(settings_with(board_path=board).board.location) as opened:
-        return [ApprovalDocument.of(one, OWNER) for one in list_approvals(opened, status)]
+    with Board.open_read_only(settings_with(board_path=place.board).board.location) as opened:
+        return [withhold(approval_view(one), OWNER) for one in list_approvals(opened, status)]
 
 
-def _find(approval: str, board: str | None, url: str | None, token: str | None) -> ApprovalDocument:
+def _find(place: Place, approval: str) -> ApprovalView:
     """Return the approval whose identifier begins as given. Raises :class:`UnknownApproval`."""
     from agentsys.approvals import UnknownApproval
 
-    found = [one for one in _list(None, board, url, token) if one.id.startswith(approval)]
+    found = [one for one in _list(place, None) if one.id.startswith(approval)]
     if len(found) != 1:
         raise UnknownApproval(f"{len(found) or 'No'} approvals begin with {approval!r}.")
     return found[0]
 
 
-def _decide(
-    approval: ApprovalDocument,
-    verdict: Verdict,
-    note: str,
-    answer: Any,
-    board: str | None,
-    url: str | None,
-    token: str | None,
-) -> None:
-    from agentsys.approvals import decide
+def _decide(place: Place, asked: ApprovalView, verdict: Verdict, *, as_json: bool, **said: Any) -> None:
+    """Say a word about what was just read: should it have changed since, the word is refused."""
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
+    from agentsys.deciding import Word, decide
+    from agentsys.views.approvals import approval_view
 
-    if url is not None:
-        with connected(url, token) as client:
-            client.decide(approval.id, verdict, note=note, answer=answer)
+    if place.url is not None:
+        with connected(place.url, place.token) as client:
+            decided = client.decide(asked.id, verdict, binding=asked.binding, **said)
     else:
-        with Board.open(settings_with(board_path=board).board.location) as opened:
-            asyncio.run(decide(opened, approval.id, verdict, by=OWNER, note=note, answer=answer))
-    out.print(f"{verdict}d {approval.id}: {_summary(approval)}", highlight=False, markup=False)
-    err.print(f"run {approval.run} goes on where it is executed, or with --resume", style="dim", highlight=False)
+        word = Word(verdict, OWNER, binding=asked.binding, **said)
+        with Board.open(settings_with(board_path=place.board).board.location) as opened:
+            decided = approval_view(asyncio.run(decide(opened, asked.id, word)))
+    if as_json:
+        print_json(_documents([decided])[0])
+        return
+    outcome = f"handed to {decided.assigned}" if verdict == "escalate" else decided.status
+    out.print(f"{outcome} {asked.id}: {_summary(asked)}", highlight=False, markup=False)
+    if verdict not in ("terminate", "escalate"):
+        err.print(f"run {asked.run} goes on where it is executed, or with --resume", style="dim", highlight=False)
 
 
-def _summary(approval: ApprovalDocument) -> str:
-    if approval.withheld:
-        return f"{approval.subject or 'a question'} (withheld)"
-    if approval.kind == "question" and isinstance(approval.arguments, str):
-        return approval.arguments
-    return f"{approval.subject} {json.dumps(approval.arguments, ensure_ascii=False)}"
+def _edited(arguments: Any, changes: list[str]) -> dict[str, Any]:
+    edited = dict(arguments) if isinstance(arguments, dict) else {}
+    for change in changes:
+        name, given, text = change.partition("=")
+        if not given:
+            raise ConfigurationError(f"--set {change} has no value.", remedy="Write --set NAME=VALUE.")
+        try:
+            edited[name] = json.loads(text)
+        except ValueError:
+            edited[name] = text
+    return edited
+
+
+def _documents(found: list[ApprovalView]) -> Any:
+    from pydantic import TypeAdapter
+
+    from agentsys.views.approvals import ApprovalView
+
+    return TypeAdapter(list[ApprovalView]).dump_python(found, mode="json")
+
+
+def _summary(asked: ApprovalView) -> str:
+    if asked.withheld:
+        return f"{asked.tool or f'a {asked.kind}'} (withheld)"
+    shown = [one.text if asked.kind != "call" else f"{one.name}={one.text}" for one in asked.shown]
+    text = f"{asked.tool} {' '.join(shown)}".strip().replace("\n", "⏎")
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

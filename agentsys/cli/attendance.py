@@ -10,18 +10,21 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
+from agentsys.cli.approval_text import print_approval
 from agentsys.cli.live import LiveRun
 from agentsys.cli.output import ExitCode, err
 
 if TYPE_CHECKING:
+    from agentsys.deciding import Verdict
     from agentsys.events import ApprovalRequested, Listener, RunEvent
     from agentsys.runs import RunResult
     from agentsys.runtime import Runtime
+    from agentsys.views.approvals import ApprovalView
 
 
 async def attended(runtime: Runtime, execute: Callable[[Listener], Awaitable[RunResult]]) -> RunResult:
@@ -53,31 +56,48 @@ async def attended(runtime: Runtime, execute: Callable[[Listener], Awaitable[Run
             await asyncio.wait([running, asking])
 
 
-async def _ask_each(runtime: Runtime, live: LiveRun, asked: asyncio.Queue[ApprovalRequested]) -> None:
-    from agentsys.approvals import AlreadyDecided
+async def _ask_each(runtime: Runtime, live: LiveRun, events: asyncio.Queue[ApprovalRequested]) -> None:
+    from agentsys.approvals import Approval
+    from agentsys.deciding import UnfitWord
+    from agentsys.errors import LabelError
+    from agentsys.views.approvals import approval_view
 
     while True:
-        event = await asked.get()
+        event = await events.get()
         if not (sys.stdin.isatty() and err.is_terminal):
             _say_how(event)
             raise typer.Exit(ExitCode.WAITING)
+        asked = Approval.load(runtime.board, event.approval)
         with live.paused():
-            answer = await asyncio.to_thread(_prompt, event)
+            verdict, said = await asyncio.to_thread(_prompt, approval_view(asked))
         try:
-            if event.kind == "call":
-                await runtime.decide(event.approval, "approve" if answer else "refuse")
-            else:
-                await runtime.decide(event.approval, "approve", answer=answer)
-        except AlreadyDecided as decided:
-            err.print(decided.message, highlight=False, markup=False)
+            await runtime.decide(event.approval, verdict, binding=asked.binding, **said)
+        except LabelError as refused:
+            err.print(refused.message, highlight=False, markup=False)
+            if isinstance(refused, UnfitWord):
+                events.put_nowait(event)
 
 
-def _prompt(event: ApprovalRequested) -> Any:
-    if event.kind == "call":
-        err.print(f"[bold yellow]?[/] {escape(described(event))}", highlight=False)
-        return typer.confirm("  Allow it?", default=False, err=True)
-    err.print(f"[bold yellow]?[/] {escape(event.agent)} asks", highlight=False)
-    text = typer.prompt(f"  {_question(event)}", err=True)
+def _prompt(asked: ApprovalView) -> tuple[Verdict, dict[str, Any]]:
+    """Show what is asked, and return what the person says."""
+    err.print(Text("?", style="bold yellow"), end=" ")
+    print_approval(err, asked)
+    if asked.kind == "question":
+        return "approve", {"answer": _json_or_text(typer.prompt("  Answer", err=True))}
+    letter = ""
+    while letter not in _LETTERS:
+        letter = (
+            typer.prompt("  Allow it? [y]es, [n]o, [m]odify, [t]erminate the run", "n", err=True).strip()[:1].lower()
+        )
+    if letter != "m":
+        return _LETTERS[letter], {}
+    return "modify", {"edited": _json_or_text(typer.prompt("  Arguments, as JSON", err=True))}
+
+
+_LETTERS: Final[dict[str, Verdict]] = {"y": "approve", "n": "reject", "m": "modify", "t": "terminate"}
+
+
+def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -102,7 +122,7 @@ def _say_how(event: ApprovalRequested) -> None:
     err.print(f"run {event.run} waits for a person: {described(event)}", highlight=False, markup=False)
     answering = " --answer 'JSON'" if event.kind == "question" else ""
     err.print(
-        f"→ agentsys approvals approve {event.approval}{answering}, or refuse; then the same command with "
+        f"→ agentsys approvals approve {event.approval}{answering}, or reject; then the same command with "
         f"--resume {event.run}",
         style="dim",
         highlight=False,

@@ -52,7 +52,9 @@ def serve(
 async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
     import uvicorn
 
+    from agentsys.blackboard.labels import OWNER
     from agentsys.protocols.edge import EdgeMiddleware
+    from agentsys.protocols.principals import principals
     from agentsys.serving.server.app import serving_app
 
     client = _client(settings)
@@ -62,7 +64,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
         server = settings.server
         app = EdgeMiddleware(
             serving_app(client),
-            token=server.token,
+            principals=principals(OWNER, server.token, {}),
             hosts=(server.host, *server.hosts),
             origins=server.origins,
         )

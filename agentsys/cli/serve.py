@@ -62,7 +62,7 @@ def serve(
             return
         from agentsys.protocols.edge import check_bind
 
-        check_bind(settings.server.host, settings.server.token)
+        check_bind(settings.server.host, settings.server.token or settings.principals)
         with closing(listening(settings)) as listener:
             asyncio.run(_serve(file, lake, settings, listener, a2a=a2a, mcp=mcp, resume=resume, as_json=as_json))
 
@@ -90,6 +90,7 @@ async def _serve(
         options = FaceOptions(
             url=f"http://{shown}:{port}",
             token=server.token,
+            principals=settings.principals,
             hosts=(*server.hosts, shown),
             origins=server.origins,
             a2a=a2a,
@@ -199,11 +200,11 @@ def _announce(options: FaceOptions, *, as_json: bool) -> None:
     if options.mcp:
         faces["mcp"] = f"{options.url}/mcp"
     if as_json:
-        print_json({"url": options.url, "token_required": options.token is not None, "faces": faces})
+        print_json({"url": options.url, "token_required": bool(options.token or options.principals), "faces": faces})
         return
     for name, address in faces.items():
         err.print(f"{name:<8} {address}", highlight=False)
-    if options.token is None:
+    if not (options.token or options.principals):
         err.print("no token: every program on this machine may call", style="dim")
 
 

@@ -66,7 +66,7 @@ def newest_commits(
 def find_commit(board: Board, seq: int) -> CommitView | None:
     """Return the commit with sequence number ``seq``, or ``None``."""
     found = board.log(after=seq - 1, limit=1) if 1 <= seq <= board.head else []
-    if not found:
+    if not found or found[0].seq != seq:
         return None
     commit = found[0]
     return CommitView(

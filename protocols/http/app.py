@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from agentsys.blackboard.board import Board
 from agentsys.protocols.http.approval_routes import approval_router
 from agentsys.protocols.http.board_routes import board_router
+from agentsys.protocols.http.callers import SeenBoards
 from agentsys.protocols.http.catalogue_routes import catalogue_router
 from agentsys.protocols.http.errors import install_error_handlers
 from agentsys.protocols.http.recorded import recorded_router
@@ -26,16 +27,17 @@ def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None, rec
     ``recorded`` is another board to show beside the runtime's own.
     """
     runtime = supervisor.runtime
+    boards = SeenBoards(runtime.board)
     # Its pages for people fetch scripts from another site, so there are none.
     api = FastAPI(title="agentsys", version=version("agentsys-runtime"), docs_url=None, redoc_url=None)
     install_error_handlers(api)
     for router in (
         catalogue_router(runtime),
-        approval_router(runtime),
-        run_control_router(supervisor, stopping),
-        run_reading_router(runtime.board, runtime.policy.owner),
-        view_router(runtime.board, runtime.policy.owner),
-        board_router(runtime.board, runtime.policy.owner, stopping),
+        approval_router(runtime, boards),
+        run_control_router(supervisor, boards, stopping),
+        run_reading_router(boards),
+        view_router(boards),
+        board_router(boards, stopping),
         *([] if recorded is None else [recorded_router(recorded, stopping)]),
     ):
         api.include_router(router)

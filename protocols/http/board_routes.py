@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.labels import OWNER
 from agentsys.blackboard.predicates import Predicate
+from agentsys.protocols.http.callers import Calling, SeenBoards
 from agentsys.protocols.http.errors import NotFound
 from agentsys.protocols.http.schemas import (
     MAX_NUMBER,
@@ -28,46 +28,55 @@ Name = Annotated[str, Query(min_length=1, max_length=1024)]
 OptionalName = Annotated[str | None, Query(min_length=1, max_length=1024)]
 
 
-def board_router(board: Board, reader: str = OWNER, stopping: Stopping | None = None) -> APIRouter:
-    """Return the routes under ``/board``, answering ``reader``; ``stopping`` ends what follows the board."""
+def board_router(boards: SeenBoards, stopping: Stopping | None = None) -> APIRouter:
+    """Return the routes under ``/board``; ``stopping`` ends what follows the board."""
     router = APIRouter(prefix="/board", tags=["board"])
 
     @router.get("")
-    def state() -> BoardDocument:
+    def state(caller: Calling) -> BoardDocument:
         """Say how the board stands."""
+        board = boards.of(caller)
         return BoardDocument(head=board.head, epoch=board.epoch)
 
     @router.get("/entries")
     def entries(
-        topic: OptionalName = None, topic_prefix: OptionalName = None, at: OptionalSeq = None, limit: Limit = 200
+        caller: Calling,
+        topic: OptionalName = None,
+        topic_prefix: OptionalName = None,
+        at: OptionalSeq = None,
+        limit: Limit = 200,
     ) -> list[EntryDocument]:
         """List entries by topic and key, now or as they were after commit ``at``."""
-        found = board.query(Predicate(topic=topic, topic_prefix=topic_prefix), at=at, limit=limit)
-        return [EntryDocument.of(entry, reader) for entry in found]
+        found = boards.of(caller).query(Predicate(topic=topic, topic_prefix=topic_prefix), at=at, limit=limit)
+        return [EntryDocument.of(entry, caller.principal) for entry in found]
 
     @router.get("/entry")
-    def entry(topic: Name, key: Name, at: OptionalSeq = None) -> EntryDocument:
+    def entry(caller: Calling, topic: Name, key: Name, at: OptionalSeq = None) -> EntryDocument:
         """Return one entry, now or as it was after commit ``at``."""
-        found = board.get(topic, key, at=at)
+        found = boards.of(caller).get(topic, key, at=at)
         if found is None:
             raise NotFound("The board has no such entry.")
-        return EntryDocument.of(found, reader)
+        return EntryDocument.of(found, caller.principal)
 
     @router.get("/history")
-    def history(topic: Name, key: Name) -> list[EntryDocument]:
+    def history(caller: Calling, topic: Name, key: Name) -> list[EntryDocument]:
         """List the versions of one entry, the oldest first, deletions included."""
-        return [EntryDocument.of(version, reader) for version in board.history(topic, key)]
+        return [EntryDocument.of(version, caller.principal) for version in boards.of(caller).history(topic, key)]
 
     @router.get("/commits")
-    def commits(after: OptionalSeq = None, limit: Limit = 100, run: OptionalName = None) -> list[CommitDocument]:
+    def commits(
+        caller: Calling, after: OptionalSeq = None, limit: Limit = 100, run: OptionalName = None
+    ) -> list[CommitDocument]:
         """List commits after a sequence number, all or those of one run; without one, from where the log begins."""
-        return [CommitDocument.of(commit, reader) for commit in board.log(after=after, limit=limit, run=run)]
+        found = boards.of(caller).log(after=after, limit=limit, run=run)
+        return [CommitDocument.of(commit, caller.principal) for commit in found]
 
     @router.get("/tail", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
-    async def tail(after: OptionalSeq = None) -> EventStream:
+    async def tail(caller: Calling, after: OptionalSeq = None) -> EventStream:
         """Follow the commits after a sequence number, by default from now on, as server-sent events."""
+        board = boards.of(caller)
         start = await asyncio.to_thread(lambda: board.head) if after is None else after
-        return EventStream(_tail(board, start, reader, Stopping() if stopping is None else stopping))
+        return EventStream(_tail(board, start, caller.principal, Stopping() if stopping is None else stopping))
 
     return router
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from agentsys.protocols.http.callers import Calling, operating
 from agentsys.protocols.http.metrics import RuntimeCollector, engine_views
 from agentsys.protocols.http.schemas import AgentDocument, Health, ToolDocument, WorkflowDocument
 from agentsys.protocols.http.serving_documents import EngineDocument
@@ -23,9 +24,9 @@ def catalogue_router(runtime: Runtime) -> APIRouter:
     registry.register(RuntimeCollector(runtime))
 
     @router.get("/health")
-    def health() -> Health:
+    def health(caller: Calling) -> Health:
         """Say that the server answers."""
-        return Health(version=version("agentsys-runtime"), head=runtime.board.head)
+        return Health(version=version("agentsys-runtime"), head=runtime.board.head, principal=caller.principal)
 
     @router.get("/agents")
     def agents() -> list[AgentDocument]:
@@ -52,13 +53,18 @@ def catalogue_router(runtime: Runtime) -> APIRouter:
         """List the models by name, the default first."""
         return list(runtime.model.models) if isinstance(runtime.model, ServingClient) else []
 
-    @router.get("/serving")
+    @router.get("/serving", dependencies=[Depends(operating)])
     def serving() -> list[EngineDocument]:
         """Describe the load of each model's engine: its queue, its latencies, its throughput."""
         views = engine_views(runtime)
         return [EngineDocument.of(name, views.get(name)) for name in models()]
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @router.get(
+        "/metrics",
+        dependencies=[Depends(operating)],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
     def metrics() -> Response:
         """Return measurements in the text format of Prometheus."""
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from agentsys.deciding import Verdict
 from agentsys.errors import AgentsysError
-from agentsys.protocols.http.approval_schemas import ApprovalDocument
 from agentsys.protocols.http.schemas import (
     AgentDocument,
     BoardDocument,
@@ -25,6 +25,7 @@ from agentsys.protocols.http.schemas import (
 )
 from agentsys.protocols.http.serving_documents import EngineDocument
 from agentsys.protocols.http.view_client import ViewClient, segment
+from agentsys.views.approvals import ApprovalView
 
 PREFIX = "/api/v1"
 WAIT_SECONDS = 20.0
@@ -127,20 +128,17 @@ class RuntimeClient:
             if not found.executing and not found.events:
                 return
 
-    def approvals(self, *, status: str | None = None, run: str | None = None) -> list[ApprovalDocument]:
-        """Return what a person was asked, the oldest first."""
-        return self._get("/approvals", list[ApprovalDocument], status=status, run=run)
+    def approvals(self, *, status: str | None = None, run: str | None = None) -> list[ApprovalView]:
+        """Return what a person was asked, in the order in which it was."""
+        return self._get("/approvals", list[ApprovalView], status=status, run=run)
 
-    def approval(self, approval: str) -> ApprovalDocument:
+    def approval(self, approval: str) -> ApprovalView:
         """Return one approval."""
-        return self._get(f"/approvals/{segment(approval)}", ApprovalDocument)
+        return self._get(f"/approvals/{segment(approval)}", ApprovalView)
 
-    def decide(
-        self, approval: str, verdict: Literal["approve", "refuse"], *, note: str = "", answer: Any = None
-    ) -> ApprovalDocument:
-        """Say the owner's word; ``answer`` is that to a question."""
-        body = {"note": note, "answer": answer}
-        return self._call("POST", f"/approvals/{segment(approval)}/{verdict}", ApprovalDocument, json=body)
+    def decide(self, approval: str, verdict: Verdict, **said: Any) -> ApprovalView:
+        """Say a word; ``said`` are further fields of :class:`~agentsys.deciding.Word`, such as ``note``."""
+        return self._call("POST", f"/approvals/{segment(approval)}/{verdict}", ApprovalView, json=said)
 
     def board(self) -> BoardDocument:
         """Return how the board stands."""

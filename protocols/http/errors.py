@@ -7,14 +7,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from agentsys.approvals import AlreadyDecided, UnknownApproval
+from agentsys.approvals import AlreadyDecided, ApprovalExpired, ApprovalInvalid, UnknownApproval
 from agentsys.blackboard.board import ReadOnlyBoard
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.lock import BoardBusy
 from agentsys.blackboard.storage import HistoryCompacted
+from agentsys.deciding import UnfitWord
 from agentsys.errors import AgentsysError, LabelError, ServingError
 from agentsys.journal import ReplayDivergence
 from agentsys.leases import RunBusy
+from agentsys.protocols.edge import NotAuthenticated
 from agentsys.runs import UnknownRun
 from agentsys.runtime import RunExists, UnknownWorkflow
 
@@ -52,6 +54,10 @@ STATUSES: dict[type[AgentsysError], int] = {
     BoardBusy: 409,
     ReplayDivergence: 409,
     AlreadyDecided: 409,
+    ApprovalExpired: 409,
+    ApprovalInvalid: 409,
+    UnfitWord: 422,
+    NotAuthenticated: 401,
     HistoryCompacted: 410,
     LabelError: 403,
     BadRequest: 422,

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 
 from agentsys.blackboard.board import Board
 from agentsys.protocols.http.board_routes import board_router
+from agentsys.protocols.http.callers import SeenBoards
 from agentsys.protocols.http.run_routes import run_reading_router
 from agentsys.protocols.http.streams import Stopping
 from agentsys.protocols.http.view_routes import view_router
@@ -33,6 +34,7 @@ def recorded_board(path: Path) -> Iterator[Board]:
 def recorded_router(board: Board, stopping: Stopping | None = None) -> APIRouter:
     """Return the reading routes over ``board`` under :data:`RECORDED_PREFIX`."""
     router = APIRouter(prefix=RECORDED_PREFIX)
-    for part in (run_reading_router(board), view_router(board), board_router(board, stopping=stopping)):
+    boards = SeenBoards(board)
+    for part in (run_reading_router(boards), view_router(boards), board_router(boards, stopping)):
         router.include_router(part)
     return router

@@ -10,9 +10,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
-from agentsys.blackboard.board import Board
-from agentsys.blackboard.labels import OWNER
+from agentsys.blackboard.entries import Json
+from agentsys.blackboard.labels import Label
+from agentsys.errors import LabelError
 from agentsys.gateway import PolicyDenied
+from agentsys.protocols.http.callers import Calling, SeenBoards
 from agentsys.protocols.http.schemas import (
     MAX_NUMBER,
     EventList,
@@ -22,27 +24,38 @@ from agentsys.protocols.http.schemas import (
     StartRun,
 )
 from agentsys.protocols.http.streams import EventStream, Item, Stopping, event_document, numbered_events
+from agentsys.protocols.principals import Caller
 from agentsys.runs import RunRecord, RunStatus
 from agentsys.supervisor import RunSupervisor
 from agentsys.views.run_index import run_index
 from agentsys.views.withholding import may_read
 
+
+class NotYourRun(LabelError):
+    """A principal wanted to steer a run that another one started."""
+
+    code = "AGS-0772"
+    remedy = "Ask whoever started it, or whoever runs the server."
+
+
 RunId = Annotated[str, Path(min_length=1, max_length=1024)]
 Number = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
 
 
-def run_reading_router(board: Board, reader: str = OWNER) -> APIRouter:
-    """Return the routes under ``/runs`` that read any board's runs, answering ``reader``."""
+def run_reading_router(boards: SeenBoards) -> APIRouter:
+    """Return the routes under ``/runs`` that read any board's runs."""
     router = APIRouter(prefix="/runs", tags=["runs"])
 
     @router.get("")
     def runs(
+        caller: Calling,
         status: RunStatus | None = None,
         workflow: Annotated[str | None, Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
         before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     ) -> list[RunDocument]:
         """List runs, the newest first; ``before`` is a start time, to page on with."""
+        board = boards.of(caller)
         found = [
             record
             for record in reversed(run_index(board).records(board))
@@ -50,52 +63,82 @@ def run_reading_router(board: Board, reader: str = OWNER) -> APIRouter:
             and (workflow is None or record.workflow == workflow)
             and (before is None or record.started < before)
         ]
-        return [RunDocument.of(record, reader) for record in found[:limit]]
+        return [RunDocument.of(record, caller.principal) for record in found[:limit]]
 
     @router.get("/{run}")
-    def show(run: RunId) -> RunDocument:
+    def show(caller: Calling, run: RunId) -> RunDocument:
         """Return one run."""
-        return RunDocument.of(RunRecord.load(board, run), reader)
+        return RunDocument.of(RunRecord.load(boards.of(caller), run), caller.principal)
 
     return router
 
 
-def run_control_router(supervisor: RunSupervisor, stopping: Stopping | None = None) -> APIRouter:
+def run_control_router(supervisor: RunSupervisor, boards: SeenBoards, stopping: Stopping | None = None) -> APIRouter:
     """Return the routes under ``/runs`` that start, steer and follow runs; ``stopping`` ends what follows them."""
     router = APIRouter(prefix="/runs", tags=["runs"])
-    board, ending = supervisor.runtime.board, Stopping() if stopping is None else stopping
+    ending = Stopping() if stopping is None else stopping
+    _add_steering(router, supervisor, boards)
+    _add_following(router, supervisor, boards, ending)
+    return router
+
+
+def _add_steering(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoards) -> None:
+    async def steered(caller: Caller, run: str) -> str:
+        """Return a run that the caller may steer. Raises :class:`UnknownRun` and :class:`NotYourRun`."""
+        record = await asyncio.to_thread(RunRecord.load, boards.of(caller), run)
+        if not caller.operator and caller.principal not in record.input_label.influencers:
+            raise NotYourRun(f"{caller.principal} did not start run {run}.")
+        return run
 
     @router.post("", status_code=202)
-    async def start(body: StartRun) -> RunReference:
+    async def start(caller: Calling, body: StartRun) -> RunReference:
         """Start a run in the background; the answer comes once its record is committed."""
-        origin = {"face": "http"}
+        origin: Json = {"face": "http", "principal": caller.principal}
         run = await supervisor.start(
-            body.workflow, body.input, deadline=body.deadline_seconds, run_id=body.run_id, origin=origin
+            body.workflow,
+            body.input,
+            label=Label.trusted(caller.principal),
+            deadline=body.deadline_seconds,
+            run_id=body.run_id,
+            origin=origin,
         )
         return RunReference(run=run)
 
     @router.post("/{run}/cancel")
-    async def cancel(run: RunId) -> RunReference:
+    async def cancel(caller: Calling, run: RunId) -> RunReference:
         """End a run for good; of a finished one nothing changes."""
-        await supervisor.cancel(run)
+        await supervisor.cancel(await steered(caller, run))
         return RunReference(run=run)
 
     @router.post("/{run}/resume", status_code=202)
-    async def resume(run: RunId) -> RunReference:
+    async def resume(caller: Calling, run: RunId) -> RunReference:
         """Go on with an interrupted run."""
-        return RunReference(run=await supervisor.resume(run))
+        return RunReference(run=await supervisor.resume(await steered(caller, run)))
 
     @router.post("/{run}/fork", status_code=202)
-    async def fork(run: RunId, body: ForkRun) -> RunReference:
+    async def fork(caller: Calling, run: RunId, body: ForkRun) -> RunReference:
         """Start a new run that takes over what this one had recorded at a commit."""
-        return RunReference(run=await supervisor.fork(run, at=body.at, run_id=body.run_id))
+        source = await steered(caller, run)
+        return RunReference(run=await supervisor.fork(source, at=body.at, run_id=body.run_id))
+
+
+def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoards, ending: Stopping) -> None:
+    async def watched(caller: Caller, run: str) -> RunRecord:
+        """Return the record of a run that the caller may watch."""
+        record = await asyncio.to_thread(RunRecord.load, boards.of(caller), run)
+        if not may_read(record.input_label, caller.principal):
+            raise PolicyDenied(f"The input of run {run} may not be read by {caller.principal}.")
+        return record
 
     @router.get("/{run}/events")
     async def events(
-        run: RunId, after: Number = 0, wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False)] = 0
+        caller: Calling,
+        run: RunId,
+        after: Number = 0,
+        wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False)] = 0,
     ) -> EventList:
         """Return the events after a number, waiting so many seconds for the first of them."""
-        record = await asyncio.to_thread(_watchable, supervisor, run)
+        record = await watched(caller, run)
         found = supervisor.events(run, after)
         if not found and wait:
             with contextlib.suppress(TimeoutError):
@@ -103,41 +146,36 @@ def run_control_router(supervisor: RunSupervisor, stopping: Stopping | None = No
                     async for found in numbered_events(supervisor, run, after, ending):
                         if found:
                             break
-            record = await asyncio.to_thread(RunRecord.load, board, run)
+            record = await watched(caller, run)
         return EventList(
             run=run,
             status=record.status,
             executing=supervisor.executing(run),
-            events=[event_document(number, event) for number, event in found],
+            events=[event_document(number, event, caller.principal) for number, event in found],
         )
 
     @router.get("/{run}/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def stream(
-        run: RunId, after: Number = 0, last_event_id: Annotated[str | None, Header(max_length=20)] = None
+        caller: Calling,
+        run: RunId,
+        after: Number = 0,
+        last_event_id: Annotated[str | None, Header(max_length=20)] = None,
     ) -> EventStream:
         """Follow a run as server-sent events, its tokens among them; ends with ``run`` once nobody executes it."""
-        await asyncio.to_thread(_watchable, supervisor, run)
+        await watched(caller, run)
         if last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal():
             after = max(after, int(last_event_id))
-        return EventStream(_stream(supervisor, run, after, ending))
-
-    return router
+        return EventStream(_stream(supervisor, run, after, ending, caller.principal))
 
 
-def _watchable(supervisor: RunSupervisor, run: str) -> RunRecord:
-    """Return the record of a run that the owner may watch: its events carry what its input says."""
-    record = RunRecord.load(supervisor.runtime.board, run)
-    if not may_read(record.input_label, supervisor.runtime.policy.owner):
-        raise PolicyDenied(f"The input of run {run} may not be read by {supervisor.runtime.policy.owner}.")
-    return record
-
-
-async def _stream(supervisor: RunSupervisor, run: str, after: int, stopping: Stopping) -> AsyncGenerator[Item | None]:
+async def _stream(
+    supervisor: RunSupervisor, run: str, after: int, stopping: Stopping, reader: str
+) -> AsyncGenerator[Item | None]:
     async for events in numbered_events(supervisor, run, after, stopping):
         for after, event in events:
-            document = event_document(after, event)
+            document = event_document(after, event, reader)
             yield after, document.type, document
         if not events:
             yield None
     record = await asyncio.to_thread(RunRecord.load, supervisor.runtime.board, run)
-    yield after, "run", RunDocument.of(record, supervisor.runtime.policy.owner)
+    yield after, "run", RunDocument.of(record, reader)

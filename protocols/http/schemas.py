@@ -222,11 +222,12 @@ class BoardDocument(BaseModel):
 
 
 class Health(BaseModel):
-    """That the server answers."""
+    """That the server answers, and whom: ``principal`` is who calls."""
 
     status: Literal["ok"] = "ok"
     version: str
     head: int
+    principal: str
 
 
 class AgentDocument(BaseModel):

@@ -18,6 +18,7 @@ from agentsys.blackboard.transactions import Commit
 from agentsys.events import RunEvent
 from agentsys.protocols.http.schemas import EventDocument
 from agentsys.supervisor import NumberedEvent, RunSupervisor
+from agentsys.views.withholding import may_read
 
 FOLLOW_SECONDS = 0.05
 """How soon a commit is seen. The board is asked in the event loop: threads that wait would take those that work."""
@@ -85,13 +86,23 @@ async def numbered_events(
         yield events
 
 
-def event_document(number: int, event: RunEvent) -> EventDocument:
-    """Return an event as a document, ``TokensStreamed`` as type ``tokens_streamed``."""
-    data: dict[str, Any] = {}
+def event_document(number: int, event: RunEvent, reader: str) -> EventDocument:
+    """Return an event as a document, ``TokensStreamed`` as type ``tokens_streamed``.
+
+    What its label keeps from ``reader`` is left out: that something of its kind happened is told, and what not.
+    """
+    withheld = event.label is not None and not may_read(event.label, reader)
+    data: dict[str, Any] = {"withheld": True} if withheld else {}
     for item in dataclasses.fields(event):
         value = getattr(event, item.name)
-        data[item.name] = value.to_json() if isinstance(value, Label) else value
+        data[item.name] = value.to_json() if isinstance(value, Label) else _emptied(value) if withheld else value
+    data["run"] = event.run
     return EventDocument(number=number, type=_WORD.sub("_", type(event).__name__).lower(), data=data)
+
+
+def _emptied(value: Any) -> Any:
+    """Return what stands in the place of a withheld value: as much of its form as readers rely on."""
+    return type(value)() if isinstance(value, str | int | float | bool) else None
 
 
 async def _encoded(items: AsyncIterator[Item | None]) -> AsyncGenerator[str]:

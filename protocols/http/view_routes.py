@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import TypeAdapter
 
-from agentsys.blackboard.board import Board
-from agentsys.blackboard.labels import OWNER
 from agentsys.protocols.http.board_routes import Limit, Name, OptionalName, OptionalSeq
+from agentsys.protocols.http.callers import Calling, SeenBoards
 from agentsys.protocols.http.errors import NotFound
 from agentsys.protocols.http.run_routes import RunId
 from agentsys.protocols.http.schemas import MAX_NUMBER
+from agentsys.protocols.principals import Caller
 from agentsys.views.commit_list import CommitRow, CommitView, find_commit, newest_commits
 from agentsys.views.conflicts import ConflictView, newest_conflicts
 from agentsys.views.entries import EntryList, EntryView, list_entries, list_versions
@@ -39,57 +39,66 @@ Version = Annotated[int | None, Query(ge=1, le=MAX_NUMBER)]
 Search = Annotated[str, Query(max_length=200)]
 
 
-def view_router(board: Board, reader: str = OWNER) -> APIRouter:
-    """Return the routes under ``/views``, answering ``reader``."""
+def view_router(boards: SeenBoards) -> APIRouter:
+    """Return the routes under ``/views``."""
     router = APIRouter(prefix="/views", tags=["views"])
-    _add_runs(router, board, reader)
-    _add_board(router, board, reader)
+    _add_runs(router, boards)
+    _add_board(router, boards)
     return router
 
 
-def _add_runs(router: APIRouter, board: Board, reader: str) -> None:
+def _add_runs(router: APIRouter, boards: SeenBoards) -> None:
     @router.get("/runs", response_model=RunList)
     def runs(
-        status: RunState | None = None, workflow: OptionalName = None, search: Search = "", limit: Limit = 50
+        caller: Calling,
+        status: RunState | None = None,
+        workflow: OptionalName = None,
+        search: Search = "",
+        limit: Limit = 50,
     ) -> Response:
         """List runs for people, the newest first; ``waiting`` are running ones that wait for a person."""
         wanted = RunFilter(status, workflow, search)
-        return answer(newest_runs(board, limit, wanted, reader=reader), RUN_LIST, reader)
+        return answer(newest_runs(boards.of(caller), limit, wanted, reader=caller.principal), RUN_LIST, caller)
 
     @router.get("/runs/{run}", response_model=RunView)
-    def run(run: RunId) -> Response:
+    def run(caller: Calling, run: RunId) -> Response:
         """Return everything recorded of one run: rounds, bids, decisions, calls, the answer and its sources."""
-        return answer(load_run(board, run), RUN, reader)
+        return answer(load_run(boards.of(caller), run), RUN, caller)
 
     @router.get("/runs/{run}/graph", response_model=RunGraph)
-    def graph(run: RunId, at: OptionalSeq = None) -> Response:
+    def graph(caller: Calling, run: RunId, at: OptionalSeq = None) -> Response:
         """Return a run as a graph, now or as it was after commit ``at``."""
-        return answer(load_graph(board, run, at), GRAPH, reader)
+        return answer(load_graph(boards.of(caller), run, at), GRAPH, caller)
 
 
-def _add_board(router: APIRouter, board: Board, reader: str) -> None:
+def _add_board(router: APIRouter, boards: SeenBoards) -> None:
     @router.get("/commits", response_model=tuple[CommitRow, ...])
     def commits(
-        run: OptionalName = None, before: OptionalSeq = None, search: Search = "", limit: Limit = 200
+        caller: Calling, run: OptionalName = None, before: OptionalSeq = None, search: Search = "", limit: Limit = 200
     ) -> Response:
         """List commits for people, the newest first."""
-        return answer(newest_commits(board, limit, run, before=before, search=search, reader=reader), COMMITS, reader)
+        return answer(
+            newest_commits(boards.of(caller), limit, run, before=before, search=search, reader=caller.principal),
+            COMMITS,
+            caller,
+        )
 
     @router.get("/commits/{seq}", response_model=CommitView)
-    def commit(seq: Annotated[int, Path(ge=1, le=MAX_NUMBER)]) -> Response:
+    def commit(caller: Calling, seq: Annotated[int, Path(ge=1, le=MAX_NUMBER)]) -> Response:
         """Return one commit with all that it wrote."""
-        found = find_commit(board, seq)
+        found = find_commit(boards.of(caller), seq)
         if found is None:
-            raise NotFound(f"The board has commits 1 to {board.head}, not {seq}.")
-        return answer(found, COMMIT, reader)
+            raise NotFound(f"The board has commits 1 to {boards.of(caller).head}, not {seq}.")
+        return answer(found, COMMIT, caller)
 
     @router.get("/conflicts", response_model=tuple[ConflictView, ...])
-    def conflicts(run: OptionalName = None, at: OptionalSeq = None, limit: Limit = 200) -> Response:
+    def conflicts(caller: Calling, run: OptionalName = None, at: OptionalSeq = None, limit: Limit = 200) -> Response:
         """List transactions that lost a conflict, the newest first."""
-        return answer(newest_conflicts(board, limit, run, at), CONFLICTS, reader)
+        return answer(newest_conflicts(boards.of(caller), limit, run, at), CONFLICTS, caller)
 
     @router.get("/entries", response_model=EntryList)
     def entries(
+        caller: Calling,
         prefix: Annotated[str, Query(max_length=1024)] = "",
         run: OptionalName = None,
         at: OptionalSeq = None,
@@ -98,23 +107,27 @@ def _add_board(router: APIRouter, board: Board, reader: str) -> None:
     ) -> Response:
         """List entries whose topic begins with ``prefix``, now or as they were after commit ``at``."""
         return answer(
-            list_entries(board, reader, prefix=prefix, run=run, at=at, search=search, limit=limit), ENTRIES, reader
+            list_entries(
+                boards.of(caller), caller.principal, prefix=prefix, run=run, at=at, search=search, limit=limit
+            ),
+            ENTRIES,
+            caller,
         )
 
     @router.get("/provenance", response_model=Provenance)
-    def provenance(topic: Name, key: Name, version: Version = None) -> Response:
+    def provenance(caller: Calling, topic: Name, key: Name, version: Version = None) -> Response:
         """Return where one version of an entry came from, by default the newest, and what it shaped in its run."""
-        found = load_provenance(board, topic, key, version)
+        found = load_provenance(boards.of(caller), topic, key, version)
         if found is None:
             raise NotFound("The board has no such version of an entry.")
-        return answer(found, PROVENANCE, reader)
+        return answer(found, PROVENANCE, caller)
 
     @router.get("/versions", response_model=tuple[EntryView, ...])
-    def versions(topic: Name, key: Name) -> Response:
+    def versions(caller: Calling, topic: Name, key: Name) -> Response:
         """List the versions of one entry, the oldest first, deletions included."""
-        return answer(list_versions(board, topic, key), VERSIONS, reader)
+        return answer(list_versions(boards.of(caller), topic, key), VERSIONS, caller)
 
 
-def answer(view: D, form: TypeAdapter[D], reader: str) -> Response:
-    """Return a view as JSON in its ``form``, without what its labels keep from ``reader``."""
-    return Response(form.dump_json(withhold(view, reader)), media_type="application/json")
+def answer(view: D, form: TypeAdapter[D], caller: Caller) -> Response:
+    """Return a view as JSON in its ``form``, without what its labels keep from the ``caller``."""
+    return Response(form.dump_json(withhold(view, caller.principal)), media_type="application/json")

@@ -91,7 +91,7 @@ def test_a_run_of_another_process_appears_by_itself(page, console):
     seen(page.get_by_role("link", name=other))
 
 
-@pytest.mark.parametrize(("verdict", "ends"), [("Approve", "published the news"), ("Refuse", "failed")])
+@pytest.mark.parametrize(("verdict", "ends"), [("Approve", "published the news"), ("Reject", "failed")])
 def test_a_person_decides_a_tool_call(page, approving, verdict, ends):
     page.goto(f"{approving.url}/ask")
     page.get_by_label("Input", exact=True).fill("the news")

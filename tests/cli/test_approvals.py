@@ -78,9 +78,9 @@ def test_without_a_person_the_command_ends_waiting_and_goes_on_once_approved(run
     done = run("run", "care.py", "--resume", "latest", "--json")
     assert (done.returncode, json.loads(done.stdout)["value"]) == (0, "sent")
     assert (folder / "sent.txt").read_text() == "hello"
-    again = run("approvals", "refuse", asked["id"])
+    again = run("approvals", "reject", asked["id"])
     assert again.returncode == 3 and "AGS-0331" in again.stderr
-    assert json.loads(run("approvals", "show", asked["id"]).stdout)["note"] == "fine"
+    assert json.loads(run("approvals", "show", asked["id"], "--json").stdout)["note"] == "fine"
 
 
 def test_a_question_wants_an_answer_and_a_refusal_ends_the_run(run: Run, folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_question_wants_an_answer_and_a_refusal_ends_the_run(run: Run, folder:
     assert run("run", "care.py", "--resume", "latest").returncode == 4
     (call,) = json.loads(run("approvals", "list", "--json").stdout)
     assert call["arguments"] == {"text": "Graz"}
-    assert run("approvals", "refuse", call["id"]).returncode == 0
+    assert run("approvals", "reject", call["id"]).returncode == 0
     refused = run("run", "care.py", "--resume", "latest")
     assert refused.returncode == 3 and "AGS-0310" in refused.stderr
     assert not (folder / "sent.txt").exists()

@@ -2,22 +2,23 @@
 
 import json
 import time
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import streamlit as st
 
-from agentsys.blackboard.labels import Label
+from agentsys.deciding import Verdict
 from agentsys.errors import AgentsysError
-from agentsys.protocols.http.approval_schemas import ApprovalDocument
 from agentsys.ui.boards import trouble_of
 from agentsys.ui.connection import connect
-from agentsys.ui.formatting import Chip, age_text, count_text, escape_markdown
+from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, names_text
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_section, draw_trouble, draw_value, status_chip
+from agentsys.views.approvals import ApprovalView, ArgumentView
 from agentsys.views.texts import shorten, value_text
 
 REFRESH_SECONDS: Final = 1.0
 SHOWN_DECIDED: Final = 50
+SHOWN_CHARACTERS: Final = 600
 REFUSED_WORD: Final = "approval_error"
 
 
@@ -33,9 +34,9 @@ def _live(chosen: str | None) -> None:
         draw_trouble(trouble_of(error))
     try:
         if chosen:
-            _draw_approval(connect().approval(chosen))
+            _draw_approval(connect().approval(chosen), connect().health().principal)
             return
-        found = connect().approvals()
+        found, reader = connect().approvals(), connect().health().principal
     except AgentsysError as error:
         draw_trouble(trouble_of(error))
         return
@@ -44,70 +45,126 @@ def _live(chosen: str | None) -> None:
     if not waiting:
         st.info("Nobody waits for you.", icon=":material/check:")
     for one in waiting:
-        _draw_approval(one)
+        _draw_approval(one, reader)
     _draw_decided([one for one in reversed(found) if one.status != "pending"][:SHOWN_DECIDED])
 
 
-def _draw_approval(asked: ApprovalDocument) -> None:
+def _draw_approval(asked: ApprovalView, reader: str) -> None:
     with st.container(border=True):
-        subject = asked.subject or "a question"
-        said = f"wants to call {subject}" if asked.kind == "call" else f"asks: {subject}"
-        st.markdown(f"##### {escape_markdown(f'{asked.agent} {said}')}")
+        st.markdown(f"##### {escape_markdown(_headline(asked))}")
         facts = [status_chip(asked.status), Chip(f"run {asked.run}", "gray"), Chip(f"rule {asked.rule}", "gray")]
         if asked.effect_class:
             facts.append(
                 Chip(f"effect {asked.effect_class}", "orange" if asked.effect_class == "irreversible" else "gray")
             )
-        draw_chips([*facts, Chip(age_text(asked.asked_at, time.time()), "gray")])
+        draw_chips([*facts, Chip(age_text(asked.asked_at, time.time()), "gray"), *_bounds(asked)])
         if asked.withheld:
             st.warning("Its label keeps it from you, so you cannot decide it.", icon=":material/lock:")
         else:
             _draw_content(asked)
-        draw_label(Label.from_json(asked.label.model_dump()))
         st.page_link(RUN_PAGE, label="Its run", icon=":material/account_tree:", query_params={"run": asked.run})
-        if asked.status == "pending" and not asked.withheld:
-            _draw_form(asked)
+        if asked.decidable_by(reader):
+            _draw_form(asked, reader)
 
 
-def _draw_content(asked: ApprovalDocument) -> None:
-    if asked.kind == "call" or not isinstance(asked.arguments, str):
-        draw_value(asked.arguments)
+def _headline(asked: ApprovalView) -> str:
+    if asked.kind == "call":
+        return f"{asked.agent} wants to call {asked.tool}"
+    wish = "asks" if asked.kind == "question" else "asks you to vouch for a value"
+    return f"{asked.agent} {wish}"
+
+
+def _bounds(asked: ApprovalView) -> list[Chip]:
+    """Return until when it can be decided, and by whom."""
+    who = Chip(f"decided by {asked.assigned or names_text(asked.approvers)}", "gray")
+    if asked.expires_at is None or asked.status != "pending":
+        return [who]
+    return [who, Chip(f"expires in {duration_text(asked.expires_at - time.time())}", "orange")]
+
+
+def _draw_content(asked: ApprovalView) -> None:
+    for argument in asked.shown:
+        _draw_argument(argument)
     if asked.reason:
         st.caption(f"Asked because {escape_markdown(asked.reason)}.")
-    if asked.status in ("approved", "refused"):
-        said = f"{asked.status} by {asked.decided_by}" + (f": {asked.note}" if asked.note else "")
-        st.markdown(f"**{escape_markdown(said)}**")
+    for handed in asked.escalations:
+        st.markdown(f"**{escape_markdown(_said(f'{handed.by} handed it to {handed.to}', handed.note))}**")
+    if asked.decided_by is not None:
+        st.markdown(f"**{escape_markdown(_said(f'{asked.status} by {asked.decided_by}', asked.note))}**")
         if asked.kind == "question" and asked.status == "approved":
             draw_value(asked.answer)
 
 
-def _draw_form(asked: ApprovalDocument) -> None:
+def _said(what: str, note: str) -> str:
+    return f"{what}: {note}" if note else what
+
+
+def _draw_argument(argument: ArgumentView) -> None:
+    """Draw an argument as it is: in a box of plain text, beside who shaped it."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{escape_markdown(argument.name)}**", width="content")
+        draw_label(argument.label)
+    st.code(shorten(argument.text, SHOWN_CHARACTERS), language=None, wrap_lines=True)
+    if len(argument.text) > SHOWN_CHARACTERS:
+        with st.expander(f"All {len(argument.text):,} characters"):
+            st.code(argument.text, language=None, wrap_lines=True)
+    if argument.warnings:
+        st.warning(escape_markdown("; ".join(argument.warnings)), icon=":material/visibility:")
+    if argument.edited is not None:
+        st.caption("changed to")
+        st.code(argument.edited, language=None, wrap_lines=True)
+
+
+def _draw_form(asked: ApprovalView, reader: str) -> None:
     with st.form(f"decide_{asked.id}", border=False):
         if asked.kind == "question":
             st.text_input("Answer", key=f"answer_{asked.id}", placeholder="Text, or JSON")
         st.text_input("Note", key=f"note_{asked.id}", placeholder="Why; it is kept with the decision")
         with st.container(horizontal=True):
-            verb = "Approve" if asked.kind == "call" else "Answer"
-            command = f"agentsys approvals approve {asked.id}" + (" --answer JSON" if asked.kind == "question" else "")
-            st.form_submit_button(
-                verb, type="primary", help=f"`{command}`", on_click=_decide, args=(asked.id, asked.kind, "approve")
-            )
-            st.form_submit_button(
-                "Refuse",
-                help=f"`agentsys approvals refuse {asked.id}`",
-                on_click=_decide,
-                args=(asked.id, asked.kind, "refuse"),
-            )
+            _verdict(asked, "approve", "Answer" if asked.kind == "question" else "Approve", type="primary")
+            _verdict(asked, "reject", "Reject")
+            _verdict(asked, "terminate", "Terminate the run")
+        if asked.kind != "question":
+            with st.expander("Modify"):
+                text = json.dumps(asked.arguments, ensure_ascii=False, indent=2)
+                st.text_area("What shall be used, as JSON", text, key=f"edited_{asked.id}", height=160)
+                _verdict(asked, "modify", "Approve as modified")
+        others = [name for name in asked.approvers if name != reader]
+        if others:
+            with st.expander("Escalate"):
+                st.selectbox("Who shall decide", others, key=f"to_{asked.id}")
+                _verdict(asked, "escalate", "Escalate")
 
 
-def _decide(approval: str, kind: str, verdict: Any) -> None:
-    note = str(st.session_state.get(f"note_{approval}", ""))
-    answer = answer_of(str(st.session_state.get(f"answer_{approval}", ""))) if kind == "question" else None
+_OPTIONS: Final = {"modify": " --edited JSON", "escalate": " PRINCIPAL"}
+
+
+def _verdict(
+    asked: ApprovalView, verdict: Verdict, label: str, type: Literal["primary", "secondary"] = "secondary"
+) -> None:
+    """Draw the button of a verdict, which names the command that does the same."""
+    answer = " --answer JSON" if asked.kind == "question" and verdict == "approve" else ""
+    command = f"agentsys approvals {verdict} {asked.id}{answer or _OPTIONS.get(verdict, '')}"
+    st.form_submit_button(label, type=type, help=f"`{command}`", on_click=_decide, args=(asked, verdict))
+
+
+def _decide(asked: ApprovalView, verdict: Verdict) -> None:
+    said: dict[str, Any] = {"note": _typed("note", asked.id), "binding": asked.binding}
     st.session_state[REFUSED_WORD] = None
     try:
-        connect().decide(approval, verdict, note=note, answer=answer if verdict == "approve" else None)
+        if verdict == "approve" and asked.kind == "question":
+            said["answer"] = answer_of(_typed("answer", asked.id))
+        if verdict == "modify":
+            said["edited"] = answer_of(_typed("edited", asked.id))
+        if verdict == "escalate":
+            said["to"] = _typed("to", asked.id)
+        connect().decide(asked.id, verdict, **said)
     except AgentsysError as error:
         st.session_state[REFUSED_WORD] = error
+
+
+def _typed(field: str, approval: str) -> str:
+    return str(st.session_state.get(f"{field}_{approval}", ""))
 
 
 def answer_of(text: str) -> Any:
@@ -118,16 +175,16 @@ def answer_of(text: str) -> Any:
         return text
 
 
-def _draw_decided(decided: list[ApprovalDocument]) -> None:
+def _draw_decided(decided: list[ApprovalView]) -> None:
     draw_section(
         "Decided",
         [
             {
-                "what": one.subject or "a question",
+                "what": one.tool or one.subject or f"a {one.kind}",
                 "arguments": "withheld" if one.withheld else shorten(value_text(one.arguments)),
                 "status": one.status,
                 "by": one.decided_by or "",
-                "note": one.note or "",
+                "note": one.note,
                 "agent": one.agent,
                 "run": one.run,
             }

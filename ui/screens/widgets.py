@@ -17,7 +17,10 @@ _STATUS_TONES: Final[Mapping[str, Tone]] = {
     "running": "blue",
     "failed": "red",
     "approved": "green",
-    "refused": "red",
+    "modified": "green",
+    "rejected": "red",
+    "terminated": "red",
+    "expired": "gray",
     "cancelled": "gray",
     "void": "gray",
 }

@@ -9,8 +9,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import OWNER
 from agentsys.protocols.a2a.server import a2a_routes
 from agentsys.protocols.edge import EdgeMiddleware
+from agentsys.protocols.principals import principals
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
@@ -31,7 +33,7 @@ async def main(token: str) -> None:
     with Board.open(":memory:") as board:
         runtime = Runtime(board, ScriptedModel(lambda prompt: f"echo {prompt}"), workflows=[greet, hang])
         routes = a2a_routes(runtime, RunSupervisor(runtime), url=f"http://127.0.0.1:{port}", token=True)
-        app = EdgeMiddleware(Starlette(routes=routes), token=token)
+        app = EdgeMiddleware(Starlette(routes=routes), principals=principals(OWNER, token, {}))
         print(port, flush=True)
         await uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off")).serve(sockets=[listener])
 
