@@ -72,7 +72,7 @@ async def test_a_refused_answer_fails_the_run():
         running = asyncio.create_task(runtime.run("draft", {"text": "x"}))
         while not (found := runtime.approvals("pending")):
             await asyncio.sleep(0.01)
-        await runtime.decide(found[0].id, "refuse", note="no time")
+        await runtime.decide(found[0].id, "reject", note="no time")
         failure = (await running).failure
         assert failure is not None and failure.code == "AGS-0607" and "no time" in failure.message
 
