@@ -19,6 +19,8 @@ from agentsys.blackboard.subscriptions import Subscription
 
 PROCESSES: Final = 8
 SUBSCRIBERS: Final = 1_000
+SETTLING: Final = 1.0
+"""Seconds that subscribers have to fall asleep."""
 
 
 def fairness(figures: Figures, location: str, seconds: float) -> None:
@@ -99,9 +101,12 @@ def idle_cost(figures: Figures, name: Callable[[], str], seconds: float, repeats
 
 def idle_subscribers(board: Board) -> ExitStack:
     """Let a thousand threads wait for what nobody writes, until the stack that is returned closes."""
-    ended = threading.Event()
+    ended, idle = threading.Event(), threading.Barrier(SUBSCRIBERS + 1)
 
     def wait(subscription: Subscription) -> None:
+        # The first look at the board is not idleness, and a thousand of them would be measured.
+        subscription.wait(0)
+        idle.wait()
         while not ended.is_set():
             subscription.wait(3600)
 
@@ -114,6 +119,8 @@ def idle_subscribers(board: Board) -> ExitStack:
     threads = [threading.Thread(target=wait, args=(one,), daemon=True) for one in subscriptions]
     for thread in threads:
         thread.start()
+    idle.wait()
+    time.sleep(SETTLING)
     stack = ExitStack()
 
     def wake() -> None:
