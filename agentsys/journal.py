@@ -185,7 +185,7 @@ class Cursor:
         return Step(key, kind, content, occurrence, None, Label(), 0), recorded
 
 
-_TAKEN_OVER = frozenset({"generate", "extract", "call", "ask", "question", "compensate"})
+_TAKEN_OVER = frozenset({"generate", "extract", "call", "ask", "question", "vouch", "endorse", "compensate"})
 
 
 def _steps_before(steps: Iterable[Step], path: str, attempt: int) -> dict[tuple[str, int], Step]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
 
+from agentsys.asking import approval_of_value
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.capacity import capacity_of
@@ -20,7 +21,7 @@ from agentsys.memoisation import Memoise, Turn, check_deterministic
 from agentsys.model_calls import answer_of_model
 from agentsys.models import InvalidAnswer, ModelFailed, identity_of
 from agentsys.policy.domains import Member
-from agentsys.policy.endorsers import Endorser, Refused, answer_form
+from agentsys.policy.endorsers import PERSON, Endorser, Refused, answer_form
 from agentsys.quotas import QuotaExceeded, charges_of_endorsement
 from agentsys.rounds import Failure
 from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
@@ -105,14 +106,33 @@ class ModelAsking(ToolCalling):
         chosen = await self._extract_hidden(value, form, question, model, 512, among)
         return await self._endorse(self._handle(chosen)["value"], endorser, by, members, among)
 
-    async def endorse(self, value: Handle, endorser: str) -> Handle:
+    async def endorse(self, value: Handle, endorser: str, what: str = "a value") -> Handle:
         """Return ``value`` vouched for by an endorser of the policy, if it is in its domain; if not, that is hidden.
 
-        Raises :class:`PolicyDenied` where no such endorser is declared, its directory is not trusted, or the
-        influencers' budget of bits is used up.
+        The endorser ``person`` is asked, and told ``what`` it is; the word holds wherever the value is then used.
+        Raises :class:`PolicyDenied` where the person refuses, no such endorser is declared, its directory is not
+        trusted, or the influencers' budget of bits is used up.
         """
+        if endorser == PERSON:
+            return await self._endorse_by_person(value, what)
         by, members, among = await self._endorser(endorser)
         return await self._endorse(value, endorser, by, members, among)
+
+    async def _endorse_by_person(self, value: Handle, what: str) -> Handle:
+        try:
+            given = to_json(unwrap(value)[0])
+        except NoValue as nothing:
+            return self._handle(Hidden(None, nothing.label, failure=nothing.message))
+        step, recorded = self._take("vouch", [what, given])
+        fresh = recorded is None
+        if recorded is None:
+            label = self._label.join(value.label)
+            self.decisions.require("ask a person", self._scope.gateway.decide_question(what, label))
+            approval = approval_of_value(self._scope, self.actor, step, self._identity(step), what, given, label)
+            recorded = await self._post_approval(step, approval)
+        answered = await self._answered(recorded, fresh=fresh, hide=True)
+        label = answered.label.endorsed(PERSON, value.label.capacity, keeping=self.policy.trusted)
+        return self._handle(Hidden(answered.granted, label))
 
     async def _endorser(self, name: str) -> tuple[Endorser, tuple[Member, ...], Label]:
         """Return an endorser, the members of its directory, and their label."""
