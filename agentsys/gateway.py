@@ -136,8 +136,8 @@ class Gateway:
             return Deny("reserved-topic", f"the topic {topic!r} holds the runtime's own record")
         if self.policy.is_open(topic):
             return Allow("open-topic")
-        if not self.policy.trusts(label):
-            return Deny("write-integrity", f"{self._intruders(label)} would shape the shared topic {topic!r}")
+        if not self.policy.trusts(label, (PERSON,)):
+            return Deny("write-integrity", f"{self._intruders(label, (PERSON,))} would shape the shared topic {topic!r}")
         return Allow("trusted-write")
 
     def decide_disclosure(self, what: str, label: Label, audience: Readers) -> Decision:

@@ -10,6 +10,7 @@ from typing import Any
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, join_all
 from agentsys.labelled import Labelled
+from agentsys.policy.endorsers import PERSON
 from agentsys.policy.links import defang
 from agentsys.policy.policy import Policy
 
@@ -26,7 +27,7 @@ class Span:
     def of(value: Json, label: Label, policy: Policy) -> Span:
         """Return a value as a span; in one that strangers shaped, links are inactive."""
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        own = policy.trusts(label, policy.answer.endorsers)
+        own = policy.trusts(label, (*policy.answer.endorsers, PERSON))
         return Span(text if own else str(defang(text, policy.links)), label, own)
 
     def to_json(self) -> dict[str, Json]:
