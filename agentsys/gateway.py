@@ -137,7 +137,8 @@ class Gateway:
         if self.policy.is_open(topic):
             return Allow("open-topic")
         if not self.policy.trusts(label, (PERSON,)):
-            return Deny("write-integrity", f"{self._intruders(label, (PERSON,))} would shape the shared topic {topic!r}")
+            intruders = self._intruders(label, (PERSON,))
+            return Deny("write-integrity", f"{intruders} would shape the shared topic {topic!r}")
         return Allow("trusted-write")
 
     def decide_disclosure(self, what: str, label: Label, audience: Readers) -> Decision:
