@@ -27,10 +27,10 @@ from a2a.utils.errors import A2AError as ProtocolError
 from google.protobuf.json_format import ParseError
 
 from agentsys.blackboard.entries import Json
+from agentsys.egress import EgressError, EgressGuard, host_of
 from agentsys.protocols.a2a.answers import ENDED, Answer, AnswerBuilder
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.parts import parts_of
-from agentsys.protocols.egress import EgressError, EgressGuard, host_of
 
 CARD_PATHS: Final = (AGENT_CARD_WELL_KNOWN_PATH, "/.well-known/agent.json")
 MAX_CARD_BYTES: Final = 1 << 20

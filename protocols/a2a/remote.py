@@ -15,12 +15,12 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Json, canonical_json
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.context import Context
+from agentsys.egress import EgressError, host_of
 from agentsys.labelled import Labelled
 from agentsys.protocols.a2a.answers import Answer
 from agentsys.protocols.a2a.client import Peer, PeerUnreachable, find_peer
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import label_from_peer, principal_of
-from agentsys.protocols.egress import EgressError, host_of
 from agentsys.settings import A2ASettings
 from agentsys.tools import Tool, tool
 

@@ -12,7 +12,7 @@ import httpx2
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from agentsys.protocols.egress import EgressGuard, host_of
+from agentsys.egress import EgressGuard, host_of
 from agentsys.protocols.mcp.content import MAX_RESULT_BYTES
 from agentsys.settings import ForeignServerSettings
 
@@ -55,7 +55,7 @@ class _Guard(httpx2.AsyncBaseTransport):
         self._transport = httpx2.AsyncHTTPTransport(retries=0)
 
     async def check(self, url: str) -> None:
-        """Raise :class:`~agentsys.protocols.egress.EgressDenied` unless ``url`` may be connected to."""
+        """Raise :class:`~agentsys.egress.EgressDenied` unless ``url`` may be connected to."""
         try:
             await self._rules.check(url)
         except httpx.ConnectError as error:

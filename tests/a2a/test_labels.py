@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsys.blackboard.labels import Label, Readers
+from agentsys.egress import EgressDenied, EgressGuard, ResponseTooLarge, host_of
 from agentsys.policy.policy import Policy
 from agentsys.protocols.a2a import answers
 from agentsys.protocols.a2a.answers import AnswerBuilder, AnswerTooLarge
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import FLOW_EXTENSION, flow_metadata, label_from_peer
 from agentsys.protocols.a2a.parts import parts_of, value_of
-from agentsys.protocols.egress import EgressDenied, EgressGuard, ResponseTooLarge, host_of
 
 JSON = st.recursive(
     st.none()
@@ -78,10 +78,10 @@ def test_an_answer_of_links_is_an_error() -> None:
 async def test_a_redirect_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     guard = EgressGuard(["127.0.0.1:1"])
 
-    async def moved(request: httpx.Request) -> httpx.Response:
+    async def moved(self: object, request: httpx.Request) -> httpx.Response:
         return httpx.Response(302, headers={"location": "http://127.0.0.1:2/"}, request=request)
 
-    monkeypatch.setattr(guard._transport, "handle_async_request", moved)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", moved)
     async with httpx.AsyncClient(transport=guard, follow_redirects=True) as client:
         with pytest.raises(EgressDenied, match=r"127\.0\.0\.1:2"):
             await client.get("http://127.0.0.1:1/")
@@ -95,11 +95,11 @@ async def test_an_endless_response_is_cut_off(monkeypatch: pytest.MonkeyPatch, h
         while True:
             yield b"x" * (1 << 20)
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(self: object, request: httpx.Request) -> httpx.Response:
         assert request.headers["accept-encoding"] == "identity"
         return httpx.Response(200, headers=headers, content=flood(), request=request)
 
-    monkeypatch.setattr(guard._transport, "handle_async_request", answer)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     async with httpx.AsyncClient(transport=guard) as client:
         with pytest.raises(ResponseTooLarge):
             await client.get("http://127.0.0.1:1/")

@@ -14,9 +14,9 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import NOBODY, Label, Readers
 from agentsys.blackboard.predicates import Predicate
+from agentsys.egress import EgressDenied, EgressGuard
 from agentsys.protocols.a2a.client import PeerFailed, PeerUnreachable, find_peer
 from agentsys.protocols.a2a.remote import RemoteAgent, remote_agent, remote_agents
-from agentsys.protocols.egress import EgressDenied, EgressGuard
 from agentsys.rounds import RoundOutcome
 from agentsys.runtime import Runtime
 from agentsys.settings import load_settings
