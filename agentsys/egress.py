@@ -19,6 +19,7 @@ MAX_RESPONSE_BYTES: Final = 32 << 20
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_STANDARD_PORTS: Final = {"http": 80, "https": 443}
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
@@ -101,7 +102,7 @@ class EgressGuard(httpx.AsyncBaseTransport):
         host = host_of(url)
         if not self.names(url):
             raise EgressDenied(f"{str(url)[:200]} is not on {', '.join(sorted(self._hosts)) or 'any host'}.")
-        addresses = await _addresses(url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80))
+        addresses = await _addresses(url.raw_host.decode(), url.port or _STANDARD_PORTS[url.scheme])
         for address in addresses:
             if address.is_link_local or address.is_unspecified or address.is_multicast:
                 raise EgressDenied(f"{host} leads to {address}.")
@@ -166,8 +167,18 @@ def host_of(url: str | httpx.URL) -> str:
         return ""
     host = parsed.raw_host.decode().lower()
     host = f"[{host}]" if ":" in host else host
-    # A port that its scheme implies is none to httpx.
-    return host if parsed.port is None else f"{host}:{parsed.port}"
+    return host if parsed.port in (None, _STANDARD_PORTS.get(parsed.scheme)) else f"{host}:{parsed.port}"
+
+
+def web_principal(url: str | httpx.URL) -> str:
+    """Return the principal that learns of a request for ``url``, and shapes its answer: ``web:HOST``.
+
+    Raises ``ValueError`` for what names no host.
+    """
+    host = host_of(url)
+    if not host:
+        raise ValueError(f"{str(url)[:200]!r} is no address with a host")
+    return f"web:{host}"
 
 
 def matches(host: str, patterns: Iterable[str]) -> bool:

@@ -13,11 +13,13 @@ from agentsys import topics
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, Readers, join_all
 from agentsys.errors import AgentsysError, LabelError
+from agentsys.policy.addresses import egress_fault
 from agentsys.policy.endorsers import PERSON
 from agentsys.policy.links import defang
 from agentsys.policy.policy import Policy
 from agentsys.policy.rules import ToolRule
 from agentsys.ruling import readers_of, ruled
+from agentsys.secrets import NO_SECRETS, Secrets
 from agentsys.tools import Tool, ToolRegistry
 
 CHECK_SECONDS: Final = 5.0
@@ -88,9 +90,10 @@ class Proposal:
 class Gateway:
     """Decides by policy on the control label (of everything delivered to the caller) and on the arguments' labels."""
 
-    def __init__(self, policy: Policy, tools: ToolRegistry) -> None:
+    def __init__(self, policy: Policy, tools: ToolRegistry, secrets: Secrets = NO_SECRETS) -> None:
         self.policy = policy
         self.tools = tools
+        self.secrets = secrets
 
     async def judge(
         self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
@@ -182,6 +185,12 @@ class Gateway:
         disclosing = self._check_audience(proposal, asked=asked)
         if isinstance(disclosing, Deny):
             return disclosing
+        refused = self.secrets.refusal(tool.name, tool.secrets_in(proposal.arguments), _audience(proposal))
+        if refused is not None:
+            return Deny("secret", refused, telling=True)
+        leading = egress_fault(rule, proposal.arguments)
+        if leading is not None:
+            return Deny("egress", leading, telling=True)
         for check in self.policy.checks:
             reason = check(tool.name, proposal.arguments, proposal.label)
             if reason is not None:
@@ -218,15 +227,14 @@ class Gateway:
 
     def _check_audience(self, proposal: Proposal, *, asked: bool) -> Decision:
         """Decide whether all parts of a call may become known to whom the call tells them."""
-        told = proposal.rule.audience_of(proposal.arguments)
-        audience = proposal.tool.audience if told is None else readers_of(told)
+        audience = _audience(proposal)
         denied: Deny | None = None
         for part, label in [("the caller", proposal.control), *proposal.labels.items()]:
             disclosure = self.decide_disclosure(f"{proposal.tool.name}, through {part},", label, audience)
             if isinstance(disclosure, Deny):
                 if not self._declassifies(proposal, label, asked=asked):
                     # Whom an argument names follows from what it is.
-                    return replace(disclosure, telling=told is not None)
+                    return replace(disclosure, telling=proposal.rule.audience is not None)
                 denied = denied or disclosure
         return Allow("audience" if denied is None else "declassified")
 
@@ -250,6 +258,12 @@ class Gateway:
         unaccepted = [fact for fact in label.endorsements if fact.endorser not in endorsers]
         through = {f"{fact.influencer} (through {fact.endorser})" for fact in unaccepted}
         return ", ".join(sorted((label.influencers - self.policy.trusted) | through))
+
+
+def _audience(proposal: Proposal) -> Readers:
+    """Return who learns the arguments of a call."""
+    told = proposal.rule.audience_of(proposal.arguments)
+    return proposal.tool.audience if told is None else readers_of(told)
 
 
 def _names(readers: Readers) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from agentsys.blackboard.entries import Json
@@ -16,7 +16,8 @@ from agentsys.memoisation import Turn
 from agentsys.models import audience_of
 from agentsys.rounds import Failure
 from agentsys.scope import RunScope
-from agentsys.serving.requests import Chunk, GenerateRequest, Usage
+from agentsys.secrets import Secrets
+from agentsys.serving.requests import Chunk, GenerateRequest, Message, Usage
 from agentsys.tools import to_json
 
 
@@ -40,15 +41,17 @@ async def answer_of_model(
     if turn.found is not None:
         answer: Any = turn.found.answer
         return {**answer, "usage": to_json(asdict(Usage())), "seconds": 0.0, "memo": turn.key}
+    # A model is shown no secret, wherever the prompt may have it from.
+    request = replace(request, prompt=_redacted(scope.secrets, request.prompt))
+    tokens = _Tokens(scope, agent, step, request.label)
     try:
-        generation = await scope.model.generate(
-            request, model=model, on_chunk=_stream(scope, agent, step, request.label)
-        )
+        generation = await scope.model.generate(request, model=model, on_chunk=tokens.feed)
     except ServingError as error:
         # Recorded like an answer: what the actor does about it must happen again when it is repeated.
         return {"failure": Failure.of(error).to_json()}
+    tokens.end()
     return {
-        "text": generation.text,
+        "text": scope.secrets.text(generation.text),
         "model": generation.model,
         "finish": str(generation.finish_reason),
         "usage": to_json(asdict(generation.usage)),
@@ -56,8 +59,28 @@ async def answer_of_model(
     }
 
 
-def _stream(scope: RunScope, agent: str, step: str, label: Label) -> Callable[[Chunk], None]:
-    def emit(chunk: Chunk) -> None:
-        scope.emit(TokensStreamed(scope.run, agent, step, chunk.text, len(chunk.token_ids), label=label))
+class _Tokens:
+    """Tells the listener of a model's tokens as they come, without the value of any secret."""
 
-    return emit
+    def __init__(self, scope: RunScope, agent: str, step: str, label: Label) -> None:
+        self._scope, self._agent, self._step, self._label = scope, agent, step, label
+        self._stream = scope.secrets.stream()
+
+    def feed(self, chunk: Chunk) -> None:
+        self._emit(self._stream.feed(chunk.text), len(chunk.token_ids))
+
+    def end(self) -> None:
+        held = self._stream.end()
+        if held:
+            self._emit(held, 0)
+
+    def _emit(self, text: str, tokens: int) -> None:
+        run = self._scope.run
+        self._scope.emit(TokensStreamed(run, self._agent, self._step, text, tokens, label=self._label))
+
+
+def _redacted(secrets: Secrets, prompt: Sequence[Any]) -> Any:
+    if isinstance(prompt, str):
+        return secrets.text(prompt)
+    # Token ids are no text; nothing here makes prompts of them.
+    return [replace(part, content=secrets.text(part.content)) if isinstance(part, Message) else part for part in prompt]

@@ -39,6 +39,7 @@ from agentsys.policy.documents import load_policy
 from agentsys.policy.policy import Policy
 from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
+from agentsys.secrets import Secret, Secrets, declared_in, redact_logs
 from agentsys.settling import SettledAs, settle
 from agentsys.tools import Tool, ToolRegistry, to_json
 from agentsys.workflow import Workflow, WorkflowFunction
@@ -84,11 +85,13 @@ class Runtime:
         max_acting: int = MAX_ACTING,
         memo_seconds: float = LONGEST_SECONDS,
         approval_seconds: float | None = None,
+        secrets: Iterable[Secret] = (),
     ) -> None:
         """``conflicts`` says for types of entries what becomes of an actor whose commit conflicts on one: see
         :mod:`agentsys.blackboard.resolution`. Answers of memoised calls hold for ``memo_seconds`` at most; 0 makes
         every call anew (see :mod:`agentsys.memoisation`). What a person is asked, and does not decide within
-        ``approval_seconds``, counts as rejected; without them it waits.
+        ``approval_seconds``, counts as rejected; without them it waits. ``secrets`` are what tools may be given and nobody
+        else sees (see :mod:`agentsys.secrets`).
         """
         self.board = board
         self.model = as_model(model)
@@ -96,7 +99,10 @@ class Runtime:
         self.agents = AgentRegistry(agents)
         self.workflows = {workflow.name: workflow for workflow in map(Workflow.of, workflows)}
         self.tools = ToolRegistry(tools)
-        self._gateway = Gateway(self.policy, self.tools)
+        self.secrets = Secrets.of(*secrets)
+        if self.secrets.declared:
+            redact_logs(self.secrets)
+        self._gateway = Gateway(self.policy, self.tools, self.secrets)
         self._agenda = Agenda(max_acting)
         self._memo = Memoisation(board, self.policy, memo_seconds)
         self._conflicts = conflicts or {}
@@ -140,6 +146,7 @@ class Runtime:
             policy = Policy() if settings.policy is None else load_policy(settings.policy)
             arguments["policy"] = policy.with_processors(client.audience.members or ())
         arguments.setdefault("approval_seconds", settings.approvals.expire_seconds)
+        arguments.setdefault("secrets", declared_in(settings))
         arguments.setdefault("memo_seconds", settings.memo.seconds if settings.memo.enabled else 0.0)
         where, durability = settings.board.location, settings.board.durability
         board = Board.open_read_only(where) if read_only else Board.open(where, durability=durability)
@@ -316,7 +323,8 @@ class Runtime:
         run = self._free_name(run_id)
         started, seconds = time.time(), deadline if deadline is not None else workflow.deadline
         ends = None if seconds is None else started + seconds
-        return RunRecord(run, workflow.name, to_json(value), label, started, ends, origin=origin, after=self.board.head)
+        given = self.secrets.json(to_json(value))
+        return RunRecord(run, workflow.name, given, label, started, ends, origin=origin, after=self.board.head)
 
     async def _begin(
         self, record: RunRecord, add: Callable[[Transaction], None] | None = None, *, for_anybody: bool = False
@@ -352,6 +360,7 @@ class Runtime:
             approval_seconds=self._approval_seconds,
             conflicts=self._conflicts,
             listener=listener,
+            secrets=self.secrets,
         )
         scope.run_round = ControlLoop(scope).run_round
         return scope

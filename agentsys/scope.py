@@ -17,6 +17,7 @@ from agentsys.journal import Journal, Mode
 from agentsys.memoisation import Memoisation
 from agentsys.models import Model
 from agentsys.rounds import RoundOutcome
+from agentsys.secrets import NO_SECRETS, Secrets
 
 PATIENCE = 600.0
 """Seconds after its start by which a run without a deadline counts as due: it waits behind tight deadlines, and yet
@@ -61,6 +62,7 @@ class RunScope:
     conflicts: Policies = field(default_factory=dict)
     approval_seconds: float | None = None
     listener: Listener | None = None
+    secrets: Secrets = NO_SECRETS
     run_round: RunRound = field(init=False)
 
     @property

@@ -35,14 +35,21 @@ SECRET_NAMES = frozenset({"api_key", "token"})
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of a dotted key is never shown: a database's address may hold its password."""
-    return key == "board.url" or key.rpartition(".")[2] in SECRET_NAMES
+    """Whether the value of a dotted key is never shown: a database's address may hold its password, and whoever
+    mistakes where a secret goes may have written it there.
+    """
+    return key == "board.url" or key.startswith("secrets.") or key.rpartition(".")[2] in SECRET_NAMES
 
 
 class Section(BaseModel):
     """A table of ``agentsys.toml``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def words(value: object) -> object:
+    """Let the environment give a list as words between commas."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
 class ModelSettings(Section):
@@ -141,11 +148,7 @@ class ServerSettings(Section):
     hosts: tuple[str, ...] = Field((), description="names the server may be called by, beside loopback's and `host`")
     origins: tuple[str, ...] = Field((), description="sites whose pages may call, as https://example.org")
 
-    @field_validator("hosts", "origins", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        """Let the environment give a list as words between commas."""
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+    _split = field_validator("hosts", "origins", mode="before")(words)
 
 
 class PrincipalSettings(Section):
@@ -230,6 +233,67 @@ class McpSettings(Section):
     ] = Field(default_factory=dict, description="foreign servers whose tools agents may call")
 
 
+class ToolSettings(Section):
+    """The built-in tools of `agentsys run` and `serve`."""
+
+    builtin: frozenset[Literal["run_python", "fetch", "query_files"]] = Field(
+        frozenset(), description="built-in tools that agents may call: run_python, fetch, query_files"
+    )
+    containment: Literal["strong", "weak"] = Field(
+        "strong", description="weak: run Python also where this machine cannot hold all that `agentsys doctor` lists"
+    )
+
+    _split = field_validator("builtin", mode="before")(words)
+
+
+class PythonSettings(Section):
+    """What `run_python` may use and read."""
+
+    seconds: float = Field(20.0, gt=0, description="time limit of one program")
+    memory_mib: int = Field(1024, ge=64, description="memory limit of one program, in MiB of address space")
+    readable: tuple[Path, ...] = Field((), description="files and folders that programs may read")
+
+    _split = field_validator("readable", mode="before")(words)
+
+
+class FetchSettings(Section):
+    """Where `fetch` may connect, and what it takes in."""
+
+    hosts: frozenset[str] = Field(frozenset(), description="hosts, as a.org, a.org:8443, *.a.org; none: it may not")
+    private: frozenset[str] = Field(
+        frozenset(), description="those of them that may lead to addresses of this machine or network"
+    )
+    insecure: bool = Field(False, description="allow plain http to public addresses")
+    consequential: bool = Field(True, description="whether only trusted data may lead to a request")
+    seconds: float = Field(20.0, gt=0, description="time limit of one request, redirects included")
+    max_kib: int = Field(2048, ge=1, description="size limit of one page, in KiB")
+
+    _split = field_validator("hosts", "private", mode="before")(words)
+
+
+class FilesSettings(Section):
+    """What `query_files` reads; its limits are those of the lake."""
+
+    folder: str | None = Field(None, description="folder of data files, or package:NAME/FOLDER")
+
+
+class SecretSettings(Section):
+    """A secret: where it comes from, never what it is."""
+
+    variable: str | None = Field(None, description="environment variable that holds it")
+    file: Path | None = Field(None, description="file that holds it")
+    tools: frozenset[str] = Field(frozenset(), description="tools that may be given it as an argument")
+    readers: frozenset[str] = Field(
+        frozenset(), description="principals that it may be told, as web:api.example.org; default: nobody"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.variable is None) == (self.file is None):
+            raise ValueError("give either variable or file; the value itself is never in the settings")
+        return self
+
+
 class Settings(Section):
     """All settings. Environment names join section and key with two underscores: ``AGENTSYS_MODEL__NAME``."""
 
@@ -249,6 +313,13 @@ class Settings(Section):
     )
     a2a: A2ASettings = Field(default_factory=A2ASettings)
     mcp: McpSettings = Field(default_factory=McpSettings)
+    tools: ToolSettings = Field(default_factory=ToolSettings)
+    python: PythonSettings = Field(default_factory=PythonSettings)
+    fetch: FetchSettings = Field(default_factory=FetchSettings)
+    files: FilesSettings = Field(default_factory=FilesSettings)
+    secrets: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=64)], SecretSettings
+    ] = Field(default_factory=dict, description="secrets that tools may be given, by name")
 
     RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset(
         {"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS", "AGENTSYS_URL", "AGENTSYS_TOKEN"}
@@ -286,7 +357,13 @@ def load_settings(
         settings = Settings.model_validate(_nest(values))
     except ValidationError as error:
         raise ConfigurationError(_explain(error, sources)) from error
-    return LoadedSettings(settings=settings, sources={key: sources.get(key, "default") for key in flatten(settings)})
+    return LoadedSettings(settings=settings, sources={key: _source_of(key, sources) for key in flatten(settings)})
+
+
+def _source_of(key: str, sources: dict[str, str]) -> str:
+    """Return where a value comes from; of a table, where the last of its keys does."""
+    within = [source for known, source in sources.items() if known == key or known.startswith(f"{key}.")]
+    return within[-1] if within else "default"
 
 
 def _one_board(layer: dict[str, Any], weaker: dict[str, Any]) -> dict[str, Any]:

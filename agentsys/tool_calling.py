@@ -159,7 +159,9 @@ class ToolCalling(BoardAccess):
             self._compensable.append((declared, effect.id))
         # Who shapes the result may depend on what was asked.
         declared = self._scope.gateway.tool(tool, effect.intent.arguments) or declared
-        effect = await carry_out(self._scope.board, declared, effect, replaying=self._scope.replaying, turn=turn)
+        effect = await carry_out(
+            self._scope.board, declared, effect, replaying=self._scope.replaying, turn=turn, secrets=self._scope.secrets
+        )
         label = label_of(effect).join(*labels.values())
         try:
             value = result_of(declared, effect).value
@@ -237,7 +239,9 @@ class ToolCalling(BoardAccess):
         outcome: Any = recorded.value
         undoing = self._scope.board.effect(outcome["effect"])
         assert undoing is not None, "the step and its intent are one commit"
-        undone = await carry_out(self._scope.board, undo, undoing, replaying=self._scope.replaying)
+        undone = await carry_out(
+            self._scope.board, undo, undoing, replaying=self._scope.replaying, secrets=self._scope.secrets
+        )
         self.deliver(label_of(undone))
         result_of(undo, undone)
         await note_compensated(self._scope.board, effect)

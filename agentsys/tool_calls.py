@@ -15,6 +15,7 @@ from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
 from agentsys.memoisation import Turn
 from agentsys.rounds import recordable
+from agentsys.secrets import NO_SECRETS, Secrets
 from agentsys.settling import to_be_redone
 from agentsys.tools import Tool, ToolError, to_json
 
@@ -42,13 +43,21 @@ class EffectInDoubt(RunError):
     remedy = "Find out what happened, then say it with `agentsys effects settle`; no such call is repeated unasked."
 
 
-async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool, turn: Turn | None = None) -> Effect:
+async def carry_out(
+    board: Board,
+    tool: Tool,
+    effect: Effect,
+    *,
+    replaying: bool,
+    turn: Turn | None = None,
+    secrets: Secrets = NO_SECRETS,
+) -> Effect:
     """Bring an intended effect to its outcome, unless the record has it already.
 
     An effect that was started and has no outcome belongs to a process that died, one that was interrupted to a caller
     that was cancelled: a repeatable one is done again under the same idempotency key, a queryable one is asked about,
     any other is in doubt. One that a person says never happened is made again.
-    A result is kept for the question whose ``turn`` it is.
+    A result is kept for the question whose ``turn`` it is. No value of ``secrets`` is in what is recorded.
     """
     again = to_be_redone(effect)
     if effect.state not in (EffectState.INTENDED, EffectState.STARTED) and not _interrupted(effect) and not again:
@@ -60,8 +69,8 @@ async def carry_out(board: Board, tool: Tool, effect: Effect, *, replaying: bool
             f"The call {effect.intent.id} of {tool.name} was begun by a live process and has not ended."
         )
     if again or effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
-        return await _dispatch(board, tool, effect, turn)
-    return await _recover(board, tool, effect)
+        return await _dispatch(board, tool, effect, secrets, turn)
+    return await _recover(board, tool, effect, secrets)
 
 
 def _interrupted(effect: Effect) -> bool:
@@ -90,7 +99,7 @@ def label_of(effect: Effect) -> Label:
     return effect.result_label or effect.intent.label
 
 
-async def _recover(board: Board, tool: Tool, effect: Effect) -> Effect:
+async def _recover(board: Board, tool: Tool, effect: Effect, secrets: Secrets) -> Effect:
     """Settle what a dead process or a cancelled caller left behind; a queryable call that never happened is made."""
     label = effect.intent.label
     if tool.effect_class is not EffectClass.QUERYABLE or tool.query is None:
@@ -101,17 +110,23 @@ async def _recover(board: Board, tool: Tool, effect: Effect) -> Effect:
     except Exception as error:
         if effect.state is EffectState.IN_DOUBT:
             raise EffectInDoubt(
-                f"Asking about the call {effect.id} of {tool.name} failed: {_reason(error)}."
+                f"Asking about the call {effect.id} of {tool.name} failed: {_reason(error, secrets)}."
             ) from error
-        reason = f"the process died during the call, and asking about it failed: {_reason(error)}"
+        reason = f"the process died during the call, and asking about it failed: {_reason(error, secrets)}"
         return await _finish(board, effect, "in_doubt", {"error": reason}, _failure_label(tool, label))
     if found is None:
-        return await _dispatch(board, tool, effect, never_happened=True)
-    return await _conclude(board, tool, effect, found)
+        return await _dispatch(board, tool, effect, secrets, never_happened=True)
+    return await _conclude(board, tool, effect, found, secrets)
 
 
 async def _dispatch(
-    board: Board, tool: Tool, effect: Effect, turn: Turn | None = None, *, never_happened: bool = False
+    board: Board,
+    tool: Tool,
+    effect: Effect,
+    secrets: Secrets,
+    turn: Turn | None = None,
+    *,
+    never_happened: bool = False,
 ) -> Effect:
     key, arguments, label = effect.intent.id, effect.intent.arguments, effect.intent.label
     starting = board.begin("runtime", run=effect.intent.run)
@@ -122,7 +137,7 @@ async def _dispatch(
     await submit(board, starting)
     try:
         with stray_cancellation_as_error():
-            returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key)
+            returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key, secrets)
     except asyncio.CancelledError:
         await _finish(board, effect, "in_doubt", {"error": INTERRUPTED}, label)
         raise
@@ -132,26 +147,32 @@ async def _dispatch(
     except Exception as error:
         unknown = isinstance(error, ToolError) and error.unknown and tool.effect_class is not EffectClass.PURE
         state = "in_doubt" if unknown else "failed"
-        return await _finish(board, effect, state, {"error": _reason(error)}, _failure_label(tool, label, error))
-    return await _conclude(board, tool, effect, returned, turn)
+        return await _finish(
+            board, effect, state, {"error": _reason(error, secrets)}, _failure_label(tool, label, error)
+        )
+    return await _conclude(board, tool, effect, returned, secrets, turn)
 
 
-async def _conclude(board: Board, tool: Tool, effect: Effect, returned: Any, turn: Turn | None = None) -> Effect:
+async def _conclude(
+    board: Board, tool: Tool, effect: Effect, returned: Any, secrets: Secrets, turn: Turn | None = None
+) -> Effect:
     """Record the result of a call that was made."""
     label = effect.intent.label
     try:
         value, result_label = _labelled(tool, returned, label)
-        result: Json = {"value": value}
+        result: Json = {"value": secrets.json(value)}
         canonical_json(result)
     except Exception as error:
         state = "failed" if tool.effect_class is EffectClass.PURE else "in_doubt"
-        reason = f"the result cannot be recorded: {_reason(error)}"
+        reason = f"the result cannot be recorded: {_reason(error, secrets)}"
         return await _finish(board, effect, state, {"error": reason}, _failure_label(tool, label))
     return await _finish(board, effect, "succeeded", result, result_label, turn)
 
 
-def _reason(error: Exception) -> str:
-    return recordable(str(error) if isinstance(error, AgentsysError) else f"{type(error).__name__}: {error}")
+def _reason(error: Exception, secrets: Secrets) -> str:
+    said = str(error) if isinstance(error, AgentsysError) else f"{type(error).__name__}: {error}"
+    # Before it is cut, which might cut a value in two.
+    return recordable(secrets.text(said))
 
 
 def _failure_label(tool: Tool, label: Label, error: Exception | None = None) -> Label:

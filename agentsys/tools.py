@@ -15,6 +15,7 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError, RunError
 from agentsys.memoisation import Memoise
+from agentsys.secrets import NO_SECRETS, UNDO, SecretReference, Secrets, as_parameter
 
 IDEMPOTENCY_KEY = "idempotency_key"
 DEFAULT_TIMEOUT = 60.0
@@ -67,11 +68,24 @@ class Tool:
         document: dict[str, Json] = self.parameters.model_validate(given).model_dump(mode="json")
         return document
 
-    async def invoke(self, arguments: dict[str, Json], idempotency_key: str) -> Any:
-        """Call the function; a plain function runs in a thread. Raises what it raises, or ``TimeoutError``."""
+    def secrets_in(self, arguments: dict[str, Json]) -> list[str]:
+        """Return the names of the secrets that validated ``arguments`` refer to."""
+        if not any(isinstance(value, dict) and "secret" in value for value in arguments.values()):
+            return []
+        values = dict(self.parameters.model_validate(arguments)).values()
+        return [value.secret for value in values if isinstance(value, SecretReference)]
+
+    async def invoke(self, arguments: dict[str, Json], idempotency_key: str, secrets: Secrets = NO_SECRETS) -> Any:
+        """Call the function, with the values of the secrets that ``arguments`` refer to; a plain one runs in a thread.
+
+        Raises what it raises, ``TimeoutError``, and what :meth:`Secrets.resolve` raises.
+        """
         model = self.parameters.model_validate(arguments)
         # With the arguments that a model without fields of its own lets through.
         values = dict(model)
+        for name, value in values.items():
+            if isinstance(value, SecretReference):
+                values[name] = secrets.resolve(self.name, value)
         if IDEMPOTENCY_KEY in inspect.signature(self.function).parameters:
             values[IDEMPOTENCY_KEY] = idempotency_key
         async with asyncio.timeout(self.timeout):
@@ -123,7 +137,7 @@ def tool(
     def decorate(function: ToolFunction) -> Tool:
         named = name or str(getattr(function, "__name__", "tool"))
         made = replace(declared(function, named, effect), memo=memo)
-        return made if undo is None else replace(made, undo=declared(undo, f"undo_{named}", EffectClass.IDEMPOTENT))
+        return made if undo is None else replace(made, undo=declared(undo, f"{UNDO}{named}", EffectClass.IDEMPOTENT))
 
     def declared(function: ToolFunction, named: str, effect: EffectClass) -> Tool:
         return Tool(
@@ -160,7 +174,7 @@ def _parameters_of(function: ToolFunction, name: str) -> type[BaseModel]:
                 remedy="Give every parameter of a tool a name and a type hint.",
             )
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], default)
+        fields[parameter.name] = (as_parameter(hints[parameter.name]), default)
     return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
 
 

@@ -25,6 +25,7 @@ ROOMS = (
     ("agentsys", "agentsys"),
     ("agentsys/langgraph", "langgraph"),
     ("agentsys/lake", "lake"),
+    ("agentsys/toolbox", "toolbox"),
     ("agentsys/views", "views"),
     ("agentsys/protocols", "protocols"),
     ("agentsys/ui", "ui"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentsys.lake.lake import Lake
     from agentsys.lake.profiles import SkippedFile
     from agentsys.runtime import Runtime
+    from agentsys.tools import Tool
 
 NO_DATA_TYPE = "are not read as data."
 SHOWN_OTHERS = 5
@@ -69,7 +70,8 @@ def _name_skipped(skipped: Sequence[SkippedFile]) -> None:
 def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> Runtime:
     """Return a runtime of the agents, tools, workflows and policy at a Python file's top level. Runs the file.
 
-    The foreign agents of the settings volunteer beside them, and the tools of its MCP servers can be called.
+    The settings' built-in tools can be called beside the file's own. The foreign agents of the settings volunteer
+    beside its agents, and the tools of its MCP servers can be called.
     """
     from agentsys.agents import Agent
     from agentsys.policy.policy import Policy
@@ -88,7 +90,7 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
         settings,
         read_only=read_only,
         agents=[member for member in members if isinstance(member, Agent)],
-        tools=[member for member in members if isinstance(member, Tool)],
+        tools=[member for member in members if isinstance(member, Tool)] + _builtin_tools(settings, members),
         workflows=[member for member in members if isinstance(member, Workflow)],
         policy=policy,
     )
@@ -99,6 +101,17 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
 def file_members(file: Path) -> list[object]:
     """Return what stands at the top level of a Python file. Runs the file."""
     return list(vars(_load(file)).values())
+
+
+def _builtin_tools(settings: Settings, members: Collection[object]) -> list[Tool]:
+    """Return the settings' built-in tools, without those in whose place the file has its own."""
+    if not settings.tools.builtin:
+        return []
+    from agentsys.toolbox.builtin import builtin_tools
+    from agentsys.tools import Tool
+
+    own = {member.name for member in members if isinstance(member, Tool)}
+    return [one for one in builtin_tools(settings, lambda lake: open_lake(lake, settings)) if one.name not in own]
 
 
 def attach_foreign_tools(runtime: Runtime, settings: Settings) -> None:

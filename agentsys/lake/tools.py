@@ -37,11 +37,15 @@ def lake_tools(lake: Lake, limits: SandboxLimits | None = None) -> list[Tool]:
     @tool(name=RUN_QUERY, effect=EffectClass.PURE, source=everything, timeout=2 * bounds.seconds + 10)
     def run_query(plan: str, families: list[str]) -> Labelled[Json]:
         """Run a query plan (as ``Plan.parse`` reads it) over the granted families, without reach beyond them."""
-        granted = [lake.family(name) for name in families]
-        result = QuerySandbox(granted, bounds).run(Plan.parse(plan))
-        return Labelled(_document(result), join_all(family.label for family in _read(granted, result)))
+        return answer_plan(Plan.parse(plan), [lake.family(name) for name in families], bounds)
 
     return [describe_family, run_query]
+
+
+def answer_plan(plan: Plan, granted: list[Family], limits: SandboxLimits) -> Labelled[Json]:
+    """Run a plan; its result carries the labels of the families that it was read from."""
+    result = QuerySandbox(granted, limits).run(plan)
+    return Labelled(_document(result), join_all(family.label for family in _read(granted, result)))
 
 
 def _read(granted: list[Family], result: QueryResult) -> list[Family]:

@@ -15,6 +15,9 @@ Ask = Literal["never", "if-untrusted", "always"]
 ARGUMENT: Final = "argument:"
 """Begins a member of an audience that stands for whomever an argument names."""
 
+HOST: Final = "host:"
+"""Begins a member of an audience that stands for ``web:HOST``, of the host that an argument's address leads to."""
+
 EVERYONE: Final = "everyone"
 
 
@@ -29,6 +32,9 @@ class ArgumentRule(Part):
 
     role: Role = Field("control", description="control: what is done; target: to whom; payload: content of any origin")
     endorsers: tuple[str, ...] = Field((), description="endorsers who may vouch for it where strangers shaped it")
+    hosts: tuple[str, ...] | None = Field(
+        None, description="hosts that an address may lead to, as 'a.org', 'a.org:8443', '*.a.org'; default: any"
+    )
     links: Literal["keep", "defang"] = Field(
         "keep", description="defang: links in a payload that strangers shaped are made inactive"
     )
@@ -48,7 +54,8 @@ class ToolRule(Part):
     consequential: bool | None = Field(None, description="whether a call changes something; default: as declared")
     ask: Ask = Field("never", description="when a person is asked about a call")
     audience: tuple[str, ...] | None = Field(
-        None, description="who learns the arguments: principals, 'argument:NAME', or 'everyone'; default: as declared"
+        None,
+        description="who learns the arguments: principals, argument:NAME, host:NAME, everyone; default: as declared",
     )
     declassifies: bool = Field(
         False, description="whether trusted callers may send there, to trusted targets, what only the owner may read"
@@ -95,16 +102,21 @@ class ToolRule(Part):
 
 
 def _members(member: str, arguments: Mapping[str, object]) -> list[str]:
-    if not member.startswith(ARGUMENT):
+    prefix = next((each for each in (ARGUMENT, HOST) if member.startswith(each)), None)
+    if prefix is None:
         return [member]
-    value = arguments.get(member.removeprefix(ARGUMENT))
+    value = arguments.get(member.removeprefix(prefix))
     if value is None:
         return []
     listed = value if isinstance(value, list) else [value]
     names = [name for name in listed if isinstance(name, str)]
     if len(names) != len(listed):
         raise ValueError(f"{member} names the audience, and is {value!r}")
-    return names
+    if prefix == ARGUMENT:
+        return names
+    from agentsys.egress import web_principal  # brings an HTTP library, which few policies need
+
+    return [web_principal(name) for name in names]
 
 
 _UNDECLARED: Final = ArgumentRule()

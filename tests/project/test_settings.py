@@ -58,11 +58,11 @@ def test_a_wrong_table_is_told_without_its_values(tmp_path):
 
 
 def test_a_board_is_a_file_or_a_database_whichever_the_stronger_source_names(tmp_path):
-    url = "postgresql://ann:secret@db/agents?board=team"
+    url = "postgresql://ann:hush@db/agents?board=team"
     (tmp_path / "agentsys.toml").write_text(f'[board]\nurl = "{url}"\n')
     assert load_settings(directory=tmp_path, environment={}).settings.board.location == url
     flag = load_settings({"board.path": "other.db"}, directory=tmp_path, environment={})
     assert flag.settings.board.location == Path("other.db") and flag.sources["board.url"] == "flag"
     flag = load_settings({"board.path": url}, directory=tmp_path / "none", environment={})
     assert flag.settings.board.location == url
-    assert "secret" not in repr(flag.settings)
+    assert "hush" not in repr(flag.settings)

@@ -1,0 +1,1 @@
+"""Built-in tools: Python in containment, pages from allowed hosts, queries over data files."""
