@@ -300,7 +300,7 @@ class Settings(Section):
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("agentsys") / "models", description="pulled weights"
     )
-    policy: Path | None = Field(None, description="the policy's TOML file; default: only the owner is trusted")
+    policy: Path | None = Field(None, description="the policy's TOML file, or builtin; default: trusts the owner alone")
     model: ModelSettings = Field(default_factory=ModelSettings)
     board: BoardSettings = Field(default_factory=BoardSettings)
     lake: LakeSettings = Field(default_factory=LakeSettings)

@@ -33,7 +33,7 @@ class Finding:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Check Python, packages, settings, model files, board, containment, disk and compiler; exit 1 on a fault."""
+    """Check Python, packages, settings, models, board, containment, secrets, disk and compiler; exit 1 on a fault."""
     with reported_errors(as_json=as_json):
         settings = load_settings().settings
         findings = [check(settings) for check in CHECKS]
@@ -145,6 +145,22 @@ def check_containment(_: Settings) -> Finding:
     return Finding("containment", "ok", detail)
 
 
+def check_secrets(settings: Settings) -> Finding:
+    """The secrets that tools may be given are where the settings say."""
+    from agentsys.secrets import SecretUnavailable, declared_in
+
+    missing = []
+    for secret in declared_in(settings):
+        try:
+            secret.value()
+        except SecretUnavailable:
+            missing.append(secret.name)
+    if missing:
+        remedy = "Run `agentsys secrets check`; tools that need one fail when they are called."
+        return Finding("secrets", "warning", f"{', '.join(missing)} cannot be had", remedy)
+    return Finding("secrets", "ok", f"{len(settings.secrets)} declared")
+
+
 def check_disk(settings: Settings) -> Finding:
     """There is room for models and tables."""
     existing = next(parent for parent in [settings.models_dir, *settings.models_dir.parents] if parent.exists())
@@ -163,5 +179,6 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     check_model,
     check_board,
     check_containment,
+    check_secrets,
     check_disk,
 )

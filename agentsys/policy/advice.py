@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agentsys.policy.policy import Policy
-from agentsys.policy.rules import ARGUMENT, EVERYONE, ToolRule
+from agentsys.policy.rules import EVERYONE, ToolRule, naming
 from agentsys.tools import Tool
 
 
@@ -27,8 +27,8 @@ def _of_rule(name: str, rule: ToolRule) -> list[str]:
         told = "everyone" if EVERYONE in (rule.audience or (EVERYONE,)) else "a fixed audience"
         found.append(f"tools.{name}: declassifies to {told}, and no argument is a target")
     for member in rule.audience or ():
-        argument = member.removeprefix(ARGUMENT)
-        if member.startswith(ARGUMENT) and rule.argument(argument).role == "payload":
+        argument = naming(member)
+        if argument is not None and rule.argument(argument).role == "payload":
             found.append(f"tools.{name}: {argument} names the audience, and strangers may shape it")
     found += [
         f"tools.{name}.arguments.{argument}: endorsers of a payload are never asked"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -18,8 +19,18 @@ class PolicyFault(ConfigurationError):
     remedy = "Mend the places that the message names; `agentsys policy check FILE` reads it again."
 
 
+SHIPPED: Final = Path(__file__).with_name("shipped")
+"""Policies that come with the package."""
+
+
 def load_policy(path: Path) -> Policy:
-    """Read a policy's file. Raises :class:`PolicyFault` naming every fault with its place."""
+    """Read a policy's file, or the one of that name that comes with the package: ``builtin``.
+
+    Raises :class:`PolicyFault` naming every fault with its place.
+    """
+    shipped = SHIPPED / f"{path}.toml"
+    if path.name == str(path) and not path.exists() and shipped.exists():
+        path = shipped
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

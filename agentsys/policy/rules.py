@@ -101,18 +101,24 @@ class ToolRule(Part):
         return [name for member in self.audience for name in _members(member, arguments)]
 
 
-def _members(member: str, arguments: Mapping[str, object]) -> list[str]:
+def naming(member: str) -> str | None:
+    """Return the argument that names a member of an audience; ``None`` where the member is a principal itself."""
     prefix = next((each for each in (ARGUMENT, HOST) if member.startswith(each)), None)
-    if prefix is None:
+    return None if prefix is None else member.removeprefix(prefix)
+
+
+def _members(member: str, arguments: Mapping[str, object]) -> list[str]:
+    argument = naming(member)
+    if argument is None:
         return [member]
-    value = arguments.get(member.removeprefix(prefix))
+    value = arguments.get(argument)
     if value is None:
         return []
     listed = value if isinstance(value, list) else [value]
     names = [name for name in listed if isinstance(name, str)]
     if len(names) != len(listed):
         raise ValueError(f"{member} names the audience, and is {value!r}")
-    if prefix == ARGUMENT:
+    if member.startswith(ARGUMENT):
         return names
     from agentsys.egress import web_principal  # brings an HTTP library, which few policies need
 

@@ -12,7 +12,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import EXTERNAL, PUBLIC, Label, Readers
 from agentsys.gateway import Allow, AskCall, Deny, Gateway
 from agentsys.policy.policy import Policy
-from agentsys.policy.rules import ARGUMENT, ToolRule
+from agentsys.policy.rules import HOST, ToolRule, naming
 from agentsys.policy.trials import Trial
 from agentsys.tools import Tool, ToolRegistry
 
@@ -92,10 +92,21 @@ def situations(owner: str, rules: Sequence[ToolRule]) -> list[Situation]:
 def verdicts(policy: Policy, tool: str, others: Sequence[ToolRule] = ()) -> dict[str, Outcome]:
     """Return how the policy decides about a tool's calls, in all situations that it or ``others`` tell apart."""
     rules = [policy.rule(tool), *others]
-    named = [name.removeprefix(ARGUMENT) for rule in rules for name in rule.audience or () if name.startswith(ARGUMENT)]
-    values = dict.fromkeys([*_each(rule.arguments for rule in rules), *named], SOMEBODY)
+    values = {name: _example(name, rule) for rule in [*others, policy.rule(tool)] for name in _arguments(rule)}
     cases = situations(policy.owner, rules)
     return {case.text: outcome_of(policy, tool, values, case.control, case.labels) for case in cases}
+
+
+def _arguments(rule: ToolRule) -> list[str]:
+    return _each([rule.arguments, filter(None, map(naming, rule.audience or ()))])
+
+
+def _example(name: str, rule: ToolRule) -> str:
+    """Return a value for an argument: an address where its host matters, one that the rule allows."""
+    hosts = rule.argument(name).hosts
+    if hosts:
+        return f"https://{hosts[0].replace('*', SOMEBODY)}/"
+    return f"https://{SOMEBODY}.example/" if f"{HOST}{name}" in (rule.audience or ()) else SOMEBODY
 
 
 def _each(groups: Iterable[Iterable[str]]) -> list[str]:
