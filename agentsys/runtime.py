@@ -90,8 +90,8 @@ class Runtime:
         """``conflicts`` says for types of entries what becomes of an actor whose commit conflicts on one: see
         :mod:`agentsys.blackboard.resolution`. Answers of memoised calls hold for ``memo_seconds`` at most; 0 makes
         every call anew (see :mod:`agentsys.memoisation`). What a person is asked, and does not decide within
-        ``approval_seconds``, counts as rejected; without them it waits. ``secrets`` are what tools may be given and nobody
-        else sees (see :mod:`agentsys.secrets`).
+        ``approval_seconds``, counts as rejected; without them it waits. ``secrets`` are what tools may be given and
+        nobody else sees (see :mod:`agentsys.secrets`).
         """
         self.board = board
         self.model = as_model(model)
