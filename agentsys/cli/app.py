@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentsys.cli import approvals, board, config, effects, mcp, memo, models, policy, runs, secrets, tools
+from agentsys.cli import approvals, board, config, effects, mcp, memo, models, policy, principals, runs, secrets, tools
 from agentsys.cli.ask import ask
 from agentsys.cli.bench import bench
 from agentsys.cli.console import console
@@ -41,6 +41,7 @@ app.add_typer(memo.app, name="memo")
 app.add_typer(mcp.app, name="mcp")
 app.add_typer(tools.app, name="tools")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(principals.app, name="principals")
 app.add_typer(config.app, name="config")
 
 

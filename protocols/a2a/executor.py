@@ -15,7 +15,7 @@ from a2a.utils.errors import InvalidParamsError
 from agentsys import topics
 from agentsys.errors import RunError
 from agentsys.events import TokensStreamed
-from agentsys.protocols.a2a.labels import label_from_peer
+from agentsys.protocols.a2a.labels import label_from_client
 from agentsys.protocols.a2a.outcomes import agent_message, concluded, outcome_of
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.tasks import BoardTaskStore, client_of
@@ -96,7 +96,7 @@ class RunExecutor(AgentExecutor):
         return str(wanted)
 
     async def _start(self, task_id: str, workflow: str, value: Any, client: str, message: Message) -> None:
-        label = label_from_peer(client, self._runtime.policy.owner, plain(message.metadata))
+        label = label_from_client(client, self._runtime.policy.owner, plain(message.metadata))
         origin = {"face": "a2a", "client": client}
         await self._supervisor.start(workflow, value, label=label, run_id=task_id, origin=origin)
 

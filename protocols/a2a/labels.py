@@ -34,6 +34,19 @@ def label_from_peer(peer: str, owner: str, metadata: Mapping[str, Any]) -> Label
     return Label(frozenset({principal, *named}), Readers.of(owner, principal))
 
 
+def principal_of_client(client: str) -> str:
+    """Return the principal of a client of ours: itself, where the edge knows it by its token (``user:ann``)."""
+    return client if ":" in client else principal_of(client)
+
+
+def label_from_client(client: str, owner: str, metadata: Mapping[str, Any]) -> Label:
+    """Return the label of what a client sent: of one without a token of its own, that of a peer."""
+    if ":" not in client:
+        return label_from_peer(client, owner, metadata)
+    named = {f"{client}/{name}" for name in _provenance(metadata.get(FLOW_EXTENSION))}
+    return Label(frozenset({client, *named}), Readers.of(client))
+
+
 def flow_metadata(label: Label, policy: Policy) -> dict[str, Json]:
     """Return the extension's ``metadata`` for a value; who else may read it is nobody's business, so it is left out."""
     provenance: list[Json] = [{"principal": name} for name in sorted(label.shaped_by)]

@@ -10,7 +10,7 @@ from a2a.types.a2a_pb2 import Artifact, Message, Role, Task, TaskState, TaskStat
 from agentsys.blackboard.labels import Readers
 from agentsys.gateway import PolicyDenied
 from agentsys.policy.policy import Policy
-from agentsys.protocols.a2a.labels import FLOW_EXTENSION, flow_metadata, principal_of
+from agentsys.protocols.a2a.labels import FLOW_EXTENSION, flow_metadata, principal_of_client
 from agentsys.protocols.a2a.parts import parts_of
 from agentsys.runs import RunResult
 
@@ -28,7 +28,7 @@ def outcome_of(result: RunResult, client: str, policy: Policy) -> Outcome:
     """Return what ``client`` learns of a run that ended."""
     if str(result.status) == "cancelled":
         return Outcome(TaskState.TASK_STATE_CANCELED)
-    if not policy.permits(result.label, Readers.of(principal_of(client))):
+    if not policy.permits(result.label, Readers.of(principal_of_client(client))):
         return Outcome(
             TaskState.TASK_STATE_FAILED, reason=f"{PolicyDenied.code}: this client may not read the outcome."
         )

@@ -16,7 +16,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.journal import submit
-from agentsys.protocols.a2a.labels import label_from_peer
+from agentsys.protocols.a2a.labels import label_from_client
 from agentsys.topics import RESERVED_PREFIX, RUNS
 
 TASKS: Final = f"{RESERVED_PREFIX}a2a/tasks/"
@@ -74,4 +74,4 @@ class BoardTaskStore(TaskStore):
         await submit(self._board, transaction)
 
     def _label(self, client: str) -> Label:
-        return label_from_peer(client, self._owner, {})
+        return label_from_client(client, self._owner, {})

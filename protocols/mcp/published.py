@@ -39,9 +39,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.labels import Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.policy.policy import Policy
-from agentsys.protocols.mcp.results import AUDIENCE, flow_of
+from agentsys.protocols.mcp.results import CLIENT, client_of, flow_of
+from agentsys.tenancy import board_for
 
 PROMPTS: Final = "mcp_prompts"
 """Topic of prompts; the key is a prompt's name."""
@@ -84,10 +86,12 @@ class Published:
         self._board, self._policy = board, policy
 
     async def list_prompts(self, context: _Context, params: PaginatedRequestParams | None) -> ListPromptsResult:
-        return ListPromptsResult(prompts=[_described(entry, prompt) for entry, prompt in self._prompts().values()])
+        return ListPromptsResult(
+            prompts=[_described(entry, prompt) for entry, prompt in self._prompts(client_of(context)).values()]
+        )
 
     async def get_prompt(self, context: _Context, params: GetPromptRequestParams) -> GetPromptResult:
-        found = self._prompts().get(params.name)
+        found = self._prompts(client_of(context)).get(params.name)
         if found is None:
             raise MCPError(INVALID_PARAMS, "No such prompt.")
         entry, prompt = found
@@ -103,11 +107,11 @@ class Published:
     async def list_resources(self, context: _Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
         documents = [
             Resource(name=entry.key, uri=contents.uri, mime_type=contents.mime_type)
-            for entry, contents in self._documents().values()
+            for entry, contents in self._documents(client_of(context)).values()
         ]
         entries = [
             Resource(name=f"{entry.topic}/{entry.key}", uri=_uri(entry), mime_type="application/json")
-            for entry in self._readable(Predicate())
+            for entry in self._readable(Predicate(), client_of(context))
             if entry.topic not in (PROMPTS, DOCUMENTS)
         ]
         return ListResourcesResult(resources=[*documents, *entries])
@@ -122,14 +126,15 @@ class Published:
 
     async def read_resource(self, context: _Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         uri = str(params.uri)
-        document = self._documents().get(uri)
+        document = self._documents(client_of(context)).get(uri)
         if document is not None:
             return ReadResourceResult(contents=[document[1]], _meta=flow_of(document[0].label, self._policy))
         scheme, _, address = uri.partition("://")
         topic, _, key = address.partition("/")
-        entry = self._board.get(unquote(topic), unquote(key)) if scheme == "board" and topic and key else None
+        client, addressed = client_of(context), scheme == "board" and topic and key
+        entry = self._seen(client).get(unquote(topic), unquote(key)) if addressed else None
         # One answer for what is absent and what is withheld, so that it does not tell them apart.
-        if entry is None or not _is_readable(entry):
+        if entry is None or not _is_readable(entry, client):
             raise MCPError(INVALID_PARAMS, "No such resource.", data={"uri": uri})
         text = json.dumps(entry.value, ensure_ascii=False)
         contents = TextResourceContents(uri=uri, mime_type="application/json", text=text)
@@ -138,10 +143,10 @@ class Published:
     async def complete(self, context: _Context, params: CompleteRequestParams) -> CompleteResult:
         name, begun = params.argument.name, params.argument.value
         if isinstance(params.ref, PromptReference):
-            values = self._values_of(params.ref.name, name)
+            values = self._values_of(params.ref.name, name, client_of(context))
         elif params.ref.uri == TEMPLATE:
             topic = (params.context.arguments or {}).get("topic") if params.context else None
-            values = self._names(name, topic)
+            values = self._names(name, topic, client_of(context))
         else:
             values = set()
         fitting = sorted(value for value in values if value.startswith(begun))
@@ -150,18 +155,18 @@ class Published:
             completion=Completion(values=shown, total=len(fitting), has_more=len(shown) < len(fitting))
         )
 
-    def _values_of(self, prompt: str, argument: str) -> set[str]:
-        found = self._prompts().get(prompt)
+    def _values_of(self, prompt: str, argument: str, client: str) -> set[str]:
+        found = self._prompts(client).get(prompt)
         arguments = found[1].arguments if found else []
         return {value for known in arguments if known.name == argument for value in known.values}
 
-    def _names(self, part: str, topic: str | None) -> set[str]:
-        entries = self._readable(Predicate(topic=topic) if topic else Predicate())
+    def _names(self, part: str, topic: str | None, client: str) -> set[str]:
+        entries = self._readable(Predicate(topic=topic) if topic else Predicate(), client)
         return {quote(entry.topic if part == "topic" else entry.key, safe="") for entry in entries}
 
-    def _prompts(self) -> dict[str, tuple[Entry, _Prompt]]:
+    def _prompts(self, client: str) -> dict[str, tuple[Entry, _Prompt]]:
         found: dict[str, tuple[Entry, _Prompt]] = {}
-        for entry in self._trusted(PROMPTS):
+        for entry in self._trusted(PROMPTS, client):
             try:
                 prompt = _Prompt.model_validate(entry.value)
                 for message in prompt.messages:
@@ -171,9 +176,9 @@ class Published:
             found[entry.key] = entry, prompt
         return found
 
-    def _documents(self) -> dict[str, tuple[Entry, TextResourceContents | BlobResourceContents]]:
+    def _documents(self, client: str) -> dict[str, tuple[Entry, TextResourceContents | BlobResourceContents]]:
         found: dict[str, tuple[Entry, TextResourceContents | BlobResourceContents]] = {}
-        for entry in self._trusted(DOCUMENTS):
+        for entry in self._trusted(DOCUMENTS, client):
             try:
                 contents = _CONTENTS.validate_python(entry.value, by_name=False)
             except ValidationError:
@@ -181,11 +186,14 @@ class Published:
             found.setdefault(contents.uri, (entry, contents))
         return found
 
-    def _trusted(self, topic: str) -> Iterable[Entry]:
-        return (entry for entry in self._readable(Predicate(topic=topic)) if self._policy.trusts(entry.label))
+    def _trusted(self, topic: str, client: str) -> Iterable[Entry]:
+        return (entry for entry in self._readable(Predicate(topic=topic), client) if self._policy.trusts(entry.label))
 
-    def _readable(self, predicate: Predicate) -> list[Entry]:
-        return [entry for entry in self._board.query(predicate) if _is_readable(entry)]
+    def _seen(self, client: str) -> Board:
+        return self._board if client == CLIENT else board_for(self._board, client)
+
+    def _readable(self, predicate: Predicate, client: str) -> list[Entry]:
+        return [entry for entry in self._seen(client).query(predicate) if _is_readable(entry, client)]
 
 
 def _described(entry: Entry, prompt: _Prompt) -> Prompt:
@@ -219,8 +227,8 @@ def _piece(piece: str, arguments: dict[str, str]) -> str:
     return arguments[name] + rest if closed and name in arguments else "{" + piece
 
 
-def _is_readable(entry: Entry) -> bool:
-    return not entry.deleted and entry.label.readers.permits(AUDIENCE)
+def _is_readable(entry: Entry, client: str) -> bool:
+    return not entry.deleted and entry.label.readers.permits(Readers.of(client))
 
 
 def _uri(entry: Entry) -> str:

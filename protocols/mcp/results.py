@@ -5,29 +5,41 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from mcp.server.context import ServerRequestContext
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import TypeAdapter, ValidationError
+from starlette.requests import HTTPConnection
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
 from agentsys.policy.policy import Policy
 from agentsys.protocols.mcp.errors import WithheldOutcome
 from agentsys.protocols.mcp.labels import FLOW
+from agentsys.protocols.principals import CALLER, Caller
 from agentsys.runs import RunResult
 
 CLIENT: Final = "mcp:client"
-"""The principal of every MCP client."""
-
-AUDIENCE: Final = Readers.of(CLIENT)
+"""The principal of every MCP client that has no token of its own."""
 
 _BLOCK: Final[TypeAdapter[ContentBlock]] = TypeAdapter(ContentBlock)
 
 
-def result_of(result: RunResult, policy: Policy) -> CallToolResult:
+def client_of(context: ServerRequestContext[Any, Any]) -> str:
+    """Return the principal that makes a request: that of its token, where the edge knows one beside the owner's."""
+    caller = context.request.scope.get(CALLER) if isinstance(context.request, HTTPConnection) else None
+    return caller.principal if isinstance(caller, Caller) and not caller.operator else CLIENT
+
+
+def label_of_client(client: str, owner: str) -> Label:
+    """Return the label of what a client sends."""
+    return Label(frozenset({CLIENT}), Readers.of(owner, CLIENT)) if client == CLIENT else Label.trusted(client)
+
+
+def result_of(result: RunResult, policy: Policy, client: str = CLIENT) -> CallToolResult:
     """Return a run's answer if its label lets the client read it, otherwise an error that says so."""
     record = result.record
     label = record.label
-    if label is None or not label.readers.permits(AUDIENCE):
+    if label is None or not label.readers.permits(Readers.of(client)):
         withheld = WithheldOutcome(f"Run {record.run} is {record.status}; its outcome is not for this client.")
         code = record.failure.code if record.failure is not None else withheld.code
         return error_result(code, f"{withheld.message} {withheld.remedy}", None)

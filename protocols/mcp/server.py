@@ -1,7 +1,8 @@
 """Our workflows, tools and board for MCP clients, over streamable HTTP and standard streams.
 
 Every call is a run on the board, started under the client's label, so that the gateway judges it like any other.
-Clients name themselves without proof, so all of them act as one principal, which no policy trusts by default.
+A client that the edge knows by its token acts as that principal. All others name themselves without proof, and act as
+one principal, which no policy trusts by default.
 """
 
 from __future__ import annotations
@@ -28,12 +29,11 @@ from mcp_types import (
 from starlette.applications import Starlette
 
 from agentsys.blackboard.effects import EffectClass
-from agentsys.blackboard.labels import Label, Readers
 from agentsys.context import Context
 from agentsys.errors import AgentsysError
 from agentsys.events import TokensStreamed
 from agentsys.protocols.mcp.published import Published
-from agentsys.protocols.mcp.results import CLIENT, error_result, result_of
+from agentsys.protocols.mcp.results import client_of, error_result, label_of_client, result_of
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.tools import Tool as OwnTool
@@ -78,11 +78,12 @@ class _Face:
             workflow, value = CALL_WORKFLOW, {"tool": params.name, "arguments": arguments}
         else:
             raise MCPError(INVALID_PARAMS, f"No tool is named {params.name!r}.")
-        label = Label(frozenset({CLIENT}), Readers.of(self._runtime.policy.owner, CLIENT))
+        client = client_of(context)
+        label = label_of_client(client, self._runtime.policy.owner)
         try:
             run = await self._supervisor.start(workflow, value, label=label)
             await self._report(context, run)
-            return result_of(await self._supervisor.wait(run), self._runtime.policy)
+            return result_of(await self._supervisor.wait(run), self._runtime.policy, client)
         except AgentsysError as error:
             return error_result(error.code, f"{error.message} {error.remedy}", None)
 

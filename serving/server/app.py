@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -46,6 +46,9 @@ def serving_app(client: ServingClient) -> FastAPI:
     return app
 
 
+B = TypeVar("B", bound=GenerationBody)
+
+
 class OpenAIServer:
     """The four operations. One server belongs to one event loop, as its client does."""
 
@@ -66,6 +69,7 @@ class OpenAIServer:
 
     async def chat(self, body: ChatCompletionBody, request: Request) -> Response:
         """Answer a conversation."""
+        body = _salted(body, request)
         reading = await self._reading(body)
         toolbox, name = Toolbox.of(body), self._name(body)
         form = ChatFormat(name) if toolbox is None else ToolChatFormat(name, toolbox=toolbox)
@@ -73,6 +77,7 @@ class OpenAIServer:
 
     async def complete(self, body: CompletionBody, request: Request) -> Response:
         """Continue texts."""
+        body = _salted(body, request)
         reading = await self._reading(body)
         return await self._answer(request, body, completion_requests(body, reading), TextFormat(self._name(body)))
 
@@ -116,6 +121,14 @@ class OpenAIServer:
             "constraints": sorted(capabilities.constraints),
             "priority": capabilities.priority,
         }
+
+
+def _salted(body: B, request: Request) -> B:
+    """Return ``body`` so that a client that is known by name shares cached prefixes with itself alone."""
+    user = request.scope.get("user")
+    if user is None:
+        return body
+    return body.model_copy(update={"cache_salt": f"{user.display_name}/{body.cache_salt or ''}"})
 
 
 class _OpenAIRoute(APIRoute):

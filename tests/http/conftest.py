@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -55,11 +56,13 @@ def runtime(board) -> Runtime:
 
 
 @contextmanager
-def served(runtime: Runtime, *, token: str | None = TOKEN, recorded: Path | None = None) -> Iterator[httpx.Client]:
+def served(
+    runtime: Runtime, *, token: str | None = TOKEN, recorded: Path | None = None, **options: Any
+) -> Iterator[httpx.Client]:
     """Serve on a free port, in a thread; yield a client that presents the token."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    app = create_app(RunSupervisor(runtime), FaceOptions(url=url, token=token, recorded=recorded))
+    app = create_app(RunSupervisor(runtime), FaceOptions(url=url, token=token, recorded=recorded, **options))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
