@@ -160,7 +160,8 @@ class Approval:
 
     def label_of(self, argument: str) -> Label:
         """Return who shaped an argument, and who may read it; of one that a person edited, that is the person."""
-        asked, given = (_named(side).get(argument) for side in (self.arguments, self.granted))
+        whole = self.kind != "call"
+        asked, given = (side if whole else _named(side).get(argument) for side in (self.arguments, self.granted))
         if self.status == "modified" and asked != given and self.decided_by is not None:
             return Label.trusted(self.decided_by, self.label.readers)
         return self.labels.get(argument, self.control)

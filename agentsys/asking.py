@@ -47,11 +47,14 @@ def approval_of_question(
 
 
 def approval_of_value(
-    scope: RunScope, actor: Actor, step: Step, identity: str, name: str, value: Json, label: Label
+    scope: RunScope, actor: Actor, step: Step, identity: str, name: str, value: Json, control: Label, label: Label
 ) -> Approval:
-    """Return the question whether a person vouches for a value, once and wherever it is then used."""
-    approval = _asked(scope, actor, step, identity, "value", name, value, label, {})
-    return replace(approval, reason="an agent wants to use it where only trusted values may be used")
+    """Return the question whether a person vouches for a value, once and wherever it is then used.
+
+    ``control`` is the asking actor's label, ``label`` the value's.
+    """
+    approval = _asked(scope, actor, step, identity, "value", name, value, control, {"value": label})
+    return replace(approval, reason="it is to be used where only trusted or endorsed values may be")
 
 
 def _asked(

@@ -126,11 +126,14 @@ class ModelAsking(ToolCalling):
         step, recorded = self._take("vouch", [what, given])
         fresh = recorded is None
         if recorded is None:
-            label = self._label.join(value.label)
-            self.decisions.require("ask a person", self._scope.gateway.decide_question(what, label))
-            approval = approval_of_value(self._scope, self.actor, step, self._identity(step), what, given, label)
+            decision = self._scope.gateway.decide_question(what, self._label.join(value.label))
+            self.decisions.require("ask a person", decision)
+            identity, control = self._identity(step), self._label
+            approval = approval_of_value(self._scope, self.actor, step, identity, what, given, control, value.label)
             recorded = await self._post_approval(step, approval)
         answered = await self._answered(recorded, fresh=fresh, hide=True)
+        if answered.status == "modified":
+            return self._handle(Hidden(answered.granted, answered.label_of(answered.kind)))
         label = answered.label.endorsed(PERSON, value.label.capacity, keeping=self.policy.trusted)
         return self._handle(Hidden(answered.granted, label))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import OWNER
 from agentsys.context import Context
 from agentsys.gateway import PolicyDenied
 from agentsys.runtime import Runtime
@@ -52,8 +53,12 @@ async def test_a_value_may_be_corrected(tmp_path: Path) -> None:
     with Board.open(tmp_path / "board.db") as board:
         runtime = Runtime(board, ScriptedModel(lambda _: ""), tools=outside.tools(), policy=POLICY)
         running = asyncio.create_task(runtime.run(answer_twice))
-        await runtime.decide((await waiting(runtime)).id, "modify", edited="bob@example.org")
-        assert (await running).status == "done"
+        asked = await waiting(runtime)
+        assert "mail" in asked.label_of("value").influencers
+        decided = await runtime.decide(asked.id, "modify", edited="bob@example.org")
+        assert decided.label_of("value").influencers == {OWNER}
+        result = await running
+        assert result.value == [], "it is the person's own, and needs nobody's endorsement"
     assert [to for to, _ in outside.sent] == ["bob@example.org"] * 2
 
 
