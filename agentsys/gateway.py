@@ -178,11 +178,12 @@ class Gateway:
 
     def _decide_call(self, proposal: Proposal) -> AllowCall | AskCall | Deny:
         tool, rule = proposal.tool, proposal.rule
-        untrusted = self._check_influence(proposal) if tool.consequential else None
+        intruded = self._check_influence(proposal)
+        untrusted = intruded if tool.consequential else None
         if untrusted is not None and rule.ask == "never":
             return untrusted
         asked = untrusted is not None or rule.ask == "always"
-        disclosing = self._check_audience(proposal, asked=asked)
+        disclosing = self._check_audience(proposal, decided=asked or intruded is None)
         if isinstance(disclosing, Deny):
             return disclosing
         refused = self.secrets.refusal(tool.name, tool.secrets_in(proposal.arguments), _audience(proposal))
@@ -225,26 +226,24 @@ class Gateway:
                 return Deny("integrity", f"{name} is consequential and {intruders} shaped {part}")
         return None
 
-    def _check_audience(self, proposal: Proposal, *, asked: bool) -> Decision:
-        """Decide whether all parts of a call may become known to whom the call tells them."""
-        audience = _audience(proposal)
-        denied: Deny | None = None
-        for part, label in [("the caller", proposal.control), *proposal.labels.items()]:
-            disclosure = self.decide_disclosure(f"{proposal.tool.name}, through {part},", label, audience)
-            if isinstance(disclosure, Deny):
-                if not self._declassifies(proposal, label, asked=asked):
-                    # Whom an argument names follows from what it is.
-                    return replace(disclosure, telling=proposal.rule.audience is not None)
-                denied = denied or disclosure
-        return Allow("audience" if denied is None else "declassified")
+    def _check_audience(self, proposal: Proposal, *, decided: bool) -> Decision:
+        """Decide whether all parts of a call may become known to whom the call tells them.
 
-    def _declassifies(self, proposal: Proposal, label: Label, *, asked: bool) -> bool:
-        """Whether the owner lets out what carries ``label``; nobody untrusted may have a say in what goes, or where.
-
-        An owner who is ``asked`` sees both. Source: robust declassification, Zdancewic and Myers, CSFW 2001.
+        The owner lets out what is the owner's where the rule declassifies, and it is ``decided`` by trusted principals
+        or the owner's own word that it goes, and where. Source: robust declassification (Zdancewic, CSFW 2001).
         """
-        owned = label.readers.permits(Readers.of(self.policy.owner))
-        return proposal.rule.declassifies and owned and (asked or self._check_influence(proposal) is None)
+        audience = _audience(proposal)
+        declassifies, rule = proposal.rule.declassifies and decided, "audience"
+        for part, label in [("the caller", proposal.control), *proposal.labels.items()]:
+            if self.policy.permits(label, audience):
+                continue
+            if not (declassifies and self.policy.owner_may_read(label)):
+                disclosure = self.decide_disclosure(f"{proposal.tool.name}, through {part},", label, audience)
+                # Whom an argument names follows from what it is.
+                telling = proposal.rule.audience is not None
+                return replace(disclosure, telling=telling) if isinstance(disclosure, Deny) else disclosure
+            rule = "declassified"
+        return Allow(rule)
 
     def _without_links(self, proposal: Proposal) -> dict[str, Json]:
         """Return the arguments, with links made inactive in payloads that strangers shaped."""

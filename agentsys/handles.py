@@ -50,7 +50,9 @@ class Hidden:
     def own_label(self, path: Path) -> Label:
         """Return the label of what is at ``path`` without the fields inside it: that it is there, and its form."""
         around = [pattern for pattern in self.fields if covers(pattern, path)]
-        return self.fields[max(around, key=len)] if around else self.label
+        longest = max(map(len, around), default=0)
+        nearest = [self.fields[pattern] for pattern in around if len(pattern) == longest]
+        return join_all(nearest) if nearest else self.label
 
     def label_at(self, path: Path) -> Label:
         """Return the label of everything at ``path``."""

@@ -21,7 +21,7 @@ from agentsys.memoisation import Memoise, Turn, check_deterministic
 from agentsys.model_calls import answer_of_model
 from agentsys.models import InvalidAnswer, ModelFailed, identity_of
 from agentsys.policy.domains import Member
-from agentsys.policy.endorsers import PERSON, Endorser, Refused, answer_form
+from agentsys.policy.endorsers import PERSON, Endorser, answer_form
 from agentsys.quotas import QuotaExceeded, charges_of_endorsement
 from agentsys.rounds import Failure
 from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
@@ -164,15 +164,16 @@ class ModelAsking(ToolCalling):
         try:
             given, failure = unwrap(value)[0], None
             admitted = by.admit(given, members)
-        except (NoValue, Refused) as refused:
-            given, admitted, failure = None, None, f"the endorser {name} refused it: {refused}"
+        except Exception:
+            # Whatever is wrong with it, in the same words: the reason would say more than the endorser's bits.
+            given, admitted, failure = None, None, f"the endorser {name} refused it"
         policy, bits, action = self._scope.gateway.policy, by.bits(members), f"endorse by {name}"
         label = value.label.join(among).endorsed(name, bits, keeping=policy.trusted)
         step, recorded = self._take("endorse", [name, to_json(given), list(members), failure is None])
         if recorded is None:
             before = self.decisions.pending
             self.decisions.note(action, Allow("endorsed"), value.label)
-            charges = charges_of_endorsement(policy, self.run, value.label, bits)
+            charges = charges_of_endorsement(policy, self.run, label, bits)
             body: Json = {"endorser": name, "bits": bits, "value": admitted, "refused": failure}
             try:
                 await self._record_spending(replace(step, value=body, label=label), charges)

@@ -28,10 +28,13 @@ def reaches_into(pattern: Sequence[str], path: Path) -> bool:
 
 
 def at(value: Json, path: Path) -> Json:
-    """Return what is at ``path``; a number may stand as text. Raises ``LookupError`` that says where nothing is."""
+    """Return what is at ``path``; a number may stand as text. Raises ``LookupError`` that says where nothing is.
+
+    Each place has one path: what is labelled by that path cannot be reached by another, such as ``-1``.
+    """
     for position, key in enumerate(path):
         try:
-            value = value[int(key)] if isinstance(value, list) else value[str(key)]  # type: ignore[index]
+            value = value[_position(key)] if isinstance(value, list) else value[str(key)]  # type: ignore[index]
         except (LookupError, TypeError, ValueError) as error:
             raise LookupError(f"nothing is at {'.'.join(map(str, path[: position + 1]))}") from error
     return value
@@ -52,6 +55,13 @@ def _inside(value: Json, key: str) -> list[Json]:
         return [at(value, (key,))]
     except LookupError:
         return []
+
+
+def _position(key: str | int) -> int:
+    position = int(key)
+    if position < 0 or str(position) != str(key):
+        raise LookupError(key)
+    return position
 
 
 def _agree(pattern: Sequence[str], path: Path) -> bool:

@@ -173,9 +173,16 @@ class Label:
         return Label(
             _names(data["influencers"]),
             PUBLIC if readers is None else Readers(_names(readers)),
-            FREE_TEXT if capacity is None else float(capacity),
+            _bits(capacity),
             frozenset(EndorsedInfluence(*_pair(fact)) for fact in facts),
         )
+
+
+def _bits(capacity: float | None) -> float:
+    try:
+        return FREE_TEXT if capacity is None else float(capacity)
+    except OverflowError as error:
+        raise ValueError("a label's capacity is a number of bits that a float can hold, or null") from error
 
 
 def _names(data: object) -> frozenset[str]:

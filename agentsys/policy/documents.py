@@ -42,7 +42,7 @@ def read_policy(text: str, where: str = "the policy") -> Policy:
     """Read a policy from TOML. Raises :class:`PolicyFault` naming every fault with its place."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyFault(f"{where} is no TOML: {error}.") from error
     try:
         return Policy.model_validate(document)

@@ -8,8 +8,11 @@ lets through is a member of that domain, or *refused*, which is a member too, so
 from __future__ import annotations
 
 import math
+import re
+import types
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, Field, create_model, model_validator
@@ -23,6 +26,12 @@ PERSON: Final = "person"
 
 MAX_DATE: Final = 40
 """Characters of a date."""
+
+MOST: Final = 2**53
+"""How many numbers a domain may have, so that each is told apart and all are counted."""
+
+DIRECTIVES: Final = frozenset("YmdHMSbBy")
+"""Of strftime: those by which dates can be counted, and each date has one spelling."""
 
 
 class Refused(ValueError):
@@ -47,9 +56,14 @@ class Endorser(Part):
     def _is_bounded(self) -> Self:
         if (self.type == "member") != (self.domain is not None):
             raise ValueError("an endorser of members needs a domain, and no other has one")
-        if self.type == "number" and not _is_range(self.minimum, self.maximum):
-            raise ValueError("an endorser of numbers needs a finite minimum and a maximum that is no less")
+        if self.type == "number":
+            if not _is_range(self.minimum, self.maximum):
+                raise ValueError("an endorser of numbers needs a finite minimum and a maximum that is no less")
+            if not math.isfinite(self.step) or not self._steps() < MOST:
+                raise ValueError("the numbers from minimum to maximum cannot be counted in such steps")
         if self.type == "date":
+            if not DIRECTIVES.issuperset(re.findall("%(.?)", self.format)):
+                raise ValueError(f"a date's format has only the directives {', '.join(sorted(DIRECTIVES))}")
             if self.earliest is None or self.latest is None:
                 raise ValueError("an endorser of dates needs earliest and latest")
             if self._moment(self.earliest) > self._moment(self.latest):
@@ -62,8 +76,7 @@ class Endorser(Part):
             case "member":
                 return len(members)
             case "number":
-                assert self.minimum is not None and self.maximum is not None
-                return math.floor((self.maximum - self.minimum) / self.step + 1e-9) + 1
+                return math.floor(self._steps() + 1e-9) + 1
             case "date":
                 return self._count_of_dates()
             case _:
@@ -99,16 +112,21 @@ class Endorser(Part):
         assert self.minimum is not None and self.maximum is not None
         try:
             number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if not self.minimum <= number <= self.maximum:
             raise Refused(f"it is no number from {self.minimum:g} to {self.maximum:g}")
         steps = round((number - self.minimum) / self.step)
-        if abs(self.minimum + steps * self.step - number) > self.step * 1e-6:
+        member = float(Decimal(str(self.minimum)) + steps * Decimal(str(self.step)))
+        if abs(member - number) > self.step * 1e-6 or steps >= self.size(()):
             raise Refused(f"it is not in steps of {self.step:g}")
-        plain = int(number) if number % 1 == 0 else number
-        # Only one spelling of each number, or the spelling would say something too.
+        # The member itself: what is only near it, or another spelling of it, would say something too.
+        plain = int(member) if member % 1 == 0 else member
         return str(plain) if self.as_text else plain
+
+    def _steps(self) -> float:
+        assert self.minimum is not None and self.maximum is not None
+        return (self.maximum - self.minimum) / self.step
 
     def _date(self, value: Json) -> Json:
         assert self.earliest is not None and self.latest is not None
@@ -142,7 +160,7 @@ def _annotation(endorser: Endorser, members: Sequence[Member]) -> Any:
     match endorser.type:
         case "member":
             listed = tuple(member for member in members if not isinstance(member, float))
-            return Literal[listed] if listed else None
+            return Literal[listed] if listed else types.NoneType
         case "number":
             return Annotated[float, Field(ge=endorser.minimum, le=endorser.maximum)]
         case "date":

@@ -24,7 +24,7 @@ def defang(value: Json, allowed: Collection[str] = ()) -> Json:
     if isinstance(value, list):
         return [defang(item, allowed) for item in value]
     if isinstance(value, dict):
-        return {key: defang(item, allowed) for key, item in value.items()}
+        return {str(defang(key, allowed)): defang(item, allowed) for key, item in value.items()}
     return value
 
 

@@ -122,9 +122,12 @@ class Policy(Part):
 
     def permits(self, label: Label, audience: Readers) -> bool:
         """Whether ``audience``, the owner's processors aside, may read what carries ``label``."""
-        if audience.members is not None:
+        if self.processors and audience.members is not None:
             audience = Readers(audience.members - self.processors)
         return label.readers.permits(audience)
+
+    def owner_may_read(self, label: Label) -> bool:
+        return label.readers.members is None or self.owner in label.readers.members
 
     def is_open(self, topic: str) -> bool:
         return any(topic.startswith(prefix) for prefix in self.open_topics)

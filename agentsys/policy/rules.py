@@ -22,9 +22,9 @@ EVERYONE: Final = "everyone"
 
 
 class Part(BaseModel):
-    """A part of a policy: unchangeable, and without keys that nobody reads."""
+    """A part of a policy: unchangeable, and without keys that nobody reads and numbers that JSON has not."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArgumentRule(Part):

@@ -145,7 +145,7 @@ async def test_a_target_that_strangers_wrote_is_denied_and_one_that_is_endorsed_
         ann = await context.endorse(mail[0]["sender"], "contact")
         await context.call_hidden("send", to=ann, text="hello")
         eve = await context.endorse(mail[1]["sender"], "contact")
-        with pytest.raises(NoValue, match="the directory does not list it"):
+        with pytest.raises(NoValue, match="the endorser contact refused it"):
             await context.call_hidden("send", to=eve, text="hello")
         return [sorted(map(list, ann.label.endorsements)), sorted(context.label.endorsements) != []]
 
