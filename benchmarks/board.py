@@ -2,7 +2,8 @@
 
 Every figure is taken with full durability, the raw ceiling from the very rows and batches that the board had stored
 just before. ``--peer langgraph`` compares our checkpoint saver with LangGraph's own instead, ``--set server=own``
-measures boards in PostgreSQL, on a server that is started for it; ``server=URL`` names another.
+measures boards in PostgreSQL, on a server that is started for it; ``server=URL`` names another. ``--set fsync=3.6``
+measures both sides on a disk whose fsyncs take so many milliseconds longer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from agentsys.benchmarks import board_peer, board_postgres
 from agentsys.benchmarks.board_load import Figures, fsync_seconds, in_folder, raw_seconds, throughput
 from agentsys.benchmarks.board_team import fairness, idle_cost, put, rates_beside
 from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, other_cpu_share
+from agentsys.benchmarks.slow_disk import slowed
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.predicates import Predicate
@@ -34,7 +36,7 @@ KEPT: Final = 500
 
 
 def main(options: Options) -> BenchResult:
-    """Measure; the argument ``peer`` may name ``langgraph``, ``server`` a PostgreSQL server by URL, or ``own``."""
+    """Measure. Arguments: ``peer`` (``langgraph``), ``server`` (a PostgreSQL server's URL, or ``own``), ``fsync`` (ms)."""
     peer = options.arguments.get("peer")
     if peer == "langgraph":
         return board_peer.main(options)
@@ -42,6 +44,7 @@ def main(options: Options) -> BenchResult:
         raise ConfigurationError(f"There is no peer {peer!r} of the board.", remedy="Use --peer langgraph.")
     if "server" in options.arguments:
         return board_postgres.main(options)
+    later = slowed(options.arguments.get("fsync"))
     figures = Figures()
     busy = other_cpu_share()
     with tempfile.TemporaryDirectory(prefix="agentsys-bench-") as name:
@@ -59,6 +62,8 @@ def main(options: Options) -> BenchResult:
         "after them.",
         "Each agent reads three entries, writes one of 200 bytes and waits until it is durable (synchronous=FULL).",
     ]
+    if later:
+        notes.append(f"Every fsync, of either side, was made to take {later:g} ms longer than the disk takes.")
     return BenchResult(
         name="board",
         figure=f"{figures.median('board 16'):,.0f} commits/s at 16 agents, {figures.median('board 256'):,.0f} at 256 "
