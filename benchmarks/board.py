@@ -36,7 +36,7 @@ KEPT: Final = 500
 
 
 def main(options: Options) -> BenchResult:
-    """Measure. Arguments: ``peer`` (``langgraph``), ``server`` (a PostgreSQL server's URL, or ``own``), ``fsync`` (ms)."""
+    """Measure. Arguments: ``peer`` (``langgraph``), ``server`` (``own``, or a PostgreSQL URL), ``fsync`` (ms)."""
     peer = options.arguments.get("peer")
     if peer == "langgraph":
         return board_peer.main(options)
