@@ -96,7 +96,7 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
         current_context.reset(token)
     value, labels = unwrap(returned)
     transaction, writes = context.conclude()
-    conclusion = Conclusion(to_json(value), context.label.join(*labels), writes, 0)
+    conclusion = Conclusion(scope.secrets.json(to_json(value)), context.label.join(*labels), writes, 0)
     if conclude is None:
         return conclusion
     if scope.replaying:

@@ -69,7 +69,8 @@ class BoardAccess(Recording):
             raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")
         self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, label or least))
         sources = sources_of(value)
-        self._workspace.put(topic, key, to_json(plain), type=type, label=label or least, sources=sources)
+        document = self._scope.secrets.json(to_json(plain))
+        self._workspace.put(topic, key, document, type=type, label=label or least, sources=sources)
 
     def merge(self, topic: str, key: str, merge: Merge, *, type: str) -> None:
         """Change a counter, set or map when the transaction commits, whatever others write to it meanwhile.

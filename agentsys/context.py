@@ -83,7 +83,7 @@ class Context(ModelAsking):
         single: bool,
     ) -> RoundOutcome:
         plain, labels = self._unwrap(value)
-        document = to_json(plain)
+        document = self._scope.secrets.json(to_json(plain))
         step, recorded = self._take("ask", [kind, document, timeout, max_volunteers, single])
         label = self._label.join(*labels)
         request = Request(step.key, self.run, kind, document, label, self.agent, self._deadline(timeout), single)
@@ -105,7 +105,7 @@ class Context(ModelAsking):
         :class:`~agentsys.approval_use.AnswerRefused`.
         """
         plain, labels = self._unwrap(question)
-        document = to_json(plain)
+        document = self._scope.secrets.json(to_json(plain))
         step, recorded = self._take("question", document)
         fresh = recorded is None
         if recorded is None:

@@ -131,7 +131,7 @@ class ControlLoop:
                     bid = await member.volunteer(request)
             return None if bid is None else self._as_recorded(bid, member, request)
         except Exception as error:
-            failure = Failure.of(error)
+            failure = Failure.of(error, self._scope.secrets.text)
             text = f"{failure.type}: {failure.message}"
             # The message may quote anything the agent looked at, and nobody declared what that was.
             return RecordedBid(member.name, 0.0, 1.0, "", None, False, text, request.label.join(Label()))
@@ -206,7 +206,9 @@ class ControlLoop:
             status = "declined"
         # The answer's own commit may have won the race against the timeout.
         if not self._scope.replaying and self._response(request, member.name) is None:
-            response = Response(member.name, status, None, failed.label, Failure.of(failed.cause))
+            response = Response(
+                member.name, status, None, failed.label, Failure.of(failed.cause, self._scope.secrets.text)
+            )
             transaction = self._scope.journal.begin("runtime")
             self._put_response(transaction, request, response, "")
             failed.decisions.write(transaction, f"{request.id}/{member.name}:failed", failed.label)

@@ -30,6 +30,7 @@ from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import LabelError
 from agentsys.journal import submit
 from agentsys.leases import give_back
+from agentsys.rounds import Failure
 from agentsys.runs import RunRecord
 from agentsys.schemas import validator_of
 
@@ -184,6 +185,6 @@ def _end_run(transaction: Transaction, decided: Approval, at: float) -> None:
     note = f": {decided.note}" if decided.note else ""
     ended = RunTerminated(f"{decided.decided_by} ended the run at what {decided.agent} asked{note}.")
     label = record.input_label.join(decided.label)
-    record.failed(ended, label, at).write(transaction)
+    record.failed(Failure.of(ended), label, at).write(transaction)
     # Whoever executes it commits nothing more, and nobody takes it again.
     give_back(decided.run, transaction, label)

@@ -58,7 +58,7 @@ async def repeat(scope: RunScope, record: RunRecord, workflow: Workflow) -> Repl
 async def _record_failure(scope: RunScope, record: RunRecord, failed: ActorFailed) -> None:
     transaction = scope.journal.begin("runtime")
     failed.decisions.write(transaction, "main:failed", failed.label)
-    record.failed(failed.cause, failed.label, time.time()).write(transaction)
+    record.failed(_failure(scope, failed), failed.label, time.time()).write(transaction)
     try:
         await submit(scope.board, transaction)
     except Conflict as conflict:
@@ -73,8 +73,12 @@ async def _outcome_again(scope: RunScope, record: RunRecord, workflow: Workflow)
     try:
         conclusion = await perform(scope, _main(record), _body(workflow, scope, record), None if ended else _refuse)
     except ActorFailed as failed:
-        return ["failed", Failure.of(failed.cause).to_json(), ""]
+        return ["failed", _failure(scope, failed).to_json(), ""]
     return ["done", conclusion.value, conclusion.writes]
+
+
+def _failure(scope: RunScope, failed: ActorFailed) -> Failure:
+    return Failure.of(failed.cause, scope.secrets.text)
 
 
 def _main(record: RunRecord) -> Actor:

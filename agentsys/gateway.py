@@ -186,7 +186,8 @@ class Gateway:
         disclosing = self._check_audience(proposal, decided=asked or intruded is None)
         if isinstance(disclosing, Deny):
             return disclosing
-        refused = self.secrets.refusal(tool.name, tool.secrets_in(proposal.arguments), _audience(proposal))
+        named = tool.secrets_in(proposal.arguments)
+        refused = self.secrets.refusal(tool.name, named, _audience(proposal)) or self.secrets.fault(proposal.arguments)
         if refused is not None:
             return Deny("secret", refused, telling=True)
         leading = egress_fault(rule, proposal.arguments)

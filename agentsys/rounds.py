@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -40,14 +40,18 @@ class Failure:
     remedy: str = ""
 
     @staticmethod
-    def of(error: BaseException) -> Failure:
-        """Describe ``error``; one that stands for another, recorded failure is described as that."""
+    def of(error: BaseException, clean: Callable[[str], str] = str) -> Failure:
+        """Describe ``error``; one that stands for another, recorded failure is described as that.
+
+        ``clean`` takes out of a message what must not be on record.
+        """
         recorded = getattr(error, "failure", None)
         if isinstance(recorded, Failure):
             return recorded
         code = getattr(error, "code", None)
-        message = recordable(str(getattr(error, "message", None) or error))
-        remedy = str(getattr(error, "remedy", ""))
+        # Before it is cut, which might cut a value in two that is to be taken out.
+        message = recordable(clean(str(getattr(error, "message", None) or error)))
+        remedy = clean(str(getattr(error, "remedy", "")))
         return Failure(code if isinstance(code, str) else RunError.code, type(error).__name__, message, remedy)
 
     def to_json(self) -> dict[str, str]:

@@ -105,8 +105,8 @@ class RunRecord:
     def cancelled(self, at: float) -> RunRecord:
         return replace(self, status="cancelled", finished=at)
 
-    def failed(self, error: BaseException, label: Label, at: float) -> RunRecord:
-        return replace(self, status="failed", failure=Failure.of(error), label=label, finished=at)
+    def failed(self, failure: Failure, label: Label, at: float) -> RunRecord:
+        return replace(self, status="failed", failure=failure, label=label, finished=at)
 
 
 def list_runs(board: Board) -> list[RunRecord]:

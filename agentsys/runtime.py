@@ -272,6 +272,7 @@ class Runtime:
         ``said`` is what else a :class:`~agentsys.deciding.Word` says: ``note``, ``answer``, ``edited``, ``to``,
         ``binding``. Raises what :func:`agentsys.deciding.decide` raises.
         """
+        said = {name: self.secrets.json(value) for name, value in said.items()}
         return await decide(self.board, approval, Word(verdict, by or self.policy.owner, **said))
 
     async def settle(
@@ -281,7 +282,8 @@ class Runtime:
 
         See :func:`agentsys.settling.settle`.
         """
-        return await settle(self.board, effect, outcome, result, by=by or self.policy.owner, note=note)
+        told, why = self.secrets.json(result), self.secrets.text(note)
+        return await settle(self.board, effect, outcome, told, by=by or self.policy.owner, note=why)
 
     async def close(self) -> None:
         """Close what the tools hold open, the model and the board."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
+from weakref import WeakSet
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -91,7 +92,7 @@ def declared_in(settings: Settings) -> list[Secret]:
     ]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Secrets:
     """The secrets of a runtime. Each is read when it is used, so that a changed one needs no restart."""
 
@@ -115,6 +116,12 @@ class Secrets:
                 told = "everyone" if audience.members is None else ", ".join(sorted(audience.members))
                 return f"{tool} would tell the secret {name} to {told}, who are not all among its readers"
         return None
+
+    def fault(self, arguments: Json) -> str | None:
+        """Say that arguments hold the value of a secret, which would go on record; ``None``: they hold none."""
+        if self._current().json(arguments) == arguments:
+            return None
+        return 'an argument holds the value of a secret; give its name instead, as {"secret": NAME}'
 
     def resolve(self, tool: str, reference: SecretReference) -> SecretStr:
         """Return the value for a call of ``tool`` that begins now.
@@ -160,6 +167,7 @@ class Secrets:
 
 
 NO_SECRETS: Final = Secrets()
+_logged: Final[WeakSet[Secrets]] = WeakSet()
 
 
 def as_parameter(hint: Any) -> Any:
@@ -182,20 +190,34 @@ def as_parameter(hint: Any) -> Any:
 
 
 def redact_logs(secrets: Secrets) -> None:
-    """Take the secrets' values out of what is logged in this process from now on, whoever logs it."""
+    """Take the secrets' values out of what is logged in this process, whoever logs it, as long as they are in use."""
+    _logged.add(secrets)
     make = logging.getLogRecordFactory()
+    if not isinstance(make, _RedactingFactory):
+        logging.setLogRecordFactory(_RedactingFactory(make))
 
-    def redacted(*arguments: Any, **options: Any) -> logging.LogRecord:
-        record = make(*arguments, **options)
+
+class _RedactingFactory:
+    """Makes records of the log without the values of any secrets in use."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any, **options: Any) -> logging.LogRecord:
+        record = self._make(*arguments, **options)
         message = record.getMessage()
-        clean = secrets.text(message)
+        clean = _clean(message)
         if clean != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = secrets.text(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = _clean(logging.Formatter().formatException(record.exc_info))
         return record
 
-    logging.setLogRecordFactory(redacted)
+
+def _clean(text: str) -> str:
+    for secrets in list(_logged):
+        text = secrets.text(text)
+    return text
 
 
 def _holds_secret(hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError
 from agentsys.events import RunEvent, TokensStreamed
+from agentsys.gateway import PolicyDenied
 from agentsys.memoisation import Memoise
 from agentsys.policy.policy import Policy
 from agentsys.redaction import Redactor, _forms
@@ -146,7 +148,13 @@ async def everything(
         asked = f"{key} {said} {value}" if prompted else f"{said} {value}"
         answer = (await context.generate(asked)).value
         context.put("shared", "answer", answer, type="note")
-        return [said, answer]
+        # The operator's own code may have it from elsewhere, and pass it on by mistake.
+        context.put("shared", "mistake", {"own": key}, type="note")
+        with contextlib.suppress(PolicyDenied):
+            await context.call("use", key={"secret": "hub"}, text=f"--key={key}")
+        if len(encodings) % 2:
+            raise RuntimeError(f"{key} does not work")
+        return [said, answer, key]
 
     factory = logging.getLogRecordFactory()
     try:
@@ -155,7 +163,10 @@ async def everything(
             model = ScriptedModel(lambda prompt: prompt)
             runtime = Runtime(board, model, tools=[use], workflows=[workflow], secrets=secrets)
             result = await runtime.run("workflow", f"my key is {key}", listener=events.append)
-            assert result.failure is None or not secrets, result.failure
+            assert result.status == ("failed" if len(encodings) % 2 else "done"), result.failure
+            if result.failure is not None:
+                assert result.failure.message == "[secret hub] does not work"
+            assert (await runtime.replay(result.run)).identical
             if secrets:
                 assert all(key not in prompt_text(request) for request in model.requests)
             # A copy of the write-ahead log, before closing folds it into the file.
@@ -254,6 +265,17 @@ async def test_all_who_learn_the_arguments_must_be_readers(readers: Readers, aud
         result = await runtime.run("calling", label=Label.trusted(readers=PUBLIC))
         assert (result.failure is None) == allowed
         assert allowed or "not all among its readers" in result.failure.message  # type: ignore[union-attr]
+
+
+async def test_a_value_among_the_arguments_is_denied_before_it_is_on_record(tmp_path: Path) -> None:
+    async def workflow(context: Any, value: Any) -> Any:
+        return (await context.call("use", key={"secret": "hub"}, text=base64.b64encode(VALUE.encode()).decode())).value
+
+    with Board.open(tmp_path / "board.db") as board:
+        runtime = Runtime(board, ScriptedModel(str), tools=[echoing()], workflows=[workflow], secrets=[secret("use")])
+        result = await runtime.run("workflow")
+        assert result.failure is not None and "give its name instead" in result.failure.message
+    assert leaks(tmp_path, VALUE) == []
 
 
 async def test_a_declassifying_rule_lets_no_secret_out() -> None:
@@ -392,7 +414,9 @@ def test_secrets_come_from_the_settings_and_values_in_them_are_refused_unshown(t
 def test_logs_are_redacted_with_their_arguments_and_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
     from agentsys.secrets import redact_logs
 
-    redact_logs(Secrets.of(secret()))
+    held = Secrets.of(secret())
+    for _ in range(3):
+        redact_logs(held)
     log = logging.getLogger("somebody.else")
     try:
         raise ValueError(f"with {VALUE}")
