@@ -177,16 +177,15 @@ def as_parameter(hint: Any) -> Any:
     """
     if hint is SecretStr:
         return SecretReference
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
+    if not _holds_secret(hint):
+        return hint
+    if get_origin(hint) in (Union, UnionType):
         return Union[tuple(as_parameter(part) for part in get_args(hint))]  # noqa: UP007 - made at run time
-    if origin is Annotated and get_args(hint)[0] is SecretStr:
-        return SecretReference
-    if _holds_secret(hint):
-        raise ConfigurationError(
-            f"A tool's parameter is a {hint}.", remedy="Give each secret a parameter of its own: SecretStr."
-        )
-    return hint
+    if get_origin(hint) is Annotated:
+        return as_parameter(get_args(hint)[0])
+    raise ConfigurationError(
+        f"A tool's parameter is a {hint}.", remedy="Give each secret a parameter of its own: SecretStr."
+    )
 
 
 def redact_logs(secrets: Secrets) -> None:

@@ -26,6 +26,8 @@ from agentsys.errors import RunError
 
 POLL_SECONDS: Final = 0.05
 """How often what a program writes is measured."""
+DRAIN_SECONDS: Final = 5.0
+"""How long the rest of a program's output is waited for once it has ended."""
 _ENTRY_BYTES: Final = 4096
 _LAUNCHER: Final = Path(confine.__file__)
 
@@ -71,7 +73,7 @@ def run_contained(
     try:
         return _Running(_command(program, limits, grants, walls, folder), folder, limits, grants, walls).end(input)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 class _Running:
@@ -104,7 +106,8 @@ class _Running:
         awaiting.join()
         status = self._process.wait()
         output, errors = (stream.taken() for stream in self._streams)
-        if status == confine.REFUSED and errors.startswith(b"not contained: "):
+        refused = status == confine.REFUSED and errors.startswith(b"not contained: ")
+        if refused or (self._walls.bubblewrap and status == 1 and errors.startswith(b"bwrap: ")):
             raise ContainmentFailed(f"The program was not started: {errors.decode(errors='replace').strip()}.")
         if self._walls.bubblewrap and status > 128:
             status = 128 - status
@@ -160,7 +163,8 @@ class _Stream:
 
     def taken(self) -> bytes:
         """Return what was printed, once the program has ended."""
-        self._thread.join()
+        # Where other processes are not held, one may outlive it and keep the pipe open.
+        self._thread.join(DRAIN_SECONDS)
         return b"".join(self._pieces)[: self._most]
 
     def _read(self) -> None:
@@ -206,11 +210,11 @@ def _namespaces(
     if grants.network:
         yield "--share-net"
     for path in [*readable, str(_LAUNCHER)]:
-        yield from ("--ro-bind", path, path)
+        yield from ("--ro-bind-try", path, path)
     for device in map(str, devices):
         yield from ("--dev-bind", device, device)
     for path in writable:
-        yield from ("--bind", path, path)
+        yield from ("--bind-try", path, path)
     # Its root is a file system in memory, which no limit counts.
     yield from ("--remount-ro", "/", "--chdir", str(folder), "--")
 
@@ -231,11 +235,25 @@ def _environment(grants: Grants, folder: Path) -> dict[str, str]:
     return {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", **fixed, **grants.environment}
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes that a folder's files take, links not followed; an entry takes some, however small."""
+def _remove(folder: Path) -> None:
+    for where, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(where) / name
+            if not path.is_symlink():
+                # A folder that nobody may list cannot be emptied.
+                path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(folder: Path) -> float:
+    """Return the bytes that a folder's files take, links not followed; an entry takes some, however small.
+
+    What cannot be looked into counts as without bound.
+    """
+    hidden: list[OSError] = []
     total = 0
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=hidden.append):
         for name in [*folders, *names]:
             with contextlib.suppress(OSError):
                 total += max(os.lstat(Path(where) / name).st_size, _ENTRY_BYTES)
-    return total
+    return math.inf if any(isinstance(error, PermissionError) for error in hidden) else total

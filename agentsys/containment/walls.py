@@ -85,7 +85,7 @@ def walls_here() -> Walls:
         bubblewrap=_bubblewrap(),
         landlock=version if version >= LEAST_LANDLOCK else 0,
         seccomp=seccomp.is_supported(),
-        limits=sys.platform != "win32",
+        limits=sys.platform.startswith("linux"),
     )
 
 

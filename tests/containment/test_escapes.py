@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from agentsys.containment import process
 from agentsys.containment.limits import MIB, Grants, Limits
 from agentsys.containment.process import ContainmentFailed, Outcome, run_contained
 from agentsys.containment.trial import escapes
@@ -200,6 +202,38 @@ def test_the_work_folder_is_new_and_goes() -> None:
     outcome = contained(code)
     folder, _, listed = outcome.output.decode().partition(" ")
     assert listed.strip() == "['left']" and not Path(folder).exists()
+
+
+def test_a_folder_that_cannot_be_listed_counts_as_without_bound_and_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = contained("import os; os.mkdir('d', 0o700); open('d/f', 'w'); os.mkdir('e', 0); print(os.getcwd())")
+    assert outcome.status == 0 and not Path(outcome.output.decode().strip()).exists()
+    (tmp_path / "file").write_text("x" * 5000)
+    assert process._size(tmp_path) == 5000
+    (tmp_path / "dark").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("dark"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert process._size(tmp_path) == float("inf")
+
+
+def test_what_outlives_a_program_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "DRAIN_SECONDS", 0.2)
+    code = (
+        "import os, time\nprint('said', flush=True)\nif os.fork() == 0:\n os.setsid()\n"
+        "end = time.time() + 5\nwhile time.time() < end and not os.path.exists({stop!r}): time.sleep(0.01)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        stop = Path(folder) / "stop"
+        child = code.format(stop=str(stop)).replace("\nend", "\n end").replace("\nwhile", "\n while")
+        assert contained(child, NONE).output == b"said\n"
+        stop.touch()
 
 
 def test_no_file_of_the_caller_stays_open() -> None:

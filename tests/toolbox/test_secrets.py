@@ -105,7 +105,7 @@ ENCODINGS = [
 ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     # Of some variety, or a board holds it by chance, as it does eight zeros.
     value=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=10, max_size=40).filter(
