@@ -12,14 +12,16 @@ from typing import Any, Final
 
 from agentsys import topics
 from agentsys.approvals import GRANTED, REFUSED, Approval, ApprovalExpired, ApprovalInvalid
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import EffectClass, EffectIntent
 from agentsys.blackboard.labels import Label
-from agentsys.decisions import write_decision
+from agentsys.decisions import DecisionRecord
 from agentsys.errors import AgentsysError, RunError
-from agentsys.gateway import Allow, AllowCall, AskCall, Decision, Deny, PolicyDenied
+from agentsys.gateway import Allow, AllowCall, AskCall, Decision, Deny, Gateway, PolicyDenied
 from agentsys.journal import RecordEnded, Step, submit
 from agentsys.leases import LeaseLost, is_loss
+from agentsys.policy.policy import Policy
 from agentsys.scope import RunScope
 
 INVALID: Final = "approval-invalid"
@@ -56,41 +58,41 @@ async def use(scope: RunScope, asked: Step, approval: Approval, control: Label) 
     elif scope.replaying:
         raise RecordEnded(f"Run {scope.run} has no record of the use of approval {approval.id}.")
     else:
-        used = await judged(scope, asked, approval)
+        used = await judged(scope.board, scope.gateway, asked, approval)
         await _record(scope, key, approval, used, control)
         decision = used.decision
     if isinstance(decision, Deny):
         raise denial(approval, decision)
 
 
-async def judged(scope: RunScope, asked: Step, approval: Approval) -> Used:
+async def judged(board: Board, gateway: Gateway, asked: Step, approval: Approval) -> Used:
     """Return what a word amounts to for the step that asked. An error in the check denies."""
     try:
-        fault = await asyncio.to_thread(invalidity, scope, asked, approval)
+        fault = await asyncio.to_thread(invalidity, board, gateway.policy, asked, approval)
         if fault is not None:
             return Used(Deny(INVALID, fault))
         if approval.status in REFUSED:
             return Used(refusal(approval))
-        return await _call(scope, approval) if approval.kind == "call" else Used(Allow(approval.status))
+        return await _call(gateway, approval) if approval.kind == "call" else Used(Allow(approval.status))
     except Exception as error:
         return Used(Deny("error-in-check", f"{type(error).__name__}: {error}"))
 
 
-def invalidity(scope: RunScope, asked: Step, approval: Approval) -> str | None:
+def invalidity(board: Board, policy: Policy, asked: Step, approval: Approval) -> str | None:
     """Return why a word is not about what the run's own record says was asked, or ``None``."""
     outcome: Any = asked.value
     if approval.binding != outcome["binding"]:
         return "what is on record as decided is not what was asked"
     if not approval.asked_label.flows_to(approval.label):
         return "its label was lowered"
-    words = [Approval.of(entry) for entry in scope.board.history(topics.APPROVALS, approval.id)]
+    words = [Approval.of(entry) for entry in board.history(topics.APPROVALS, approval.id)]
     if any(word.status != "pending" and word != approval for word in words):
         return "the word was changed after it was given"
-    return _unauthorised(scope, approval) if approval.status in GRANTED else None
+    return _unauthorised(policy, approval) if approval.status in GRANTED else None
 
 
-def _unauthorised(scope: RunScope, approval: Approval) -> str | None:
-    if approval.policy != scope.gateway.policy.version:
+def _unauthorised(policy: Policy, approval: Approval) -> str | None:
+    if approval.policy != policy.version:
         return "it was asked under another policy"
     if approval.decided_by is None or not approval.admits(approval.decided_by):
         return f"{approval.decided_by} may not decide it"
@@ -115,18 +117,18 @@ def denial(approval: Approval, decision: Deny) -> AgentsysError:
     return kind(message, rule=decision.rule)
 
 
-async def _call(scope: RunScope, approval: Approval) -> Used:
+async def _call(gateway: Gateway, approval: Approval) -> Used:
     """Let the gateway look at the call again, with what a person edited: a word stands in for its asking alone."""
     granted: Any = approval.granted
     shaped = {name: approval.label_of(name) for name in granted}
     labels = {name: label for name, label in shaped.items() if label != approval.control}
-    decision = await scope.gateway.judge(approval.subject, granted, control=approval.control, labels=labels)
+    decision = await gateway.judge(approval.subject, granted, control=approval.control, labels=labels)
     if not isinstance(decision, AllowCall | AskCall):
         return Used(decision)
     label = approval.control.join(*shaped.values())
     intent = EffectIntent(
         approval.id,
-        scope.run,
+        approval.run,
         approval.step,
         approval.subject,
         EffectClass(approval.effect_class),
@@ -144,17 +146,8 @@ def _action(approval: Approval) -> str:
 
 async def _record(scope: RunScope, key: str, approval: Approval, used: Used, control: Label) -> None:
     transaction = scope.journal.begin(f"agent:{approval.agent}")
-    label = control.join(approval.label)
-    write_decision(
-        transaction,
-        scope.run,
-        key,
-        approval.agent,
-        _action(approval),
-        used.decision,
-        label,
-        scope.gateway.policy.version,
-    )
+    record = DecisionRecord.made(approval.agent, _action(approval), used.decision, scope.gateway.policy.version)
+    record.write(transaction, scope.run, key, control.join(approval.label))
     if used.intent is not None:
         transaction.plan_effect(used.intent)
     try:

@@ -13,6 +13,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import Deny
 from agentsys.handles import Handle, Hidden, sources_of
+from agentsys.questions import about_write
 from agentsys.recording import Recording
 from agentsys.scope import RunScope
 from agentsys.tools import to_json
@@ -67,7 +68,7 @@ class BoardAccess(Recording):
         least = self._label.join(*labels)
         if label is not None and not least.flows_to(label):
             raise LabelTooLow(f"The label given for {topic}/{key} is below what shaped it: {label} against {least}.")
-        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, label or least))
+        self._require_write("write", topic, key, label or least)
         sources = sources_of(value)
         document = self._scope.secrets.json(to_json(plain))
         self._workspace.put(topic, key, document, type=type, label=label or least, sources=sources)
@@ -78,19 +79,23 @@ class BoardAccess(Recording):
         Raises :class:`PolicyDenied`.
         """
         self._check()
-        self.decisions.require(f"write {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
+        self._require_write("write", topic, key, self._label)
         self._workspace.merge(topic, key, merge, type=type, label=self._label)
 
     def delete(self, topic: str, key: str) -> None:
         """Delete an entry when the transaction commits. Raises :class:`PolicyDenied`."""
         self._check()
-        self.decisions.require(f"delete {topic}/{key}", self._scope.gateway.decide_write(topic, self._label))
+        self._require_write("delete", topic, key, self._label)
         self._workspace.delete(topic, key, label=self._label)
         self.deliver(self._workspace.reads_label)
 
     def advance(self, seq: int) -> None:
         """Let the next transaction see everything up to commit ``seq``."""
         self._workspace.advance(seq)
+
+    def _require_write(self, verb: str, topic: str, key: str, label: Label) -> None:
+        decision = self._scope.gateway.decide_write(topic, label)
+        self.decisions.require(f"{verb} {topic}/{key}", decision, about_write(topic, label))
 
     def _refuse_reading(self, what: str) -> NoReturn:
         denial = Deny("reserved-topic", "it holds the runtime's own record; a round's outcome comes from ask()")

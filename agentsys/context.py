@@ -19,6 +19,7 @@ from agentsys.handles import Handle, Hidden
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.labelled import Labelled
 from agentsys.model_asking import ModelAsking
+from agentsys.questions import about_person
 from agentsys.rounds import RoundOutcome
 from agentsys.scope import Round, RunScope
 from agentsys.tools import to_json
@@ -110,7 +111,8 @@ class Context(ModelAsking):
         fresh = recorded is None
         if recorded is None:
             label = self._label.join(*labels)
-            self.decisions.require("ask a person", self._scope.gateway.decide_question("this", label))
+            decision = self._scope.gateway.decide_question("this", label)
+            self.decisions.require("ask a person", decision, about_person("this", label))
             approval = approval_of_question(self._scope, self.actor, step, self._identity(step), document, label)
             recorded = await self._post_approval(step, approval)
         self.deliver(recorded.label)

@@ -1,15 +1,65 @@
-"""The gateway's decisions about one actor, on their way to the board."""
+"""The gateway's decisions about one actor, on their way to the board: with rule, reason, labels and policy version."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from agentsys import topics
+from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import BOTTOM, Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.events import Decided
 from agentsys.gateway import Allow, AskCall, Decision, Deny, PolicyDenied
 from agentsys.scope import RunScope
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """A decision as it lies on the board.
+
+    ``asked`` says that a person is to decide. ``policy`` is a version. ``question`` is what the gateway was asked (see
+    :mod:`agentsys.questions`), ``None`` where no policy was: a call is taken back, say, or a word is used.
+    """
+
+    agent: str
+    action: str
+    allowed: bool
+    rule: str
+    reason: str = ""
+    asked: bool = False
+    policy: str = ""
+    question: Json = None
+
+    @staticmethod
+    def of(entry: Entry) -> DecisionRecord:
+        body: Any = entry.value
+        return DecisionRecord(**body)
+
+    @staticmethod
+    def made(
+        agent: str, action: str, decision: Decision | AskCall, policy: str, question: Json = None
+    ) -> DecisionRecord:
+        """Return the record of a decision."""
+        reason = "" if isinstance(decision, Allow) else decision.reason
+        allowed, asked = isinstance(decision, Allow), isinstance(decision, AskCall)
+        return DecisionRecord(agent, action, allowed, decision.rule, reason, asked, policy, question)
+
+    def write(self, transaction: Transaction, run: str, key: str, label: Label) -> None:
+        """Put the decision on the record of ``run`` with ``transaction``."""
+        body: Json = {name: getattr(self, name) for name in self.__slots__}
+        transaction.put(topics.decisions(run), key, body, type="decision", label=label)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A decision and what label it has beside the actor's own."""
+
+    action: str
+    decision: Decision | AskCall
+    label: Label
+    question: Json
 
 
 class DecisionLog:
@@ -20,22 +70,21 @@ class DecisionLog:
         self._scope = scope
         self._agent = agent
         self._control = control
-        self.pending: tuple[tuple[str, Decision | AskCall, Label], ...] = ()
-        """What, how decided, with what label beside the actor's own."""
+        self.pending: tuple[Noted, ...] = ()
 
-    def note(self, action: str, decision: Decision | AskCall, label: Label = BOTTOM) -> None:
+    def note(self, action: str, decision: Decision | AskCall, label: Label = BOTTOM, question: Json = None) -> None:
         """Keep a decision, and tell the listener; ``label`` is of what it was about, beside the actor's own."""
-        self.pending += ((action, decision, label),)
+        self.pending += (Noted(action, decision, label, question),)
         if not isinstance(decision, AskCall):
             reason = decision.reason if isinstance(decision, Deny) else ""
             allowed, known = isinstance(decision, Allow), self._control().join(label)
             event = Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason, label=known)
             self._scope.emit(event)
 
-    def require(self, action: str, decision: Decision) -> None:
+    def require(self, action: str, decision: Decision, question: Json = None) -> None:
         """Return if the action is allowed. Raises :class:`PolicyDenied` after noting the denial."""
         if isinstance(decision, Deny):
-            self.note(action, decision)
+            self.note(action, decision, question=question)
             message = f"{self._agent} may not {action}, by rule {decision.rule}: {decision.reason}."
             raise PolicyDenied(message, rule=decision.rule)
 
@@ -45,31 +94,8 @@ class DecisionLog:
 
     def write(self, transaction: Transaction, key: str, label: Label) -> None:
         """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
-        for number, (action, decision, about) in enumerate(self.pending):
-            where, joined = f"{key}/{number}", label.join(about)
-            policy = self._scope.gateway.policy.version
-            write_decision(transaction, self._scope.run, where, self._agent, action, decision, joined, policy)
+        policy = self._scope.gateway.policy.version
+        for number, noted in enumerate(self.pending):
+            record = DecisionRecord.made(self._agent, noted.action, noted.decision, policy, noted.question)
+            record.write(transaction, self._scope.run, f"{key}/{number}", label.join(noted.label))
         self.drop()
-
-
-def write_decision(
-    transaction: Transaction,
-    run: str,
-    key: str,
-    agent: str,
-    action: str,
-    decision: Decision | AskCall,
-    label: Label,
-    policy: str,
-) -> None:
-    """Put one decision about ``agent``, under a version of the policy, on the record of ``run``."""
-    body = {
-        "agent": agent,
-        "action": action,
-        "allowed": isinstance(decision, Allow),
-        "asked": isinstance(decision, AskCall),
-        "rule": decision.rule,
-        "reason": "" if isinstance(decision, Allow) else decision.reason,
-        "policy": policy,
-    }
-    transaction.put(topics.decisions(run), key, body, type="decision", label=label)

@@ -7,6 +7,7 @@ of a run relies on the lease under which it was begun, so a process that was tho
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from agentsys import topics
@@ -48,10 +49,11 @@ def give_back(run: str, transaction: Transaction, label: Label = BOTTOM) -> None
     _put(run, NOBODY, transaction, label)
 
 
-async def claim(board: Board, run: str) -> Entry:
-    """Take a run that others may want, too. Raises :class:`RunBusy`."""
+async def claim(board: Board, run: str, add: Callable[[Transaction], None]) -> Entry:
+    """Take a run that others may want, too, with what ``add`` writes. Raises :class:`RunBusy`."""
     transaction = board.begin("runtime", run=run)
     take(board, run, transaction)
+    add(transaction)
     try:
         return lease_in(await submit(board, transaction))
     except Conflict as conflict:

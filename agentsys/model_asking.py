@@ -22,6 +22,7 @@ from agentsys.model_calls import answer_of_model
 from agentsys.models import InvalidAnswer, ModelFailed, identity_of
 from agentsys.policy.domains import Member
 from agentsys.policy.endorsers import PERSON, Endorser, answer_form
+from agentsys.questions import UNKNOWN_ENDORSER, about_endorser, about_person
 from agentsys.quotas import QuotaExceeded, charges_of_endorsement
 from agentsys.rounds import Failure
 from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
@@ -126,8 +127,9 @@ class ModelAsking(ToolCalling):
         step, recorded = self._take("vouch", [what, given])
         fresh = recorded is None
         if recorded is None:
-            decision = self._scope.gateway.decide_question(what, self._label.join(value.label))
-            self.decisions.require("ask a person", decision)
+            label = self._label.join(value.label)
+            decision = self._scope.gateway.decide_question(what, label)
+            self.decisions.require("ask a person", decision, about_person(what, label))
             identity, control = self._identity(step), self._label
             approval = approval_of_value(self._scope, self.actor, step, identity, what, given, control, value.label)
             recorded = await self._post_approval(step, approval)
@@ -142,8 +144,8 @@ class ModelAsking(ToolCalling):
         policy = self._scope.gateway.policy
         by = policy.endorsers.get(name)
         if by is None:
-            denial = Deny("unknown-endorser", "the policy declares none of that name")
-            self.decisions.require(f"endorse by {name}", denial)
+            denial = Deny("unknown-endorser", UNKNOWN_ENDORSER)
+            self.decisions.require(f"endorse by {name}", denial, about_endorser(name))
             raise AssertionError("a denial raises")
         if by.domain is None:
             return by, (), self._label
@@ -172,14 +174,14 @@ class ModelAsking(ToolCalling):
         step, recorded = self._take("endorse", [name, to_json(given), list(members), failure is None])
         if recorded is None:
             before = self.decisions.pending
-            self.decisions.note(action, Allow("endorsed"), value.label)
+            self.decisions.note(action, Allow("endorsed"), value.label, about_endorser(name))
             charges = charges_of_endorsement(policy, self.run, label, bits)
             body: Json = {"endorser": name, "bits": bits, "value": admitted, "refused": failure}
             try:
                 await self._record_spending(replace(step, value=body, label=label), charges)
             except QuotaExceeded as exceeded:
                 self.decisions.pending = before
-                self.decisions.require(action, Deny("quota", exceeded.message))
+                self.decisions.require(action, Deny("quota", exceeded.message), about_endorser(name))
         return self._handle(Hidden(admitted, label, failure=failure))
 
     async def _extract_hidden(

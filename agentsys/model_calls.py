@@ -14,6 +14,7 @@ from agentsys.events import TokensStreamed
 from agentsys.gateway import Deny
 from agentsys.memoisation import Turn
 from agentsys.models import audience_of
+from agentsys.questions import about_disclosure
 from agentsys.rounds import Failure
 from agentsys.scope import RunScope
 from agentsys.secrets import Secrets
@@ -34,9 +35,11 @@ async def answer_of_model(
 
     An answer on record is taken over, at no cost, if the model might be asked for it.
     """
-    decision = scope.gateway.decide_disclosure("the prompt", request.label, audience_of(scope.model))
+    audience = audience_of(scope.model)
+    decision = scope.gateway.decide_disclosure("the prompt", request.label, audience)
     if isinstance(decision, Deny):
-        decisions.note("ask the model", decision, request.label)
+        question = about_disclosure("the prompt", request.label, audience)
+        decisions.note("ask the model", decision, request.label, question)
         return {"denied": decision.rule, "reason": decision.reason}
     if turn.found is not None:
         answer: Any = turn.found.answer

@@ -16,6 +16,7 @@ from agentsys import topics
 from agentsys.agenda import Agenda
 from agentsys.agents import Agent, AgentRegistry, is_name
 from agentsys.approvals import Approval, ApprovalStatus, list_approvals
+from agentsys.audit import AuditReport, audit, keep_policy
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
@@ -210,7 +211,7 @@ class Runtime:
             return RunResult(record)
         chosen = self._workflow(workflow or record.workflow)
         async with self._executing(run):
-            self._leases[run] = await claim(self.board, run)
+            self._leases[run] = await claim(self.board, run, self._keep_policy)
             return await self._execute(run, chosen, listener, resumed=True)
 
     async def fork(
@@ -239,6 +240,14 @@ class Runtime:
         record = RunRecord.load(self.board, run)
         chosen = self._workflow(workflow or record.workflow)
         return await repeat(self._scope(record, None, Mode.REPLAY), record, chosen)
+
+    async def audit(self, run: str) -> AuditReport:
+        """Make every decision on a run's record again, under the policy that it names (see :mod:`agentsys.audit`).
+
+        Raises :class:`UnknownRun`.
+        """
+        RunRecord.load(self.board, run)
+        return await audit(self.board, self._gateway, run)
 
     async def cancel(self, run: str) -> None:
         """End a run for good, also one that a dead process left behind; of a finished run nothing changes.
@@ -328,12 +337,16 @@ class Runtime:
         given = self.secrets.json(to_json(value))
         return RunRecord(run, workflow.name, given, label, started, ends, origin=origin, after=self.board.head)
 
+    def _keep_policy(self, transaction: Transaction) -> None:
+        keep_policy(self.board, self.policy, transaction)
+
     async def _begin(
         self, record: RunRecord, add: Callable[[Transaction], None] | None = None, *, for_anybody: bool = False
     ) -> None:
         """Commit a run's first record, under this process's lease. Raises :class:`RunExists`."""
         transaction = self.board.begin(self.policy.owner, run=record.run)
         record.write(transaction)
+        self._keep_policy(transaction)
         if add is not None:
             add(transaction)
         try:

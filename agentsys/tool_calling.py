@@ -22,6 +22,7 @@ from agentsys.labelled import Labelled, unwrap, unwrap_arguments
 from agentsys.leases import LeaseLost
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
 from agentsys.policy.policy import Policy
+from agentsys.questions import about_call
 from agentsys.quotas import QuotaExceeded, charges_of_call
 from agentsys.ruling import field_labels, own_source
 from agentsys.sagas import compensation, note_compensated
@@ -189,16 +190,18 @@ class ToolCalling(BoardAccess):
     async def _decide_call(
         self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label], turn: Turn
     ) -> Step:
+        question = about_call(tool, arguments, self._label, labels)
         decision = await self._scope.gateway.judge(tool, arguments, control=self._label, labels=labels)
         step = replace(step, label=self._label.join(*labels.values()))
         before = self.decisions.pending
         if not isinstance(decision, Deny):
+            self.decisions.note(f"call {tool}", decision, step.label, question)
             try:
                 return await self._begin_call(step, tool, decision, labels, turn)
             except QuotaExceeded as exceeded:
                 self.decisions.pending = before
                 decision = Deny("quota", exceeded.message)
-        self.decisions.note(f"call {tool}", decision, step.label)
+        self.decisions.note(f"call {tool}", decision, step.label, question)
         value: Json = {"denied": decision.rule, "reason": decision.reason, "telling": decision.telling}
         return await self._record(replace(step, value=value))
 
@@ -207,7 +210,6 @@ class ToolCalling(BoardAccess):
     ) -> Step:
         """Record a call that is allowed or asked about. Raises :class:`QuotaExceeded`."""
         charges = charges_of_call(self._scope.gateway.policy, self.run, tool)
-        self.decisions.note(f"call {tool}", decision, step.label)
         if isinstance(decision, AskCall):
             identity, control = self._identity(step), self._label
             approval = approval_of_call(self._scope, self.actor, step, identity, decision, control, labels)

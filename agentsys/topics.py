@@ -15,6 +15,7 @@ topic                                 key                                       
 ``memo``                              HMAC of a question                         ``memo``
 ``leases``                            run                                        ``lease``
 ``quotas``                            what is counted, of a run or an hour       ``quota``
+``policies``                          version                                    ``policy``
 ====================================  =========================================  ===================
 """
 
@@ -31,8 +32,9 @@ TOOL_PINS: Final = "tool_pins"
 MEMO: Final = memo.TOPIC
 LEASES: Final = "leases"
 QUOTAS: Final = "quotas"
+POLICIES: Final = "policies"
 RESERVED_PREFIX: Final = "runs/"
-_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES, QUOTAS)
+_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES, QUOTAS, POLICIES)
 
 
 def requests(run: str) -> str:

@@ -15,6 +15,7 @@ from agentsys.cli.recorded import origin_of, recorded_run
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from agentsys.audit import AuditReport
     from agentsys.runs import ReplayReport
     from agentsys.runtime import Runtime
 
@@ -26,24 +27,31 @@ def replay(
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Execute a run again from its record alone, without model, tool or write, and report the first divergence."""
+    """Execute a run again from its record alone, without model, tool or write, and report the first divergence.
+
+    Every decision of the gateway is made again, too, under the policy that it names.
+    """
     with reported_errors(as_json=as_json):
         runtime = _composed(_origin(run_id, file, lake, board), board)
-        report = asyncio.run(_replay(runtime, run_id))
+        report, audited = asyncio.run(_replay(runtime, run_id))
     if as_json:
-        print_json(asdict(report))
+        print_json({**asdict(report), "audit": asdict(audited)})
     else:
         verdict = "identical" if report.identical else "DIVERGES"
         out.print(f"{verdict} over {report.steps} steps{'' if report.complete else ', unfinished'}", highlight=False)
         if report.divergence:
             out.print(report.divergence, highlight=False, markup=False)
-    if not report.identical:
+        same = "the same" if audited.identical else "NOT THE SAME"
+        out.print(f"{same} over {audited.decisions} decisions made again", highlight=False)
+        if audited.difference:
+            out.print(audited.difference, highlight=False, markup=False)
+    if not (report.identical and audited.identical):
         raise typer.Exit(ExitCode.FAILED)
 
 
-async def _replay(runtime: Runtime, run_id: str) -> ReplayReport:
+async def _replay(runtime: Runtime, run_id: str) -> tuple[ReplayReport, AuditReport]:
     try:
-        return await runtime.replay(run_id)
+        return await runtime.replay(run_id), await runtime.audit(run_id)
     finally:
         await runtime.close()
 

@@ -25,7 +25,7 @@ Position: TypeAlias = tuple[float, float]
 """Attempt of an actor, and index of a step in it: -1 for the attempt's own record, infinite for its end."""
 
 MAIN: Final = "main"
-_OF_NO_ACTOR: Final = (topics.APPROVALS, topics.MEMO, topics.LEASES)
+_OF_NO_ACTOR: Final = (topics.APPROVALS, topics.MEMO, topics.LEASES, topics.QUOTAS, topics.POLICIES)
 """Reserved topics whose entries are no record of what an actor knew."""
 
 END: Final[Position] = (math.inf, 0)
@@ -124,11 +124,7 @@ class Derivation:
     def _delivered_with(self, entry: Entry) -> list[Source]:
         """Return the sources of the record that an agent's own write was committed with, which is of the same agent."""
         for companion in self._commits.get(entry.seq, []):
-            if topics.is_reserved(companion.topic) and companion.topic not in (
-                topics.APPROVALS,
-                topics.MEMO,
-                topics.LEASES,
-            ):
+            if topics.is_reserved(companion.topic) and companion.topic not in _OF_NO_ACTOR:
                 return self._delivered_to(companion)
         return []
 

@@ -11,6 +11,7 @@ from agentsys.blackboard.effects import Effect, EffectClass
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
+from agentsys.decisions import DecisionRecord
 from agentsys.rounds import Failure
 from agentsys.runs import RunRecord, UnknownRun
 from agentsys.tool_calls import label_of
@@ -63,13 +64,18 @@ class RoundView:
 
 @dataclass(frozen=True, slots=True)
 class DecisionView:
-    """What the gateway decided about one action of one agent, which knew what ``label`` says."""
+    """What the gateway decided about one action of one agent, which knew what ``label`` says.
+
+    ``asked`` says that a person was asked. ``policy`` is a version.
+    """
 
     agent: str
     action: str = field(metadata=content(hidden=""))
     allowed: bool
     rule: str
     reason: str = field(metadata=content(hidden=""))
+    asked: bool
+    policy: str
     label: ViewLabel
     withheld: bool = False
 
@@ -238,9 +244,10 @@ def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:
 
 def decision_view(entry: Entry) -> DecisionView:
     """Return a recorded decision as a view."""
-    recorded: Any = entry.value
-    names = ("agent", "action", "allowed", "rule", "reason")
-    return DecisionView(**{name: recorded[name] for name in names}, label=entry.label)
+    made = DecisionRecord.of(entry)
+    return DecisionView(
+        made.agent, made.action, made.allowed, made.rule, made.reason, made.asked, made.policy, entry.label
+    )
 
 
 def _is_model_call(step: Entry) -> bool:
