@@ -15,6 +15,7 @@ from agentsys.cli.output import out
 from agentsys.cli.replay import replay
 from agentsys.cli.run import run
 from agentsys.cli.serve import serve
+from agentsys.cli.why import why
 from agentsys.cli.work import work
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command("run")(run)
 app.command("serve")(serve)
 app.command("work")(work)
 app.command("replay")(replay)
+app.command("why")(why)
 app.command("doctor")(doctor)
 app.command("bench")(bench)
 app.command("console")(console)

@@ -175,7 +175,7 @@ def _described(record: Entry | Effect) -> tuple[str, str, str, Json]:
 
 
 def _origins(nodes: Iterable[ProvenanceNode], root: str, ways: dict[str, str]) -> Iterable[LabelOrigin]:
-    """Yield, for each influencer of the value, the nearest record upstream that has it and got it from no source."""
+    """Yield, for each who shaped the value, the nearest record upstream that has it and got it from no source."""
     near = sorted((node for node in nodes if node.side != "downstream"), key=lambda node: (node.steps, node.seq))
     value = next(node for node in near if node.id == root)
     for influencer in sorted(value.label.shaped_by):

@@ -19,6 +19,7 @@ from agentsys.leases import RunBusy
 from agentsys.protocols.edge import NotAuthenticated
 from agentsys.runs import UnknownRun
 from agentsys.runtime import RunExists, UnknownWorkflow
+from agentsys.views.why import UnknownStep
 
 
 class BadRequest(AgentsysError):
@@ -46,6 +47,7 @@ STATUSES: dict[type[AgentsysError], int] = {
     UnknownRun: 404,
     UnknownWorkflow: 404,
     UnknownApproval: 404,
+    UnknownStep: 404,
     NotFound: 404,
     RunBusy: 409,
     RunExists: 409,

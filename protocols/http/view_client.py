@@ -13,6 +13,7 @@ from agentsys.views.provenance import Provenance
 from agentsys.views.run_graph import RunGraph
 from agentsys.views.run_list import RunList, RunState
 from agentsys.views.run_view import RunView
+from agentsys.views.why import StepRow, Why
 
 D = TypeVar("D")
 
@@ -47,6 +48,14 @@ class ViewClient:
     def graph(self, run: str, at: int | None = None) -> RunGraph:
         """Return a run as a graph, now or as it was after commit ``at``."""
         return self._view(f"runs/{segment(run)}/graph", RunGraph, at=at)
+
+    def steps(self, run: str) -> tuple[StepRow, ...]:
+        """Return the steps of a run, and what was decided about each."""
+        return self._view(f"runs/{segment(run)}/steps", tuple[StepRow, ...])
+
+    def why(self, run: str, step: str) -> Why:
+        """Return why a step came out as it did."""
+        return self._view(f"runs/{segment(run)}/why", Why, step=step)
 
     def commits(
         self, *, run: str | None = None, before: int | None = None, search: str = "", limit: int = 200

@@ -21,6 +21,7 @@ from agentsys.views.provenance import Provenance, load_provenance
 from agentsys.views.run_graph import RunGraph, load_graph
 from agentsys.views.run_list import RunFilter, RunList, RunState, newest_runs
 from agentsys.views.run_view import RunView, load_run
+from agentsys.views.why import StepRow, Why, list_steps, load_why
 from agentsys.views.withholding import withhold
 
 D = TypeVar("D")
@@ -34,6 +35,9 @@ CONFLICTS: Final = TypeAdapter(tuple[ConflictView, ...])
 ENTRIES: Final = TypeAdapter(EntryList)
 PROVENANCE: Final = TypeAdapter(Provenance)
 VERSIONS: Final = TypeAdapter(tuple[EntryView, ...])
+
+STEPS: Final = TypeAdapter(tuple[StepRow, ...])
+WHY: Final = TypeAdapter(Why)
 
 Version = Annotated[int | None, Query(ge=1, le=MAX_NUMBER)]
 Search = Annotated[str, Query(max_length=200)]
@@ -64,6 +68,16 @@ def _add_runs(router: APIRouter, boards: SeenBoards) -> None:
     def run(caller: Calling, run: RunId) -> Response:
         """Return everything recorded of one run: rounds, bids, decisions, calls, the answer and its sources."""
         return answer(load_run(boards.of(caller), run), RUN, caller)
+
+    @router.get("/runs/{run}/steps", response_model=tuple[StepRow, ...])
+    def steps(caller: Calling, run: RunId) -> Response:
+        """List the steps of a run, and what was decided about each."""
+        return answer(list_steps(boards.of(caller), run), STEPS, caller)
+
+    @router.get("/runs/{run}/why", response_model=Why)
+    def why(caller: Calling, run: RunId, step: Name) -> Response:
+        """Return why a step came out as it did: the rule, the labels, and where each of them came from."""
+        return answer(load_why(boards.of(caller), run, step), WHY, caller)
 
     @router.get("/runs/{run}/graph", response_model=RunGraph)
     def graph(caller: Calling, run: RunId, at: OptionalSeq = None) -> Response:

@@ -180,7 +180,7 @@ async def test_a_lowered_label_makes_the_word_invalid(board: Board):
 @pytest.mark.parametrize("field", ["arguments", "approvers"])
 async def test_a_weakened_checker_is_noticed(board: Board, field: str, monkeypatch: pytest.MonkeyPatch):
     """Without the check the same changes lead to a call: the tests above can fail."""
-    monkeypatch.setattr(approval_use, "invalidity", lambda scope, asked, approval: None)
+    monkeypatch.setattr(approval_use, "invalidity", lambda *given: None)
     outside = Outside()
     runtime = runtime_on(board, outside)
     approval = await asked(runtime)

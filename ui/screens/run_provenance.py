@@ -9,11 +9,12 @@ from pydantic import TypeAdapter
 
 from agentsys import topics
 from agentsys.ui.connection import connect
-from agentsys.ui.formatting import escape_markdown
+from agentsys.ui.formatting import Chip, escape_markdown
 from agentsys.ui.lineage import essential, lineage_dot, link_parameters, origin_text
-from agentsys.ui.screens.widgets import draw_label
+from agentsys.ui.screens.widgets import draw_chips, draw_label, status_chip
 from agentsys.ui.snapshot import Snapshot
 from agentsys.views.provenance import Provenance
+from agentsys.views.why import Why
 
 MOST_CHOICES: Final = 1000
 ADDRESS: Final = ("topic", "key")
@@ -30,6 +31,8 @@ def draw_provenance(snapshot: Snapshot, run: str) -> None:
     st.markdown("##### Why this label")
     st.markdown("\n".join(f"- {escape_markdown(origin_text(found, origin))}" for origin in found.origins))
     _draw_rules(found)
+    if topic == topics.steps(run):
+        _draw_decisions(snapshot.look(snapshot.views.why, run, key))
     st.markdown("##### Derivation and influence")
     everything = st.toggle("All records, not only the ways of the label", key="all_records")
     st.graphviz_chart(lineage_dot(found if everything else essential(found), run))
@@ -65,6 +68,26 @@ def _draw_rules(found: Provenance) -> None:
         what = "something withheld" if denied.withheld else denied.action
         said = f"{denied.agent} may not {what}, by rule {denied.rule}: {denied.reason or 'the reason is withheld'}."
         st.error(escape_markdown(said), icon=":material/block:")
+
+
+def _draw_decisions(found: Why) -> None:
+    """Draw what was decided about a step, and on which labels."""
+    for decided in found.decisions:
+        decision = decided.decision
+        with st.container(border=True):
+            verdict = "asked" if decision.asked else "allowed" if decision.allowed else "denied"
+            draw_chips([status_chip(verdict), Chip(f"rule {decision.rule}", "gray"), _policy(decision.policy)])
+            st.markdown(escape_markdown(decision.action or "withheld"))
+            if decision.reason:
+                st.caption(escape_markdown(decision.reason))
+            for part in decided.parts:
+                with st.container(horizontal=True, vertical_alignment="center"):
+                    st.markdown(f"**{escape_markdown(part.name)}**", width="content")
+                    draw_label(part.label)
+
+
+def _policy(version: str) -> Chip:
+    return Chip(f"policy {version[:12]}" if version else "policy not recorded", "gray")
 
 
 def _draw_export(snapshot: Snapshot, found: Provenance, topic: str, key: str) -> None:

@@ -17,6 +17,8 @@ _STATUS_TONES: Final[Mapping[str, Tone]] = {
     "running": "blue",
     "failed": "red",
     "approved": "green",
+    "allowed": "green",
+    "denied": "red",
     "modified": "green",
     "rejected": "red",
     "terminated": "red",
