@@ -11,6 +11,7 @@ from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
+from agentsys.deciding import RunTerminated
 from agentsys.events import RunFinished, RunStarted
 from agentsys.journal import RecordEnded, ReplayDivergence, submit
 from agentsys.leases import LeaseLost, is_loss
@@ -33,7 +34,8 @@ async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, res
         await _record_failure(scope, record, failed)
     except LeaseLost:
         # A person may have ended it, instead of deciding what it asked.
-        if RunRecord.load(scope.board, record.run).status == "running":
+        failure = RunRecord.load(scope.board, record.run).failure
+        if failure is None or failure.code != RunTerminated.code:
             raise
     result = RunResult(RunRecord.load(scope.board, record.run))
     scope.emit(RunFinished(record.run, result.status))

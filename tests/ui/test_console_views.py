@@ -92,8 +92,8 @@ def test_commits_name_writer_run_topics_and_effects(recorded):
     rows = newest_commits(recorded.board, 1000, reader=OWNER)
     assert [row.seq for row in rows] == list(range(recorded.board.head, 0, -1))
     assert {row.run for row in newest_commits(recorded.board, 1000, result.run, reader=OWNER)} == {result.run}
-    assert rows[-1].topics == ("runs", "leases")
-    assert rows[-1].wrote == (f"run {result.run} v1", f"lease {result.run} v1")
+    assert rows[-1].topics == ("runs", "policies", "leases")
+    assert rows[-1].wrote[0] == f"run {result.run} v1" and rows[-1].wrote[2] == f"lease {result.run} v1"
     assert {"agent:eager", "runtime"} <= {row.writer for row in rows}
     assert any(wrote == "double started" for row in rows for wrote in row.wrote)
     assert [row.seq for row in newest_commits(recorded.board, 3, reader=OWNER)] == [
