@@ -122,7 +122,8 @@ class Gateway:
             proposal = self._proposal(name, dict(arguments), control, labels)
             return proposal if isinstance(proposal, Deny) else self._decide_call(proposal)
         except Exception as error:
-            return Deny("error-in-check", f"{type(error).__name__}: {error}", telling=True)
+            # It may quote an argument, and a secret's value may stand there by mistake.
+            return Deny("error-in-check", self.secrets.text(f"{type(error).__name__}: {error}"), telling=True)
 
     def tool(self, name: str, arguments: object = None) -> Tool | None:
         """Return a tool as the policy has it, for calls with ``arguments``: its word stands above the tool's own."""
@@ -186,17 +187,9 @@ class Gateway:
         disclosing = self._check_audience(proposal, decided=asked or intruded is None)
         if isinstance(disclosing, Deny):
             return disclosing
-        named = tool.secrets_in(proposal.arguments)
-        refused = self.secrets.refusal(tool.name, named, _audience(proposal)) or self.secrets.fault(proposal.arguments)
+        refused = self._check_arguments(proposal)
         if refused is not None:
-            return Deny("secret", refused, telling=True)
-        leading = egress_fault(rule, proposal.arguments)
-        if leading is not None:
-            return Deny("egress", leading, telling=True)
-        for check in self.policy.checks:
-            reason = check(tool.name, proposal.arguments, proposal.label)
-            if reason is not None:
-                return Deny("check", reason, telling=True)
+            return refused
         arguments = self._without_links(proposal)
         if asked:
             return self._ask(proposal, arguments, untrusted)
@@ -245,6 +238,23 @@ class Gateway:
                 return replace(disclosure, telling=telling) if isinstance(disclosure, Deny) else disclosure
             rule = "declassified"
         return Allow(rule)
+
+    def _check_arguments(self, proposal: Proposal) -> Deny | None:
+        """Say what of the arguments themselves, whoever shaped them, denies the call."""
+        tool, arguments = proposal.tool, proposal.arguments
+        named = tool.secrets_in(arguments)
+        if named or self.secrets.declared:
+            refused = self.secrets.refusal(tool.name, named, _audience(proposal)) or self.secrets.fault(arguments)
+            if refused is not None:
+                return Deny("secret", refused, telling=True)
+        leading = egress_fault(proposal.rule, arguments)
+        if leading is not None:
+            return Deny("egress", leading, telling=True)
+        for check in self.policy.checks:
+            reason = check(tool.name, arguments, proposal.label)
+            if reason is not None:
+                return Deny("check", reason, telling=True)
+        return None
 
     def _without_links(self, proposal: Proposal) -> dict[str, Json]:
         """Return the arguments, with links made inactive in payloads that strangers shaped."""
