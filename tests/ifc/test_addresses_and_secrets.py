@@ -1,7 +1,8 @@
-"""What the gateway says of addresses and secrets among arguments: hosts, the principals behind them, grants, readers."""
+"""What the gateway says of addresses and secrets among arguments: hosts and who is behind them, grants, readers."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ def test_what_names_the_audience_is_no_payload_and_has_an_example() -> None:
     narrow = read_policy(NARROW.replace('"a.org", ', "") + "\n[tools.ask]\nconsequential = false\naudience = []\n")
     assert {outcome.verdict for text, outcome in verdicts(narrow, "ask").items() if "another" not in text} == {"allow"}
 
+    only_b = NARROW.replace('"a.org", ', "")
+    told = read_policy(only_b + '\n[tools.ask]\nconsequential = false\naudience = ["host:url"]\n')
+    assert "to web:somebody.b.org what" in verdicts(told, "ask")["a trusted caller, the owner's private data"].reason
+    silent = read_policy("[tools.ask]\nconsequential = false\n[tools.ask.arguments]\nnote = {}\n")
+    assert verdicts(silent, "ask")["a trusted caller, public data"].verdict == "allow"
+    other = ToolRule(arguments={"to": ArgumentRule()}, audience=("argument:cc",))
+    assert "to from strangers" in verdicts(silent, "ask", [other])
+
 
 def test_a_policy_that_comes_with_the_package_is_found_by_its_name_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -113,8 +122,11 @@ def test_a_policy_that_comes_with_the_package_is_found_by_its_name_alone(
     monkeypatch.chdir(tmp_path)
     assert "fetch" in load_policy(Path("builtin")).tools
     for other in ("nonsuch", "./sub/builtin", str(tmp_path / "builtin")):
-        with pytest.raises(PolicyFault, match="cannot be read"):
+        with pytest.raises(PolicyFault, match=re.escape(f"The policy {Path(other)} cannot be read")):
             load_policy(Path(other))
+    (tmp_path / "mine.toml").write_text("")
+    with pytest.raises(PolicyFault):
+        load_policy(tmp_path / "mine")
     (tmp_path / "builtin").write_text('owner = "user:me"\n')
     assert load_policy(Path("builtin")).owner == "user:me", "a file of one's own goes first"
 
@@ -150,6 +162,8 @@ def test_a_value_among_the_arguments_is_denied(monkeypatch: pytest.MonkeyPatch) 
         assert isinstance(denied, Deny) and denied.rule == "secret" and denied.telling and VALUE not in denied.reason
     assert decide("", secrets=held, note="hub").rule == "harmless"
     assert decide("", note=VALUE).rule == "harmless", "nobody said that it is one"
+    odd = decide('[tools.ask]\naudience = ["argument:url"]\n', secrets=held, url={"key": VALUE})
+    assert isinstance(odd, Deny) and odd.rule == "error-in-check" and VALUE not in odd.reason
 
 
 def test_a_planted_gateway_without_secrets_lets_them_through(monkeypatch: pytest.MonkeyPatch) -> None:
