@@ -85,10 +85,17 @@ def invalidity(board: Board, policy: Policy, asked: Step, approval: Approval) ->
         return "what is on record as decided is not what was asked"
     if not approval.asked_label.flows_to(approval.label):
         return "its label was lowered"
-    words = [Approval.of(entry) for entry in board.history(topics.APPROVALS, approval.id)]
-    if any(word.status != "pending" and word != approval for word in words):
+    words = [(entry.writer, Approval.of(entry)) for entry in board.history(topics.APPROVALS, approval.id)]
+    given = [(writer, word) for writer, word in words if word.status != "pending"]
+    if any(word != approval for _, word in given):
         return "the word was changed after it was given"
-    return _unauthorised(policy, approval) if approval.status in GRANTED else None
+    if approval.status in REFUSED:
+        return None
+    if approval.status not in GRANTED or not given:
+        return "nobody has decided it"
+    if any(writer != approval.decided_by for writer, _ in given):
+        return f"the word of {approval.decided_by} was written by somebody else"
+    return _unauthorised(policy, approval)
 
 
 def _unauthorised(policy: Policy, approval: Approval) -> str | None:

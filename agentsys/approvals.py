@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -122,12 +123,16 @@ class Approval:
 
     @staticmethod
     def of(entry: Entry) -> Approval:
-        body: Any = dict(entry.value) if isinstance(entry.value, dict) else {}
-        body["control"] = Label.from_json(body["control"])
-        body["labels"] = {name: Label.from_json(label) for name, label in body["labels"].items()}
-        body["approvers"] = tuple(body["approvers"])
-        body["escalations"] = tuple(Escalation(**one) for one in body["escalations"])
-        return Approval(id=entry.key, label=entry.label, **body)
+        """Read an approval as it was written. Raises :class:`ApprovalInvalid`."""
+        try:
+            body: Any = dict(entry.value) if isinstance(entry.value, dict) else {}
+            body["control"] = Label.from_json(body["control"])
+            body["labels"] = {name: Label.from_json(label) for name, label in body["labels"].items()}
+            body["approvers"] = tuple(body["approvers"])
+            body["escalations"] = tuple(Escalation(**one) for one in body["escalations"])
+            return Approval(id=entry.key, label=entry.label, **body)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ApprovalInvalid(f"What the board has as approval {entry.key} is none: {error!r}.") from error
 
     @staticmethod
     def load(board: Board, approval: str) -> Approval:
@@ -192,8 +197,15 @@ def list_approvals(board: Board, status: ApprovalStatus | None = None, run: str 
     if run is not None:
         wanted["run"] = run
     stored_ones = board.query(Predicate(topic=topics.APPROVALS, equals=wanted))
-    found = in_order(standing(Approval.of(entry), board.get) for entry in stored_ones)
+    found = in_order(standing(one, board.get) for one in _readable(stored_ones))
     return [one for one in found if status in (None, one.status)]
+
+
+def _readable(entries: Iterable[Entry]) -> Iterable[Approval]:
+    """Yield the approvals among entries; what is none hides no other."""
+    for entry in entries:
+        with suppress(ApprovalInvalid):
+            yield Approval.of(entry)
 
 
 def in_order(approvals: Iterable[Approval]) -> list[Approval]:

@@ -105,17 +105,21 @@ def _json_or_text(text: str) -> Any:
 
 
 def described(event: ApprovalRequested) -> str:
-    """Return what is asked, as it will be done: every argument in full, as JSON."""
+    """Return what is asked, as it will be done: every argument in full, as JSON, with all that hides written out."""
+    from agentsys.views.visible import visible
+
     if event.kind == "question":
         return f"{event.agent} asks: {_question(event)}"
     arguments = event.arguments if isinstance(event.arguments, dict) else {}
-    shown = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    texts = {name: visible(json.dumps(value, ensure_ascii=False)).text for name, value in arguments.items()}
+    shown = ", ".join(f"{name}={text}" for name, text in texts.items())
     return f"{event.agent} wants to call {event.subject}({shown}): {event.reason}"
 
 
 def _question(event: ApprovalRequested) -> str:
-    text = event.arguments
-    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    from agentsys.views.visible import visible
+
+    return visible(event.arguments).text
 
 
 def _say_how(event: ApprovalRequested) -> None:

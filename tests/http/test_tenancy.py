@@ -130,7 +130,7 @@ def read(client: httpx.Client, path: str, query: dict[str, str]) -> str:
     if not path.endswith(("tail", "stream")):
         return client.get(path, params=query).text
     lines = list[str]()
-    following = client.stream("GET", path, params=query | {"after": "0"}, timeout=0.4)
+    following = client.stream("GET", path, params=query | {"after": "0"}, timeout=0.2)
     with suppress(httpx.ReadTimeout), following as answer:
         for line in answer.iter_lines():
             lines.append(line)
@@ -203,7 +203,7 @@ def test_a_run_that_both_may_read_is_steered_by_who_started_it():
         assert client(ANN).post("/api/v1/runs/shared/cancel").status_code == 200
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     writes=st.lists(
         st.tuples(

@@ -17,6 +17,7 @@ from pydantic import AfterValidator
 
 from agentsys import approval_use, topics
 from agentsys.approvals import (
+    REFUSED,
     AlreadyDecided,
     Approval,
     ApprovalExpired,
@@ -28,6 +29,8 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.deciding import UnfitWord, Word, decide
+from agentsys.gateway import Allow, Gateway
+from agentsys.journal import Step
 from agentsys.labelled import Labelled
 from agentsys.policy.policy import Policy
 from agentsys.runs import RunRecord
@@ -95,11 +98,13 @@ async def asked(runtime: Runtime, run: str = "r") -> Approval:
     return found[0]
 
 
-def tamper(board: Board, approval: str, key: str | None = None, label: Label | None = None, **fields: Any) -> None:
+def tamper(
+    board: Board, approval: str, key: str | None = None, label: Label | None = None, by: str = "intruder", **fields: Any
+) -> None:
     """Change fields of an approval on the board, as nobody can who goes through a runtime."""
     entry = board.get(topics.APPROVALS, approval)
     assert entry is not None
-    transaction = board.begin("intruder")
+    transaction = board.begin(by)
     body = {**entry.value, **fields}  # type: ignore[dict-item]
     transaction.put(topics.APPROVALS, key or approval, body, type="approval", label=label or entry.label)
     board.commit(transaction)
@@ -172,7 +177,15 @@ async def test_a_lowered_label_makes_the_word_invalid(board: Board):
     runtime = runtime_on(board, outside)
     approval = await asked(runtime)
     lowered = Label(frozenset(), Readers.of(OWNER, "user:eve"), 0.0)
-    tamper(board, approval.id, label=lowered, status="approved", decided_by=OWNER, decided_at=approval.asked_at)
+    tamper(
+        board,
+        approval.id,
+        label=lowered,
+        by=OWNER,
+        status="approved",
+        decided_by=OWNER,
+        decided_at=approval.asked_at,
+    )
     result = await runtime.resume("r")
     assert (result.failure and result.failure.code, outside.sent) == ("AGS-0332", [])
 
@@ -205,6 +218,56 @@ def test_the_binding_tells_all_that_was_asked_apart(changed: Any, label: Label, 
     assert (other.binding == asking.binding) == same
     said = replace(asking, status="approved", decided_by=OWNER, decided_at=2.0, note="x", label=STRANGER)
     assert said.binding == asking.binding, "a word leaves the binding as it is"
+
+
+async def test_a_word_that_somebody_else_wrote_is_invalid(board: Board):
+    outside = Outside()
+    runtime = runtime_on(board, outside)
+    approval = await asked(runtime)
+    tamper(board, approval.id, status="approved", decided_by=OWNER, decided_at=approval.asked_at)
+    result = await runtime.resume("r")
+    assert (result.failure and result.failure.code, outside.sent) == ("AGS-0332", [])
+
+
+FIELDS = [*CHANGES, *WORDS, "answer", "kind", "nonsense"]
+
+
+async def test_whatever_lies_there_as_an_approval_allows_nothing(board: Board):
+    """Fuzz: bodies with up to three fields changed to any JSON, or dropped, are denied with a code."""
+    runtime = runtime_on(board, Outside())
+    approval = await asked(runtime)
+    await runtime.decide(approval.id, "approve")
+    (entry,) = board.query(Predicate(topic=topics.APPROVALS))
+    step = Step.of(board.query(Predicate(topic=topics.steps("r")))[0])
+    gateway = Gateway(runtime.policy, runtime.tools)
+    genuine = await approval_use.judged(board, gateway, step, Approval.load(board, approval.id))
+    assert isinstance(genuine.decision, Allow)
+
+    class Tampered:
+        """A board whose approval was always what it is now."""
+
+        def __init__(self, body: Any) -> None:
+            self.entry = replace(entry, value=body)
+
+        def history(self, topic: str, key: str) -> list[Any]:
+            return [self.entry]
+
+    @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3), drop=st.booleans())
+    def check(changes: dict[str, Any], drop: bool) -> None:
+        kept: Any = dict(entry.value)  # type: ignore[arg-type]
+        body = {name: value for name, value in kept.items() if name not in changes} if drop else {**kept, **changes}
+        forged = Tampered(body)
+        try:
+            read = Approval.of(forged.entry)
+        except ApprovalInvalid:
+            return
+        fault = approval_use.invalidity(forged, runtime.policy, step, read)  # type: ignore[arg-type]
+        bound = {name for name in body if name not in WORDS and name != "answer" and body[name] != kept.get(name)}
+        if bound or (body.get("status"), body.get("decided_by")) != ("approved", OWNER):
+            assert fault is not None or read.status in REFUSED, changes
+
+    await asyncio.to_thread(check)
 
 
 async def test_an_approval_is_used_once(board: Board):

@@ -76,7 +76,7 @@ def _headline(asked: ApprovalView) -> str:
 
 def _bounds(asked: ApprovalView) -> list[Chip]:
     """Return until when it can be decided, and by whom."""
-    who = Chip(f"decided by {asked.assigned or names_text(asked.approvers)}", "gray")
+    who = Chip(f"for {asked.assigned or names_text(asked.approvers)} to decide", "gray")
     if asked.expires_at is None or asked.status != "pending":
         return [who]
     return [who, Chip(f"expires in {duration_text(asked.expires_at - time.time())}", "orange")]
@@ -116,7 +116,8 @@ def _draw_argument(argument: ArgumentView) -> None:
 
 
 def _draw_form(asked: ApprovalView, reader: str) -> None:
-    with st.form(f"decide_{asked.id}", border=False):
+    # Enter in a field would else press the first button, which approves.
+    with st.form(f"decide_{asked.id}", border=False, enter_to_submit=False):
         if asked.kind == "question":
             st.text_input("Answer", key=f"answer_{asked.id}", placeholder="Text, or JSON")
         st.text_input("Note", key=f"note_{asked.id}", placeholder="Why; it is kept with the decision")
@@ -126,7 +127,9 @@ def _draw_form(asked: ApprovalView, reader: str) -> None:
             _verdict(asked, "terminate", "Terminate the run")
         if asked.kind != "question":
             with st.expander("Modify"):
-                text = json.dumps(asked.arguments, ensure_ascii=False, indent=2)
+                # What hides is written as escapes, which stand for the same.
+                hides = any(argument.warnings for argument in asked.shown)
+                text = json.dumps(asked.arguments, ensure_ascii=hides, indent=2)
                 st.text_area("What shall be used, as JSON", text, key=f"edited_{asked.id}", height=160)
                 _verdict(asked, "modify", "Approve as modified")
         others = [name for name in asked.approvers if name != reader]

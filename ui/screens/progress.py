@@ -16,10 +16,11 @@ from agentsys.ui.questions import Question
 from agentsys.ui.screens.actions import draw_cancel
 from agentsys.ui.screens.addresses import APPROVALS_PAGE, BLACKBOARD_PAGE, RUN_PAGE
 from agentsys.ui.screens.run_detail import draw_answer
-from agentsys.ui.screens.widgets import draw_chips, draw_trouble, draw_value, status_chip
+from agentsys.ui.screens.widgets import draw_chips, draw_trouble, status_chip
 from agentsys.views.run_list import input_text
 from agentsys.views.run_view import answer_view
 from agentsys.views.texts import shorten, value_text
+from agentsys.views.visible import visible
 
 POLL_SECONDS: Final = 0.3
 """How often the page looks for new events of a run that goes on."""
@@ -146,5 +147,5 @@ def _draw_approval(asked: AskedApproval) -> None:
         return
     with st.container(border=True):
         st.warning(escape_markdown(f"{said} and waits for a person: {asked.reason}"), icon=":material/front_hand:")
-        draw_value(asked.arguments)
+        st.code(visible(asked.arguments).text, language=None, wrap_lines=True)
         st.page_link(APPROVALS_PAGE, label="Decide", icon=":material/gavel:", query_params={"approval": asked.id})
