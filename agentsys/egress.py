@@ -81,13 +81,13 @@ class EgressGuard(httpx.AsyncBaseTransport):
         response.stream = _Bounded(response.stream, self._max_bytes)
         return response
 
-    async def check(self, url: str) -> None:
-        """Raise :class:`EgressDenied` unless ``url`` may be connected to."""
+    async def check(self, url: str) -> list[Address]:
+        """Return the addresses that ``url`` leads to. Raises :class:`EgressDenied` unless it may be connected to."""
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise EgressDenied(f"{url[:200]!r} is no address: {error}.") from error
-        await self._allowed(parsed)
+        return await self._allowed(parsed)
 
     def names(self, url: httpx.URL) -> bool:
         """Whether the operator named the host of ``url``."""

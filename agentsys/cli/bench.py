@@ -26,6 +26,7 @@ BENCHMARKS = {
     "workers": "how long the runs of a worker wait that is killed, until another goes on with them",
     "mutants": "small faults put into the policy engine, one at a time: how many its tests notice",
     "labels": "what labels cost: checks and joins of a tool call, their share of a run, growth with influencers",
+    "containment": "what walls add to the start of a program, and what a planted program gets through to",
     "structure": "lengths of files and functions, import circles",
 }
 

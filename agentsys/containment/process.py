@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
+import marshal
 import math
 import os
 import shutil
@@ -192,15 +191,14 @@ def _command(program: Sequence[str], limits: Limits, grants: Grants, walls: Wall
         "writable": [*writable, "/dev/null"],
         "network": grants.network,
     }
-    code = base64.b64encode(seccomp.syscall_filter(network=grants.network)).decode() if walls.seccomp else None
     specification = {
         "limits": _resources(limits),
         "landlock": beneath if walls.landlock else None,
-        "seccomp": code,
+        "seccomp": seccomp.syscall_filter(network=grants.network) if walls.seccomp else None,
         "environment": _environment(grants, folder),
     }
     outer = [*_namespaces(walls.bubblewrap, readable, writable, devices, folder, grants)] if walls.bubblewrap else []
-    return [*outer, sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(specification), *program]
+    return [*outer, sys.executable, "-I", "-S", str(_LAUNCHER), marshal.dumps(specification).hex(), *program]
 
 
 def _namespaces(

@@ -12,7 +12,7 @@ import httpx2
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from agentsys.egress import EgressGuard, host_of
+from agentsys.egress import Address, EgressGuard, host_of
 from agentsys.protocols.mcp.content import MAX_RESULT_BYTES
 from agentsys.settings import ForeignServerSettings
 
@@ -54,16 +54,15 @@ class _Guard(httpx2.AsyncBaseTransport):
         # No retries: a call sent twice is two calls.
         self._transport = httpx2.AsyncHTTPTransport(retries=0)
 
-    async def check(self, url: str) -> None:
-        """Raise :class:`~agentsys.egress.EgressDenied` unless ``url`` may be connected to."""
+    async def check(self, url: str) -> list[Address]:
+        """Return what :meth:`EgressGuard.check` does, and raise this library's error where there is no such host."""
         try:
-            await self._rules.check(url)
+            return await self._rules.check(url)
         except httpx.ConnectError as error:
             raise httpx2.ConnectError(str(error)) from error
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        await self.check(str(request.url))
-        response = await self._transport.handle_async_request(request)
+        response = await self._send(request, await self.check(str(request.url)))
         if response.headers.get("content-encoding", "identity") != "identity":
             # A few compressed bytes can hold gigabytes.
             raise httpx2.DecodingError("the response is compressed, which nobody asked for", request=request)
@@ -72,6 +71,21 @@ class _Guard(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+    async def _send(self, request: httpx2.Request, addresses: list[Address]) -> httpx2.Response:
+        """Send the request to the very addresses that were checked, to the next where one cannot be connected to."""
+        for address in addresses[:-1]:
+            try:
+                return await self._transport.handle_async_request(_pinned(request, address))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return await self._transport.handle_async_request(_pinned(request, addresses[-1]))
+
+
+def _pinned(request: httpx2.Request, address: Address) -> httpx2.Request:
+    extensions = {**request.extensions, "sni_hostname": request.url.raw_host.decode()}
+    url = request.url.copy_with(host=str(address))
+    return httpx2.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=extensions)
 
 
 class _Bounded(httpx2.AsyncByteStream):
