@@ -5,11 +5,19 @@ puts a live environment behind the gateway, ``script`` and ``gullible`` are the 
 pipeline element that runs the runtime, ``audit`` judges what was done, and ``arms`` are the policies.
 """
 
+from agentsys.errors import ConfigurationError
+
 
 def __getattr__(name: str) -> object:
     """Import ``main`` when it is asked for: AgentDojo is an extra, and takes seconds to import."""
-    if name == "main":
+    if name != "main":
+        raise AttributeError(name)
+    try:
         from agentsys.benchmarks.ifc.bench import main
-
-        return main
-    raise AttributeError(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("agentdojo", "yaml"):
+            raise
+        raise ConfigurationError(
+            "AgentDojo is not installed.", remedy="pip install 'agentsys-runtime[ifc]', the extra that brings it."
+        ) from error
+    return main

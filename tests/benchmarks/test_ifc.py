@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -288,3 +291,20 @@ def test_the_bars_and_notes_say_what_the_trials_do(opened: Bench) -> None:
     assert any("banking 0" in note for note in notes(rows))
     rows[FULL.name] = Sums.of([replace(trial, traced=True) for trial in rows[FULL.name].attacked])
     assert [bar.name for bar in bars(rows) if not bar.met] == ["attacks by trace, full defence"]
+
+
+WITHOUT = """
+import sys
+sys.modules["agentdojo"] = None
+from agentsys.cli.app import main
+sys.argv = ["agentsys", "bench", "ifc"]
+main()
+"""
+
+
+def test_without_agentdojo_the_benchmark_says_what_to_install() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False, env=os.environ.copy()
+    )
+    assert result.returncode == 2, result.stderr
+    assert "pip install 'agentsys-runtime[ifc]'" in result.stderr
