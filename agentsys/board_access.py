@@ -25,7 +25,7 @@ class BoardAccess(Recording):
 
     def __init__(self, scope: RunScope, actor: Actor) -> None:
         super().__init__(scope, actor)
-        self._workspace = Workspace(scope.journal, f"agent:{actor.name}", actor.snapshot, actor.owner)
+        self._workspace = Workspace(scope.journal, f"agent:{actor.name}", actor.snapshot, actor.owner, scope.audience)
 
     def read(self, topic: str, key: str) -> Entry | None:
         """Return the entry as of the transaction's snapshot, own writes included."""

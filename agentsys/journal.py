@@ -20,7 +20,7 @@ from typing import Any
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json, canonical_json
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Commit, Transaction
 from agentsys.errors import RunError
@@ -117,9 +117,9 @@ class Journal:
     def latest_attempt(self, path: str) -> int:
         return self._attempts.get(path, 1)
 
-    def begin(self, principal: str) -> Transaction:
-        """Return a transaction of the run."""
-        transaction = self.board.begin(principal, run=self.run)
+    def begin(self, principal: str, audience: Readers | None = None) -> Transaction:
+        """Return a transaction of the run; with an ``audience`` it sees only what all of that may read."""
+        transaction = self.board.begin(principal, run=self.run, audience=audience)
         if self._lease is not None:
             transaction.guard(self._lease)
         return transaction

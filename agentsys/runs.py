@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
@@ -30,6 +30,10 @@ class RunFailed(RunError):
 
     code = "AGS-0602"
     remedy = "The message names what stopped the run; `agentsys replay RUN` shows its steps."
+
+
+PRINCIPAL: Final = "principal"
+"""Key in a run's origin of the principal, beside the owner, that a face began it for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,15 @@ class RunRecord:
         body["failure"] = Failure(**body["failure"]) if body["failure"] else None
         label = entry.label if body["status"] != "running" else None
         return RunRecord(run=entry.key, label=label, **body)
+
+    @property
+    def audience(self) -> Readers | None:
+        """Who is to read what comes out, where a face says that a principal of its own began the run.
+
+        What others keep from that principal would make its answer unreadable, and so is no part of its run.
+        """
+        named = self.origin.get(PRINCIPAL) if isinstance(self.origin, dict) else None
+        return Readers.of(named) if isinstance(named, str) else None
 
     @property
     def order(self) -> tuple[int, float, str]:

@@ -373,6 +373,7 @@ class Runtime:
             max_volunteers=self._max_volunteers,
             memo=self._memo,
             approval_seconds=self._approval_seconds,
+            audience=record.audience,
             conflicts=self._conflicts,
             listener=listener,
             secrets=self.secrets,

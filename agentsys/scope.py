@@ -10,6 +10,7 @@ from typing import Protocol
 from agentsys.agenda import Agenda
 from agentsys.agents import AgentRegistry, Request
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import Readers
 from agentsys.blackboard.resolution import Policies
 from agentsys.events import Listener, RunEvent
 from agentsys.gateway import Gateway
@@ -46,7 +47,8 @@ class RunRound(Protocol):
 class RunScope:
     """One execution of one run. ``started`` and ``deadline`` are unix seconds.
 
-    What a person is asked expires after ``approval_seconds``, or never.
+    What a person is asked expires after ``approval_seconds``, or never. With an ``audience``, agents see of the board
+    only what all of that may read.
     """
 
     board: Board
@@ -61,6 +63,7 @@ class RunScope:
     memo: Memoisation
     conflicts: Policies = field(default_factory=dict)
     approval_seconds: float | None = None
+    audience: Readers | None = None
     listener: Listener | None = None
     secrets: Secrets = NO_SECRETS
     run_round: RunRound = field(init=False)

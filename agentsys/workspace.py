@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.merges import Merge, as_json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
@@ -15,18 +15,27 @@ from agentsys.journal import Journal, digest
 class Workspace:
     """One transaction after another, each begun at a known snapshot, so that an execution can be repeated exactly."""
 
-    def __init__(self, journal: Journal, principal: str, snapshot: int, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        principal: str,
+        snapshot: int,
+        owner: str | None = None,
+        audience: Readers | None = None,
+    ) -> None:
+        """With an ``audience``, what not all of it may read is not there."""
         self._journal = journal
         self._principal = principal
         self._snapshot = snapshot
         self._owner = owner
+        self._audience = audience
         self._transaction: Transaction | None = None
         self._writes: list[Json] = []
 
     @property
     def transaction(self) -> Transaction:
         if self._transaction is None:
-            self._transaction = self._journal.begin(self._principal)
+            self._transaction = self._journal.begin(self._principal, self._audience)
             self._transaction.snapshot = self._snapshot
             self._transaction.owner = self._owner or self._transaction.owner
         return self._transaction

@@ -13,13 +13,14 @@ from a2a.types.a2a_pb2 import Message, Task, TaskState, TaskStatus
 from a2a.utils.errors import InvalidParamsError
 
 from agentsys import topics
+from agentsys.blackboard.entries import Json
 from agentsys.errors import RunError
 from agentsys.events import TokensStreamed
 from agentsys.protocols.a2a.labels import label_from_client
 from agentsys.protocols.a2a.outcomes import agent_message, concluded, outcome_of
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.tasks import BoardTaskStore, client_of
-from agentsys.runs import RunRecord, RunResult
+from agentsys.runs import PRINCIPAL, RunRecord, RunResult
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 
@@ -97,7 +98,9 @@ class RunExecutor(AgentExecutor):
 
     async def _start(self, task_id: str, workflow: str, value: Any, client: str, message: Message) -> None:
         label = label_from_client(client, self._runtime.policy.owner, plain(message.metadata))
-        origin = {"face": "a2a", "client": client}
+        origin: dict[str, Json] = {"face": "a2a", "client": client}
+        if ":" in client:
+            origin[PRINCIPAL] = client
         await self._supervisor.start(workflow, value, label=label, run_id=task_id, origin=origin)
 
     async def _follow(self, updater: TaskUpdater, client: str) -> None:

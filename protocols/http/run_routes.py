@@ -10,7 +10,6 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
-from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.errors import LabelError
 from agentsys.gateway import PolicyDenied
@@ -25,7 +24,7 @@ from agentsys.protocols.http.schemas import (
 )
 from agentsys.protocols.http.streams import EventStream, Item, Stopping, event_document, numbered_events
 from agentsys.protocols.principals import Caller
-from agentsys.runs import RunRecord, RunStatus
+from agentsys.runs import PRINCIPAL, RunRecord, RunStatus
 from agentsys.supervisor import RunSupervisor
 from agentsys.views.run_index import run_index
 from agentsys.views.withholding import may_read
@@ -93,7 +92,7 @@ def _add_steering(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoar
     @router.post("", status_code=202)
     async def start(caller: Calling, body: StartRun) -> RunReference:
         """Start a run in the background; the answer comes once its record is committed."""
-        origin: Json = {"face": "http", "principal": caller.principal}
+        origin = {"face": "http"} | ({} if caller.operator else {PRINCIPAL: caller.principal})
         run = await supervisor.start(
             body.workflow,
             body.input,

@@ -33,7 +33,8 @@ from agentsys.context import Context
 from agentsys.errors import AgentsysError
 from agentsys.events import TokensStreamed
 from agentsys.protocols.mcp.published import Published
-from agentsys.protocols.mcp.results import client_of, error_result, label_of_client, result_of
+from agentsys.protocols.mcp.results import CLIENT, client_of, error_result, label_of_client, result_of
+from agentsys.runs import PRINCIPAL
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.tools import Tool as OwnTool
@@ -81,7 +82,8 @@ class _Face:
         client = client_of(context)
         label = label_of_client(client, self._runtime.policy.owner)
         try:
-            run = await self._supervisor.start(workflow, value, label=label)
+            origin = {"face": "mcp"} | ({} if client == CLIENT else {PRINCIPAL: client})
+            run = await self._supervisor.start(workflow, value, label=label, origin=origin)
             await self._report(context, run)
             return result_of(await self._supervisor.wait(run), self._runtime.policy, client)
         except AgentsysError as error:

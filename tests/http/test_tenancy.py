@@ -21,6 +21,7 @@ from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
+from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import ConfigurationError
 from agentsys.policy.policy import Policy
 from agentsys.protocols.principals import AmbiguousToken, digest_of, principal_of, principals
@@ -56,6 +57,12 @@ async def whisper(context: Any, text: Any) -> Any:
     return [outcome.answers[0].value, (await context.call("send", text=str(text))).value]
 
 
+async def recall(context: Any, text: Any) -> Any:
+    """Keep a text, and return all texts that are kept."""
+    context.put("notes", f"of-{context.run}", text, type="note")
+    return sorted(str(entry.value) for entry in context.query(Predicate(topic="notes")))
+
+
 POLICY = Policy.of(
     trusted=[OWNER, ANN, BOB, "tool:send"], asks=["send"], open_topics=["notes"], approvers=[OWNER, ANN, BOB]
 )
@@ -66,7 +73,7 @@ def tenants() -> Iterator[tuple[Callable[[str], httpx.Client], Board]]:
     """Serve a runtime; give a client for each principal."""
     with Board.open(":memory:") as board:
         model = ScriptedModel(lambda prompt: f"thought: {prompt}")
-        runtime = Runtime(board, model, agents=[gossip], tools=[send], workflows=[whisper], policy=POLICY)
+        runtime = Runtime(board, model, agents=[gossip], tools=[send], workflows=[whisper, recall], policy=POLICY)
         with served(runtime, principals=NAMED, a2a=True, mcp=True) as owner:
             made = {
                 name: httpx.Client(
@@ -163,6 +170,22 @@ def test_a_reader_without_the_wall_would_be_caught(monkeypatch: pytest.MonkeyPat
     with tenants() as (client, board):
         run = start(client(ANN), "pelican-of-ann")
         assert any("pelican-of-ann" in text for _, text in everything(client(BOB), board, [run], []))
+
+
+def test_a_shared_agent_finds_for_each_only_what_it_may_read():
+    """What Bob wrote where all agents look makes Ann's answer neither different nor unreadable."""
+    with tenants() as (client, board):
+        answers = []
+        for text in ("first", "second"):
+            run = client(ANN).post("/api/v1/runs", json={"workflow": "recall", "input": text}).json()["run"]
+            until(lambda run=run: client(ANN).get(f"/api/v1/runs/{run}").json()["status"] != "running")
+            answers.append(client(ANN).get(f"/api/v1/runs/{run}").json())
+            other = client(BOB).post("/api/v1/runs", json={"workflow": "recall", "input": "walrus"}).json()["run"]
+            until(lambda run=other: client(BOB).get(f"/api/v1/runs/{run}").json()["status"] != "running")
+        assert [one["value"] for one in answers] == [["first"], ["first", "second"]]
+        assert not any(one["withheld"] for one in answers)
+        kept = {(entry.value, tuple(entry.label.influencers)) for entry in board.query(Predicate(topic="notes"))}
+        assert {("walrus", (BOB,)), ("first", (ANN,))} <= kept
 
 
 def test_each_steers_and_decides_only_its_own():
