@@ -11,8 +11,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
@@ -130,9 +133,12 @@ class Approval:
             body["labels"] = {name: Label.from_json(label) for name, label in body["labels"].items()}
             body["approvers"] = tuple(body["approvers"])
             body["escalations"] = tuple(Escalation(**one) for one in body["escalations"])
-            return Approval(id=entry.key, label=entry.label, **body)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            read = Approval(id=entry.key, label=entry.label, **body)
+            # For its errors alone: what was bound must stay as it was written.
+            _checks().validate_python({each.name: getattr(read, each.name) for each in fields(read)})
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ApprovalInvalid(f"What the board has as approval {entry.key} is none: {error!r}.") from error
+        return read
 
     @staticmethod
     def load(board: Board, approval: str) -> Approval:
@@ -188,6 +194,11 @@ class Approval:
             "approvers": list(self.approvers),
             "escalations": [asdict(one) for one in self.escalations],
         }
+
+
+@cache
+def _checks() -> TypeAdapter[Approval]:
+    return TypeAdapter(Approval)
 
 
 def list_approvals(board: Board, status: ApprovalStatus | None = None, run: str | None = None) -> list[Approval]:

@@ -153,8 +153,7 @@ class ModelAsking(ToolCalling):
         if domain.tool is None:
             return by, domain.members(None), self._label
         listing = await self.call_hidden(domain.tool)
-        value, labels = unwrap(listing)
-        label = labels[0]
+        value, (label,) = self._unwrap(listing)
         if not policy.trusts(label):
             reason = f"the directory {by.domain} comes from {domain.tool}, whose result others than the trusted shape"
             self.decisions.require(f"endorse by {name}", Deny("untrusted-directory", reason))

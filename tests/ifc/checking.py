@@ -13,8 +13,11 @@ ALL_HEALTH_CHECKS = list(HealthCheck)
 
 
 def holds(property_: Callable[..., None], *, examples: int = 400, **strategies: SearchStrategy[Any]) -> None:
-    """Check a property, and shrink a counterexample."""
-    limits = settings(max_examples=examples, deadline=None, suppress_health_check=ALL_HEALTH_CHECKS)
+    """Check a property, and shrink a counterexample where that is quick."""
+    # As many more or fewer as the profile asks for.
+    wanted = max(1, examples * settings().max_examples // 100)
+    phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if examples > 100 else [])]
+    limits = settings(max_examples=wanted, deadline=None, suppress_health_check=ALL_HEALTH_CHECKS, phases=phases)
     limits(given(**strategies)(property_))()
 
 

@@ -21,7 +21,7 @@ from agentsys.tools import Tool, ToolRegistry, tool
 from tests.ifc.checking import holds, is_violated
 from tests.ifc.strategies import PRINCIPALS, Call, calls, labels, policies
 
-EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(deadline=None, suppress_health_check=list(HealthCheck))
 FANGLESS = "see hxxp[:]//evil[.]example/a"
 
 

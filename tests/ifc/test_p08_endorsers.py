@@ -33,7 +33,7 @@ ANYTHING = st.recursive(
     max_leaves=5,
 )
 MEMBERS = ("Ann@example.org", "bob@example.org", 7, 2.5, "BOB@example.ORG ")
-QUICK = settings(max_examples=200, deadline=None)
+QUICK = settings(deadline=None)
 
 
 def numbers(endorser: Endorser) -> list[float]:

@@ -1,0 +1,89 @@
+"""Links that strangers wrote are made inactive wherever they stand; where else they lead, a reader can still see."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentsys.policy.addresses import egress_fault
+from agentsys.policy.links import defang
+from agentsys.policy.rules import ArgumentRule, ToolRule
+
+ALLOWED = frozenset({"good.example", "docs.example"})
+
+
+@pytest.mark.parametrize(
+    ("text", "inactive"),
+    [
+        ("see http://evil.example/a?b=c#d now", "see hxxp[:]//evil[.]example/a?b=c#d now"),
+        ("HTTPS://Evil.Example", "HXXPS[:]//Evil[.]Example"),
+        ("ftp://evil.example:21/x", "fxp[:]//evil[.]example:21/x"),
+        ("gopher://evil", "gopher[:]//evil"),
+        ("http://1.2.3.4/x", "hxxp[:]//1[.]2[.]3[.]4/x"),
+        ("http://good.example@evil.example/", "hxxp[:]//good[.]example@evil[.]example/"),
+        ("http://good.example:80@evil.example/", "hxxp[:]//good[.]example:80@evil[.]example/"),
+        ("[here](http://evil.example)", "[here](hxxp[:]//evil[.]example)"),
+        ("www.evil.zip", "www[.]evil[.]zip"),
+        ("evil.example/path", "evil[.]example/path"),
+        ("evil.com", "evil[.]com"),
+        ("a.b.evil.co.", "a[.]b[.]evil[.]co."),
+        ("<a href='http://evil.example'>", "<a href='hxxp[:]//evil[.]example'>"),
+        ("http://sub.good.example/", "hxxp[:]//sub[.]good[.]example/"),
+        ("http://good.example.evil.example/", "hxxp[:]//good[.]example[.]evil[.]example/"),
+    ],
+)
+def test_a_strangers_link_is_inactive(text: str, inactive: str) -> None:
+    assert defang(text, ALLOWED) == inactive
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://good.example/a",
+        "https://GOOD.example:8443/a",
+        "https://www.docs.example",
+        "www.docs.example",
+        "good.example/x",
+        "ann@evil.com is an address",
+        "ann.b@evil.com",
+        "version 1.2.3 of a.b",
+        "e.g. this",
+        "",
+    ],
+)
+def test_allowed_hosts_addresses_and_plain_text_stay(text: str) -> None:
+    assert defang(text, ALLOWED) == text
+
+
+def test_links_are_found_in_every_part_of_a_value() -> None:
+    value = {"a": ["evil.com", {"b": "evil.com"}], "evil.com": 1, "n": None, "f": 1.5, "t": True}
+    inert = "evil[.]com"
+    assert defang(value) == {"a": [inert, {"b": inert}], inert: 1, "n": None, "f": 1.5, "t": True}
+
+
+@settings(deadline=None)
+@given(before=st.text(max_size=10), host=st.sampled_from(["evil.example", "x.evil.com", "[::1]", "evil"]))
+def test_no_active_link_of_a_scheme_is_left(before: str, host: str) -> None:
+    text = defang(f"{before} http://{host}/x", ALLOWED)
+    assert isinstance(text, str)
+    assert f"http://{host}" not in text
+
+
+@pytest.mark.parametrize(
+    ("hosts", "value", "fault"),
+    [
+        (None, "http://evil.example", None),
+        (("a.org",), None, None),
+        (("a.org",), "https://a.org/x", None),
+        (("a.org",), ["https://a.org/x"], None),
+        (("a.org", "b.org"), "https://c.org/x", "url leads to 'https://c.org/x', and only a.org, b.org is allowed"),
+        (("a.org",), ["https://a.org", "https://c.org"], "url leads to 'https://c.org', and only a.org is allowed"),
+        ((), "https://a.org", "url leads to 'https://a.org', and only no host is allowed"),
+        (("a.org",), 7, "url leads to '7', and only a.org is allowed"),
+        (("a.org",), "x" * 300, f"url leads to '{'x' * 200}', and only a.org is allowed"),
+    ],
+)
+def test_an_address_leads_to_a_named_host_or_nowhere(hosts: object, value: object, fault: str | None) -> None:
+    rule = ToolRule(arguments={"url": ArgumentRule(hosts=hosts), "other": ArgumentRule()})  # type: ignore[arg-type]
+    assert egress_fault(rule, {"url": value, "other": "http://evil.example"}) == fault
