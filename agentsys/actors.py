@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,10 +137,18 @@ async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict,
     snapshot = actor.snapshot if kept else head
     value: Json = {"snapshot": snapshot, "changes": [_describe(item) for item in changed], "kept": kept}
     key = f"{actor.path}#{actor.attempt + 1}"
-    step = Step(key, "attempt", "", 0, value, actor.label.join(*labels), 0)
+    step = Step(key, "attempt", "", 0, value, _label_of_attempt(actor, context, labels), 0)
     transaction = scope.journal.begin(f"agent:{actor.name}")
     context.decisions.write(transaction, f"{actor.path}#{actor.attempt}:conflict", context.label)
     await scope.journal.record(step, transaction)
+
+
+def _label_of_attempt(actor: Actor, context: Context, changed: Iterable[Label]) -> Label:
+    """Return what a new attempt starts from: the last one's label, since what it saw led to its conflict.
+
+    Its code, too, may remember what it saw.
+    """
+    return actor.label.join(context.label, *changed)
 
 
 def _at_attempt(scope: RunScope, actor: Actor, attempt: int) -> Actor:

@@ -58,7 +58,7 @@ class BoardAccess(Recording):
         if topics.may_match_reserved(predicate):
             self._refuse_reading(predicate.topic or f"every topic under {predicate.topic_prefix or '/'!r}")
         entries = self._workspace.query(predicate)
-        self.deliver(*(entry.label for entry in entries))
+        self.deliver(self._workspace.label_of_search(predicate), *(entry.label for entry in entries))
         return entries
 
     def put(self, topic: str, key: str, value: Any, *, type: str, label: Label | None = None) -> None:

@@ -175,8 +175,10 @@ class ControlLoop:
 
     async def _attempt_answer(self, posted: Round, member: Agent, actor: Actor, open_ended: bool) -> Conclusion | None:
         request = posted.request
+        attempts: list[Context] = []
 
         async def body(context: Context) -> Any:
+            attempts.append(context)
             return await member.act(context, request)
 
         def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
@@ -192,8 +194,10 @@ class ControlLoop:
             return None
         except TimeoutError:
             late = TimeoutError(f"no answer within {posted.timeout} s")
-            decisions = DecisionLog(self._scope, actor.name, lambda: actor.label)
-            await self._record_failure(posted, member, ActorFailed(late, actor.label, decisions), "timed_out")
+            # What it had seen may be why it was late.
+            label = actor.label.join(*(context.label for context in attempts))
+            decisions = attempts[-1].decisions if attempts else DecisionLog(self._scope, actor.name, lambda: label)
+            await self._record_failure(posted, member, ActorFailed(late, label, decisions), "timed_out")
             return None
         self._scope.emit(Responded(request.run, request.id, member.name, "ok"))
         return conclusion

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agentsys import topics
 from agentsys.blackboard.entries import Json
-from agentsys.blackboard.labels import Label, Readers, join_all
+from agentsys.blackboard.labels import BOTTOM, Label, Readers, join_all
 from agentsys.errors import AgentsysError, LabelError
 from agentsys.policy.addresses import egress_fault
 from agentsys.policy.endorsers import PERSON
@@ -259,9 +259,11 @@ class Gateway:
     def _without_links(self, proposal: Proposal) -> dict[str, Json]:
         """Return the arguments, with links made inactive in payloads that strangers shaped."""
         arguments = dict(proposal.arguments)
-        for part, label in proposal.labels.items():
-            if proposal.rule.argument(part).links == "defang" and not self.policy.trusts(label) and part in arguments:
-                arguments[part] = defang(arguments[part], self.policy.links)
+        for part, value in arguments.items():
+            # What a caller writes itself is shaped by all that the caller saw.
+            label = proposal.control.join(proposal.labels.get(part, BOTTOM))
+            if proposal.rule.argument(part).links == "defang" and not self.policy.trusts(label):
+                arguments[part] = defang(value, self.policy.links)
         return arguments
 
     def _intruders(self, label: Label, endorsers: tuple[str, ...] = ()) -> str:

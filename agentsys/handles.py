@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
@@ -68,15 +68,15 @@ class Handle:
     def __init__(self, name: str, hidden: Hidden, path: Path = ()) -> None:
         self.name = name
         self.path = path
-        self._hidden = hidden
+        _SLOT.__set__(self, hidden)
 
     @property
     def label(self) -> Label:
         """Who shaped what it stands for, and who may read it. That is known of every handle."""
-        return self._hidden.label_at(self.path)
+        return hidden_of(self).label_at(self.path)
 
     def __getitem__(self, key: str | int) -> Handle:
-        return Handle(self.name, self._hidden, (*self.path, key))
+        return Handle(self.name, hidden_of(self), (*self.path, key))
 
     def __str__(self) -> str:
         return "".join([self.name, *(f"[{key!r}]" for key in self.path)])
@@ -89,11 +89,29 @@ class Handle:
 
     __bool__ = __len__ = __iter__ = __contains__ = __int__ = __float__ = __eq__ = __lt__ = __gt__ = _opaque
     __hash__ = object.__hash__
+    __reduce__ = __reduce_ex__ = _opaque
+
+    def __copy__(self) -> Handle:
+        return self
+
+    def __deepcopy__(self, _: Any) -> Handle:
+        return self
+
+
+_SLOT: Final = vars(Handle)["_hidden"]
+# Taken from the class, so that no attribute leads to the value: a text that a model wrote may be used as a format.
+delattr(Handle, "_hidden")
+
+
+def hidden_of(handle: Handle) -> Hidden:
+    """Return the value and the labels behind a handle; for the runtime's own use."""
+    hidden: Hidden = _SLOT.__get__(handle)
+    return hidden
 
 
 def open_handle(handle: Handle) -> Json:
     """Return what a handle stands for; for the runtime's own use, after it decided. Raises :class:`NoValue`."""
-    hidden, path = handle._hidden, handle.path
+    hidden, path = hidden_of(handle), handle.path
     if hidden.failure is not None:
         raise NoValue(f"{handle} stands for nothing: {hidden.failure}.", hidden.label_at(()))
     try:
@@ -105,7 +123,8 @@ def open_handle(handle: Handle) -> Json:
 def sources_of(value: Any) -> list[EntryVersionRef]:
     """Return the versions of entries that the handles inside a value stand for."""
     if isinstance(value, Handle):
-        return [] if value._hidden.source is None else [value._hidden.source]
+        source = hidden_of(value).source
+        return [] if source is None else [source]
     if isinstance(value, Mapping):
         return [source for item in value.values() for source in sources_of(item)]
     return [source for item in value for source in sources_of(item)] if isinstance(value, list | tuple) else []
@@ -125,13 +144,13 @@ def shown(handle: Handle, below: Label) -> Any:
 
     Raises :class:`NoValue`, where that it stands for nothing may be known.
     """
-    if handle._hidden.failure is not None and not handle.label.flows_to(below):
+    if hidden_of(handle).failure is not None and not handle.label.flows_to(below):
         return handle
     return _shown(handle, open_handle(handle), below)
 
 
 def _shown(handle: Handle, value: Json, below: Label) -> Any:
-    if not handle._hidden.own_label(handle.path).flows_to(below):
+    if not hidden_of(handle).own_label(handle.path).flows_to(below):
         return handle
     if isinstance(value, dict):
         return {key: _shown(handle[key], item, below) for key, item in value.items()}

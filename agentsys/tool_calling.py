@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -160,9 +160,8 @@ class ToolCalling(BoardAccess):
             self._compensable.append((declared, effect.id))
         # Who shapes the result may depend on what was asked.
         declared = self._scope.gateway.tool(tool, effect.intent.arguments) or declared
-        effect = await carry_out(
-            self._scope.board, declared, effect, replaying=self._scope.replaying, turn=turn, secrets=self._scope.secrets
-        )
+        with self._delivering_doubt(declared, effect.intent.label.join(*labels.values())):
+            effect = await self._carried_out(declared, effect, turn)
         label = label_of(effect).join(*labels.values())
         try:
             value = result_of(declared, effect).value
@@ -172,6 +171,19 @@ class ToolCalling(BoardAccess):
             self.deliver(label)
             raise
         return self._parts(tool, effect, value, label), label, None
+
+    async def _carried_out(self, tool: Tool, effect: Effect, turn: Turn | None = None) -> Effect:
+        scope = self._scope
+        return await carry_out(scope.board, tool, effect, replaying=scope.replaying, turn=turn, secrets=scope.secrets)
+
+    @contextmanager
+    def _delivering_doubt(self, tool: Tool, label: Label) -> Iterator[None]:
+        """Raise the control label where nobody knows what became of a call: why may be said in its tool's words."""
+        try:
+            yield
+        except EffectInDoubt:
+            self.deliver(label, *([tool.source] if tool.source is not None else []))
+            raise
 
     def _parts(self, tool: str, effect: Effect, value: Json, label: Label) -> Hidden:
         """Return a result with the labels of its parts, where its label is no more than theirs."""
@@ -241,9 +253,8 @@ class ToolCalling(BoardAccess):
         outcome: Any = recorded.value
         undoing = self._scope.board.effect(outcome["effect"])
         assert undoing is not None, "the step and its intent are one commit"
-        undone = await carry_out(
-            self._scope.board, undo, undoing, replaying=self._scope.replaying, secrets=self._scope.secrets
-        )
+        with self._delivering_doubt(undo, undoing.intent.label):
+            undone = await self._carried_out(undo, undoing)
         self.deliver(label_of(undone))
         result_of(undo, undone)
         await note_compensated(self._scope.board, effect)

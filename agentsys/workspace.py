@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
-from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.labels import Label, Readers, join_all
 from agentsys.blackboard.merges import Merge, as_json
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.rows import label_from_text
+from agentsys.blackboard.snapshots import labels_at
 from agentsys.blackboard.transactions import Transaction
 from agentsys.journal import Journal, digest
 
@@ -57,6 +59,15 @@ class Workspace:
 
     def query(self, predicate: Predicate) -> list[Entry]:
         return self.transaction.query(predicate)
+
+    def label_of_search(self, predicate: Predicate) -> Label:
+        """Return who had a say in what a search finds: whoever ended or changed an entry did, too.
+
+        What the audience may not read is not there, and its label would tell that it is.
+        """
+        statement = labels_at(predicate).params(at=self.transaction.snapshot)
+        labels = [label_from_text(row[0]) for row in self._journal.board.select(statement)]
+        return join_all(label for label in labels if self._audience is None or label.readers.permits(self._audience))
 
     def put(
         self,

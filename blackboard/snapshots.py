@@ -42,6 +42,16 @@ def query_at(predicate: Predicate, dialect: str) -> Statement:
     return found.where(_HEAD.c.valid_to.is_(None), there, *conditions).order_by(_HEAD.c.topic, _HEAD.c.key)
 
 
+def labels_at(predicate: Predicate) -> Statement:
+    """Return the statement for the labels, as texts, of what stood at commit ``at`` wherever the predicate reaches.
+
+    Ends of entries count, and versions that do not match: who wrote them had a say in what is found.
+    """
+    found, version = _joined()
+    reached = found.where(_HEAD.c.valid_to.is_(None), *addressed(predicate, _HEAD.c))
+    return reached.with_only_columns(version.label).distinct()
+
+
 def _joined() -> tuple[Statement, Any]:
     then = (
         select(func.max(_EARLIER.c.valid_from))

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "mutants": "small faults put into the policy engine, one at a time: how many its tests notice",
     "labels": "what labels cost: checks and joins of a tool call, their share of a run, growth with influencers",
     "containment": "what walls add to the start of a program, and what a planted program gets through to",
+    "attacks": "our own attacks on information flow, each beside a fault that must let it through; --set family=NAME",
     "structure": "lengths of files and functions, import circles",
 }
 

@@ -51,7 +51,8 @@ class Writing:
         return head
 
     def write(self, tx: Transaction, place: Place, key: str, value: Json, kind: str) -> None:
-        tx.put(place.topic, key, value, type=kind, label=self.label, derived_from=())
+        label = self.label.join(tx.reads_label)
+        tx.put(place.topic, key, value, type=kind, label=label, derived_from=())
 
     def _admit(self, head: Entry | None, claim: Claim | None, place: Place, parent: str | None) -> None:
         if not self.forks_allowed:

@@ -30,7 +30,12 @@ def copy_thread(transaction: Transaction, source: str, target: str, label: Label
     for entry in transaction.query(Predicate(topic=thread_topic(source))):
         derived_from = (entry.ref,)
         transaction.put(
-            thread_topic(target), entry.key, entry.value, type=entry.type, label=label, derived_from=derived_from
+            thread_topic(target),
+            entry.key,
+            entry.value,
+            type=entry.type,
+            label=label.join(entry.label),
+            derived_from=derived_from,
         )
 
 
@@ -85,7 +90,9 @@ def _remove(transaction: Transaction, gone: Iterable[Entry], label: Label) -> No
         elif head is None or place.checkpoint(_body(head)["checkpoint"] or "") in keys:
             _, newest = Place.at(place.topic, max(entry.key for entry in stay))
             value = head_value(newest, None)
-            transaction.put(place.topic, place.head, value, type=HEAD, label=label, derived_from=())
+            transaction.put(
+                place.topic, place.head, value, type=HEAD, label=label.join(transaction.reads_label), derived_from=()
+            )
 
 
 def _make_whole(transaction: Transaction, place: Place, stay: Sequence[Entry], gone: set[str], label: Label) -> None:
@@ -96,7 +103,14 @@ def _make_whole(transaction: Transaction, place: Place, stay: Sequence[Entry], g
             _, checkpoint = Place.at(entry.topic, entry.key)
             values = whole(ValueReader(transaction, place).values(entry), checkpoint)
             body = {**_body(entry), "values": values}
-            transaction.put(entry.topic, entry.key, body, type=CHECKPOINT, label=label, derived_from=(entry.ref,))
+            transaction.put(
+                entry.topic,
+                entry.key,
+                body,
+                type=CHECKPOINT,
+                label=label.join(transaction.reads_label),
+                derived_from=(entry.ref,),
+            )
 
 
 def _reach(checkpoint: str, needs: dict[str, set[str]]) -> set[str]:

@@ -29,6 +29,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph import removal
+from agentsys.langgraph.acting import deliver, raised
 from agentsys.langgraph.addresses import CHECKPOINT, ROOT, Place, thread_topic
 from agentsys.langgraph.channels import State, ValueReader
 from agentsys.langgraph.encoding import decoded
@@ -45,9 +46,10 @@ Forks: TypeAlias = Literal["refuse", "allow"]
 class BlackboardSaver(BaseCheckpointSaver[str]):
     """Keeps a graph's checkpoints on ``board``, each under ``label``; one commit a checkpoint, durable when it returns.
 
-    Without a label, checkpoints count as shaped by anybody and readable by the owner. With ``forks="refuse"`` a write
-    by one who read the thread before somebody else wrote it raises :class:`StaleCheckpoint`; with ``"allow"`` it begins
-    a branch, as in LangGraph's own savers.
+    Without a label, checkpoints count as shaped by anybody and readable by the owner. Inside a run, an actor's label is
+    raised by what it reads, and joined to what it writes. With ``forks="refuse"`` a write by one who read the thread
+    before somebody else wrote it raises :class:`StaleCheckpoint`; with ``"allow"`` it begins a branch, as in
+    LangGraph's own savers.
     """
 
     def __init__(self, board: Board, *, label: Label | None = None, forks: Forks = "refuse") -> None:
@@ -122,7 +124,9 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         place = Place.of(config)
         transaction = self._board.begin(PRINCIPAL)
         named = get_checkpoint_id(config) or newest(transaction.get(place.topic, place.head))
-        return channel_history(transaction, place, named, channels, self.serde)
+        found = channel_history(transaction, place, named, channels, self.serde)
+        deliver(transaction.reads_label)
+        return found
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         found, claim = await asyncio.to_thread(self._read, config)
@@ -186,10 +190,12 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         named = get_checkpoint_id(config) or newest(head)
         entry = None if named is None else transaction.get(place.topic, place.checkpoint(named))
         if entry is None:
+            deliver(transaction.reads_label)
             return None, claim
         found, state, writes = self._tuple(transaction, ValueReader(transaction, place), place, entry, claim)
         if head is not None and named == newest(head):
             self._known.read(place, head, entry, state, writes)
+        deliver(transaction.reads_label)
         return found, claim
 
     def _listed(
@@ -198,6 +204,7 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         transaction = self._board.begin(PRINCIPAL)
         readers: dict[Place, tuple[ValueReader, Claim]] = {}
         for entry in _checkpoints(transaction, config):
+            deliver(transaction.reads_label)
             place, checkpoint = Place.at(entry.topic, entry.key)
             if before is not None and checkpoint >= before:
                 continue
@@ -235,7 +242,7 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
     @property
     def _writing(self) -> Writing:
         # LangGraph copies savers and gives the copies another serialiser.
-        return Writing(self.serde, self._label, self._forks == "allow", self._known)
+        return Writing(self.serde, raised(self._label), self._forks == "allow", self._known)
 
     def _commit(self, write: Callable[[Transaction], None]) -> None:
         while True:

@@ -40,6 +40,7 @@ from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
+from agentsys.langgraph.acting import deliver, raised
 from agentsys.langgraph.addresses import quoted
 from agentsys.langgraph.store_search import Ranking, matches, namespace_matches
 
@@ -53,8 +54,9 @@ Namespace = tuple[str, ...]
 class BlackboardStore(BaseStore):
     """Keeps items on ``board``, each under ``label``; a batch is durable when it returns.
 
-    Without a label, items count as shaped by anybody and readable by the owner. ``index`` configures embeddings for
-    searches with a query, which otherwise go by BM25. Items do not expire.
+    Without a label, items count as shaped by anybody and readable by the owner. Inside a run, the actor's label rises
+    with what it reads, and is joined to what it puts. ``index`` configures embeddings for searches with a query, which
+    otherwise go by BM25. Items do not expire.
     """
 
     __slots__ = ("_board", "_label", "_ranking")
@@ -104,6 +106,7 @@ class BlackboardStore(BaseStore):
         while True:
             transaction = self._board.begin(PRINCIPAL)
             found = transaction.get(_topic(namespace), quoted(key))
+            deliver(transaction.reads_label)
             value = change(None if found is None else _body(found)["value"])
             op = _checked([PutOp(namespace, key, value)])[0]
             self._done(transaction, [op], self._ranking.embed(self._ranking.texts([op])))
@@ -135,20 +138,21 @@ class BlackboardStore(BaseStore):
             else:
                 puts[op.namespace, op.key] = op
             results.append(result)
+        deliver(transaction.reads_label)
         for op in puts.values():
             self._put(transaction, op, embedded)
         return results
 
     def _put(self, transaction: Transaction, op: PutOp, embedded: Mapping[str, list[float]]) -> None:
-        topic, key = _topic(op.namespace), quoted(op.key)
+        topic, key, label = _topic(op.namespace), quoted(op.key), raised(self._label)
         if op.value is None:
-            transaction.delete(topic, key, label=self._label, derived_from=())
+            transaction.delete(topic, key, label=label, derived_from=())
             return
         # Not through the transaction: whoever puts without having read relies on nothing.
         before = self._board.get(topic, key)
         created = time.time() if before is None else _body(before)["created"]
         body = {"value": op.value, "created": created, "vectors": self._ranking.vectors(op, embedded)}
-        transaction.put(topic, key, body, type=ITEM, label=self._label, derived_from=())
+        transaction.put(topic, key, body, type=ITEM, label=label, derived_from=())
 
     def _searched(
         self, transaction: Transaction, op: SearchOp, embedded: Mapping[str, list[float]]

@@ -19,7 +19,7 @@ from agentsys.handles import Handle, NoValue
 from agentsys.labelled import Labelled, unwrap
 from agentsys.planning.answers import Answer, Span
 from agentsys.planning.binding import Binding
-from agentsys.planning.turns import BadTurn, Reference, ToolCall, Turn, read_turn, turn_schema
+from agentsys.planning.turns import BadTurn, Reference, ToolCall, Turn, argument_names, read_turn, turn_schema
 from agentsys.serving.requests import Constraint, Message
 from agentsys.tools import Tool
 from agentsys.workflow import Workflow
@@ -156,7 +156,7 @@ def _described(tool: Tool, said: str | None) -> str:
     parameters = tool.parameters.model_json_schema().get("properties", {})
     # What a foreign server says of its tools is a stranger's text: only the owner's own words describe them.
     text = said if said is not None else tool.description if tool.own_words else ""
-    arguments = parameters if tool.own_words else sorted(parameters)
+    arguments = parameters if tool.own_words else sorted(argument_names(tool))
     return json.dumps({"tool": tool.name, "does": text, "arguments": arguments})
 
 

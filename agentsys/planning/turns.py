@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,6 +13,10 @@ from agentsys.tools import Tool
 
 FROM: Final = "from"
 """The key by which a reference is known among an argument's values."""
+
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+"""What a foreign argument's name looks like, which a model that plans is shown."""
 
 
 class TurnPart(BaseModel):
@@ -100,16 +105,22 @@ def turn_schema(tools: Sequence[Tool], *, may_reveal: bool) -> dict[str, Json]:
     return {"anyOf": options, "$defs": definitions}
 
 
+def argument_names(tool: Tool) -> list[str]:
+    """Return the names of a tool's arguments; of a foreign server's, those that are names and no sentences."""
+    names = tool.parameters.model_json_schema().get("properties", {})
+    return [name for name in names if tool.own_words or _NAME.fullmatch(name)]
+
+
 def _call_schema(tool: Tool, definitions: dict[str, Any]) -> Json:
     schema = tool.parameters.model_json_schema(ref_template=f"#/$defs/{tool.name}.{{model}}")
     definitions |= {f"{tool.name}.{name}": part for name, part in schema.pop("$defs", {}).items()}
     # A foreign server's schema may hold texts of its own choice, which the model must not be led to say.
-    parts = schema.get("properties", {}) if tool.own_words else {name: {} for name in schema.get("properties", {})}
+    parts = schema.get("properties", {}) if tool.own_words else {name: {} for name in argument_names(tool)}
     properties = {name: _or_reference(part) for name, part in parts.items()}
     arguments: dict[str, Json] = {"type": "object", "properties": properties, "additionalProperties": False}
     if schema.get("additionalProperties") or not properties:
         arguments["additionalProperties"] = bool(schema.get("additionalProperties", not properties))
-    arguments["required"] = schema.get("required", [])
+    arguments["required"] = [name for name in schema.get("required", []) if name in properties]
     return _object(tool={"const": tool.name}, arguments=arguments)
 
 

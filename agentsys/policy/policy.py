@@ -113,6 +113,13 @@ class Policy(Part):
         """Return the policy with ``names`` as processors beside its own."""
         return self.model_copy(update={"processors": self.processors | frozenset(names)})
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with ``update``, under a version of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        # pydantic copies what was computed from the old fields along with them.
+        copied.__dict__.pop("version", None)
+        return copied
+
     def rule(self, tool: str) -> ToolRule:
         return self.tools.get(tool, NO_RULE)
 

@@ -2,7 +2,8 @@
 
 ``dojo`` loads suites and writes injections, ``ground_truths`` scripts the calls that AgentDojo leaves out, ``tools``
 puts a live environment behind the gateway, ``script`` and ``gullible`` are the model, ``element`` is AgentDojo's
-pipeline element that runs the runtime, ``audit`` judges what was done, and ``arms`` are the policies.
+pipeline element that runs the runtime, ``audit`` judges what was done, and ``arms`` are the policies. Our own
+attacks are in ``attacks``.
 """
 
 from agentsys.errors import ConfigurationError
