@@ -25,7 +25,7 @@ from agentsys.policy.policy import Policy
 from agentsys.questions import about_write, decided_again
 from agentsys.topics import is_reserved
 
-CIRCUMSTANTIAL: Final = frozenset({"unavailable-tool", "check-timed-out"})
+CIRCUMSTANTIAL: Final = frozenset({"unavailable-tool", "check-timed-out", "secret"})
 """Rules that follow from how things were at that moment: such a denial is taken as recorded."""
 
 SPENT: Final = "quota"
@@ -135,7 +135,7 @@ class _Auditor:
             policy = None if kept is None else Policy.model_validate(kept.value)
             if policy is None or policy.version != version:
                 return None
-            self._gateways[version] = Gateway(policy, self._gateway.tools)
+            self._gateways[version] = Gateway(policy, self._gateway.tools, self._gateway.secrets)
         return self._gateways[version]
 
 

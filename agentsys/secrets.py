@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 from weakref import WeakSet
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, WithJsonSchema
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import NOBODY, Readers
@@ -47,6 +47,18 @@ class SecretReference(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     secret: str
+
+
+_SHOWN: Final = WithJsonSchema(
+    {
+        "type": "object",
+        "description": "a secret, by its name",
+        "properties": {"secret": {"type": "string"}},
+        "required": ["secret"],
+        "additionalProperties": False,
+    }
+)
+"""Where it stands, not by reference: models are shown single arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,7 @@ def as_parameter(hint: Any) -> Any:
     Raises :class:`ConfigurationError` where a secret is part of something.
     """
     if hint is SecretStr:
-        return SecretReference
+        return Annotated[SecretReference, _SHOWN]
     if not _holds_secret(hint):
         return hint
     if get_origin(hint) in (Union, UnionType):

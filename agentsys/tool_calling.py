@@ -202,7 +202,8 @@ class ToolCalling(BoardAccess):
     async def _decide_call(
         self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label], turn: Turn
     ) -> Step:
-        question = about_call(tool, arguments, self._label, labels)
+        given: Any = self._scope.secrets.json(to_json(arguments))
+        question = about_call(tool, given, self._label, labels)
         decision = await self._scope.gateway.judge(tool, arguments, control=self._label, labels=labels)
         step = replace(step, label=self._label.join(*labels.values()))
         before = self.decisions.pending

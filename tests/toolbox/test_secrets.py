@@ -275,6 +275,8 @@ async def test_a_value_among_the_arguments_is_denied_before_it_is_on_record(tmp_
         runtime = Runtime(board, ScriptedModel(str), tools=[echoing()], workflows=[workflow], secrets=[secret("use")])
         result = await runtime.run("workflow")
         assert result.failure is not None and "give its name instead" in result.failure.message
+        report = await runtime.audit(result.run)
+        assert report.difference is None and report.taken == 1
     assert leaks(tmp_path, VALUE) == []
 
 
