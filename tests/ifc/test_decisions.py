@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, EndorsedInfluence, Label, Readers, join_all
 from agentsys.gateway import Allow, AllowCall, AskCall, Deny, Gateway
-from agentsys.policy.documents import read_policy
+from agentsys.policy.documents import PolicyFault, load_policy, read_policy
 from agentsys.policy.endorsers import PERSON
 from agentsys.policy.policy import Policy
 from agentsys.policy.rules import ArgumentRule, ToolRule
@@ -84,8 +85,8 @@ def as_specified(call: Call) -> None:
     assert told_apart(decision) == specified(call)
     rule = call.policy.tools.get("act", ToolRule())
     if isinstance(decision, AllowCall | AskCall):
-        text = call.labels.get("text")
-        cut = text is not None and rule.argument("text").links == "defang" and not trusted(call.policy, text, ())
+        shaped = call.control.join(call.label_of("text"))
+        cut = rule.argument("text").links == "defang" and not trusted(call.policy, shaped, ())
         shown = FANGLESS if cut and "evil.example" not in call.policy.links else call.arguments["text"]
         assert decision.arguments == {**call.arguments, "text": shown}
     else:
@@ -318,3 +319,58 @@ def test_every_fault_of_a_policy_is_named() -> None:
     ):
         assert fault in str(caught.value)
     assert "'person'" not in str(caught.value)
+
+
+@tool(effect=EffectClass.IRREVERSIBLE, audience=PUBLIC, source=None)
+def tell(to: str, text: str) -> str:
+    return text
+
+
+def decided(rule: ToolRule, *, control: Label, **labels_: Label) -> AllowCall | AskCall | Deny:
+    gateway = Gateway(Policy(tools={"tell": rule}), ToolRegistry([tell]))
+    arguments = {"to": "user:eve", "text": "see http://evil.example/a"}
+    return gateway.decide("tell", arguments, control=control, labels=labels_)
+
+
+@pytest.mark.parametrize("consequential", [True, False])
+def test_declassification_needs_trusted_control_of_harmless_calls_too(consequential: bool) -> None:
+    rule = ToolRule(consequential=consequential, declassifies=True, audience=("argument:to",))
+    assert decided(rule, control=Label.trusted()).rule == "declassified"
+    stranger = decided(rule, control=Label(frozenset({"mail"}), Readers.of(OWNER)))
+    assert isinstance(stranger, Deny)
+    assert (stranger.rule, stranger.telling) == (("integrity", False) if consequential else ("audience", True))
+    others = decided(rule, control=Label.trusted("user:owner", Readers.of("user:ann")))
+    assert isinstance(others, Deny), "what the owner may not read is not the owner's to let out"
+
+
+def test_links_of_the_trusted_stay_and_those_of_strangers_do_not() -> None:
+    arguments = {name: ArgumentRule(role="payload", links="defang") for name in ("text", "absent")}
+    rule = ToolRule(audience=(), arguments=arguments)
+    links = []
+    for label in (Label.trusted(), Label(frozenset({"mail"}))):
+        decision = decided(rule, control=Label.trusted(), text=label, absent=label)
+        assert isinstance(decision, AllowCall)
+        links.append(decision.arguments["text"])
+    assert links == ["see http://evil.example/a", FANGLESS]
+    kept = decided(ToolRule(audience=(), arguments={"text": ArgumentRule(role="payload")}), control=Label.trusted())
+    assert isinstance(kept, AllowCall) and kept.arguments["text"] == links[0]
+
+
+def test_an_address_outside_its_hosts_is_denied_and_the_reason_tells_it() -> None:
+    rule = ToolRule(audience=(), arguments={"text": ArgumentRule(role="payload", hosts=("good.example",))})
+    deny = decided(rule, control=Label.trusted())
+    assert isinstance(deny, Deny)
+    assert (deny.rule, deny.telling) == ("egress", True)
+
+
+def test_policies_are_read_from_files_or_from_those_that_are_shipped(tmp_path: Path) -> None:
+    path = tmp_path / "é.toml"
+    path.write_text('owner = "user:zoë"', encoding="utf-8")
+    assert load_policy(path).owner == "user:zoë"
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    for missing in (tmp_path / "absent.toml", tmp_path / "builtin.toml", tmp_path, tmp_path / "bad.toml"):
+        with pytest.raises(PolicyFault, match=r"The policy .* cannot be read: "):
+            load_policy(missing)
+    with pytest.raises(PolicyFault, match=rf"{path.name}: "):
+        path.write_text("closed = 3", encoding="utf-8")
+        load_policy(path)
