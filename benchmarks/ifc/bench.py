@@ -49,9 +49,12 @@ class Plan:
 def main(options: Options) -> BenchResult:
     """Run all pairs in all arms. ``--set suite=NAME`` takes one suite, ``--set trials=FILE`` keeps every trial."""
     plan, started = Plan.of(options), time.monotonic()
-    trials = run_all([*plan.benign, *plan.attacked], processes=int(options.arguments.get("processes", 0)))
-    if "trials" in options.arguments:
-        keep(trials, Path(options.arguments["trials"]))
+    kept = options.arguments.get("trials")
+    trials = run_all(
+        [*plan.benign, *plan.attacked],
+        processes=int(options.arguments.get("processes", 0)),
+        kept=None if kept is None else Path(kept),
+    )
     sums = {row.name: Sums.of(trial for trial in trials if trial.row == row.name) for row in ROWS}
     full = sums[FULL.name]
     return BenchResult(
@@ -67,8 +70,10 @@ def main(options: Options) -> BenchResult:
     )
 
 
-def run_all(pairs: Sequence[Pair], rows: Sequence[Row] = ROWS, *, processes: int = 0) -> list[Trial]:
-    """Run pairs for all lines of the comparison, in processes of their own."""
+def run_all(
+    pairs: Sequence[Pair], rows: Sequence[Row] = ROWS, *, processes: int = 0, kept: Path | None = None
+) -> list[Trial]:
+    """Run pairs for all lines of the comparison, in processes of their own; every trial is ``kept`` once it is over."""
     chunks = [list(pairs[start : start + CHUNK]) for start in range(0, len(pairs), CHUNK)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -79,7 +84,12 @@ def run_all(pairs: Sequence[Pair], rows: Sequence[Row] = ROWS, *, processes: int
         working = [pool.submit(run_chunk, folder, chunk, list(rows)) for chunk in chunks]
         console = Console(stderr=True)
         done = track(as_completed(working), "pairs", len(working), console=console, disable=not console.is_terminal)
-        return [trial for future in done for trial in future.result()]
+        trials = list[Trial]()
+        for future in done:
+            trials += future.result()
+            if kept is not None:
+                keep(trials, kept)
+        return trials
 
 
 def run_chunk(folder: str, pairs: list[Pair], rows: list[Row]) -> list[Trial]:

@@ -43,15 +43,8 @@ planner's choice."""
 CHOSEN: Final[dict[Task, frozenset[str]]] = {
     ("workspace", "user_task_12"): frozenset({"2024-05-19 16:00", "2024-05-19 17:00"}),
     ("workspace", "user_task_21"): frozenset({"2024-05-19 16:00", "2024-05-19 17:00"}),
-    # Which payment was for it is said in subjects, which others write.
-    ("banking", "user_task_6"): frozenset({"50.0"}),
 }
-"""Arguments that stand in plain sight, as one of several: which of them it is depends on what was read."""
-
-SHOWN: Final[dict[Task, dict[str, str]]] = {
-    ("banking", "user_task_3"): {"4.0": "10.0"},
-}
-"""Arguments that follow from the request and from another value, where the planner is shown that."""
+"""Arguments that the request names, as one of two: which of them depends on what was read."""
 
 PLAN_IN: Final[dict[Task, int]] = {
     ("workspace", "user_task_13"): 0,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentsys.benchmarks.ifc.dojo import Pair, dojo, payload, strings
-from agentsys.benchmarks.ifc.facts import CHOSEN, CONDITIONS, FIRST, INSTEAD, OWN, PLAN_IN, SHOWN, Task
+from agentsys.benchmarks.ifc.facts import CHOSEN, CONDITIONS, FIRST, INSTEAD, OWN, PLAN_IN, Task
 from agentsys.benchmarks.ifc.ground_truths import READING, Call, is_write
 from agentsys.tools import to_json
 
@@ -106,9 +106,8 @@ class Script:
         telling = [index for index in earlier if self._told_by(index, value, siblings or [value], hidden)]
         if telling:
             return self._item(telling[-1], value, step) or Reference(telling[-1], value)
-        basis = SHOWN.get(self.task, {}).get(str(value), value)
         visible = any(
-            mentions(hidden[index], basis) if index in hidden else self._says(index, basis) for index in range(step)
+            mentions(hidden[index], value) if index in hidden else self._says(index, value) for index in range(step)
         )
         readings = [index for index in earlier if self.steps[index].tool.startswith(READING)]
         if readings and (chosen or not visible):

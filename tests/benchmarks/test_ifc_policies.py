@@ -146,7 +146,7 @@ def test_every_vector_comes_out_and_none_of_it_as_trusted(suite: str, tmp_path: 
         ("workspace", "delete_file", {"source": []}),
         ("workspace", "list_files", {"fields": {"*.content": []}}),
         ("travel", "get_rating_reviews_for_car_rental", {"source": []}),
-        ("banking", "get_most_recent_transactions", {"fields": {}}),
+        ("banking", "get_most_recent_transactions", {"source": []}),
         ("banking", "read_file", {"source": []}),
         ("slack", "get_channels", {"source": []}),
         ("slack", "get_webpage", {"source": []}),
