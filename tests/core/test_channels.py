@@ -13,10 +13,11 @@ import pytest
 from agentsys.agents import Request, agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
-from agentsys.blackboard.labels import NOBODY, Label
+from agentsys.blackboard.labels import BOTTOM, NOBODY, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.handles import Handle, HandleOpaque, Hidden
+from agentsys.journal import Journal
 from agentsys.langgraph.saver import BlackboardSaver
 from agentsys.langgraph.store import BlackboardStore
 from agentsys.policy.links import defang
@@ -25,6 +26,7 @@ from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import EffectInDoubt
 from agentsys.tools import tool
+from agentsys.workspace import Workspace
 
 STRANGER = Label(frozenset({"mail"}))
 
@@ -203,3 +205,14 @@ def test_a_copied_policy_has_a_version_of_its_own() -> None:
 )
 def test_links_of_every_spelling_are_inactive(text: str, inactive: str) -> None:
     assert defang(text, {"docs.example.org"}) == inactive
+
+
+async def test_a_search_tells_nothing_of_what_its_audience_may_not_read(board: Board) -> None:
+    write(board, "n/x", "secret", 1, Label(frozenset({"mail"}), Readers.of("user:boss")))
+    ending = board.begin("seed")
+    ending.delete("n/x", "secret", label=Label(frozenset({"mail"}), Readers.of("user:boss")))
+    board.commit(ending)
+    journal, search = Journal(board, "run"), Predicate(topic="n/x")
+    cleared = Workspace(journal, "agent:a", board.head, audience=Readers.of("user:ann"))
+    assert cleared.label_of_search(search) == BOTTOM
+    assert "mail" in Workspace(journal, "agent:a", board.head).label_of_search(search).influencers
