@@ -260,9 +260,10 @@ class Gateway:
         """Return the arguments, with links made inactive in payloads that strangers shaped."""
         arguments = dict(proposal.arguments)
         for part, value in arguments.items():
+            if proposal.rule.argument(part).links == "keep":
+                continue
             # What a caller writes itself is shaped by all that the caller saw.
-            label = proposal.control.join(proposal.labels.get(part, BOTTOM))
-            if proposal.rule.argument(part).links == "defang" and not self.policy.trusts(label):
+            if not self.policy.trusts(proposal.control.join(proposal.labels.get(part, BOTTOM))):
                 arguments[part] = defang(value, self.policy.links)
         return arguments
 

@@ -170,7 +170,7 @@ def _annotation(endorser: Endorser, members: Sequence[Member]) -> Any:
 
 
 def _is_range(low: float | None, high: float | None) -> bool:
-    return low is not None and high is not None and math.isfinite(low) and math.isfinite(high) and low <= high
+    return low is not None and high is not None and low <= high
 
 
 def _member(value: Json, members: Sequence[Member]) -> Member:

@@ -374,3 +374,16 @@ def test_policies_are_read_from_files_or_from_those_that_are_shipped(tmp_path: P
     with pytest.raises(PolicyFault, match=rf"{path.name}: "):
         path.write_text("closed = 3", encoding="utf-8")
         load_policy(path)
+
+
+def test_processors_are_added_to_those_there_are() -> None:
+    policy = Policy(processors=frozenset({"a"}), closed=True).with_processors(["b"])
+    assert policy == Policy(processors=frozenset({"a", "b"}), closed=True)
+
+
+def test_the_shipped_policies_are_found_by_name_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = load_policy(Path("builtin"))
+    assert shipped.tools
+    (tmp_path / "builtin").write_text("closed = true")
+    assert load_policy(Path("builtin")) == Policy(closed=True)

@@ -10,7 +10,7 @@ from agentsys.policy.addresses import egress_fault
 from agentsys.policy.links import defang
 from agentsys.policy.rules import ArgumentRule, ToolRule
 
-ALLOWED = frozenset({"good.example", "docs.example"})
+ALLOWED = frozenset({"good.example", "docs.example", "www.only.example"})
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_a_strangers_link_is_inactive(text: str, inactive: str) -> None:
         "ann@evil.com is an address",
         "ann.b@evil.com",
         "version 1.2.3 of a.b",
+        "https://www.only.example",
         "e.g. this",
         "",
     ],
