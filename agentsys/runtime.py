@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,17 +19,18 @@ from agentsys.audit import AuditReport, audit, keep_policy
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
-from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import Policies
 from agentsys.blackboard.transactions import Transaction
 from agentsys.control import ControlLoop
 from agentsys.deciding import Verdict, Word, decide
-from agentsys.errors import BoardError, ConfigurationError, RunError
+from agentsys.errors import ConfigurationError, RunError
 from agentsys.events import Listener
 from agentsys.execution import execute, repeat
 from agentsys.forks import copy_steps, forked
 from agentsys.gateway import Gateway
+from agentsys.held_runs import HeldRuns
 from agentsys.journal import Journal, Mode, submit
 from agentsys.labelled import unwrap
 from agentsys.leases import RunBusy, claim, give_back, lease_in, take
@@ -109,8 +109,7 @@ class Runtime:
         self._conflicts = conflicts or {}
         self._max_volunteers = max_volunteers
         self._approval_seconds = approval_seconds
-        self._active: dict[str, asyncio.Task[Any] | None] = {}
-        self._leases: dict[str, Entry] = {}
+        self._held = HeldRuns(board)
 
     @staticmethod
     def local(path: Path | str | None = None, **arguments: Any) -> Runtime:
@@ -129,20 +128,9 @@ class Runtime:
         On a board opened ``read_only``, beside another process that writes it, runs can only be listed and replayed.
         Without a policy of its own, naming a model server in the settings makes it a processor of the owner's data.
         """
-        from agentsys.serving.client import ServingClient
-        from agentsys.serving.models import EngineOptions, engine_factory
+        from agentsys.embedded import client_of
 
-        options = EngineOptions(
-            weight_format=settings.model.weight_format,
-            threads=settings.model.threads,
-            kv_cache_bytes=settings.model.kv_cache_mib * 2**20,
-            max_batch=settings.model.max_batch,
-            drafter="auto" if settings.model.speculation else None,
-            models_dir=settings.models_dir,
-            api_key=settings.model.api_key,
-        )
-        name = settings.model.name
-        client = ServingClient({name: engine_factory(name, options)}, default=name)
+        client = client_of(settings)
         if arguments.get("policy") is None:
             policy = Policy() if settings.policy is None else load_policy(settings.policy)
             arguments["policy"] = policy.with_processors(client.audience.members or ())
@@ -172,7 +160,7 @@ class Runtime:
         chosen = self._workflow(workflow)
         record = self._record(chosen, input, label, deadline, run_id, origin)
         run = record.run
-        async with self._executing(run):
+        async with self._held.executing(run):
             await self._begin(record)
             return await self._execute(run, chosen, listener)
 
@@ -210,8 +198,8 @@ class Runtime:
         if record.status != "running":
             return RunResult(record)
         chosen = self._workflow(workflow or record.workflow)
-        async with self._executing(run):
-            self._leases[run] = await claim(self.board, run, self._keep_policy)
+        async with self._held.executing(run):
+            self._held.keep(run, await claim(self.board, run, self._keep_policy))
             return await self._execute(run, chosen, listener, resumed=True)
 
     async def fork(
@@ -231,7 +219,7 @@ class Runtime:
         source = RunRecord.load(self.board, run)
         chosen = self._workflow(workflow or source.workflow)
         record = forked(source, self._free_name(run_id), at, time.time(), self.board.head)
-        async with self._executing(record.run):
+        async with self._held.executing(record.run):
             await self._begin(record, None if at is None else partial(copy_steps, self.board, run, record.run, at))
             return await self._execute(record.run, chosen, listener)
 
@@ -255,7 +243,7 @@ class Runtime:
         A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
         """
         record = RunRecord.load(self.board, run)
-        executing = self._active.get(run)
+        executing = self._held.task(run)
         if executing is not None and executing is not asyncio.current_task():
             executing.cancel()
             await asyncio.wait([executing])
@@ -358,12 +346,12 @@ class Runtime:
         except (Conflict, RunBusy) as lost:
             raise RunExists(f"Another process began a run {record.run!r} at this moment.") from lost
         if not for_anybody:
-            self._leases[record.run] = lease_in(commit)
+            self._held.keep(record.run, lease_in(commit))
 
     def _scope(self, record: RunRecord, listener: Listener | None, mode: Mode) -> RunScope:
         scope = RunScope(
             board=self.board,
-            journal=Journal(self.board, record.run, mode, self._leases.get(record.run)),
+            journal=Journal(self.board, record.run, mode, self._held.lease(record.run)),
             model=self.model,
             gateway=self._gateway,
             agents=self.agents,
@@ -399,27 +387,3 @@ class Runtime:
             known = ", ".join(sorted(self.workflows)) or "none"
             raise UnknownWorkflow(f"No workflow is named {workflow!r}; registered: {known}.")
         return self.workflows[workflow]
-
-    @asynccontextmanager
-    async def _executing(self, run: str) -> AsyncIterator[None]:
-        """Let nobody else in this process execute the run; if it does not end here, let another process take it."""
-        if run in self._active:
-            raise RunBusy(f"Run {run} is being executed.")
-        self._active[run] = asyncio.current_task()
-        try:
-            yield
-        except BaseException:
-            await self._give_back(run)
-            raise
-        finally:
-            del self._active[run]
-            self._leases.pop(run, None)
-
-    async def _give_back(self, run: str) -> None:
-        lease = self._leases.get(run)
-        if lease is not None:
-            with suppress(BoardError):
-                transaction = self.board.begin("runtime", run=run)
-                transaction.guard(lease)
-                give_back(run, transaction)
-                await submit(self.board, transaction)

@@ -16,8 +16,8 @@ from agentsys.protocols.http.app import PREFIX, runtime_api
 from agentsys.protocols.http.recorded import recorded_board
 from agentsys.protocols.http.streams import Stopping
 from agentsys.protocols.principals import principals
+from agentsys.sections import PrincipalSettings
 from agentsys.serving.client import ServingClient
-from agentsys.settings import PrincipalSettings
 from agentsys.supervisor import RunSupervisor
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentsys.errors import ConfigurationError
-from agentsys.settings import SHORTEST_TOKEN, PrincipalSettings
+from agentsys.sections import SHORTEST_TOKEN, PrincipalSettings
 
 CALLER: Final = "agentsys.caller"
 """Key of the caller in the scope of an ASGI request."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
 from agentsys.errors import ServingError
 from agentsys.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from agentsys.serving.client import ServingClient
 
 PORT = 8701  # beside `agentsys serve`, so that both can run
 
@@ -53,11 +50,12 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
     import uvicorn
 
     from agentsys.blackboard.labels import OWNER
+    from agentsys.embedded import client_of
     from agentsys.protocols.edge import EdgeMiddleware
     from agentsys.protocols.principals import principals
     from agentsys.serving.server.app import serving_app
 
-    client = _client(settings)
+    client = client_of(settings)
     try:
         err.print(f"loading {settings.model.name}", highlight=False)
         await client.engine()
@@ -82,23 +80,6 @@ def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> 
     else:
         out.print(f"serving {settings.model.name} at {url}", highlight=False)
     sys.stdout.flush()  # whoever started this waits for the line
-
-
-def _client(settings: Settings) -> ServingClient:
-    from agentsys.serving.client import ServingClient
-    from agentsys.serving.models import EngineOptions, engine_factory
-
-    model = settings.model
-    options = EngineOptions(
-        weight_format=model.weight_format,
-        threads=model.threads,
-        kv_cache_bytes=model.kv_cache_mib * 2**20,
-        max_batch=model.max_batch,
-        drafter="auto" if model.speculation else None,
-        models_dir=settings.models_dir,
-        api_key=model.api_key,
-    )
-    return ServingClient({model.name: engine_factory(model.name, options)}, default=model.name)
 
 
 def _listen(host: str, port: int) -> socket.socket:

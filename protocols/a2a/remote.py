@@ -21,7 +21,7 @@ from agentsys.protocols.a2a.answers import Answer
 from agentsys.protocols.a2a.client import Peer, PeerUnreachable, find_peer
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import label_from_peer, principal_of
-from agentsys.settings import A2ASettings
+from agentsys.sections import A2ASettings
 from agentsys.tools import Tool, tool
 
 REMOTE_TIMEOUT: Final = 120.0

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import EXTERNAL, Label, Readers
-from agentsys.settings import ForeignServerSettings, ForeignToolSettings
+from agentsys.sections import ForeignServerSettings, ForeignToolSettings
 
 FLOW: Final = "agentsys/flow"
 """``_meta`` key of a result's flow label."""

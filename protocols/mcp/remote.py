@@ -21,7 +21,7 @@ from agentsys.protocols.mcp.pins import Offer, Pins, ToolDocument, write_pins
 from agentsys.protocols.mcp.schema import arguments_model
 from agentsys.protocols.mcp.transports import transport_of
 from agentsys.runtime import Runtime
-from agentsys.settings import ForeignServerSettings, McpSettings
+from agentsys.sections import ForeignServerSettings, McpSettings
 from agentsys.tools import Tool
 
 SEPARATOR: Final = "__"

@@ -14,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from agentsys.egress import Address, EgressGuard, host_of
 from agentsys.protocols.mcp.content import MAX_RESULT_BYTES
-from agentsys.settings import ForeignServerSettings
+from agentsys.sections import ForeignServerSettings
 
 MAX_RESPONSE_BYTES = 4 * MAX_RESULT_BYTES
 """Bytes of one HTTP response, a stream's whole length included."""

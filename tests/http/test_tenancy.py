@@ -27,7 +27,8 @@ from agentsys.policy.policy import Policy
 from agentsys.protocols.principals import AmbiguousToken, digest_of, principal_of, principals
 from agentsys.runs import RunRecord
 from agentsys.runtime import Runtime
-from agentsys.settings import PrincipalSettings, load_settings
+from agentsys.sections import PrincipalSettings
+from agentsys.settings import load_settings
 from agentsys.tenancy import OperatorOnly, board_for
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool

@@ -21,7 +21,7 @@ from agentsys.protocols.mcp.pins import Offer, Pins
 from agentsys.protocols.mcp.remote import RemoteServer, attach_servers
 from agentsys.protocols.mcp.schema import arguments_model
 from agentsys.runtime import Runtime
-from agentsys.settings import ForeignServerSettings, McpSettings
+from agentsys.sections import ForeignServerSettings, McpSettings
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
 

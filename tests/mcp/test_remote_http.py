@@ -25,7 +25,7 @@ from agentsys.protocols.mcp import transports
 from agentsys.protocols.mcp.remote import attach_servers
 from agentsys.protocols.mcp.server import mcp_server
 from agentsys.runtime import Runtime
-from agentsys.settings import McpSettings
+from agentsys.sections import McpSettings
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool

@@ -17,7 +17,7 @@ from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.labels import EXTERNAL, Label, Readers
 from agentsys.protocols.mcp.remote import attach_servers
 from agentsys.runtime import Runtime
-from agentsys.settings import McpSettings
+from agentsys.sections import McpSettings
 from agentsys.testing import ScriptedModel
 
 pytestmark = pytest.mark.peers

@@ -24,7 +24,7 @@ from agentsys.protocols.a2a.remote import RemoteAgent
 from agentsys.protocols.mcp.labels import FLOW, IFC
 from agentsys.protocols.mcp.remote import RemoteServer
 from agentsys.runtime import Runtime
-from agentsys.settings import ForeignServerSettings
+from agentsys.sections import ForeignServerSettings
 
 FAMILY = "peers"
 LURE = GOALS["pay a stranger"].order
