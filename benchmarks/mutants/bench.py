@@ -20,21 +20,25 @@ from agentsys.errors import ConfigurationError
 
 LEAST: Final = 95.0
 """Bar: percent of the mutants, those that are no faults aside, that the tests notice."""
+SURVIVES: Final = "survives: "
 QUICK_SAMPLE: Final = 10
 POLL_SECONDS: Final = 2.0
 
 
 def main(options: Options) -> BenchResult:
-    """Try all mutants, or with ``--quick`` every tenth; ``--set workers=N`` in N processes, by default two."""
+    """Try all mutants, or with ``--quick`` every tenth; ``--set workers=N`` in N processes, by default two.
+
+    ``--set module=NAME,NAME`` tries those of some modules only, ``--set survivors=FILE`` those that survive by an
+    earlier result.
+    """
     if not (ROOT / TESTS[0]).exists():
         raise ConfigurationError("The tests are not here.", remedy="Run it in a checkout of the repository.")
-    sample = QUICK_SAMPLE if options.quick else int(options.arguments.get("sample", "1"))
-    tried = all_mutants()[::sample]
-    outcomes = _try(tried, int(options.arguments.get("workers", "2")), sample)
+    tried = _chosen(options)
+    outcomes = _try(tried, int(options.arguments.get("workers", "2")))
     equivalent = reasons(tried)
     survivors = [mutant for mutant in tried if outcomes[mutant] == "survived" and mutant not in equivalent]
     faults = [mutant for mutant in tried if mutant not in equivalent]
-    score = 100.0 * (len(faults) - len(survivors)) / len(faults)
+    score = 100.0 * (len(faults) - len(survivors)) / max(1, len(faults))
     misjudged = [mutant for mutant in equivalent if outcomes[mutant] != "survived"]
     return BenchResult(
         name="mutants",
@@ -46,17 +50,39 @@ def main(options: Options) -> BenchResult:
             Bar("mutants listed as no faults that a test notices", len(misjudged), 0, at_least=False),
         ],
         repetitions={"percent noticed": [score]},
-        notes=[f"survives: {mutant}" for mutant in survivors] + [f"is a fault: {mutant}" for mutant in misjudged],
+        notes=[f"{SURVIVES}{mutant}" for mutant in survivors] + [f"is a fault: {mutant}" for mutant in misjudged],
     )
 
 
-def _try(tried: list[Mutant], workers: int, sample: int) -> dict[Mutant, str]:
+def _chosen(options: Options) -> list[Mutant]:
+    chosen, given = all_mutants(), options.arguments
+    if "module" in given:
+        named = set(given["module"].split(","))
+        chosen = [mutant for mutant in chosen if named & {mutant.module, *_short(mutant.module)}]
+    if "survivors" in given:
+        noted = set(json.loads(Path(given["survivors"]).read_text(encoding="utf-8"))["notes"])
+        chosen = [mutant for mutant in chosen if f"{SURVIVES}{mutant}" in noted]
+    if not chosen:
+        raise ConfigurationError(
+            f"There are no mutants of {' '.join(given.values())}.",
+            remedy="Name a module as the table of a result does, and a result of the code as it is now.",
+        )
+    return chosen[:: QUICK_SAMPLE if options.quick else int(given.get("sample", "1"))]
+
+
+def _short(module: str) -> tuple[str, str]:
+    return module.removeprefix("agentsys."), module.rpartition(".")[2]
+
+
+def _try(tried: list[Mutant], workers: int) -> dict[Mutant, str]:
     with tempfile.TemporaryDirectory(prefix="agentsys-mutants-") as folder:
+        listed = Path(folder) / "tried.json"
+        listed.write_text(json.dumps([[mutant.module, mutant.number] for mutant in tried]), encoding="utf-8")
         files = [Path(folder) / f"{share}.jsonl" for share in range(workers)]
         command = [sys.executable, "-m", "agentsys.benchmarks.mutants.worker"]
         running = [
             subprocess.Popen(
-                [*command, str(share), str(workers), str(sample), str(file)],
+                [*command, str(share), str(workers), str(listed), str(file)],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -18,12 +18,21 @@ TESTS: Final = (
     "tests/ifc/test_decisions.py",
     "tests/ifc/test_places.py",
     "tests/ifc/test_links.py",
+    "tests/ifc/test_policies.py",
     "tests/ifc/test_hiding.py",
+    "tests/ifc/test_asking.py",
+    "tests/ifc/test_records.py",
+    "tests/ifc/test_addresses_and_secrets.py",
     "tests/ifc/test_p08_endorsers.py",
     "tests/ifc/test_p12_errors_deny.py",
     "tests/ifc/test_p14_monotone_policy.py",
     "tests/core/test_handles.py",
     "tests/core/test_gateway.py",
+    "tests/core/test_channels.py",
+    "tests/core/test_planner.py",
+    "tests/core/test_memoisation.py",
+    "tests/runtime/test_vouching.py",
+    "tests/runtime/test_approvals.py",
 )
 """The fast ones, those that notice faults of declarations first."""
 

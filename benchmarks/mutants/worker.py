@@ -1,4 +1,6 @@
-"""Tries mutants: ``python -m agentsys.benchmarks.mutants.worker SHARE OF SAMPLE FILE``; one line of JSON for each.
+"""Tries mutants: ``python -m agentsys.benchmarks.mutants.worker SHARE OF TRIED FILE``; one line of JSON for each.
+
+TRIED is a file of JSON with the module and number of all mutants; every OF-th of them is this worker's share.
 
 A mutant of a function takes the place of that function's code in a fork of a process in which the tests are collected;
 only tests that reach the function are run, until one fails. A mutant of a declaration is loaded in a fork of a process
@@ -8,6 +10,7 @@ that has loaded no part of the policy engine yet.
 from __future__ import annotations
 
 import ast
+import functools
 import gc
 import importlib.abc
 import importlib.util
@@ -32,6 +35,8 @@ from agentsys.benchmarks.mutants.targets import ROOT, TESTS, all_mutants, path_o
 
 SECONDS: Final = 120
 """What the tests of one mutant may take of a processor; one that takes more is noticed."""
+PATIENCE: Final = 15
+"""So many seconds, and so many times what it takes without a mutant, a test may last: one may wait for ever."""
 NOTICED: Final = 1
 ARGUMENTS: Final = [
     *(
@@ -40,7 +45,7 @@ ARGUMENTS: Final = [
         "-m",
         "not slow",
         "-k",
-        "not caught and not of_a_run_through",
+        "not caught and not of_a_run_through and not has_filled_the_memo",
         "-p",
         "no:cacheprovider",
         "-o",
@@ -52,9 +57,10 @@ ARGUMENTS: Final = [
 
 def main() -> None:
     """Try one share of the mutants."""
-    share, of, sample, file = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    share, of, tried, file = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     os.nice(19)
-    mine = all_mutants()[::sample][share::of]
+    known = {(mutant.module, mutant.number): mutant for mutant in all_mutants()}
+    mine = [known[module, number] for module, number in json.loads(tried.read_text(encoding="utf-8"))[share::of]]
     hypothesis.settings.register_profile(
         "mutants",
         derandomize=True,
@@ -71,11 +77,11 @@ def main() -> None:
             print(json.dumps([mutant.module, mutant.number, outcome]), file=out, flush=True)
 
         _load_foundations()
-        if _outcome(lambda: _run_loaded_anew(None)) != "survived":
+        declarations = [mutant for mutant in mine if not mutant.function]
+        if declarations and _outcome(lambda: _run_loaded_anew(None)) != "survived":
             raise SystemExit("the tests fail without any mutant")
-        for mutant in mine:
-            if not mutant.function:
-                report(mutant, _outcome(lambda mutant=mutant: _run_loaded_anew(mutant)))  # type: ignore[misc]
+        for mutant in declarations:
+            report(mutant, _outcome(lambda mutant=mutant: _run_loaded_anew(mutant)))  # type: ignore[misc]
         inside = [mutant for mutant in mine if mutant.function]
         status = pytest.main([*ARGUMENTS, *TESTS], plugins=[InPlace(inside, report)])
     sys.exit(int(status))
@@ -99,7 +105,7 @@ class InPlace:
             for function in functions:
                 reached.setdefault(function, []).append((time.perf_counter() - start, item))
         for mutant in self._mutants:
-            items = [item for _, item in sorted(reached.get(_key(mutant), ()), key=lambda pair: pair[0])]
+            items = sorted(reached.get(_key(mutant), ()), key=lambda pair: pair[0])
             self._report(mutant, _outcome(lambda mutant=mutant, items=items: _run_in_place(mutant, items)))  # type: ignore[misc]
         return True
 
@@ -108,6 +114,8 @@ def _reached_by(item: pytest.Item, following: pytest.Item | None) -> tuple[set[s
     """Run a test; return the functions under mutation that it called, and whether it failed."""
     names = {str(path_of(module)): module for module in {mutant.module for mutant in all_mutants()}}
     called: set[str] = set()
+    for cache in _caches():
+        cache.cache_clear()
 
     def note(frame: types.FrameType, event: str, _: object) -> None:
         module = names.get(frame.f_code.co_filename)
@@ -124,13 +132,23 @@ def _reached_by(item: pytest.Item, following: pytest.Item | None) -> tuple[set[s
     return called, any(report.failed for report in reports)
 
 
-def _run_in_place(mutant: Mutant, items: Sequence[pytest.Item]) -> None:
+def _run_in_place(mutant: Mutant, items: Sequence[tuple[float, pytest.Item]]) -> None:
     code = _code_of(mutated(path_of(mutant.module).read_text(encoding="utf-8"), mutant.number), mutant)
     for function in _live(mutant):
         function.__code__ = code
-    for item in items:
+    for seconds, item in items:
+        for cache in _caches():
+            cache.cache_clear()
+        signal.alarm(PATIENCE + int(PATIENCE * seconds))
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=None)):
             os._exit(NOTICED)
+
+
+@functools.cache
+def _caches() -> list[Any]:
+    """Return the caches of functions: what is remembered there was computed without the mutant."""
+    wrapped = [thing for thing in gc.get_objects() if isinstance(thing, functools._lru_cache_wrapper)]
+    return [cache for cache in wrapped if cache.__module__ in {mutant.module for mutant in all_mutants()}]
 
 
 def _code_of(tree: ast.Module, mutant: Mutant) -> types.CodeType:

@@ -352,6 +352,7 @@ def test_a_call_that_a_person_decides_waits_and_tells_a_hidden_caller_one_bit(
         runtime = Runtime(board, ScriptedModel(str), tools=[launch], policy=policy)
         running = asyncio.ensure_future(runtime.run(main))
         while not (waiting := runtime.approvals("pending")):
+            assert not running.done(), "it ended and asked nobody"
             await asyncio.sleep(0.01)
         assert board.effects() == [], "nothing is planned before the word"
         await runtime.decide(waiting[0].id, verdict)  # type: ignore[arg-type]

@@ -31,6 +31,20 @@ ALLOWED = frozenset({"good.example", "docs.example", "www.only.example"})
         ("<a href='http://evil.example'>", "<a href='hxxp[:]//evil[.]example'>"),
         ("http://sub.good.example/", "hxxp[:]//sub[.]good[.]example/"),
         ("http://good.example.evil.example/", "hxxp[:]//good[.]example[.]evil[.]example/"),
+        ("file:///etc/passwd", "file[:]///etc/passwd"),
+        ("javascript:alert(1)", "javascripx[:]alert(1)"),
+        ("//evil.example/x", "[//]evil[.]example/x"),
+        (r"\\evil.example\x", r"[\\]evil[.]example\x"),
+        (r"http:\\evil.example", r"hxxp[:]\\evil[.]example"),
+        ("http:evil.example", "hxxp[:]evil[.]example"),
+        ("[x](slack:channel)", "[x](slack[:]channel)"),
+        ("http://[::1]/x", "hxxp[:]//[::1]/x"),
+        ("http://evil\u3002example/x", "hxxp[:]//evil[.]example/x"),
+        ("ev\u200bil.com", "evil[.]com"),
+        ("ht\u00adtp://evil.example", "hxxp[:]//evil[.]example"),
+        ("evil.mov", "evil[.]mov"),
+        ("http://good.example\\@evil.example", "hxxp[:]//good[.]example\\@evil[.]example"),
+        ("ftp://good.example", "fxp[:]//good[.]example"),
     ],
 )
 def test_a_strangers_link_is_inactive(text: str, inactive: str) -> None:
@@ -50,11 +64,21 @@ def test_a_strangers_link_is_inactive(text: str, inactive: str) -> None:
         "version 1.2.3 of a.b",
         "https://www.only.example",
         "e.g. this",
+        "HTTP://good.example/",
+        "a family \U0001f468\u200d\U0001f469\u200d\U0001f467 without a link",
+        "a family \U0001f468\u200d\U0001f469 and evil at nothing",
+        "//good.example/x",
+        "http:good.example",
         "",
     ],
 )
 def test_allowed_hosts_addresses_and_plain_text_stay(text: str) -> None:
     assert defang(text, ALLOWED) == text
+
+
+@pytest.mark.parametrize("top", ["com", "net", "org", "io", "ly", "uk", "online", "link", "zip", "mov"])
+def test_a_bare_host_under_a_common_top_domain_is_a_link(top: str) -> None:
+    assert defang(f"see evil.{top}, now") == f"see evil[.]{top}, now"
 
 
 def test_links_are_found_in_every_part_of_a_value() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,6 +72,30 @@ def test_nobody_and_public_bound_the_readers() -> None:
     assert PUBLIC.permits(NOBODY) and PUBLIC.permits(PUBLIC)
     assert not NOBODY.permits(Readers.of("user:ann"))
     assert not Readers.of("user:ann").permits(PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "lower",
+    [
+        {"influencers": frozenset({"a"})},
+        {"readers": Readers.of("x", "y", "z")},
+        {"readers": PUBLIC},
+        {"capacity": 1.0},
+        {"endorsements": frozenset()},
+    ],
+)
+def test_a_value_flows_nowhere_that_is_lower_in_a_single_part(lower: dict[str, Any]) -> None:
+    facts = frozenset({EndorsedInfluence("contact", "c")})
+    label = Label(frozenset({"a", "b"}), Readers.of("x", "y"), 2.0, facts)
+    assert label.flows_to(label)
+    assert not label.flows_to(replace(label, **lower))
+    assert replace(label, **lower).flows_to(label)
+
+
+def test_whom_a_person_trusts_and_who_may_read_it_is_said_apart() -> None:
+    assert Label.trusted("user:ann", NOBODY).readers == NOBODY
+    assert Label.trusted("user:ann", Readers.of("user:bob")) == Label(frozenset({"user:ann"}), Readers.of("user:bob"))
+    assert Label.trusted("user:ann").readers == Readers.of("user:ann")
 
 
 def test_integrity_asks_for_every_influencer() -> None:
@@ -148,6 +174,8 @@ def test_a_join_that_changes_nothing_is_the_label_itself() -> None:
     assert label.readers.join(Readers.of("user:owner", "x")) is label.readers
     assert PUBLIC.join(NOBODY) is NOBODY and NOBODY.join(PUBLIC) is NOBODY
     assert Readers.of("a").join(Readers.of("b")) == NOBODY
+    assert label.readers.join(Readers.of("user:owner")) is label.readers
+    assert label.join(replace(label, readers=Readers.of("user:owner"))) is label
     assert label.shaped_by == {"user:owner"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -162,6 +164,21 @@ def test_a_list_of_handles_keeps_the_label_of_each() -> None:
     assert failed.label == LABELS["one"].join(LABELS["deep"])
     with pytest.raises(NoValue, match=r"\$4 stands for nothing: .*gone"):
         open_handle(failed)
+
+
+def test_a_copy_of_a_handle_is_the_handle() -> None:
+    handle = Handle("$1", HIDDEN)[0]["x"]
+    assert copy.copy(handle) is handle
+    assert copy.deepcopy({"a": [handle]})["a"][0] is handle
+    with pytest.raises(HandleOpaque):
+        pickle.dumps(handle)
+
+
+def test_the_whole_of_a_value_can_have_a_label_of_its_own() -> None:
+    whole = Hidden({"a": 1}, LABELS["other"], patterns({"": LABELS["whole"], "a": LABELS["one"]}))
+    assert whole.own_label(()) == LABELS["whole"]
+    assert whole.own_label(("b",)) == LABELS["whole"]
+    assert whole.own_label(("a",)) == LABELS["one"]
 
 
 def test_the_entries_behind_handles_are_known() -> None:

@@ -63,6 +63,7 @@ def runtime_on(board: Board, outside: Outside, workflow: Any = forward, **policy
 
 async def pending(runtime: Runtime) -> Approval:
     while not (found := runtime.approvals("pending")):
+        assert len(asyncio.all_tasks()) > 1, "nothing runs that could still ask"
         await asyncio.sleep(0.01)
     return found[0]
 

@@ -29,6 +29,7 @@ async def answer_twice(context: Context, _: Any) -> Any:
 
 async def waiting(runtime: Runtime) -> Any:
     while not (found := runtime.approvals("pending")):
+        assert len(asyncio.all_tasks()) > 1, "nothing runs that could still ask"
         await asyncio.sleep(0.01)
     return found[0]
 
