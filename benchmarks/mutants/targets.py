@@ -29,8 +29,10 @@ TESTS: Final = (
     "tests/core/test_handles.py",
     "tests/core/test_gateway.py",
     "tests/core/test_channels.py",
+    "tests/core/test_sources.py",
     "tests/core/test_planner.py",
     "tests/core/test_memoisation.py",
+    "tests/runtime/test_sagas.py",
     "tests/runtime/test_vouching.py",
     "tests/runtime/test_approvals.py",
 )

@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
+from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.labels import BOTTOM, OWNER, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.errors import ServingError
 from agentsys.gateway import PolicyDenied
 from agentsys.handles import NoValue
+from agentsys.labelled import Labelled
 from agentsys.memoisation import Memoise
 from agentsys.models import ModelFailed
 from agentsys.policy.documents import read_policy
 from agentsys.runtime import Runtime
 from agentsys.serving.requests import Constraint, Message, SamplingParams
 from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
 from tests.ifc.world import MAIL, POLICY, World, attempt
 
 TRUSTED = Label.trusted()
@@ -225,6 +229,9 @@ def test_what_is_picked_from_a_private_directory_is_as_private_as_that(board: Bo
         picked = await getattr(context, action)(page, "channel")
         assert picked.label.readers == Readers.of(OWNER)
         assert picked.label.shaped_by == {OWNER, "web"}
+        assert [request.label.readers for request in world.model.requests] == [Readers.of(OWNER)] * (
+            action == "choose"
+        ), "the question holds the directory"
 
     result = asyncio.run(world.runtime(board).run(main, label=OPEN))
     assert result.status == "done", result.failure
@@ -243,3 +250,71 @@ def test_what_nobody_could_read_is_a_secret_of_all_who_shaped_what_was_to_be_rea
 
     result = asyncio.run(world.runtime(board).run(main, label=OPEN))
     assert result.status == "done", result.failure
+
+
+# What is remembered.
+
+
+@tool(effect=EffectClass.PURE, memo=Memoise(), source=BOTTOM)
+def upper(what: str) -> str:
+    return what.upper()
+
+
+def remembered(board: Board) -> list[tuple[str, str]]:
+    found: list[Any] = [entry.value for entry in board.query(Predicate(topic=topics.MEMO, type="memo"))]
+    return [(body["kind"], body["name"]) for body in found if "answer" in body]
+
+
+def test_what_is_remembered_says_whether_a_tool_or_a_model_answered(board: Board) -> None:
+    async def main(context: Context, _: Any) -> None:
+        await context.call("upper", what="x")
+        await context.generate("x", memo=Memoise(), model="upper")
+        await context.generate("x", memo=Memoise())
+
+    asyncio.run(Runtime(board, ScriptedModel(str), tools=[upper]).run(main))
+    assert sorted(remembered(board)) == [("call", "upper"), ("generate", ""), ("generate", "upper")]
+
+
+def test_whoever_asks_with_another_label_of_an_argument_does_not_learn_that_it_was_asked(board: Board) -> None:
+    async def main(context: Context, who: str) -> None:
+        await context.call("upper", what=Labelled("x", Label.trusted(who, PUBLIC)))
+
+    async def all_of_them() -> None:
+        runtime = Runtime(board, ScriptedModel(str), tools=[upper])
+        for who in ("user:ann", "user:bob", "user:ann"):
+            await runtime.run(main, who)
+
+    asyncio.run(all_of_them())
+    assert len(remembered(board)) == 2
+
+
+def test_a_replay_of_what_was_remembered_writes_nothing(board: Board) -> None:
+    async def main(context: Context, _: Any) -> Any:
+        return [(await context.call("upper", what="x")).value, (await context.generate("x", memo=Memoise())).value]
+
+    async def forgotten() -> None:
+        runtime = Runtime(board, ScriptedModel(lambda prompt: prompt), tools=[upper])
+        result = await runtime.run(main)
+        for entry in board.query(Predicate(topic=topics.MEMO, type="memo")):
+            transaction = board.begin("test")
+            transaction.delete(topics.MEMO, entry.key, label=entry.label)
+            board.commit(transaction)
+        head = board.head
+        assert (await runtime.replay(result.run, main)).identical
+        assert board.head == head
+
+    asyncio.run(forgotten())
+
+
+def test_the_record_of_a_remembered_call_says_what_was_called_and_with_what(board: Board) -> None:
+    async def main(context: Context, _: Any) -> None:
+        await context.call("upper", what="x")
+
+    async def twice() -> None:
+        runtime = Runtime(board, ScriptedModel(str), tools=[upper])
+        for _ in range(2):
+            await runtime.run(main)
+
+    asyncio.run(twice())
+    (step,) = [step for step in steps(board, "call") if "memo" in step]
+    assert (step["tool"], step["arguments"], step["value"]) == ("upper", {"what": "x"}, "X")

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
+from agentsys.events import ApprovalRequested
 from agentsys.gateway import PolicyDenied
+from agentsys.journal import ReplayDivergence
 from agentsys.labelled import Labelled
 from agentsys.memoisation import Memoise
 from agentsys.policy.documents import read_policy
@@ -204,6 +207,7 @@ def test_a_call_that_a_person_must_allow_is_asked_about_every_time_and_never_rem
 
     asyncio.run(twice())
     assert made == ["x", "x"]
+    assert board.query(Predicate(topic=topics.MEMO)) == [], "nobody else is to find what was allowed once"
 
 
 def test_the_record_of_a_denied_call_says_by_which_rule_and_why(board: Board) -> None:
@@ -225,15 +229,158 @@ class Dead(ToolError):
     unknown = True
 
 
-def test_a_call_of_which_nobody_knows_what_became_shows_its_source(board: Board) -> None:
+@pytest.mark.parametrize("hide", [True, False])
+@pytest.mark.parametrize("higher", ["first", "second"])
+def test_a_call_of_which_nobody_knows_what_became_shows_its_source_and_the_labels_of_both(
+    board: Board, hide: bool, higher: str
+) -> None:
     @tool(effect=EffectClass.IRREVERSIBLE, consequential=False, audience=NOBODY, source=WEB)
     def launch(what: str) -> str:
         raise Dead("the line went dead")
 
-    async def main(context: Context, _: Any) -> None:
-        with pytest.raises(EffectInDoubt):
-            await context.call_hidden("launch", what=Labelled("x", MAIL))
-        assert context.label == TRUSTED.join(WEB, MAIL)
+    seen: list[Label] = []
 
-    result = asyncio.run(Runtime(board, ScriptedModel(str), tools=[launch]).run(main))
-    assert result.status == "done", result.failure
+    def program(name: str) -> Main:
+        async def main(context: Context, _: Any) -> None:
+            what = Labelled("x", MAIL if name == higher else TRUSTED)
+            with pytest.raises(EffectInDoubt):
+                await (context.call_hidden if hide else context.call)("launch", what=what)
+            seen.append(context.label)
+
+        return main
+
+    taken_over(board, [launch], program("first"), program("second"))
+    lower = TRUSTED.join(WEB) if higher == "second" else TRUSTED.join(WEB, MAIL)
+    assert seen == [lower, TRUSTED.join(WEB, MAIL)]
+
+
+@pytest.mark.parametrize("look", ["reveal", "visible", "call_hidden"])
+def test_after_a_step_that_is_not_the_recorded_one_nothing_is_shown_any_more(board: Board, look: str) -> None:
+    seen: list[Any] = []
+
+    async def first(context: Context, _: Any) -> None:
+        await context.call_hidden("echo", what="x")
+        await context.call_hidden("echo", what="y")
+
+    async def second(context: Context, _: Any) -> None:
+        hidden = await context.call_hidden("echo", what="x")
+        with pytest.raises(ReplayDivergence):
+            await context.call_hidden("echo", what="z")
+        for _ in range(2):
+            with pytest.raises(ReplayDivergence):
+                shown = context.visible(hidden) if look == "visible" else None
+                if look == "reveal":
+                    shown = await context.reveal(hidden)
+                elif look == "call_hidden":
+                    shown = await context.call_hidden("echo", what="y")
+                seen.append(shown)
+        seen.append("end")
+
+    taken_over(board, [echo], first, second)
+    assert seen == ["end"]
+
+
+class Leaving:
+    """A source that forgets its tools, as a server does that goes away."""
+
+    prefix = "far."
+
+    def __init__(self, *tools: Tool) -> None:
+        self.tools = {member.name: member for member in tools}
+
+    def known(self) -> dict[str, Tool]:
+        return self.tools
+
+    async def discover(self, name: str | None = None) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+def test_a_call_that_a_person_allowed_is_not_made_once_its_server_is_forgotten(board: Board) -> None:
+    @tool(effect=EffectClass.IDEMPOTENT, consequential=False, audience=NOBODY, source=BOTTOM, name="far.echo")
+    def far(what: str) -> str:
+        return what
+
+    async def main(context: Context, _: Any) -> Any:
+        return (await context.call("far.echo", what="x")).value
+
+    async def forgotten() -> Any:
+        source = Leaving(far)
+        runtime = Runtime(board, ScriptedModel(str), policy=Policy.of(asks=["far.echo"]))
+        runtime.tools.attach(source)
+        running = asyncio.ensure_future(runtime.run(main))
+        while not (waiting := runtime.approvals("pending")):
+            assert not running.done(), "it ended and asked nobody"
+            await asyncio.sleep(0.01)
+        source.tools = {}
+        await runtime.decide(waiting[0].id, "approve")
+        return (await running).failure
+
+    # Which of the two depends on whether the run has looked the tool up before it waits.
+    assert asyncio.run(forgotten()).code in (PolicyDenied.code, UnknownTool.code)
+    assert board.effects() == []
+
+
+def test_a_result_of_which_the_server_is_gone_meanwhile_has_one_label_for_all_of_it(board: Board) -> None:
+    source = Leaving()
+
+    @tool(effect=EffectClass.IDEMPOTENT, consequential=False, audience=NOBODY, source=WEB, name="far.read")
+    def read() -> dict[str, str]:
+        source.tools = {}
+        return {"body": "x", "id": "y"}
+
+    async def main(context: Context, _: Any) -> list[list[str]]:
+        page = await context.call_hidden("far.read")
+        return [sorted(page[part].label.influencers) for part in ("body", "id")]
+
+    source.tools = {"far.read": read}
+    policy = read_policy('[tools."far.read"]\nfields = { body = ["mail"] }\n')
+    runtime = Runtime(board, ScriptedModel(str), policy=policy)
+    runtime.tools.attach(source)
+    assert asyncio.run(runtime.run(main)).value == [["mail", OWNER, "web"]] * 2
+
+
+def test_the_form_of_a_result_is_its_tools_and_a_part_is_whose_the_policy_says(board: Board) -> None:
+    @tool(effect=EffectClass.IDEMPOTENT, consequential=False, audience=NOBODY, source=WEB)
+    def read() -> dict[str, str]:
+        return {"body": "x", "id": "y"}
+
+    async def main(context: Context, _: Any) -> list[list[str]]:
+        page = await context.call_hidden("read")
+        return [sorted(page[part].label.influencers) for part in ("body", "id")]
+
+    policy = read_policy('[tools.read]\nfields = { body = ["mail"] }\n')
+    result = asyncio.run(Runtime(board, ScriptedModel(str), tools=[read], policy=policy).run(main))
+    assert result.value == [["mail", OWNER], [OWNER, "web"]]
+
+
+def test_whoever_goes_on_with_a_run_is_told_of_what_is_still_to_decide_alone(board: Board) -> None:
+    async def main(context: Context, _: Any) -> None:
+        for what in ("one", "two"):
+            await context.call("echo", what=what)
+
+    async def pending(runtime: Runtime, running: asyncio.Future[Any], what: str) -> str:
+        while not (found := [one for one in runtime.approvals("pending") if one.arguments == {"what": what}]):
+            assert not running.done(), "it ended and asked nobody"
+            await asyncio.sleep(0.01)
+        return found[0].id
+
+    async def interrupted() -> list[Any]:
+        runtime = Runtime(board, ScriptedModel(str), tools=[echo], policy=Policy.of(asks=["echo"]))
+        running = asyncio.ensure_future(runtime.run(main, run_id="r"))
+        await runtime.decide(await pending(runtime, running, "one"), "approve")
+        second = await pending(runtime, running, "two")
+        running.cancel()
+        await asyncio.wait([running])
+        told: list[Any] = []
+        resumed = asyncio.ensure_future(runtime.resume("r", main, listener=told.append))
+        while not any(isinstance(event, ApprovalRequested) for event in told):
+            assert not resumed.done(), "it ended and asked nobody"
+            await asyncio.sleep(0.01)
+        await runtime.decide(second, "approve")
+        assert (await resumed).status == "done"
+        return [event.arguments for event in told if isinstance(event, ApprovalRequested)]
+
+    assert asyncio.run(interrupted()) == [{"what": "two"}]
