@@ -42,6 +42,7 @@ ALLOWED = frozenset({"good.example", "docs.example", "www.only.example"})
         ("http://evil\u3002example/x", "hxxp[:]//evil[.]example/x"),
         ("ev\u200bil.com", "evil[.]com"),
         ("ht\u00adtp://evil.example", "hxxp[:]//evil[.]example"),
+        ("https://#top", "hxxps[:]//#top"),
         ("evil.mov", "evil[.]mov"),
         ("http://good.example\\@evil.example", "hxxp[:]//good[.]example\\@evil[.]example"),
         ("ftp://good.example", "fxp[:]//good[.]example"),
