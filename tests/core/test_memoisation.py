@@ -312,8 +312,12 @@ def observed(program: list[tuple[str, str, int]], *, high: bool) -> list[Any]:
 
 
 def _record(board: Board, run: str) -> list[Any]:
-    """Return what a run wrote, commit by commit, but for sequence numbers, times, and keys, which hold a secret."""
-    return [[_shown(entry) for entry in commit.writes if entry.type != "run"] for commit in board.log(run=run)]
+    """Return what low may read of a run, commit by commit, but for sequence numbers, times, and keys, which are secret."""
+    low = Readers.of("user:low")
+    return [
+        [_shown(entry) for entry in commit.writes if entry.type != "run" and entry.label.readers.permits(low)]
+        for commit in board.log(run=run)
+    ]
 
 
 def _shown(entry: Entry) -> list[Any]:

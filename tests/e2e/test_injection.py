@@ -124,7 +124,7 @@ async def run(data: str, policy: Policy | None = None) -> World:
             f"{entry.topic}/{entry.key}": entry.value
             for commit in board.log()
             for entry in commit.writes
-            if entry.topic not in ("runs", "leases") and not entry.topic.startswith("runs/")
+            if entry.topic not in ("runs", "leases", "policies") and not entry.topic.startswith("runs/")
         }
         return World(calls, entries, result.value, result.label)
 

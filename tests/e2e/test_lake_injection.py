@@ -96,7 +96,7 @@ async def test_an_injected_line_changes_no_call_and_no_write(order: str, tmp_pat
     injected = await ask(tmp_path / "with", tmp_path / "with.db", order)
     assert injected.answer == without.answer == 2800000
     assert injected.calls == without.calls
-    assert injected.topics == without.topics == {"runs", "leases"}
+    assert injected.topics == without.topics == {"runs", "leases", "policies"}
     assert injected.files == without.files
     assert "file:towns.csv" in injected.influencers
 

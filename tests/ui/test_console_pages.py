@@ -235,7 +235,7 @@ def test_the_slider_goes_back_to_a_commit(browse, recorded):
     slider.set_value(2).run()
     assert commit_numbers(app) == [2, 1]
     app = browse(BLACKBOARD_PAGE, at="1", show="Entries")
-    assert "2 entries after commit 1" in said(app)
+    assert "3 entries after commit 1" in said(app)
     assert f"runs | {run} | 1 |" in said(app)
     assert "not 999" in said(browse(BLACKBOARD_PAGE, at="999"))
 
