@@ -312,7 +312,7 @@ def observed(program: list[tuple[str, str, int]], *, high: bool) -> list[Any]:
 
 
 def _record(board: Board, run: str) -> list[Any]:
-    """Return what low may read of a run, commit by commit, but for sequence numbers, times, and keys, which are secret."""
+    """Return what low may read of a run, commit by commit, but for numbers of commits, times, and keys."""
     low = Readers.of("user:low")
     return [
         [_shown(entry) for entry in commit.writes if entry.type != "run" and entry.label.readers.permits(low)]
