@@ -384,3 +384,36 @@ def test_whoever_goes_on_with_a_run_is_told_of_what_is_still_to_decide_alone(boa
         return [event.arguments for event in told if isinstance(event, ApprovalRequested)]
 
     assert asyncio.run(interrupted()) == [{"what": "two"}]
+
+
+def test_that_nobody_can_be_asked_what_became_of_a_call_is_shown_with_the_labels_of_both(board: Board) -> None:
+    started = asyncio.Event()
+
+    def ask_about(key: str) -> Any:
+        raise OSError("no line")
+
+    @tool(effect=EffectClass.QUERYABLE, consequential=False, audience=NOBODY, source=BOTTOM, query=ask_about)
+    async def launch(what: str) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    seen: list[Label] = []
+
+    async def first(context: Context, _: Any) -> None:
+        await context.call_hidden("launch", what=Labelled("x", TRUSTED))
+
+    async def second(context: Context, _: Any) -> None:
+        with pytest.raises(EffectInDoubt, match="no line"):
+            await context.call_hidden("launch", what=Labelled("x", WEB))
+        seen.append(context.label)
+
+    async def interrupted() -> None:
+        runtime = Runtime(board, ScriptedModel(str), tools=[launch])
+        running = asyncio.ensure_future(runtime.run(first, run_id="r"))
+        await started.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        await runtime.resume("r", second)
+
+    asyncio.run(interrupted())
+    assert seen == [TRUSTED.join(WEB)]
