@@ -43,6 +43,7 @@ ALLOWED = frozenset({"good.example", "docs.example", "www.only.example"})
         ("ev\u200bil.com", "evil[.]com"),
         ("ht\u00adtp://evil.example", "hxxp[:]//evil[.]example"),
         ("https://#top", "hxxps[:]//#top"),
+        ("http:///good.example", "hxxp[:]///good[.]example"),
         ("evil.mov", "evil[.]mov"),
         ("http://good.example\\@evil.example", "hxxp[:]//good[.]example\\@evil[.]example"),
         ("ftp://good.example", "fxp[:]//good[.]example"),
