@@ -171,7 +171,9 @@ def test_a_field_that_only_depends_on_what_strangers_wrote_is_found(tmp_path: Pa
 def test_the_policies_know_every_tool_and_every_argument_of_those_that_change_something(suite: str) -> None:
     rules, tools = document(suite)["tools"], {tool.name: tool for tool in dojo(suite).suite.tools}
     assert set(rules) == set(tools)
-    assert {name for name, rule in rules.items() if rule["consequential"]} == set(filter(is_write, tools))
+    # It marks mails as read; the benchmark does not count that among the user's writes.
+    marking = {"get_unread_emails"} & set(tools)
+    assert {name for name, rule in rules.items() if rule["consequential"]} == marking | set(filter(is_write, tools))
     for name in filter(is_write, tools):
         assert set(rules[name].get("arguments", {})) == set(tools[name].parameters.model_fields), name
 
