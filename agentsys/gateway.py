@@ -17,8 +17,8 @@ from agentsys.policy.addresses import egress_fault
 from agentsys.policy.endorsers import PERSON
 from agentsys.policy.links import defang
 from agentsys.policy.policy import Policy
-from agentsys.policy.rules import ToolRule
-from agentsys.ruling import readers_of, ruled
+from agentsys.policy.rules import ToolRule, readers_of
+from agentsys.ruling import ruled
 from agentsys.secrets import NO_SECRETS, Secrets
 from agentsys.tools import Tool, ToolRegistry
 

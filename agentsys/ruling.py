@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
-from agentsys.blackboard.labels import PUBLIC, Label, Readers, join_all
-from agentsys.policy.rules import EVERYONE, ToolRule
+from agentsys.blackboard.labels import Label, Readers, join_all
+from agentsys.policy.rules import ToolRule, readers_of
 from agentsys.tools import Tool
 
 
@@ -40,9 +39,3 @@ def _source(tool: Tool, rule: ToolRule, influencers: tuple[str, ...] | None, own
     else:
         readers = declared.readers if declared is not None else Readers.of(owner)
     return Label(frozenset(influencers), readers)
-
-
-def readers_of(names: Iterable[str]) -> Readers:
-    """Return the readers that a policy names; one of the names may stand for everyone."""
-    members = frozenset(names)
-    return PUBLIC if EVERYONE in members else Readers(members)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from agentsys.blackboard.labels import PUBLIC, Readers
 
 Role = Literal["control", "target", "payload"]
 """What an argument decides: what is done, to whom, or with what content."""
@@ -105,6 +107,12 @@ def naming(member: str) -> str | None:
     """Return the argument that names a member of an audience; ``None`` where the member is a principal itself."""
     prefix = next((each for each in (ARGUMENT, HOST) if member.startswith(each)), None)
     return None if prefix is None else member.removeprefix(prefix)
+
+
+def readers_of(names: Iterable[str]) -> Readers:
+    """Return the readers that a policy names; one of the names may stand for everyone."""
+    members = frozenset(names)
+    return PUBLIC if EVERYONE in members else Readers(members)
 
 
 def _members(member: str, arguments: Mapping[str, object]) -> list[str]:

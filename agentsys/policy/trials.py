@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from agentsys.blackboard.labels import PUBLIC, Label, Readers
-from agentsys.policy.rules import EVERYONE, Part
+from agentsys.blackboard.labels import Label
+from agentsys.policy.rules import Part, readers_of
 
 
 class Shape(Part):
@@ -19,8 +19,7 @@ class Shape(Part):
     readers: tuple[str, ...] = Field((), description="who may read it, or 'everyone'; default: the owner")
 
     def label(self, owner: str) -> Label:
-        members = frozenset(self.readers or (owner,))
-        label = Label(frozenset(self.by or (owner,)), PUBLIC if EVERYONE in members else Readers(members))
+        label = Label(frozenset(self.by or (owner,)), readers_of(self.readers or (owner,)))
         for endorser in self.through:
             label = label.endorsed(endorser, 1.0, keeping=(owner,)) if label.influencers - {owner} else label
         return label

@@ -26,23 +26,12 @@ from agentsys.runtime import Runtime
 from agentsys.serving.requests import Constraint, Message, SamplingParams
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
-from tests.ifc.world import MAIL, POLICY, World, attempt
+from tests.ifc.world import MAIL, POLICY, World, attempt, done, steps
 
 TRUSTED = Label.trusted()
 OPEN = Label.trusted(readers=PUBLIC)
 
 Main = Callable[[Context, Any], Awaitable[Any]]
-
-
-def done(board: Board, body: Callable[[Context], Any], world: World | None = None) -> Any:
-    result = attempt(board, world or World(), body)
-    assert result.status == "done", result.failure
-    return result.value
-
-
-def steps(board: Board, kind: str) -> list[Any]:
-    found: list[Any] = [entry.value for entry in board.query(Predicate(topic_prefix="runs/", type="step"))]
-    return [step["value"] for step in found if step["kind"] == kind]
 
 
 class Fact(BaseModel):

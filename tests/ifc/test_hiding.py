@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,15 +26,9 @@ from agentsys.serving.requests import GenerateRequest
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import ToolFailed
 from agentsys.tools import Tool, tool
-from tests.ifc.world import DIARY, MAIL, POLICY, WEB, World, attempt
+from tests.ifc.world import DIARY, MAIL, POLICY, WEB, World, done
 
 TRUSTED = Label.trusted()
-
-
-def done(board: Board, body: Callable[[Context], Any], world: World | None = None) -> Any:
-    result = attempt(board, world or World(), body)
-    assert result.status == "done", result.failure
-    return result.value
 
 
 def decisions(board: Board) -> list[tuple[str, bool, str]]:

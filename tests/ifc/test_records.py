@@ -25,22 +25,11 @@ from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool
 from agentsys.tools import Tool, ToolError, tool
-from tests.ifc.world import MAIL, WEB, World, attempt
+from tests.ifc.world import MAIL, WEB, done, steps
 
 TRUSTED = Label.trusted()
 
 Main = Callable[[Context, Any], Awaitable[Any]]
-
-
-def done(board: Board, body: Callable[[Context], Any], world: World | None = None) -> Any:
-    result = attempt(board, world or World(), body)
-    assert result.status == "done", result.failure
-    return result.value
-
-
-def steps(board: Board, kind: str) -> list[Any]:
-    found: list[Any] = [entry.value for entry in board.query(Predicate(topic_prefix="runs/", type="step"))]
-    return [step["value"] for step in found if step["kind"] == kind]
 
 
 def taken_over(board: Board, tools: list[Tool], first: Main, second: Main, policy: Policy | None = None) -> None:

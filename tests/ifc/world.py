@@ -11,6 +11,7 @@ from typing import Any
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
+from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.policy.documents import read_policy
 from agentsys.policy.policy import Policy
@@ -164,3 +165,16 @@ def attempt(board: Board, world: World, body: Body, *, replay: bool = True) -> R
         return result
 
     return asyncio.run(both())
+
+
+def done(board: Board, body: Callable[[Context], Any], world: World | None = None) -> Any:
+    """Return what ``body`` came to; a run that did not end well fails the test."""
+    result = attempt(board, world or World(), body)
+    assert result.status == "done", result.failure
+    return result.value
+
+
+def steps(board: Board, kind: str) -> list[Any]:
+    """Return what all steps of a kind have on record."""
+    found: list[Any] = [entry.value for entry in board.query(Predicate(topic_prefix="runs/", type="step"))]
+    return [step["value"] for step in found if step["kind"] == kind]
