@@ -49,11 +49,29 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowCall:
+    """Where a call stands in its workflow: what its urgency, its cost and its fair share are worked out from.
+
+    ``workflow`` is the instance. ``kind``, the workflow's name, and ``stage``, the step that asks, repeat over
+    instances, which is how costs are learned. ``tenant`` is whose it is. ``deadline`` and ``arrived`` are unix
+    seconds: by when the whole workflow is wanted, and when it came (0: when its first call did).
+    """
+
+    workflow: str
+    kind: str = ""
+    stage: str = ""
+    tenant: str = ""
+    deadline: float = math.inf
+    arrived: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One model call. ``prompt`` is chat messages, raw text, or token ids.
 
     ``urgency`` is κ, the latest start time of the call in unix seconds: smaller runs first. An engine may treat calls
-    without hurry as due some minutes after they came, so that calls with a later κ cannot starve them.
+    without hurry as due some minutes after they came, so that calls with a later κ cannot starve them. A dispatcher
+    works κ out of ``call``, where that is given, and of what it has learned of the rest of the workflow.
     ``label`` decides which caches and replicas the call may touch: prefix caches are shared only between requests
     whose labels have the same readers. ``tags`` say whose call it is, in the caller's words; whoever may see the load
     of the engines sees them, so they name things and hold no content.
@@ -65,6 +83,7 @@ class GenerateRequest:
     urgency: float = math.inf
     label: Label = field(default_factory=Label)
     request_id: str = field(default_factory=lambda: uuid4().hex)
+    call: WorkflowCall | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,122 @@
+"""What the dispatcher knows of calls and replicas, and what it may decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agentsys.blackboard.labels import PUBLIC, Readers
+from agentsys.errors import ServingError
+from agentsys.serving.requests import WorkflowCall
+from agentsys.serving.scheduling.step_time import StepTime
+
+
+class OverloadedError(ServingError):
+    """More calls wait than the dispatcher may hold, or a tenant has more in flight than it may.
+
+    ``retry_after`` is the seconds after which a place is expected to be free.
+    """
+
+    code = "AGS-0450"
+    remedy = "Send the call again after the time named, add replicas, or raise `dispatch.queue`."
+
+    def __init__(self, message: str, *, retry_after: float, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class NoReplicaError(ServingError):
+    """No replica may see what the call says, or none that may is there any more."""
+
+    code = "AGS-0451"
+    remedy = "Add a replica whose audience the data's label allows, such as one on this machine."
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """One engine of a model. ``slots`` is how many calls it runs at once.
+
+    A ``preemptive`` one makes room for a more urgent call at its slots; one that ``rekeys`` takes a new κ while a call
+    waits or runs. ``audience`` learns the prompts it gets. ``kv_tokens`` bounds what fits its cache (0: unknown).
+    """
+
+    name: str
+    slots: int
+    step_time: StepTime
+    preemptive: bool = False
+    rekeys: bool = False
+    audience: Readers = field(default_factory=lambda: Readers(frozenset()))
+    kv_tokens: int = 0
+    adapters: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One model call on its way. ``most_tokens`` bounds the answer; calls of one ``domain`` may share cached prefixes.
+
+    ``readers`` may learn the prompt. ``adapter`` names a LoRA adapter that the call needs.
+    """
+
+    call_id: str
+    place: WorkflowCall
+    arrived: float
+    prompt_tokens: int
+    most_tokens: int
+    domain: bytes = b""
+    readers: Readers = PUBLIC
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Submit the call to the replica with this κ."""
+
+    call_id: str
+    replica: str
+    urgency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """Tell the replica the call's new κ."""
+
+    call_id: str
+    replica: str
+    urgency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Abort the call at ``source`` and submit prompt and partial answer to ``target``."""
+
+    call_id: str
+    source: str
+    target: str
+    urgency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Submit a second copy of a call that shows nothing yet; the first that does wins."""
+
+    call_id: str
+    replica: str
+    urgency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Abort this copy of a call: another one won, or nobody wants it."""
+
+    call_id: str
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """End the call with an error: no replica may take it any more."""
+
+    call_id: str
+    error: ServingError
+
+
+Decision = Start | Rekey | Move | Hedge | Cancel | Fail
