@@ -12,7 +12,17 @@ from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
 from agentsys.serving.observation import EngineView, ModelRecord
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Generation, Timings, Usage
+from agentsys.serving.requests import (
+    Chunk,
+    Embedding,
+    EmbedRequest,
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
 
 EngineFactory = Callable[[], Engine]
 
@@ -80,11 +90,13 @@ class ServingClient:
         """
         text: list[str] = []
         tokens: list[int] = []
+        logprobs: list[TokenLogprobs] = []
         last = Chunk("")
         async with aclosing(self.stream(request, model=model)) as chunks:
             async for chunk in chunks:
                 text.append(chunk.text)
                 tokens.extend(chunk.token_ids)
+                logprobs.extend(chunk.logprobs)
                 last = chunk
                 if on_chunk is not None:
                     on_chunk(chunk)
@@ -95,7 +107,12 @@ class ServingClient:
             usage=last.usage or Usage(completion_tokens=len(tokens)),
             timings=last.timings or Timings(),
             model=self._loaded[model or self._default].capabilities().model,
+            logprobs=tuple(logprobs),
         )
+
+    async def embed(self, request: EmbedRequest, *, model: str | None = None) -> Embedding:
+        """Return a vector for each prompt; raises ``UnsupportedFeatureError`` where the engine has none to give."""
+        return await (await self.engine(model)).embed(request)
 
     async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request."""

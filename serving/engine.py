@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from agentsys.serving.requests import Chunk, GenerateRequest, Usage
+from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest, Usage
+from agentsys.serving.scheduling.step_time import Iteration
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do; callers check here instead of guessing from its type."""
+    """What an engine can do; callers check here instead of guessing from its type.
+
+    ``adapters`` names the LoRA adapters that it has loaded.
+    """
 
     model: str
     context_length: int
@@ -21,6 +25,9 @@ class Capabilities:
     rekey: bool = False
     speculation: bool = False
     batch_invariant: bool = False
+    logprobs: bool = False
+    embeddings: bool = False
+    adapters: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,11 @@ class Engine(Protocol):
         """Stream the answer. Closing the iterator aborts the request. Raises :class:`ServingError` subclasses."""
         ...
 
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """Return a vector for each prompt. Raises :class:`ServingError` subclasses, ``UnsupportedFeatureError`` among
+        them if the engine has no ``embeddings``; cancelling the call stops the work."""
+        ...
+
     def abort(self, request_id: str) -> None:
         """Stop a request; its stream ends with ``FinishReason.ABORTED``. Unknown ids are ignored."""
         ...
@@ -85,6 +97,13 @@ class Engine(Protocol):
 
     def queue(self) -> tuple[QueuedRequest, ...] | None:
         """Return the requests that wait or run, in order of service; ``None`` if the engine does not know."""
+        ...
+
+    def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
+        """Return the number of the engine's last step, counted from 1, and its newest steps later than ``after``.
+
+        ``(0, ())`` if the engine does not tell.
+        """
         ...
 
     async def close(self) -> None:

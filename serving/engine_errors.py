@@ -1,4 +1,4 @@
-"""How requests to an engine in this process fail, whichever engine it is."""
+"""How requests to an engine fail, whichever engine it is."""
 
 from __future__ import annotations
 
@@ -31,3 +31,17 @@ class DuplicateRequestError(ServingError):
 
     code = "AGS-0415"
     remedy = "Give every request its own request_id, or wait for the earlier one to end."
+
+
+class UnsupportedFeatureError(ServingError):
+    """The engine cannot do what the request asks for; its capabilities say what it can."""
+
+    code = "AGS-0417"
+    remedy = "Leave the field out, or use an engine that has the capability, such as the torch engine."
+
+
+class QueueFullError(ServingError):
+    """As many requests wait in the engine as it may hold, which bounds its memory."""
+
+    code = "AGS-0418"
+    remedy = "Send the request again later, add replicas, or raise the engine's `max_waiting`."

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,13 +16,15 @@ import httpx
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
+from agentsys.serving.engine_errors import UnsupportedFeatureError
 from agentsys.serving.openai_format import (
     EndOfStream,
     RemoteProtocolError,
     endpoint_and_body,
     parse_event,
 )
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timings, Usage
+from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest, Timings, Usage
+from agentsys.serving.scheduling.step_time import Iteration
 
 _ATTEMPTS = 3
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -161,6 +163,14 @@ class OpenAIEngine:
     def queue(self) -> tuple[QueuedRequest, ...] | None:
         """Return ``None``: a server does not tell its queue."""
         return None
+
+    def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
+        """Return ``(0, ())``: a server does not tell its steps."""
+        return 0, ()
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """Refuse; raises :class:`UnsupportedFeatureError`."""
+        raise UnsupportedFeatureError(f"embeddings are not asked of {self._base_url}.")
 
     async def close(self) -> None:
         """Refuse further requests and abort those in progress."""

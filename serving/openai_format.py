@@ -8,6 +8,7 @@ from typing import Any
 
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities
+from agentsys.serving.engine_errors import UnsupportedFeatureError
 from agentsys.serving.requests import Constraint, FinishReason, GenerateRequest, Message, Usage
 
 _STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
@@ -44,8 +45,13 @@ class EndOfStream:
 
 
 def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> tuple[str, dict[str, Any]]:
-    """Return path and JSON body of a streamed call; raises :class:`UnsupportedConstraintError`."""
+    """Return path and JSON body of a streamed call.
+
+    Raises :class:`UnsupportedConstraintError` or ``UnsupportedFeatureError``.
+    """
     sampling = request.sampling
+    if sampling.logprobs is not None:
+        raise UnsupportedFeatureError(f"logprobs are not asked of {capabilities.model}'s server.")
     body: dict[str, Any] = {
         "model": capabilities.model,
         "stream": True,

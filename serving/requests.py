@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 from uuid import uuid4
 
 from agentsys.blackboard.labels import Label
@@ -20,9 +20,17 @@ class Message:
     content: str
 
 
+MOST_LOGPROBS: Final = 20
+"""Alternatives that may be asked for beside each token: what OpenAI's format allows."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. ``temperature`` 0 is greedy; ``seed`` makes sampling reproducible per request."""
+    """How the next token is chosen. ``temperature`` 0 is greedy; ``seed`` makes sampling reproducible per request.
+
+    ``logprobs`` asks for the log-probability of every token of the answer and of that many likeliest alternatives
+    (0: none of them); ``None`` asks for nothing.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -30,6 +38,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -38,6 +47,8 @@ class SamplingParams:
             raise ValueError(f"temperature must be finite and not negative, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise ValueError(f"logprobs must be from 0 to {MOST_LOGPROBS}, got {self.logprobs}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +126,38 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability; ``text`` is its bytes, perhaps half a character."""
+
+    token_id: int
+    text: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A token of an answer, and the likeliest tokens at its place, the likeliest first.
+
+    The probabilities are the model's own, before temperature, ``top_p`` and grammar.
+    """
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer; the last one carries ``finish_reason``, ``usage`` and ``timings``."""
+    """A piece of a streamed answer; the last one carries ``finish_reason``, ``usage`` and ``timings``.
+
+    ``logprobs`` has one item for each of ``token_ids`` if the request asked for them, and is empty otherwise.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +169,25 @@ class Generation:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    model: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts, or token ids, whose vectors are wanted. The other fields are those of :class:`GenerateRequest`."""
+
+    prompts: tuple[str | Sequence[int], ...]
+    urgency: float = math.inf
+    label: Label = field(default_factory=Label)
+    request_id: str = field(default_factory=lambda: uuid4().hex)
+    call: WorkflowCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One vector of length 1 for each prompt, in the order asked; ``prompt_tokens`` counts those of all prompts."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
     model: str = ""

@@ -11,6 +11,8 @@ import torch
 from agentsys.errors import ServingError
 from agentsys.serving.engine import EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import DuplicateRequestError
+from agentsys.serving.scheduling.iteration_log import IterationLog
+from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.torch_engine.active_request import ActiveRequest
@@ -44,6 +46,7 @@ class EngineCore:
         self._active: dict[str, ActiveRequest] = {}
         self._steps = 0
         self._ended = EngineStats()
+        self._iterations = IterationLog()
 
     @property
     def has_work(self) -> bool:
@@ -87,14 +90,17 @@ class EngineCore:
 
     def step(self) -> None:
         """Run one step over the most urgent requests."""
+        started = time.perf_counter()
         works = self._scheduler.schedule(no_drafts if self._speculation is None else self._draft)
         if not works:
             return
         self._note_scheduled(works)
+        load = _load(works)
         logits = self._runner.step([_slice(work) for work in works])
         self._steps += 1
         for work, rows in zip(works, logits, strict=True):
             self._finish_work(work, rows)
+        self._iterations.add(Iteration(*load, time.perf_counter() - started))
 
     def stats(self) -> EngineStats:
         """Return load and totals, requests in progress included."""
@@ -113,6 +119,10 @@ class EngineCore:
             preemptions=self._scheduler.preemptions,
             steps=self._steps,
         )
+
+    def iterations(self, after: int) -> tuple[int, Sequence[Iteration]]:
+        """Return the number of the last step and the newest steps later than ``after``."""
+        return self._iterations.since(after)
 
     def queue(self) -> tuple[QueuedRequest, ...]:
         """Return the requests that wait or run, in order of service."""
@@ -167,6 +177,15 @@ def _slice(work: Work) -> SequenceSlice:
     tokens = [*work.sequence.tokens[work.start : work.start + work.count], *work.draft]
     wanted = work.count - 1 if work.completes else len(tokens)
     return SequenceSlice(tokens, work.start, work.sequence.blocks, wanted)
+
+
+def _load(works: Sequence[Work]) -> tuple[int, int, int]:
+    """Return prefill tokens, decoding sequences and context tokens of a step that has not run yet."""
+    decoding = sum(work.sequence.is_decoding for work in works)
+    # A drafted token passes through the model as one of a prompt does, and is priced like it.
+    rows = sum(work.count + len(work.draft) for work in works)
+    context = sum(work.start + work.count + len(work.draft) for work in works)
+    return rows - decoding, decoding, context
 
 
 def _add_usage(stats: EngineStats, requests: Sequence[ActiveRequest]) -> EngineStats:

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,8 +21,9 @@ from typing import Literal
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
-from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
+from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
+from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
 from agentsys.serving.text_stream import TextStream
@@ -182,6 +183,12 @@ class TorchEngine:
 
     def queue(self) -> tuple[QueuedRequest, ...]:
         return self._core.queue()
+
+    def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
+        return self._core.iterations(after)
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        raise UnsupportedFeatureError(f"{self._capabilities.model} gives no embeddings yet.")
 
     async def close(self) -> None:
         """Stop the thread; answers in progress end with :class:`EngineClosedError`."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from agentsys.serving.engine_errors import (
     EngineClosedError,
     EngineFailedError,
     RequestTooLongError,
+    UnsupportedFeatureError,
 )
-from agentsys.serving.requests import Chunk, GenerateRequest
+from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
+from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.block_pool import domain_digest
@@ -86,6 +88,8 @@ class VllmEngine:
         ``EngineClosedError`` or ``EngineFailedError``.
         """
         self._check_usable()
+        if request.sampling.logprobs is not None:
+            raise UnsupportedFeatureError(f"{self._capabilities.model} in vLLM gives no logprobs here.")
         if request.request_id in self._answers:
             raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
@@ -130,6 +134,14 @@ class VllmEngine:
     def queue(self) -> tuple[QueuedRequest, ...] | None:
         """Return ``None``: vLLM's scheduler does not tell its queue."""
         return None
+
+    def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
+        """Return ``(0, ())``: vLLM's steps are not timed."""
+        return 0, ()
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """Refuse: a vLLM engine either generates or embeds. Raises :class:`UnsupportedFeatureError`."""
+        raise UnsupportedFeatureError(f"{self._capabilities.model} runs in vLLM to generate, and gives no embeddings.")
 
     async def close(self) -> None:
         """Stop vLLM and its processes; answers in progress end with ``EngineClosedError``."""

@@ -39,4 +39,10 @@ class ScriptedEngine:
             return None
         return tuple(QueuedRequest(name, 7.0, "decode", Usage(9, 3, 2)) for name in self.waiting)
 
+    def iterations(self, after=0):
+        return 0, ()
+
+    async def embed(self, request):
+        raise NotImplementedError
+
     async def close(self): ...
