@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from agentsys.blackboard.labels import PUBLIC, Readers
+from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.requests import WorkflowCall
 from agentsys.serving.scheduling.step_time import StepTime
@@ -44,7 +44,7 @@ class ReplicaSpec:
     step_time: StepTime
     preemptive: bool = False
     rekeys: bool = False
-    audience: Readers = field(default_factory=lambda: Readers(frozenset()))
+    audience: Readers = NOBODY
     kv_tokens: int = 0
     adapters: frozenset[str] = frozenset()
 

@@ -46,9 +46,8 @@ class StepTime:
 
     def scaled(self, factor: float) -> StepTime:
         """Return the prices of a replica ``factor`` times as slow."""
-        return StepTime(
-            *(factor * price for price in (self.base, self.per_prefill, self.per_sequence, self.per_context))
-        )
+        prices = (self.base, self.per_prefill, self.per_sequence, self.per_context)
+        return StepTime(*(factor * price for price in prices))
 
 
 _PRIOR_WEIGHT: Final = 4.0  # steps that the first guess counts for

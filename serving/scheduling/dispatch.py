@@ -1,0 +1,381 @@
+"""Which call runs where and when: one queue for all replicas of a model, and late binding.
+
+A call waits in the common queue until a replica that suits it has a free slot, or one that preempts runs something
+less urgent. So a replica that turns out slow holds nothing back but what it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from agentsys.serving.requests import Usage
+from agentsys.serving.scheduling.calls import (
+    Call,
+    Cancel,
+    Decision,
+    Fail,
+    NoReplicaError,
+    OverloadedError,
+    Rekey,
+    ReplicaSpec,
+    Start,
+)
+from agentsys.serving.scheduling.estimates import Estimates
+from agentsys.serving.scheduling.fairness import TenantShares
+from agentsys.serving.scheduling.lengths import OutputLengths
+from agentsys.serving.scheduling.policy import CallFacts, Option, Policy, UrgencyPolicy
+from agentsys.serving.scheduling.queue import Place, WaitingQueue
+from agentsys.serving.scheduling.replicas import Replica, Resident
+from agentsys.serving.scheduling.stages import Demand
+from agentsys.serving.scheduling.step_time import Iteration
+from agentsys.serving.scheduling.triage import Job, late_jobs
+from agentsys.serving.scheduling.workflows import Workflow, WorkflowTable
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchLimits:
+    """Bounds of the dispatcher; durations in seconds.
+
+    ``queue`` calls may wait, ``tenant`` calls of one tenant be in flight (0: no bound). A preemptive replica holds up
+    to ``overcommit`` times its slots, and takes a call beyond them if it is more urgent by ``preemption_margin``.
+    ``rekey_margin`` is the least change of κ that replicas are told. ``triage`` passes between two looks at what can
+    still be on time; ``reserved`` is the share of starts that what cannot gets nevertheless. ``lookahead`` calls are
+    passed over at most for one that suits a free replica. Without any replica, calls fail after ``outage``.
+    """
+
+    queue: int = 10_000
+    tenant: int = 0
+    overcommit: float = 1.5
+    preemption_margin: float = 0.1
+    rekey_margin: float = 0.25
+    triage: float | None = 0.25
+    reserved: float = 0.1
+    lookahead: int = 16
+    outage: float = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class DispatchedCall:
+    """A call in flight: ``at`` are the replicas that have a copy of it, ``pinned`` is a κ that stays."""
+
+    call: Call
+    workflow: Workflow
+    tokens: float
+    own: Demand
+    key: float = math.inf
+    pinned: float | None = None
+    at: list[Replica] = field(default_factory=list)
+    moves: int = 0
+
+
+class DispatchCore:
+    """The dispatcher of one model without clock, threads and engines. Not thread-safe.
+
+    Tell it what happens and ask :meth:`decide` after; what it decided counts as done.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[ReplicaSpec],
+        *,
+        policy: Policy | None = None,
+        limits: DispatchLimits | None = None,
+        workflows: WorkflowTable | None = None,
+        lengths: OutputLengths | None = None,
+    ) -> None:
+        """``workflows`` may be shared by the dispatchers of several models, whose calls then make one workflow."""
+        self.limits = limits or DispatchLimits()
+        self.policy: Policy = policy or UrgencyPolicy()
+        self.replicas = {spec.name: Replica(spec, index) for index, spec in enumerate(replicas)}
+        self.workflows = WorkflowTable() if workflows is None else workflows
+        self.estimates = Estimates(list(self.replicas.values()), lengths or OutputLengths())
+        self.tenants = TenantShares()
+        self.queue = WaitingQueue()
+        self.calls: dict[str, DispatchedCall] = {}
+        self._triaged = self._out_since = -math.inf
+        self._credit = 0.0
+        self._given_up: list[str] = []
+
+    # What happens.
+
+    def submit(self, call: Call, now: float) -> None:
+        """Queue a call; raises :class:`OverloadedError` or :class:`NoReplicaError`."""
+        self._admit(call)
+        tokens = self.estimates.tokens(call)
+        own = self.estimates.demand(call, tokens)
+        workflow = self.workflows.begin_call(call.call_id, call.place, own, now)
+        self.tenants.begin(call.place.tenant)
+        entry = self.calls[call.call_id] = DispatchedCall(call, workflow, tokens, own)
+        self._enqueue(entry, now)
+
+    def progressed(self, call_id: str, replica: str, tokens: int, now: float) -> list[Decision]:
+        """Note that an answer has ``tokens`` by now; the first copy that has any wins over the others."""
+        entry = self.calls.get(call_id)
+        resident = self.replicas[replica].residents.get(call_id)
+        if entry is None or resident is None:
+            return []
+        resident.generated = tokens
+        if tokens >= resident.expected_tokens:
+            resident.expected_tokens = self.estimates.tokens(entry.call, tokens)
+            left = resident.expected_tokens - tokens
+            resident.ends = now + left * self.replicas[replica].token_seconds(1, entry.call.prompt_tokens + tokens)
+        return self._withdraw(entry, keep=self.replicas[replica]) if tokens else []
+
+    def ended(self, call_id: str, replica: str, usage: Usage, now: float) -> list[Decision]:
+        """Note an answer's end, and learn from it."""
+        entry = self.calls.pop(call_id, None)
+        if entry is None:
+            return []
+        decisions = self._withdraw(entry, keep=None, but=replica)
+        self.queue.remove(call_id)
+        took = self.estimates.learn(entry.call, self.replicas[replica], usage)
+        self.workflows.end_call(entry.workflow, call_id, took, now)
+        self.tenants.serve(entry.call.place.tenant, took.work)
+        self.tenants.end(entry.call.place.tenant)
+        return decisions
+
+    def aborted(self, call_id: str, now: float) -> list[Decision]:
+        """Forget a call that nobody wants any more."""
+        entry = self.calls.pop(call_id, None)
+        if entry is None:
+            return []
+        self.queue.remove(call_id)
+        self.workflows.drop_call(entry.workflow, call_id, now)
+        self.tenants.end(entry.call.place.tenant)
+        return self._withdraw(entry, keep=None)
+
+    def lost(self, call_id: str, replica: str, now: float) -> bool:
+        """Note that a replica failed a call; returns whether it waits again, since no other copy of it runs."""
+        entry, failed = self.calls.get(call_id), self.replicas[replica]
+        failed.residents.pop(call_id, None)
+        if entry is None or failed not in entry.at:
+            return False
+        entry.at.remove(failed)
+        if entry.at:
+            return False
+        self._enqueue(entry, now)
+        return True
+
+    def replica_down(self, name: str, now: float) -> None:
+        """Give a replica no more calls; those that it has are lost or end as they may."""
+        self.replicas[name].up = False
+        if not any(replica.up for replica in self.replicas.values()):
+            self._out_since = now
+        self.estimates.refresh()
+
+    def replica_up(self, name: str, _now: float) -> None:
+        """Give a replica calls again."""
+        self.replicas[name].up = True
+        self.estimates.refresh()
+
+    def observe(self, replica: str, iterations: Sequence[Iteration]) -> None:
+        """Learn how fast a replica is."""
+        self.replicas[replica].observe(iterations)
+        self.estimates.refresh()
+
+    def workflow_ended(self, workflow: str, now: float) -> None:
+        """Note that a workflow needs nothing more."""
+        self.workflows.end(workflow, now)
+
+    # What to do.
+
+    def decide(self, now: float) -> list[Decision]:
+        """Return what is to be done now."""
+        self.workflows.sweep(now)
+        decisions = self._triage(now)
+        decisions += self._place(now)
+        return decisions + self._fail_without_replicas(now)
+
+    def next_wake(self, now: float) -> float | None:
+        """Return when to ask again although nothing happened; ``None`` if there is no need."""
+        if not self.calls or self.limits.triage is None:
+            return None
+        return max(now, self._triaged + self.limits.triage)
+
+    def facts(self, entry: DispatchedCall) -> CallFacts:
+        """Return what the policy may know of a call."""
+        call, workflow = entry.call, entry.workflow
+        after = self.workflows.after(workflow)
+        return CallFacts(
+            arrived=call.arrived,
+            workflow_arrived=workflow.arrived,
+            deadline=workflow.deadline,
+            path=entry.own.path + after.path,
+            work=entry.own.work + after.work,
+            own=entry.own.path,
+            attained=workflow.attained,
+            lead=self.tenants.lead(call.place.tenant),
+            demoted=workflow.demoted,
+            prompt_tokens=call.prompt_tokens,
+            expected_tokens=entry.tokens,
+        )
+
+    def _admit(self, call: Call) -> None:
+        limits = self.limits
+        if not any(replica.permits(call) for replica in self.replicas.values()):
+            raise NoReplicaError(f"none of {len(self.replicas)} replicas may or can serve call {call.call_id!r}.")
+        work = self.estimates.reference.share(call.prompt_tokens, self.estimates.tokens(call))
+        if len(self.queue) >= limits.queue:
+            retry = max(work * len(self.queue) / self.estimates.speed / 10, 1.0)
+            raise OverloadedError(f"{len(self.queue)} calls wait, the most that may.", retry_after=retry)
+        open_calls = self.tenants.open(call.place.tenant)
+        if limits.tenant and open_calls >= limits.tenant:
+            message = f"tenant {call.place.tenant!r} has {open_calls} calls in flight, the most it may."
+            raise OverloadedError(message, retry_after=max(work, 1.0))
+
+    def _enqueue(self, entry: DispatchedCall, now: float) -> None:
+        entry.key = entry.pinned if entry.pinned is not None else self.policy.key(self.facts(entry), now)
+        self.queue.push(entry.call.call_id, entry.key)
+
+    def _withdraw(self, entry: DispatchedCall, *, keep: Replica | None, but: str = "") -> list[Decision]:
+        """Take a call from its replicas, all but ``keep``; ``but`` has ended it and need not be told."""
+        decisions: list[Decision] = []
+        for replica in [replica for replica in entry.at if replica is not keep]:
+            replica.residents.pop(entry.call.call_id, None)
+            entry.at.remove(replica)
+            if replica.spec.name != but:
+                decisions.append(Cancel(entry.call.call_id, replica.spec.name))
+        return decisions
+
+    def _place(self, now: float) -> list[Decision]:
+        decisions: list[Decision] = []
+        passed_over: list[Place] = []
+        promised = [0] * len(self.replicas)
+        while (place := self.queue.first()) is not None and len(passed_over) < self.limits.lookahead:
+            if not self._has_room(place.key):
+                break
+            entry = self.calls[place.call_id]
+            self._enqueue(entry, now)  # κ may have moved since it was queued
+            if entry.key > place.key + self.limits.rekey_margin:
+                continue
+            self.queue.remove(place.call_id)
+            facts = self.facts(entry)
+            chosen = self._choose(entry, facts, promised, now)
+            if chosen is None:
+                passed_over.append(place)
+                continue
+            decisions.append(self._start(entry, *chosen, now))
+            decisions += self._start_reserved(facts, promised, now)
+        for place in passed_over:
+            self.queue.put_back(place)
+        return decisions
+
+    def _has_room(self, key: float) -> bool:
+        return self.policy.early or any(
+            replica.up and (replica.free > 0 or self._displaces(replica, key)) for replica in self.replicas.values()
+        )
+
+    def _displaces(self, replica: Replica, key: float) -> bool:
+        spec, held = replica.spec, len(replica.residents)
+        return (
+            spec.preemptive
+            and spec.slots <= held < spec.slots * self.limits.overcommit
+            and key < replica.least_urgent() - self.limits.preemption_margin
+        )
+
+    def _choose(
+        self, entry: DispatchedCall, facts: CallFacts, promised: list[int], now: float
+    ) -> tuple[Replica, Option] | None:
+        """Return the best replica, or promise the next slot of one that is worth waiting for and return ``None``."""
+        best: tuple[float, Replica, Option] | None = None
+        for replica in self.replicas.values():
+            if not (replica.up and replica.permits(entry.call)):
+                continue
+            displaces = not self.policy.early and self._displaces(replica, entry.key)
+            cached, ahead = self.estimates.cached(entry.call, replica), promised[replica.index]
+            option = replica.option(entry.call, entry.tokens, cached, now, ahead=ahead, displaces=displaces)
+            cost = self.policy.cost(facts, option, now)
+            if best is None or cost < best[0]:
+                best = cost, replica, option
+        if best is None:
+            return None
+        _cost, replica, option = best
+        if option.wait > 0 and not self.policy.early:
+            promised[replica.index] += 1
+            return None
+        return replica, option
+
+    def _start(self, entry: DispatchedCall, replica: Replica, option: Option, now: float) -> Start:
+        call_id = entry.call.call_id
+        replica.residents[call_id] = Resident(entry.call, entry.key, entry.tokens, now, now + option.finish)
+        entry.at.append(replica)
+        return Start(call_id, replica.spec.name, entry.key)
+
+    def _start_reserved(self, started: CallFacts, promised: list[int], now: float) -> list[Decision]:
+        """Give what was given up its share of the starts, the oldest first."""
+        waiting = [self.calls[call_id] for call_id in self._given_up if call_id in self.queue]
+        if started.demoted or not waiting:
+            return []
+        self._credit += self.limits.reserved
+        if self._credit < 1.0:
+            return []
+        self._credit -= 1.0
+        entry = waiting[0]
+        entry.pinned = entry.key = now
+        chosen = self._choose(entry, self.facts(entry), promised, now)
+        if chosen is None:
+            self._enqueue(entry, now)
+            return []
+        self.queue.remove(entry.call.call_id)
+        return [self._start(entry, *chosen, now)]
+
+    def _triage(self, now: float) -> list[Decision]:
+        """Decide anew who can be on time, and move κ of those for whom that changed."""
+        every = self.limits.triage
+        if every is None or now < self._triaged + every:
+            return []
+        self._triaged = now
+        late = late_jobs(self._jobs(now), self.estimates.speed)
+        decisions: list[Decision] = []
+        for workflow in self.workflows:
+            if workflow.demoted != (workflow.name in late):
+                workflow.demoted = not workflow.demoted
+                decisions += self._rekey(workflow, now)
+        given_up = (call_id for workflow in self.workflows if workflow.demoted for call_id in workflow.open)
+        self._given_up = [call_id for call_id in given_up if call_id in self.queue]
+        return decisions
+
+    def _jobs(self, now: float) -> Iterator[Job]:
+        for workflow in self.workflows:
+            if math.isfinite(workflow.deadline) and workflow.open:
+                left = self.workflows.after(workflow)
+                opened = [self._left(call_id, demand) for call_id, demand in workflow.open.items()]
+                path = max(demand.path for demand in opened) + left.path
+                work = sum(demand.work for demand in opened) + left.work
+                yield Job(workflow.name, path, work, workflow.deadline - now)
+
+    def _left(self, call_id: str, demand: Demand) -> Demand:
+        """Return what is left of an open call; one of another model's dispatcher counts whole."""
+        entry = self.calls.get(call_id)
+        residents = [] if entry is None else [replica.residents[call_id] for replica in entry.at]
+        done = max((resident.generated / resident.expected_tokens for resident in residents), default=0.0)
+        return Demand(demand.path * (1 - min(done, 1.0)), demand.work * (1 - min(done, 1.0)))
+
+    def _rekey(self, workflow: Workflow, now: float) -> list[Decision]:
+        decisions: list[Decision] = []
+        for call_id in workflow.open:
+            entry = self.calls.get(call_id)
+            if entry is None or entry.pinned is not None:
+                continue
+            before, entry.key = entry.key, self.policy.key(self.facts(entry), now)
+            if call_id in self.queue:
+                self.queue.push(call_id, entry.key)
+            for replica in entry.at:
+                replica.residents[call_id].key = entry.key
+                if replica.spec.rekeys and abs(entry.key - before) > self.limits.rekey_margin:
+                    decisions.append(Rekey(call_id, replica.spec.name, entry.key))
+        return decisions
+
+    def _fail_without_replicas(self, now: float) -> list[Decision]:
+        if any(replica.up for replica in self.replicas.values()) or now < self._out_since + self.limits.outage:
+            return []
+        waiting = [self.calls[call_id] for call_id in self.queue.calls()]
+        error = NoReplicaError(
+            f"no replica has answered for {now - self._out_since:.0f} s.",
+            remedy="Start a replica again, or raise `dispatch.outage`.",
+        )
+        for entry in waiting:
+            self.aborted(entry.call.call_id, now)
+        return [Fail(entry.call.call_id, error) for entry in waiting]

@@ -1,0 +1,57 @@
+"""What calls are expected to take, and what they took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentsys.serving.requests import Usage
+from agentsys.serving.scheduling.affinity import PrefixAffinity
+from agentsys.serving.scheduling.calls import Call
+from agentsys.serving.scheduling.lengths import OutputLengths
+from agentsys.serving.scheduling.replicas import Replica
+from agentsys.serving.scheduling.stages import Demand
+
+_TYPICAL_PROMPT, _TYPICAL_ANSWER = 512, 128
+
+
+class Estimates:
+    """Demands are in seconds of the fastest replica of the model, the reference."""
+
+    def __init__(self, replicas: Sequence[Replica], lengths: OutputLengths) -> None:
+        self._replicas = replicas
+        self._lengths = lengths
+        self._affinity = PrefixAffinity()
+        self.reference = replicas[0]
+        self.speed = 1.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Choose the reference anew, and say how many of it all replicas that are up amount to."""
+        up = [replica for replica in self._replicas if replica.up] or list(self._replicas)
+        self.reference = min(up, key=lambda replica: replica.alone(_TYPICAL_PROMPT, _TYPICAL_ANSWER))
+        work = self.reference.share(_TYPICAL_PROMPT, _TYPICAL_ANSWER)
+        self.speed = sum(work / max(replica.share(_TYPICAL_PROMPT, _TYPICAL_ANSWER), 1e-9) for replica in up)
+
+    def tokens(self, call: Call, generated: int = 0) -> float:
+        """Return how long the answer is expected to be."""
+        return self._lengths.expected(_stage(call), call.most_tokens, generated)
+
+    def demand(self, call: Call, tokens: float, cached: float = 0.0) -> Demand:
+        """Return what a call with an answer of ``tokens`` takes, of whose prompt the share ``cached`` is there."""
+        prompt = call.prompt_tokens * (1 - cached)
+        return Demand(self.reference.alone(prompt, tokens), self.reference.share(prompt, tokens))
+
+    def cached(self, call: Call, replica: Replica) -> float:
+        """Return the share of the prompt that the replica is expected to have cached."""
+        return self._affinity.share(replica.spec.name, (call.domain, call.place.workflow), _stage(call))
+
+    def learn(self, call: Call, replica: Replica, usage: Usage) -> Demand:
+        """Learn from a call that has ended; returns what it took."""
+        self._lengths.add(_stage(call), usage.completion_tokens)
+        workflow = (call.domain, call.place.workflow)
+        self._affinity.ran(replica.spec.name, workflow, _stage(call), call.prompt_tokens, usage.cached_tokens)
+        return self.demand(call, usage.completion_tokens, usage.cached_tokens / max(call.prompt_tokens, 1))
+
+
+def _stage(call: Call) -> tuple[str, str]:
+    return call.place.kind, call.place.stage

@@ -1,0 +1,114 @@
+"""In which order calls are served, and which replica is best for one: the two functions that policies differ in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What a policy may know of a call. Times are unix seconds, durations and demands seconds.
+
+    ``path`` and ``work`` remain of the whole workflow, this call included; ``own`` is the call alone on the fastest
+    idle replica. ``attained`` is the work done for the workflow so far. ``lead`` is what its tenant has had more than
+    the least served one. ``demoted``: the workflow was given up by triage.
+    """
+
+    arrived: float
+    workflow_arrived: float
+    deadline: float
+    path: float
+    work: float
+    own: float
+    attained: float
+    lead: float
+    demoted: bool
+    prompt_tokens: int
+    expected_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One replica as a place for a call; all but ``batch`` and ``slots`` in seconds.
+
+    ``wait`` passes before a slot is free, ``prefill`` and ``decode`` follow; ``harm`` is the delay that the call gives
+    to those already there, all together. ``replica`` is its place in the list of all.
+    """
+
+    replica: int
+    wait: float
+    prefill: float
+    decode: float
+    harm: float
+    batch: int
+    slots: int
+
+    @property
+    def finish(self) -> float:
+        """Seconds until the call has ended there."""
+        return self.wait + self.prefill + self.decode
+
+
+class Policy(Protocol):
+    """Smaller comes first, in both functions.
+
+    ``early`` policies give a call to a replica when it comes, whether it has a free slot or not; the others leave it
+    in the common queue until a replica that they prefer has one.
+    """
+
+    @property
+    def early(self) -> bool:
+        """Whether calls go to a replica at once."""
+        ...
+
+    def key(self, call: CallFacts, now: float) -> float:
+        """Return the call's place in the order of service; engines get it as κ."""
+        ...
+
+    def cost(self, call: CallFacts, option: Option, now: float) -> float:
+        """Return how bad a replica is for the call."""
+        ...
+
+
+LONGEST_WAIT_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class UrgencyPolicy:
+    """Ours: the latest start time κ = deadline − remaining critical path, and the replica where the call ends first.
+
+    ``longest_wait`` bounds κ by the workflow's arrival, so nobody starves: calls without a deadline, and those that
+    triage gave up, count as due then. ``harm`` weighs what others lose by the call. ``fairness`` is by how many
+    seconds κ moves for each second that the tenant was served more than the least served one. ``patience`` is how much
+    of the slack may be spent on a slower replica that costs others less.
+    """
+
+    longest_wait: float = LONGEST_WAIT_SECONDS
+    harm: float = 0.2
+    fairness: float = 0.5
+    patience: float = 0.0
+    early: bool = False
+
+    def key(self, call: CallFacts, now: float) -> float:
+        latest = call.workflow_arrived + self.longest_wait
+        if call.demoted or math.isinf(call.deadline):
+            return latest
+        return min(call.deadline - call.path + self.fairness * call.lead, latest)
+
+    def cost(self, call: CallFacts, option: Option, now: float) -> float:
+        return option.finish + self.harm * option.harm
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalPolicy:
+    """The field's default: first come, first served, at the replica with the least to do."""
+
+    early: bool = True
+
+    def key(self, call: CallFacts, now: float) -> float:
+        return call.arrived
+
+    def cost(self, call: CallFacts, option: Option, now: float) -> float:
+        return option.wait + option.batch / option.slots

@@ -1,0 +1,99 @@
+"""What the dispatcher knows of its replicas: what runs there, how fast, and what one more call would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentsys.serving.scheduling.calls import Call, ReplicaSpec
+from agentsys.serving.scheduling.policy import Option
+from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A copy of a call at a replica. ``ends`` is when it should end there; ``hedge`` marks a second copy."""
+
+    call: Call
+    key: float
+    expected_tokens: float
+    started: float
+    ends: float
+    generated: int = 0
+    hedge: bool = False
+
+
+class Replica:
+    """One replica's load."""
+
+    def __init__(self, spec: ReplicaSpec, index: int) -> None:
+        self.spec = spec
+        self.index = index
+        self.up = True
+        self.residents: dict[str, Resident] = {}
+        self._fit: StepTimeFit | None = None
+        self.step_time: StepTime = spec.step_time
+
+    @property
+    def free(self) -> int:
+        """Slots that are free."""
+        return self.spec.slots - len(self.residents)
+
+    def permits(self, call: Call) -> bool:
+        """Whether the call may be shown to those who learn this replica's prompts, and can run there."""
+        spec = self.spec
+        if call.adapter is not None and call.adapter not in spec.adapters:
+            return False
+        return call.readers.permits(spec.audience)
+
+    def observe(self, iterations: Sequence[Iteration]) -> None:
+        """Learn the prices of a step."""
+        if iterations:
+            self._fit = self._fit or StepTimeFit(self.spec.step_time)
+            for iteration in iterations:
+                self._fit.add(iteration)
+            self.step_time = self._fit.model
+
+    def token_seconds(self, batch: int, context: float) -> float:
+        """Return the seconds between two tokens when ``batch`` sequences of ``context`` tokens each decode."""
+        return self.step_time.seconds(0, batch, batch * context)
+
+    def alone(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return the seconds that a call takes on this replica when it is idle."""
+        context = prompt_tokens + completion_tokens / 2
+        return self.step_time.per_prefill * prompt_tokens + completion_tokens * self.token_seconds(1, context)
+
+    def share(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return the seconds of the replica's time that a call takes when every slot is used."""
+        slots, context = self.spec.slots, prompt_tokens + completion_tokens / 2
+        decode = completion_tokens * self.token_seconds(slots, context) / slots
+        return self.step_time.per_prefill * prompt_tokens + decode
+
+    def least_urgent(self) -> float:
+        """Return the greatest key of what is here."""
+        return max((resident.key for resident in self.residents.values()), default=float("-inf"))
+
+    def option(self, call: Call, tokens: float, cached: float, now: float, *, ahead: int, displaces: bool) -> Option:
+        """Say what it would mean to run ``call`` here, after ``ahead`` more that are promised the next free slots."""
+        spec, batch = self.spec, min(len(self.residents), self.spec.slots)
+        running = min(batch + 1, spec.slots)
+        price = self.token_seconds(running, call.prompt_tokens + tokens / 2)
+        prefill = self.step_time.per_prefill * call.prompt_tokens * (1 - cached)
+        decode = tokens * price
+        others = batch - 1 if displaces else batch
+        harm = others * (prefill + tokens * self.step_time.per_sequence)
+        if displaces:
+            harm += prefill + decode
+        wait = 0.0 if displaces else self._wait(now, ahead)
+        return Option(self.index, wait, prefill, decode, harm, batch, spec.slots)
+
+    def _wait(self, now: float, ahead: int) -> float:
+        missing = ahead - self.free + 1
+        if missing <= 0:
+            return 0.0
+        ends = sorted(resident.ends for resident in self.residents.values())
+        if not ends:
+            return 0.0
+        turns, place = divmod(missing - 1, len(ends))
+        longest = max(ends[-1] - now, 0.0)
+        return max(ends[place] - now, 0.0) + turns * longest

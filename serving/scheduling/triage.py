@@ -1,0 +1,44 @@
+"""Which workflows can still be on time, if the rest is served first.
+
+Source: J. M. Moore, "An n job, one machine sequencing algorithm for minimizing the number of late jobs" (1968), over
+one machine that is as fast as all replicas together: the jobs are what remains of workflows, so this is the relaxed
+problem 1|pmtn|ΣU at this moment. Whoever it leaves out cannot be on time even there, or only in the place of another
+that is smaller.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What remains of a workflow: seconds along its path, seconds of the machine, seconds until its deadline."""
+
+    name: str
+    path: float
+    work: float
+    due: float
+
+
+def late_jobs(jobs: Iterable[Job], speed: float, tolerance: float = 0.05) -> set[str]:
+    """Return the fewest jobs whose absence leaves all others on time on a machine of ``speed``.
+
+    Estimates err, so a job counts as late only if it is by ``tolerance`` of what was estimated.
+    """
+    late: set[str] = set()
+    kept: list[tuple[float, str]] = []
+    busy = 0.0
+    for job in sorted(jobs, key=lambda job: job.due):
+        if job.path * (1 - tolerance) > job.due:
+            late.add(job.name)
+            continue
+        heapq.heappush(kept, (-job.work, job.name))
+        busy += job.work / speed
+        if busy * (1 - tolerance) > job.due:
+            work, name = heapq.heappop(kept)
+            busy += work / speed
+            late.add(name)
+    return late

@@ -1,0 +1,133 @@
+"""The workflows that are under way, as their calls reveal them.
+
+A workflow is known by its calls. Calls that are in flight together make a stage; when the last of them has ended, the
+next call begins the next stage, and what passed between was tools or thought.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentsys.serving.requests import WorkflowCall
+from agentsys.serving.scheduling.stages import START, Demand, StageHistory
+
+_LONGEST_GAP: Final = 120.0
+"""Seconds without a call after which a workflow that did not say so counts as ended."""
+
+
+@dataclass(slots=True, eq=False)
+class Workflow:
+    """One instance. ``open`` are its calls, each with what is expected of it; ``attained`` is the work done for it.
+
+    ``demoted``: it cannot be on time any more, or only at the price of several others.
+    """
+
+    name: str
+    kind: str
+    tenant: str
+    arrived: float
+    deadline: float
+    stage: str = START
+    open: dict[str, Demand] = field(default_factory=dict)
+    quiet_since: float = 0.0
+    attained: float = 0.0
+    demoted: bool = False
+    _done: Demand = field(default_factory=Demand)
+
+    def begin_call(self, call_id: str, stage: str, expected: Demand) -> bool:
+        """Note a call; returns whether it begins a new stage."""
+        begins = not self.open
+        if begins:
+            self.stage, self._done = stage, Demand()
+        self.open[call_id] = expected
+        return begins
+
+    def end_call(self, call_id: str, took: Demand, now: float) -> Demand | None:
+        """Note a call's end; returns what the stage took if it was its last call."""
+        if self.open.pop(call_id, None) is None:
+            return None
+        self.attained += took.work
+        self._done = Demand(max(self._done.path, took.path), self._done.work + took.work)
+        if self.open:
+            return None
+        self.quiet_since = now
+        return self._done
+
+
+class WorkflowTable:
+    """All workflows under way, and what was learned of their kinds. Several dispatchers may share one."""
+
+    def __init__(self) -> None:
+        self._workflows: dict[str, Workflow] = {}
+        self._kinds: dict[str, StageHistory] = {}
+        self._swept = 0.0
+
+    def __iter__(self) -> Iterator[Workflow]:
+        return iter(self._workflows.values())
+
+    def __len__(self) -> int:
+        return len(self._workflows)
+
+    def know(self, kind: str, edges: Mapping[str, Iterable[str | None]]) -> None:
+        """Take a workflow's graph as the first guess of what follows what; a kind already known keeps what it has."""
+        self._kinds.setdefault(kind, StageHistory(edges))
+
+    def get(self, name: str) -> Workflow | None:
+        """Return a workflow under way."""
+        return self._workflows.get(name)
+
+    def begin_call(self, call_id: str, place: WorkflowCall, expected: Demand, now: float) -> Workflow:
+        """Note a call, and its workflow if it is the first."""
+        workflow = self._workflows.get(place.workflow)
+        if workflow is None:
+            arrived = place.arrived or now
+            workflow = Workflow(place.workflow, place.kind, place.tenant, arrived, place.deadline, quiet_since=arrived)
+            self._workflows[place.workflow] = workflow
+        workflow.deadline = place.deadline if math.isfinite(place.deadline) else workflow.deadline
+        before, since = workflow.stage, workflow.quiet_since
+        if workflow.begin_call(call_id, place.stage, expected):
+            self._history(workflow.kind).followed(before, place.stage, max(now - since, 0.0))
+        return workflow
+
+    def end_call(self, workflow: Workflow, call_id: str, took: Demand, now: float) -> None:
+        """Note a call's end and what it took."""
+        stage = workflow.end_call(call_id, took, now)
+        if stage is not None:
+            self._history(workflow.kind).ended(workflow.stage, stage)
+
+    def drop_call(self, workflow: Workflow, call_id: str, now: float) -> None:
+        """Forget a call that came to nothing: nothing is learned from it."""
+        workflow.open.pop(call_id, None)
+        workflow.quiet_since = now
+
+    def end(self, name: str, now: float) -> None:
+        """Note that a workflow has ended; unknown ones are ignored."""
+        workflow = self._workflows.pop(name, None)
+        if workflow is not None and not workflow.open:
+            self._history(workflow.kind).followed(workflow.stage, None, max(now - workflow.quiet_since, 0.0))
+
+    def after(self, workflow: Workflow) -> Demand:
+        """Return what is expected of a workflow after its present stage."""
+        return self._history(workflow.kind).left(workflow.stage)
+
+    def remaining(self, workflow: Workflow) -> Demand:
+        """Return what is expected of a workflow from now on, its open calls included."""
+        after = self.after(workflow)
+        longest = max((demand.path for demand in workflow.open.values()), default=0.0)
+        return Demand(longest + after.path, sum(demand.work for demand in workflow.open.values()) + after.work)
+
+    def sweep(self, now: float) -> None:
+        """End the workflows that have been quiet for long."""
+        if now - self._swept < _LONGEST_GAP / 4:
+            return
+        self._swept = now
+        for workflow in list(self._workflows.values()):
+            if not workflow.open and now - workflow.quiet_since > _LONGEST_GAP:
+                self._workflows.pop(workflow.name)
+                self._history(workflow.kind).followed(workflow.stage, None, 0.0)
+
+    def _history(self, kind: str) -> StageHistory:
+        return self._kinds.setdefault(kind, StageHistory())
