@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from agentsys.serving.requests import Usage
 from agentsys.serving.scheduling.calls import (
@@ -24,50 +23,16 @@ from agentsys.serving.scheduling.calls import (
 )
 from agentsys.serving.scheduling.estimates import Estimates
 from agentsys.serving.scheduling.fairness import TenantShares
+from agentsys.serving.scheduling.in_flight import DispatchedCall, DispatchLimits
 from agentsys.serving.scheduling.lengths import OutputLengths
 from agentsys.serving.scheduling.policy import CallFacts, Option, Policy, UrgencyPolicy
 from agentsys.serving.scheduling.queue import Place, WaitingQueue
-from agentsys.serving.scheduling.replicas import Replica, Resident
+from agentsys.serving.scheduling.rebalancing import Rebalancer
+from agentsys.serving.scheduling.replicas import Replica
 from agentsys.serving.scheduling.stages import Demand
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.scheduling.triage import Job, late_jobs
 from agentsys.serving.scheduling.workflows import Workflow, WorkflowTable
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchLimits:
-    """Bounds of the dispatcher; durations in seconds.
-
-    ``queue`` calls may wait, ``tenant`` calls of one tenant be in flight (0: no bound). A preemptive replica holds up
-    to ``overcommit`` times its slots, and takes a call beyond them if it is more urgent by ``preemption_margin``.
-    ``rekey_margin`` is the least change of κ that replicas are told. ``triage`` passes between two looks at what can
-    still be on time; ``reserved`` is the share of starts that what cannot gets nevertheless. ``lookahead`` calls are
-    passed over at most for one that suits a free replica. Without any replica, calls fail after ``outage``.
-    """
-
-    queue: int = 10_000
-    tenant: int = 0
-    overcommit: float = 1.5
-    preemption_margin: float = 0.1
-    rekey_margin: float = 0.25
-    triage: float | None = 0.25
-    reserved: float = 0.1
-    lookahead: int = 16
-    outage: float = 30.0
-
-
-@dataclass(slots=True, eq=False)
-class DispatchedCall:
-    """A call in flight: ``at`` are the replicas that have a copy of it, ``pinned`` is a κ that stays."""
-
-    call: Call
-    workflow: Workflow
-    tokens: float
-    own: Demand
-    key: float = math.inf
-    pinned: float | None = None
-    at: list[Replica] = field(default_factory=list)
-    moves: int = 0
 
 
 class DispatchCore:
@@ -97,6 +62,7 @@ class DispatchCore:
         self._triaged = self._out_since = -math.inf
         self._credit = 0.0
         self._given_up: list[str] = []
+        self._rebalancer = Rebalancer(self.replicas, self.calls, self.estimates, self.limits)
 
     # What happens.
 
@@ -116,11 +82,9 @@ class DispatchCore:
         resident = self.replicas[replica].residents.get(call_id)
         if entry is None or resident is None:
             return []
-        resident.generated = tokens
         if tokens >= resident.expected_tokens:
             resident.expected_tokens = self.estimates.tokens(entry.call, tokens)
-            left = resident.expected_tokens - tokens
-            resident.ends = now + left * self.replicas[replica].token_seconds(1, entry.call.prompt_tokens + tokens)
+        self.replicas[replica].progressed(resident, tokens, now)
         return self._withdraw(entry, keep=self.replicas[replica]) if tokens else []
 
     def ended(self, call_id: str, replica: str, usage: Usage, now: float) -> list[Decision]:
@@ -184,8 +148,11 @@ class DispatchCore:
     def decide(self, now: float) -> list[Decision]:
         """Return what is to be done now."""
         self.workflows.sweep(now)
-        decisions = self._triage(now)
+        due = self.limits.triage is not None and now >= self._triaged + self.limits.triage
+        decisions = self._triage(now) if due else []
         decisions += self._place(now)
+        if due and not self.queue:
+            decisions += self._rebalancer.rebalance(now)
         return decisions + self._fail_without_replicas(now)
 
     def next_wake(self, now: float) -> float | None:
@@ -298,10 +265,10 @@ class DispatchCore:
         return replica, option
 
     def _start(self, entry: DispatchedCall, replica: Replica, option: Option, now: float) -> Start:
-        call_id = entry.call.call_id
-        replica.residents[call_id] = Resident(entry.call, entry.key, entry.tokens, now, now + option.finish)
+        replica.take(entry.call, entry.key, entry.tokens, option, now)
         entry.at.append(replica)
-        return Start(call_id, replica.spec.name, entry.key)
+        self._rebalancer.count(entry.tokens)
+        return Start(entry.call.call_id, replica.spec.name, entry.key)
 
     def _start_reserved(self, started: CallFacts, promised: list[int], now: float) -> list[Decision]:
         """Give what was given up its share of the starts, the oldest first."""
@@ -323,9 +290,6 @@ class DispatchCore:
 
     def _triage(self, now: float) -> list[Decision]:
         """Decide anew who can be on time, and move κ of those for whom that changed."""
-        every = self.limits.triage
-        if every is None or now < self._triaged + every:
-            return []
         self._triaged = now
         late = late_jobs(self._jobs(now), self.estimates.speed)
         decisions: list[Decision] = []

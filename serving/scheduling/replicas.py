@@ -12,15 +12,16 @@ from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeF
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """A copy of a call at a replica. ``ends`` is when it should end there; ``hedge`` marks a second copy."""
+    """A copy of a call at a replica, given to it at ``started``; ``first`` and ``ends`` are when its first and its last
+    token should come."""
 
     call: Call
     key: float
     expected_tokens: float
     started: float
+    first: float
     ends: float
     generated: int = 0
-    hedge: bool = False
 
 
 class Replica:
@@ -53,6 +54,23 @@ class Replica:
             for iteration in iterations:
                 self._fit.add(iteration)
             self.step_time = self._fit.model
+
+    def take(self, call: Call, key: float, tokens: float, option: Option, now: float) -> None:
+        """Note that a call was given to the replica."""
+        first = now + option.wait + option.prefill
+        self.residents[call.call_id] = Resident(call, key, tokens, now, first, first + option.decode)
+
+    def progressed(self, resident: Resident, tokens: int, now: float) -> None:
+        """Note how many tokens an answer has by now."""
+        resident.generated = tokens
+        batch = min(len(self.residents), self.spec.slots)
+        left = max(resident.expected_tokens - tokens, 1.0)
+        resident.ends = now + left * self.token_seconds(batch, resident.call.prompt_tokens + tokens)
+
+    def paused(self) -> set[str]:
+        """Return the calls that are here without a slot: the least urgent ones beyond the slots."""
+        ranked = sorted(self.residents, key=lambda call_id: self.residents[call_id].key)
+        return set(ranked[self.spec.slots :])
 
     def token_seconds(self, batch: int, context: float) -> float:
         """Return the seconds between two tokens when ``batch`` sequences of ``context`` tokens each decode."""
@@ -91,9 +109,10 @@ class Replica:
         missing = ahead - self.free + 1
         if missing <= 0:
             return 0.0
-        ends = sorted(resident.ends for resident in self.residents.values())
-        if not ends:
+        # What should have ended by now needs one more token at least.
+        least = self.token_seconds(1, 0)
+        left = sorted(max(resident.ends - now, least) for resident in self.residents.values())
+        if not left:
             return 0.0
-        turns, place = divmod(missing - 1, len(ends))
-        longest = max(ends[-1] - now, 0.0)
-        return max(ends[place] - now, 0.0) + turns * longest
+        turns, place = divmod(missing - 1, len(left))
+        return left[place] + turns * left[-1]
