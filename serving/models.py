@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urldefrag
@@ -10,6 +10,7 @@ from urllib.parse import urldefrag
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.serving.engine import Engine
 from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
+from agentsys.serving.torch_engine.limits import Tuning
 from agentsys.serving.weights.catalogue import is_remote
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 
@@ -33,6 +34,7 @@ class EngineOptions:
     models_dir: Path | None = None
     api_key: str | None = None
     context_length: int = 8192
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +112,5 @@ def _in_process(spec: str, options: EngineOptions, progress: ProgressListener) -
         max_batch=options.max_batch,
         max_step_tokens=options.max_step_tokens,
         drafter=options.drafter,
+        tuning=options.tuning,
     )

@@ -12,16 +12,19 @@ from agentsys.errors import ServingError
 from agentsys.serving.engine import EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import DuplicateRequestError
 from agentsys.serving.scheduling.iteration_log import IterationLog
-from agentsys.serving.scheduling.step_time import Iteration
+from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.batch import SequenceSlice
+from agentsys.serving.torch_engine.limits import SchedulerLimits
 from agentsys.serving.torch_engine.runner_protocol import Runner
-from agentsys.serving.torch_engine.scheduler import Scheduler, SchedulerLimits, Work, no_drafts
+from agentsys.serving.torch_engine.scheduler import Scheduler, Work, no_drafts
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 _PROBE_CONTEXT = 256
+_GUESSED_STEP_TIME = StepTime(base=0.01, per_prefill=1e-3, per_sequence=2e-3, per_context=1e-6)
+_STEPS_BETWEEN_FITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class EngineCore:
         self._steps = 0
         self._ended = EngineStats()
         self._iterations = IterationLog()
+        self._step_time = StepTimeFit(_GUESSED_STEP_TIME)
 
     @property
     def has_work(self) -> bool:
@@ -77,9 +81,7 @@ class EngineCore:
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Change a request's κ if it is being answered."""
-        request = self._active.get(request_id)
-        if request is not None:
-            request.sequence.urgency = urgency
+        self._scheduler.rekey(request_id, urgency)
 
     def close(self, error: ServingError) -> None:
         """End every request with ``error`` and let go of the model; only :meth:`stats` may be called after."""
@@ -91,7 +93,7 @@ class EngineCore:
     def step(self) -> None:
         """Run one step over the most urgent requests."""
         started = time.perf_counter()
-        works = self._scheduler.schedule(no_drafts if self._speculation is None else self._draft)
+        works = self._scheduler.schedule(no_drafts if self._speculation is None else self._draft, now=time.time())
         if not works:
             return
         self._note_scheduled(works)
@@ -100,7 +102,7 @@ class EngineCore:
         self._steps += 1
         for work, rows in zip(works, logits, strict=True):
             self._finish_work(work, rows)
-        self._iterations.add(Iteration(*load, time.perf_counter() - started))
+        self._learn(Iteration(*load, time.perf_counter() - started))
 
     def stats(self) -> EngineStats:
         """Return load and totals, requests in progress included."""
@@ -132,6 +134,12 @@ class EngineCore:
             for request in requests
             for sequence in [request.sequence]
         )
+
+    def _learn(self, iteration: Iteration) -> None:
+        self._iterations.add(iteration)
+        self._step_time.add(iteration)
+        if self._steps % _STEPS_BETWEEN_FITS == 0:
+            self._scheduler.step_time = self._step_time.model
 
     def _finish_work(self, work: Work, logits: torch.Tensor) -> None:
         request = self._active[work.sequence.request_id]

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -31,10 +32,10 @@ from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.core import EngineCore, Speculation, measure_verify_cost
+from agentsys.serving.torch_engine.limits import SchedulerLimits, Tuning
 from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner
 from agentsys.serving.torch_engine.runner_protocol import Runner
 from agentsys.serving.torch_engine.sampling import Sampler
-from agentsys.serving.torch_engine.scheduler import SchedulerLimits
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 DEFAULT_KV_CACHE_BYTES = 512 * 2**20
@@ -65,6 +66,7 @@ class TorchEngine:
         max_batch: int = DEFAULT_MAX_BATCH,
         max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
         speculation: Speculation | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._eos_token_ids = runner.config.eos_token_ids
@@ -75,6 +77,7 @@ class TorchEngine:
             context_length=runner.config.context_length,
             max_batch=max_batch,
             max_step_tokens=max_step_tokens,
+            **asdict(tuning or Tuning()),
         )
         self._core = EngineCore(runner, limits, speculation)
         self._capabilities = Capabilities(
@@ -109,10 +112,12 @@ class TorchEngine:
         max_batch: int = DEFAULT_MAX_BATCH,
         max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
         drafter: Drafter | Literal["auto"] | None = "auto",
+        tuning: Tuning | None = None,
     ) -> TorchEngine:
         """Load a model folder.
 
         ``threads`` defaults to :func:`default_threads`. ``kv_cache_bytes`` bounds the memory of keys and values.
+        ``tuning`` is how the scheduler trades haste against throughput.
         ``drafter`` "auto" drafts by prompt lookup where the weight format makes that lossless, None never drafts.
 
         Raises the errors of ``ModelRunner.load`` and ``PromptError`` for an unreadable tokenizer.
@@ -136,6 +141,7 @@ class TorchEngine:
             max_batch=max_batch,
             max_step_tokens=max_step_tokens,
             speculation=speculation,
+            tuning=tuning,
         )
 
     def capabilities(self) -> Capabilities:

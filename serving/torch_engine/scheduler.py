@@ -2,42 +2,27 @@
 
 Pure code: it needs neither a model nor a clock, so tests and a simulator drive the very scheduler that serves.
 
-Every step serves the smallest keys (κ, then arrival) first. The first ``max_batch`` sequences in that order hold the
-slots; each of them that decodes is sure of one token of the step's budget, prefills share the rest in order of key,
-and drafts take what is left. A sequence without a slot pauses and keeps its blocks until a more urgent one needs
-them; then it loses them and is computed again later, mostly from the prefix cache. The smallest key can take every
-block of all others, so it always advances.
+Each step serves the holders of the slots (:mod:`~agentsys.serving.torch_engine.slots`) in order of key, κ and then
+arrival. Those that decode are sure of one token of the step's budget, prefills share the rest in order of key, the
+ones behind a more urgent decode only a part of it, and drafts take what is left. A sequence without a slot pauses and
+keeps its blocks until a holder needs them; then it loses them and is computed again later, mostly from the prefix
+cache. The smallest key among the holders can take every block of all others, so it always advances.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from agentsys.serving.engine_errors import RequestTooLongError
+from agentsys.serving.scheduling.step_time import StepTime
 from agentsys.serving.torch_engine.block_pool import BlockPool
+from agentsys.serving.torch_engine.limits import SchedulerLimits
+from agentsys.serving.torch_engine.pacing import paced
 from agentsys.serving.torch_engine.sequence import SequenceState
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """Bounds of one step and of one sequence; all counts, tokens unless named otherwise."""
-
-    num_blocks: int
-    block_size: int
-    context_length: int
-    max_batch: int = 16
-    max_step_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        if self.max_batch < 1 or self.max_step_tokens < self.max_batch:
-            raise ValueError(f"need 1 <= max_batch <= max_step_tokens, got {self.max_batch} and {self.max_step_tokens}")
-
-    @property
-    def longest(self) -> int:
-        """Greatest length of a sequence: its context, or all of the KV cache."""
-        return min(self.context_length, self.num_blocks * self.block_size)
+from agentsys.serving.torch_engine.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +50,34 @@ def no_drafts(_sequence: SequenceState, _rows: int, _limit: int) -> Sequence[int
 
 
 class Scheduler:
-    """Owns the queue and the blocks. Not thread-safe: the engine's thread drives it."""
+    """Owns the queue and the blocks. Not thread-safe: the engine's thread drives it.
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    ``step_time`` is what adaptive concurrency reckons with; without it all slots run.
+    """
+
+    def __init__(self, limits: SchedulerLimits, step_time: StepTime | None = None) -> None:
         self.limits = limits
+        self.step_time = step_time
         self.pool = BlockPool(limits.num_blocks)
         self.preemptions = 0
+        self._slots = Slots(limits)
         self._sequences: dict[str, SequenceState] = {}
+        # Sequences without a slot that still have their blocks, and those of the step that runs.
+        self._paused: dict[str, SequenceState] = {}
         self._running: dict[str, SequenceState] = {}
+        self._scheduled_at: float | None = None
 
     @property
     def waiting(self) -> int:
-        return len(self._sequences) - len(self._running)
+        return self._slots.waiting
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return self._slots.held
+
+    def holds_slot(self, request_id: str) -> bool:
+        """Tell whether a sequence holds a slot, which it may while it does not run in a step."""
+        return self._slots.holds(request_id)
 
     def phase(self, sequence: SequenceState) -> Literal["waiting", "prefill", "decode", "paused"]:
         """Say what a queued sequence does: see :class:`~agentsys.serving.engine.QueuedRequest`."""
@@ -101,28 +98,45 @@ class Scheduler:
             )
         sequence.limit = min(sequence.limit, longest)
         self._sequences[sequence.request_id] = sequence
+        self._slots.add(sequence)
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        """Change κ of a sequence that waits or runs; unknown ids are ignored."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.urgency = urgency
+            sequence.served = 0.0
+            self._slots.add(sequence)
 
     def remove(self, sequence: SequenceState) -> None:
         """Forget a sequence that ended or was aborted; its full blocks stay findable."""
-        self._sequences.pop(sequence.request_id, None)
-        self._running.pop(sequence.request_id, None)
+        for known in (self._sequences, self._running, self._paused):
+            known.pop(sequence.request_id, None)
+        self._slots.remove(sequence)
         self._release(sequence)
 
-    def schedule(self, draft: DraftSource = no_drafts) -> list[Work]:
-        """Choose the next step's work in order of key; empty only if no sequence is queued."""
-        order = sorted(self._sequences.values(), key=lambda sequence: sequence.key)
-        chosen = order[: self.limits.max_batch]
-        decoding = {sequence.request_id for sequence in chosen if sequence.is_decoding}
-        budget = self.limits.max_step_tokens
+    def schedule(self, draft: DraftSource = no_drafts, *, now: float | None = None) -> list[Work]:
+        """Choose the next step's work in order of key; empty only if no sequence is queued.
+
+        ``now`` is on κ's clock, unix seconds; without it, slack is unknown and all slots run.
+        """
+        self._count_served(now)
+        order = self._order(now)
+        decoding = {sequence.request_id for sequence in order if sequence.is_decoding}
+        budget, chunk, decodes = self.limits.max_step_tokens, self.limits.prefill_chunk, False
         works: list[Work] = []
-        for sequence in chosen:
+        for sequence in order:
             decoding.discard(sequence.request_id)
             self._reuse_prefix(sequence)
-            work = self._fit(sequence, budget - len(decoding), order)
+            capped = decodes and not sequence.is_decoding
+            most = budget - len(decoding)
+            work = self._fit(sequence, min(most, chunk) if capped else most)
+            decodes = decodes or sequence.is_decoding
             if work is not None:
                 budget -= work.count
+                chunk -= work.count if capped else 0
                 works.append(work)
-        self._note_displaced(works)
+        self._running = {work.sequence.request_id: work.sequence for work in works}
         return self._with_drafts(works, budget, draft)
 
     def commit(self, work: Work, new_tokens: Sequence[int]) -> None:
@@ -130,17 +144,37 @@ class Scheduler:
 
         Of the new tokens all but the last were drafted, so their keys and values are already in the blocks.
         """
-        sequence = work.sequence
+        sequence, block_size = work.sequence, self.limits.block_size
+        named = sequence.computed // block_size
+        sequence.turn += max(len(new_tokens), 1)
         sequence.computed = work.start + work.count
         if new_tokens:
             sequence.tokens.extend(new_tokens)
             sequence.computed += len(new_tokens) - 1
-        needed = -(-sequence.computed // self.limits.block_size)
+        needed = -(-sequence.computed // block_size)
         self.pool.release(sequence.blocks[needed:])
         del sequence.blocks[needed:]
-        digests = sequence.block_digests(self.limits.block_size, sequence.computed)
-        for block, digest in zip(sequence.blocks, digests, strict=False):
+        digests = sequence.block_digests(block_size, sequence.computed)
+        for block, digest in zip(sequence.blocks[named:], digests[named:], strict=False):
             self.pool.name(block, digest)
+
+    def _count_served(self, now: float | None) -> None:
+        if now is not None and self._scheduled_at is not None:
+            for sequence in self._running.values():
+                sequence.served += now - self._scheduled_at
+        self._scheduled_at = now
+
+    def _order(self, now: float | None) -> Sequence[SequenceState]:
+        for sequence in self._slots.assign():
+            self.preemptions += sequence.turn > 0
+            if sequence.blocks:
+                self._paused[sequence.request_id] = sequence
+        holders = sorted(self._slots.holders, key=lambda sequence: sequence.key)
+        for sequence in holders:
+            self._paused.pop(sequence.request_id, None)
+        if now is None or self.step_time is None or math.isinf(self.limits.slowdown):
+            return holders
+        return paced(holders, now, self.step_time, self.limits)
 
     def _reuse_prefix(self, sequence: SequenceState) -> None:
         if sequence.blocks:
@@ -152,36 +186,39 @@ class Scheduler:
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
 
-    def _fit(self, sequence: SequenceState, budget: int, order: list[SequenceState]) -> Work | None:
-        count = min(sequence.remaining, budget)
+    def _fit(self, sequence: SequenceState, most: int) -> Work | None:
+        count = min(sequence.remaining, most)
         if count < 1:
             return None
         block_size = self.limits.block_size
         missing = -(-(sequence.computed + count) // block_size) - len(sequence.blocks)
-        self._evict_after(sequence, missing, order)
+        self._evict_for(sequence, missing)
         granted = min(missing, self.pool.available)
         sequence.blocks.extend(self.pool.take(granted))
         count = min(count, len(sequence.blocks) * block_size - sequence.computed)
         return Work(sequence, sequence.computed, count) if count > 0 else None
 
-    def _evict_after(self, sequence: SequenceState, missing: int, order: list[SequenceState]) -> None:
-        for victim in reversed(order):
-            if self.pool.available >= missing or victim is sequence:
+    def _evict_for(self, sequence: SequenceState, missing: int) -> None:
+        """Take blocks of those that have no slot, then of less urgent holders, until ``missing`` are available."""
+        if self.pool.available >= missing:
+            return
+        # Were a paused sequence spared for its smaller key, the holders might never advance and it never get a slot.
+        for victim in sorted(self._paused.values(), key=lambda item: item.key, reverse=True):
+            self._release(self._paused.pop(victim.request_id))
+            if self.pool.available >= missing:
                 return
+        for victim in sorted(self._slots.holders, key=lambda item: item.key, reverse=True):
+            if victim is sequence or self.pool.available >= missing:
+                return
+            if victim.blocks and victim.turn > 0:
+                victim.preemptions += 1
+                self.preemptions += 1
             self._release(victim)
 
     def _release(self, sequence: SequenceState) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
         sequence.computed = 0
-
-    def _note_displaced(self, works: list[Work]) -> None:
-        now = {work.sequence.request_id: work.sequence for work in works}
-        for request_id, sequence in self._running.items():
-            if request_id not in now:
-                sequence.preemptions += 1
-                self.preemptions += 1
-        self._running = now
 
     def _with_drafts(self, works: list[Work], budget: int, draft: DraftSource) -> list[Work]:
         rows = sum(work.count for work in works)

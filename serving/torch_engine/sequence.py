@@ -16,6 +16,10 @@ class SequenceState:
     in ``blocks``. ``limit`` is the greatest length ``tokens`` may reach. ``arrival`` breaks ties of equal urgency.
     ``latest`` bounds the urgency from above, on its clock: however unhurried a request is, it falls due then, and
     whatever arrives later with a later κ cannot starve it.
+
+    ``turn`` counts the steps in which it advanced, or the tokens that came of them, since it got its slot; ``served``
+    is the seconds of those since its κ was set. It lost its slot ``displaced`` times; ``preemptions`` also counts the
+    times it lost its blocks in its slot. Once the scheduler has it, κ changes by ``Scheduler.rekey`` alone.
     """
 
     request_id: str
@@ -30,6 +34,9 @@ class SequenceState:
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int | None = None
     preemptions: int = 0
+    displaced: int = 0
+    turn: int = 0
+    served: float = 0.0
     _digests: list[bytes] = field(default_factory=list)
 
     @property
@@ -45,6 +52,10 @@ class SequenceState:
     @property
     def is_decoding(self) -> bool:
         return self.computed > 0 and self.remaining == 1
+
+    def slack(self, now: float) -> float:
+        """Return the seconds it may still wait before κ; waiting uses them up, running does not."""
+        return self.key[0] - now + self.served
 
     def block_digests(self, block_size: int, tokens: int) -> list[bytes]:
         """Return the chain of the full blocks among the first ``tokens`` tokens."""

@@ -1,73 +1,30 @@
-"""The scheduler driven as a simulator drives it: without a model, with random answers."""
+"""The scheduler driven as a simulator drives it: without a model, step by step."""
 
 from __future__ import annotations
 
 import math
-import random
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from agentsys.blackboard.labels import PUBLIC, Readers
 from agentsys.serving.engine_errors import RequestTooLongError
-from agentsys.serving.torch_engine.block_pool import domain_digest
-from agentsys.serving.torch_engine.scheduler import Scheduler, SchedulerLimits, Work
-from agentsys.serving.torch_engine.sequence import SequenceState
+from agentsys.serving.torch_engine.limits import SchedulerLimits
+from agentsys.serving.torch_engine.scheduler import Scheduler
+from tests.serving.scheduler_trial import LIMITS, STEP_TIME, drain, names, run_step, sequence
 
-LIMITS = SchedulerLimits(num_blocks=12, block_size=4, context_length=40, max_batch=3, max_step_tokens=10)
-
-
-def sequence(
-    name: str,
-    length: int,
-    *,
-    new: int = 4,
-    urgency: float = 0.0,
-    arrival: int = 0,
-    readers: Readers = PUBLIC,
-    seed: int = 0,
-) -> SequenceState:
-    tokens = [seed + index for index in range(length)]
-    return SequenceState(name, tokens, length, length + new, urgency, arrival, domain_digest(readers))
-
-
-def names(works: list[Work]) -> list[str]:
-    return [work.sequence.request_id for work in works]
-
-
-def run_step(scheduler: Scheduler, works: list[Work], accepted: int = 0) -> list[str]:
-    """Commit a step in which every completing work gets ``accepted`` drafted tokens and one more; return the ended."""
-    ended = []
-    for work in works:
-        new = [*work.draft[:accepted], 7][: work.sequence.limit - len(work.sequence.tokens)] if work.completes else []
-        scheduler.commit(work, new)
-        if len(work.sequence.tokens) >= work.sequence.limit:
-            scheduler.remove(work.sequence)
-            ended.append(work.sequence.request_id)
-    return ended
-
-
-def drain(scheduler: Scheduler, most: int = 500) -> list[str]:
-    ended: list[str] = []
-    for _ in range(most):
-        works = scheduler.schedule()
-        if not works:
-            return ended
-        ended += run_step(scheduler, works)
-    raise AssertionError("the scheduler never came to an end")
+ONE_SLOT = SchedulerLimits(12, 4, 40, max_batch=1, max_step_tokens=10, preemption_quantum=1)
 
 
 def test_smaller_urgency_runs_first_and_ties_go_by_arrival() -> None:
-    scheduler = Scheduler(SchedulerLimits(12, 4, 40, max_batch=1, max_step_tokens=10))
+    scheduler = Scheduler(ONE_SLOT)
     for name, urgency, arrival in [("late", 5.0, 0), ("second", 1.0, 2), ("first", 1.0, 1)]:
         scheduler.add(sequence(name, 3, urgency=urgency, arrival=arrival))
     assert drain(scheduler) == ["first", "second", "late"]
 
 
 def test_a_more_urgent_arrival_takes_the_slot_and_the_other_resumes_where_it_was() -> None:
-    scheduler = Scheduler(SchedulerLimits(12, 4, 40, max_batch=1, max_step_tokens=10))
+    scheduler = Scheduler(ONE_SLOT)
     scheduler.add(sequence("slow", 6, urgency=9.0, arrival=0))
     run_step(scheduler, scheduler.schedule())
     scheduler.add(sequence("fast", 3, urgency=1.0, arrival=1))
@@ -93,13 +50,129 @@ def test_a_more_urgent_sequence_takes_the_blocks_of_the_least_urgent() -> None:
 
 
 def test_rekeying_changes_the_order() -> None:
-    scheduler = Scheduler(SchedulerLimits(12, 4, 40, max_batch=1, max_step_tokens=10))
+    scheduler = Scheduler(ONE_SLOT)
     scheduler.add(sequence("a", 3, urgency=1.0))
     scheduler.add(sequence("b", 3, urgency=2.0, arrival=1))
-    waiting = scheduler.get("b")
-    assert waiting is not None
-    waiting.urgency = 0.5
+    scheduler.rekey("b", 0.5)
+    scheduler.rekey("unknown", 0.0)
     assert names(scheduler.schedule()) == ["b"]
+
+
+def test_rekeying_a_running_sequence_lets_another_take_its_slot() -> None:
+    scheduler = Scheduler(ONE_SLOT)
+    scheduler.add(sequence("a", 3, urgency=1.0))
+    scheduler.add(sequence("b", 3, urgency=2.0, arrival=1))
+    run_step(scheduler, scheduler.schedule())
+    scheduler.rekey("a", 3.0)
+    assert names(scheduler.schedule()) == ["b"]
+    assert scheduler.phase(scheduler.get("a")) == "paused"
+
+
+def test_many_rekeys_leave_no_heap_of_stale_entries() -> None:
+    scheduler = Scheduler(ONE_SLOT)
+    for index in range(10):
+        scheduler.add(sequence(str(index), 3, urgency=float(index), arrival=index))
+    for turn in range(5000):
+        scheduler.rekey(str(turn % 10), float(-turn))
+    assert len(scheduler._slots._heap) < 100
+    assert drain(scheduler) == [str(index) for index in reversed(range(10))]
+
+
+def test_a_slot_is_kept_within_the_margin_and_the_quantum() -> None:
+    scheduler = Scheduler(replace(ONE_SLOT, preemption_margin=0.5, preemption_quantum=2))
+    scheduler.add(sequence("held", 3, new=9, urgency=1.0))
+    run_step(scheduler, scheduler.schedule())
+    scheduler.add(sequence("near", 3, urgency=0.5, arrival=1))
+    scheduler.add(sequence("far", 3, urgency=0.4, arrival=2))
+    works = scheduler.schedule()
+    assert names(works) == ["held"], "its quantum is two steps"
+    run_step(scheduler, works)
+    assert names(scheduler.schedule()) == ["far"], "more urgent by more than the margin"
+    scheduler.remove(scheduler.get("far"))
+    assert names(scheduler.schedule()) == ["near"], "a free slot goes to the smallest key"
+
+
+def test_a_sequence_is_preempted_so_often_and_then_keeps_its_slot() -> None:
+    scheduler = Scheduler(replace(ONE_SLOT, max_preemptions=2))
+    scheduler.add(sequence("victim", 3, new=20, urgency=9.0))
+    for turn in range(4):
+        run_step(scheduler, scheduler.schedule())
+        scheduler.add(sequence(f"urgent {turn}", 2, new=1, urgency=1.0, arrival=turn + 1, seed=turn))
+        works = scheduler.schedule()
+        assert names(works) == [f"urgent {turn}" if turn < 2 else "victim"]
+        run_step(scheduler, works)
+    assert scheduler.get("victim").displaced == scheduler.preemptions == 2
+
+
+def test_calls_without_hurry_never_preempt_each_other() -> None:
+    scheduler = Scheduler(replace(ONE_SLOT, preemption_margin=0.0))
+    scheduler.add(sequence("later", 3, urgency=math.inf, arrival=1))
+    run_step(scheduler, scheduler.schedule())
+    scheduler.add(sequence("earlier", 3, urgency=math.inf, arrival=0))
+    assert names(scheduler.schedule()) == ["later"]
+
+
+def test_prefills_behind_a_decode_share_a_chunk_and_one_in_front_of_it_does_not() -> None:
+    scheduler = Scheduler(replace(LIMITS, max_step_tokens=40, num_blocks=40, max_batch=4, prefill_chunk=6))
+    scheduler.add(sequence("decode", 2, urgency=2.0, new=9))
+    run_step(scheduler, scheduler.schedule())
+    for index, name in enumerate(["patient", "more patient"]):
+        scheduler.add(sequence(name, 20, urgency=5.0 + index, arrival=1 + index, seed=100 + 100 * index))
+    works = {work.sequence.request_id: work.count for work in scheduler.schedule()}
+    assert works == {"decode": 1, "patient": 6}
+    scheduler.add(sequence("urgent", 20, urgency=1.0, arrival=3, seed=300))
+    works = {work.sequence.request_id: work.count for work in scheduler.schedule()}
+    assert works == {"urgent": 20, "decode": 1, "patient": 6}
+
+
+def paced_load(slowdown: float, slacks: list[float]) -> Scheduler:
+    limits = SchedulerLimits(200, 4, 100, max_batch=8, max_step_tokens=64, slowdown=slowdown)
+    scheduler = Scheduler(limits, STEP_TIME)
+    for index, slack in enumerate(slacks):
+        scheduler.add(sequence(str(index), 4, new=20, urgency=slack, arrival=index, seed=10 * index))
+    for _ in range(3):
+        run_step(scheduler, scheduler.schedule())
+    return scheduler
+
+
+def test_who_has_slack_makes_room_for_who_has_none() -> None:
+    slacks = [0.0, 9.0, 9.0, 9.0, 9.0]
+    alone, others = STEP_TIME.base + STEP_TIME.per_sequence, STEP_TIME.per_sequence
+    assert len(paced_load(1.5, slacks).schedule(now=5.0)) == 1 + int(0.5 * alone / others) < 5
+    assert len(paced_load(1.5, slacks).schedule(now=-5.0)) == 5, "nobody is pressed yet"
+    assert len(paced_load(1.5, slacks).schedule(now=20.0)) == 5, "all are pressed alike"
+    assert len(paced_load(1.5, slacks).schedule()) == 5, "without a clock there is no slack to know of"
+    assert len(paced_load(math.inf, slacks).schedule(now=5.0)) == 5, "switched off"
+
+
+def test_running_does_not_use_slack_up_and_waiting_does() -> None:
+    scheduler = paced_load(1.0, [1.0, 3.0])
+    for step in range(5):
+        # Both run from 0 on, so neither loses slack, however late it gets.
+        works = scheduler.schedule(now=float(step))
+        assert names(works) == ["0", "1"]
+        run_step(scheduler, works)
+    scheduler.rekey("0", 1.0)
+    assert names(scheduler.schedule(now=5.0)) == ["0"], "with κ set anew the count starts anew"
+
+
+@pytest.mark.parametrize("slowdown", [1.0, 1.5])
+def test_a_saturated_queue_without_deadlines_loses_no_throughput_to_pacing(slowdown: float) -> None:
+    """Counted in steps, which are equally full, for a load that always fills the slots."""
+    steps: dict[float, list[list[int]]] = {}
+    for factor in (math.inf, slowdown):
+        limits = SchedulerLimits(200, 4, 100, max_batch=8, max_step_tokens=32, slowdown=factor)
+        scheduler = Scheduler(limits, STEP_TIME)
+        for index in range(60):
+            waiting = sequence(str(index), 12, new=10, urgency=math.inf, arrival=index, seed=20 * index)
+            waiting.latest = 600.0
+            scheduler.add(waiting)
+        now, steps[factor] = 0.0, []
+        while works := scheduler.schedule(now=now):
+            steps[factor].append([work.count for work in works])
+            run_step(scheduler, works)
+            now += 0.1
+    assert steps[slowdown] == steps[math.inf]
 
 
 def test_decodes_keep_their_token_beside_a_long_urgent_prefill() -> None:
@@ -154,106 +227,3 @@ def test_drafts_stay_inside_budget_limit_and_free_blocks() -> None:
     scheduler.add(sequence("a", 3, new=20))
     (work,) = scheduler.schedule(lambda _sequence, _rows, limit: range(limit))
     assert len(work.draft) == 4, "five of the eight places are left, and one new token comes without a draft"
-
-
-@dataclass
-class Simulation:
-    """Random arrivals, aborts, re-keys and answers; checks every step."""
-
-    chance: random.Random
-    scheduler: Scheduler = field(default_factory=lambda: Scheduler(LIMITS))
-    alive: dict[str, SequenceState] = field(default_factory=dict)
-    finished: set[str] = field(default_factory=set)
-    arrivals: int = 0
-
-    def arrive(self) -> None:
-        name = f"r{self.arrivals}"
-        readers = self.chance.choice([PUBLIC, Readers.of("a"), Readers.of("b")])
-        new = sequence(
-            name,
-            self.chance.randint(1, 30),
-            new=self.chance.randint(1, 9),
-            urgency=self.chance.choice([1.0, 2.0, 3.0]),
-            arrival=self.arrivals,
-            readers=readers,
-            seed=self.chance.choice([0, 50]),
-        )
-        self.arrivals += 1
-        self.scheduler.add(new)
-        self.alive[name] = new
-
-    def step(self) -> None:
-        works = self.scheduler.schedule(self.draft)
-        self.check(works)
-        for name in run_step(self.scheduler, works, accepted=self.chance.randint(0, 3)):
-            del self.alive[name]
-            self.finished.add(name)
-
-    def draft(self, _sequence: SequenceState, _rows: int, limit: int) -> list[int]:
-        return [7] * self.chance.randint(0, limit + 2)
-
-    def check(self, works: list[Work]) -> None:
-        limits, pool = self.scheduler.limits, self.scheduler.pool
-        assert len(works) <= limits.max_batch
-        assert sum(work.count + len(work.draft) for work in works) <= limits.max_step_tokens
-        if self.alive:
-            smallest = min(self.alive.values(), key=lambda item: item.key)
-            assert works and works[0].sequence is smallest, "the smallest key always advances"
-        for work in works:
-            end = work.start + work.count + len(work.draft)
-            assert end <= len(work.sequence.blocks) * limits.block_size
-            assert len(work.sequence.tokens) + len(work.draft) + 1 <= work.sequence.limit
-        owners: dict[int, set[bytes]] = {}
-        for item in self.alive.values():
-            assert len(set(item.blocks)) == len(item.blocks)
-            for block in item.blocks:
-                owners.setdefault(block, set()).add(item.domain)
-        assert len(owners) == pool.owned
-        assert pool.owned + pool.available == limits.num_blocks
-        assert all(len(domains) == 1 for domains in owners.values()), "no block is shared across readers"
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.integers(0, 2**32), arrivals=st.integers(1, 12))
-def test_random_load_keeps_every_invariant_and_comes_to_an_end(seed: int, arrivals: int) -> None:
-    simulation = Simulation(random.Random(seed))
-    aborted: set[str] = set()
-    while simulation.arrivals < arrivals or simulation.alive:
-        if simulation.arrivals < arrivals and simulation.chance.random() < 0.5:
-            simulation.arrive()
-        if simulation.alive and simulation.chance.random() < 0.1:
-            name = simulation.chance.choice(sorted(simulation.alive))
-            simulation.scheduler.remove(simulation.alive.pop(name))
-            aborted.add(name)
-        if simulation.alive and simulation.chance.random() < 0.1:
-            simulation.alive[simulation.chance.choice(sorted(simulation.alive))].urgency = simulation.chance.random()
-        simulation.step()
-    assert len(simulation.finished | aborted) == arrivals
-    assert simulation.scheduler.pool.owned == 0
-
-
-def served_under_constant_urgent_load(latest: float, *, urgent: int, slack: float, steps: int) -> bool:
-    """Whether an unhurried sequence ends while each step brings urgent ones, due ``slack`` steps later."""
-    scheduler = Scheduler(SchedulerLimits(12, 4, 40, max_batch=2, max_step_tokens=4))
-    patient = sequence("patient", 6, urgency=math.inf)
-    patient.latest = latest
-    scheduler.add(patient)
-    for now in range(steps):
-        for index in range(urgent):
-            name = f"{now}-{index}"
-            scheduler.add(sequence(name, 2, new=2, urgency=now + slack, arrival=1 + now * urgent + index, seed=now))
-        if "patient" in run_step(scheduler, scheduler.schedule()):
-            return True
-    return False
-
-
-def test_without_a_latest_key_an_unhurried_sequence_starves() -> None:
-    assert not served_under_constant_urgent_load(math.inf, urgent=2, slack=5.0, steps=300)
-
-
-@settings(max_examples=40, deadline=None)
-@given(cap=st.integers(0, 60), urgent=st.integers(1, 3), slack=st.floats(0.0, 20.0))
-def test_a_latest_key_ends_starvation(cap: int, urgent: int, slack: float) -> None:
-    # Sequences due before it may be queued up when its time comes; each takes at most two steps.
-    bound = 3 * urgent * (cap + 2) + 30
-    assert served_under_constant_urgent_load(float(cap), urgent=urgent, slack=slack, steps=bound)

@@ -20,8 +20,8 @@ from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.core import EngineCore, Speculation
+from agentsys.serving.torch_engine.limits import SchedulerLimits
 from agentsys.serving.torch_engine.sampling import Sampler
-from agentsys.serving.torch_engine.scheduler import SchedulerLimits
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 PROMPTS = [[5, 6, 7, 5, 6, 7, 5], [40, 41], list(range(60, 83)), [9] * 12]
