@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from agentsys.serving.requests import Usage
 from agentsys.serving.scheduling.calls import (
@@ -33,6 +34,8 @@ from agentsys.serving.scheduling.stages import Demand
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.scheduling.triage import Job, late_jobs
 from agentsys.serving.scheduling.workflows import Workflow, WorkflowTable
+
+_WORKFLOWS_A_TRIAGE: Final = 256
 
 
 class DispatchCore:
@@ -113,7 +116,7 @@ class DispatchCore:
     def lost(self, call_id: str, replica: str, now: float) -> bool:
         """Note that a replica failed a call; returns whether it waits again, since no other copy of it runs."""
         entry, failed = self.calls.get(call_id), self.replicas[replica]
-        failed.residents.pop(call_id, None)
+        failed.leave(call_id)
         if entry is None or failed not in entry.at:
             return False
         entry.at.remove(failed)
@@ -148,7 +151,7 @@ class DispatchCore:
     def decide(self, now: float) -> list[Decision]:
         """Return what is to be done now."""
         self.workflows.sweep(now)
-        due = self.limits.triage is not None and now >= self._triaged + self.limits.triage
+        due = now >= self._triaged + self._pause()
         decisions = self._triage(now) if due else []
         decisions += self._place(now)
         if due and not self.queue:
@@ -157,9 +160,13 @@ class DispatchCore:
 
     def next_wake(self, now: float) -> float | None:
         """Return when to ask again although nothing happened; ``None`` if there is no need."""
-        if not self.calls or self.limits.triage is None:
-            return None
-        return max(now, self._triaged + self.limits.triage)
+        pause = self._pause()
+        return max(now, self._triaged + pause) if self.calls and math.isfinite(pause) else None
+
+    def _pause(self) -> float:
+        """Return the seconds between two looks at the whole; many workflows take longer to look at."""
+        every = self.limits.triage
+        return math.inf if every is None else every * max(1.0, len(self.workflows) / _WORKFLOWS_A_TRIAGE)
 
     def facts(self, entry: DispatchedCall) -> CallFacts:
         """Return what the policy may know of a call."""
@@ -193,14 +200,17 @@ class DispatchCore:
             raise OverloadedError(message, retry_after=max(work, 1.0))
 
     def _enqueue(self, entry: DispatchedCall, now: float) -> None:
-        entry.key = entry.pinned if entry.pinned is not None else self.policy.key(self.facts(entry), now)
+        entry.key = self._key(entry, self.facts(entry), now)
         self.queue.push(entry.call.call_id, entry.key)
+
+    def _key(self, entry: DispatchedCall, facts: CallFacts, now: float) -> float:
+        return self.policy.key(facts, now) if entry.pinned is None else entry.pinned
 
     def _withdraw(self, entry: DispatchedCall, *, keep: Replica | None, but: str = "") -> list[Decision]:
         """Take a call from its replicas, all but ``keep``; ``but`` has ended it and need not be told."""
         decisions: list[Decision] = []
         for replica in [replica for replica in entry.at if replica is not keep]:
-            replica.residents.pop(entry.call.call_id, None)
+            replica.leave(entry.call.call_id)
             entry.at.remove(replica)
             if replica.spec.name != but:
                 decisions.append(Cancel(entry.call.call_id, replica.spec.name))
@@ -214,11 +224,12 @@ class DispatchCore:
             if not self._has_room(place.key):
                 break
             entry = self.calls[place.call_id]
-            self._enqueue(entry, now)  # κ may have moved since it was queued
-            if entry.key > place.key + self.limits.rekey_margin:
+            facts = self.facts(entry)
+            entry.key = self._key(entry, facts, now)
+            if entry.key > place.key + self.limits.rekey_margin:  # κ has moved since the call was queued
+                self.queue.push(place.call_id, entry.key)
                 continue
             self.queue.remove(place.call_id)
-            facts = self.facts(entry)
             chosen = self._choose(entry, facts, promised, now)
             if chosen is None:
                 passed_over.append(place)
@@ -272,14 +283,16 @@ class DispatchCore:
 
     def _start_reserved(self, started: CallFacts, promised: list[int], now: float) -> list[Decision]:
         """Give what was given up its share of the starts, the oldest first."""
-        waiting = [self.calls[call_id] for call_id in self._given_up if call_id in self.queue]
-        if started.demoted or not waiting:
+        if started.demoted or not self._given_up:
             return []
         self._credit += self.limits.reserved
         if self._credit < 1.0:
             return []
         self._credit -= 1.0
-        entry = waiting[0]
+        oldest = next((call_id for call_id in self._given_up if call_id in self.queue), None)
+        if oldest is None:
+            return []
+        entry = self.calls[oldest]
         entry.pinned = entry.key = now
         chosen = self._choose(entry, self.facts(entry), promised, now)
         if chosen is None:
@@ -323,11 +336,11 @@ class DispatchCore:
             entry = self.calls.get(call_id)
             if entry is None or entry.pinned is not None:
                 continue
-            before, entry.key = entry.key, self.policy.key(self.facts(entry), now)
+            before, entry.key = entry.key, self._key(entry, self.facts(entry), now)
             if call_id in self.queue:
                 self.queue.push(call_id, entry.key)
             for replica in entry.at:
-                replica.residents[call_id].key = entry.key
+                replica.rekey(call_id, entry.key)
                 if replica.spec.rekeys and abs(entry.key - before) > self.limits.rekey_margin:
                     decisions.append(Rekey(call_id, replica.spec.name, entry.key))
         return decisions

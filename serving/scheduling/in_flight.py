@@ -33,7 +33,7 @@ class DispatchLimits:
     rekey_margin: float = 0.25
     triage: float | None = 0.25
     reserved: float = 0.1
-    lookahead: int = 16
+    lookahead: int = 8
     outage: float = 30.0
     moves: int = 2
     move_margin: float = 1.0

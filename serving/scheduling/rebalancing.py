@@ -22,6 +22,7 @@ _FIRST_HEDGES: Final = 512.0  # tokens of second copies that need not be earned
 class _Gain(NamedTuple):
     seconds: float
     entry: DispatchedCall
+    resident: Resident
     option: Option
 
 
@@ -61,7 +62,8 @@ class Rebalancer:
         if best is None or best.seconds <= 0:
             return None
         entry, source = best.entry, best.entry.at[0]
-        resident = source.residents.pop(entry.call.call_id)
+        resident = best.resident
+        source.leave(entry.call.call_id)
         target.take(entry.call, entry.key, resident.expected_tokens, best.option, now)
         target.residents[entry.call.call_id].generated = resident.generated
         entry.at[0] = target
@@ -81,7 +83,7 @@ class Rebalancer:
                 if resident.call.call_id in paused:
                     stay += min((other.ends - now for other in source.residents.values()), default=0.0)
                 saved = stay - option.finish
-                yield _Gain(saved - max(self._limits.move_margin, _LEAST_SAVED * stay), entry, option)
+                yield _Gain(saved - max(self._limits.move_margin, _LEAST_SAVED * stay), entry, resident, option)
 
     def _resumed(self, target: Replica, resident: Resident, now: float) -> Option:
         """Return what it takes to compute the partial answer again at ``target``, and the rest of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ class Replica:
         self.up = True
         self.residents: dict[str, Resident] = {}
         self._fit: StepTimeFit | None = None
+        self._ends: list[float] | None = None
+        self._least_urgent: float | None = None
         self.step_time: StepTime = spec.step_time
 
     @property
@@ -59,6 +62,17 @@ class Replica:
         """Note that a call was given to the replica."""
         first = now + option.wait + option.prefill
         self.residents[call.call_id] = Resident(call, key, tokens, now, first, first + option.decode)
+        self._ends = self._least_urgent = None
+
+    def leave(self, call_id: str) -> Resident | None:
+        """Note that a call is no longer here; returns what it was."""
+        self._ends = self._least_urgent = None
+        return self.residents.pop(call_id, None)
+
+    def rekey(self, call_id: str, key: float) -> None:
+        """Note a call's new key."""
+        self.residents[call_id].key = key
+        self._least_urgent = None
 
     def progressed(self, resident: Resident, tokens: int, now: float) -> None:
         """Note how many tokens an answer has by now."""
@@ -66,6 +80,7 @@ class Replica:
         batch = min(len(self.residents), self.spec.slots)
         left = max(resident.expected_tokens - tokens, 1.0)
         resident.ends = now + left * self.token_seconds(batch, resident.call.prompt_tokens + tokens)
+        self._ends = None
 
     def paused(self) -> set[str]:
         """Return the calls that are here without a slot: the least urgent ones beyond the slots."""
@@ -89,7 +104,9 @@ class Replica:
 
     def least_urgent(self) -> float:
         """Return the greatest key of what is here."""
-        return max((resident.key for resident in self.residents.values()), default=float("-inf"))
+        if self._least_urgent is None:
+            self._least_urgent = max((resident.key for resident in self.residents.values()), default=-math.inf)
+        return self._least_urgent
 
     def option(self, call: Call, tokens: float, cached: float, now: float, *, ahead: int, displaces: bool) -> Option:
         """Say what it would mean to run ``call`` here, after ``ahead`` more that are promised the next free slots."""
@@ -109,10 +126,10 @@ class Replica:
         missing = ahead - self.free + 1
         if missing <= 0:
             return 0.0
-        # What should have ended by now needs one more token at least.
-        least = self.token_seconds(1, 0)
-        left = sorted(max(resident.ends - now, least) for resident in self.residents.values())
-        if not left:
+        if self._ends is None:
+            self._ends = sorted(resident.ends for resident in self.residents.values())
+        if not self._ends:
             return 0.0
-        turns, place = divmod(missing - 1, len(left))
-        return left[place] + turns * left[-1]
+        turns, place = divmod(missing - 1, len(self._ends))
+        least = self.token_seconds(1, 0)  # what should have ended by now needs one more token at least
+        return max(self._ends[place] - now, least) + turns * max(self._ends[-1] - now, least)
