@@ -36,6 +36,10 @@ class ConstraintCompiler:
             str(tokenizer.path), n_vocab=vocab_size, eos_token=list(eos_token_ids) or None
         )
 
+    def token_bytes(self, token: int) -> bytes:
+        """Return a token's bytes; of a special token, its name."""
+        return bytes(self._tokenizer.decode_bytes([token]))
+
     def compile(self, constraint: Constraint) -> TokenMatcher:
         """Return a matcher at the grammar's start; raises :class:`ConstraintError` naming the fault and its place."""
         grammar = _grammar(constraint)

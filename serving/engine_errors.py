@@ -40,6 +40,13 @@ class UnsupportedFeatureError(ServingError):
     remedy = "Leave the field out, or use an engine that has the capability, such as the torch engine."
 
 
+class RequestAbortedError(ServingError):
+    """A request that has nothing to give in part was aborted."""
+
+    code = "AGS-0419"
+    remedy = "Send the request again if its result is still wanted."
+
+
 class QueueFullError(ServingError):
     """As many requests wait in the engine as it may hold, which bounds its memory."""
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import TokenMatcher
-from agentsys.serving.requests import Chunk, FinishReason, Timings, Usage
+from agentsys.serving.requests import Chunk, FinishReason, Timings, TokenLogprobs, Usage
 from agentsys.serving.speculation.draft_length import Acceptance
 from agentsys.serving.speculation.drafter import Draft, DraftSession
 from agentsys.serving.text_stream import TextStream
+from agentsys.serving.torch_engine.logprobs import LogprobReader
 from agentsys.serving.torch_engine.sampling import Logits, Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
 
@@ -33,6 +34,7 @@ class ActiveRequest:
     deliver: Callable[[Chunk | ServingError], None]
     matcher: TokenMatcher | None = None
     session: DraftSession | None = None
+    logprobs: LogprobReader | None = None
     finish_reason: FinishReason | None = None
     drafted: int = 0
     accepted: int = 0
@@ -43,6 +45,7 @@ class ActiveRequest:
     first_token_at: float | None = None
     _unsent_text: str = ""
     _unsent_tokens: list[int] = field(default_factory=list)
+    _unsent_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def advance(self, logits: Logits, draft: Sequence[int]) -> list[int]:
         """Return the new tokens of one step: the drafted ones that the model chooses too, and one more.
@@ -54,6 +57,8 @@ class ActiveRequest:
         for row in range(len(draft) + 1):
             token = self._choose(logits[row], len(self.sequence.tokens) + len(tokens))
             tokens.append(token)
+            if self.logprobs is not None:
+                self._unsent_logprobs.append(self.logprobs.read(logits[row], token))
             self._take(token, len(self.sequence.tokens) + len(tokens))
             if self.finish_reason is not None or row == len(draft) or token != draft[row]:
                 break
@@ -79,13 +84,19 @@ class ActiveRequest:
 
     def send(self) -> None:
         """Deliver what is new; the last chunk carries reason, usage and timings."""
-        if self.finish_reason is not None:
-            usage, timings = self.usage(), self._timings()
-            self._deliver_chunk(
-                Chunk(self._unsent_text, tuple(self._unsent_tokens), self.finish_reason, usage, timings)
-            )
-        elif self._unsent_text:
-            self._deliver_chunk(Chunk(self._unsent_text, tuple(self._unsent_tokens)))
+        ended = self.finish_reason is not None
+        if not ended and not self._unsent_text:
+            return
+        chunk = Chunk(
+            self._unsent_text,
+            tuple(self._unsent_tokens),
+            self.finish_reason,
+            self.usage() if ended else None,
+            self._timings() if ended else None,
+            tuple(self._unsent_logprobs),
+        )
+        self._unsent_text, self._unsent_tokens, self._unsent_logprobs = "", [], []
+        self.deliver(chunk)
 
     def abort(self) -> None:
         """End the stream with what has been generated."""
@@ -121,11 +132,6 @@ class ActiveRequest:
             self.finish_reason = FinishReason.LENGTH
         if self.finish_reason is not None:
             self._unsent_text += self.text.finish()
-
-    def _deliver_chunk(self, chunk: Chunk) -> None:
-        self._unsent_text = ""
-        self._unsent_tokens = []
-        self.deliver(chunk)
 
     def _timings(self) -> Timings:
         now = time.perf_counter()

@@ -15,6 +15,7 @@ from agentsys.serving.scheduling.iteration_log import IterationLog
 from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
+from agentsys.serving.torch_engine.active_embedding import ActiveEmbedding
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.batch import SequenceSlice
 from agentsys.serving.torch_engine.limits import SchedulerLimits
@@ -46,7 +47,7 @@ class EngineCore:
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._speculation = speculation
-        self._active: dict[str, ActiveRequest] = {}
+        self._active: dict[str, ActiveRequest | ActiveEmbedding] = {}
         self._steps = 0
         self._ended = EngineStats()
         self._iterations = IterationLog()
@@ -56,7 +57,7 @@ class EngineCore:
     def has_work(self) -> bool:
         return bool(self._active)
 
-    def add(self, request: ActiveRequest) -> None:
+    def add(self, request: ActiveRequest | ActiveEmbedding) -> None:
         """Queue a request; a refusal is delivered as its stream's error."""
         request_id = request.sequence.request_id
         try:
@@ -67,13 +68,13 @@ class EngineCore:
             request.deliver(error)
             return
         self._active[request_id] = request
-        if self._speculation is not None:
+        if self._speculation is not None and isinstance(request, ActiveRequest):
             request.session = self._speculation.drafter.session()
 
-    def find(self, request_id: str) -> ActiveRequest | None:
+    def find(self, request_id: str) -> ActiveRequest | ActiveEmbedding | None:
         return self._active.get(request_id)
 
-    def abort(self, request: ActiveRequest | None) -> None:
+    def abort(self, request: ActiveRequest | ActiveEmbedding | None) -> None:
         """Stop a request if it is being answered."""
         if request is not None and self._active.get(request.sequence.request_id) is request:
             self._end(request)
@@ -98,10 +99,14 @@ class EngineCore:
             return
         self._note_scheduled(works)
         load = _load(works)
-        logits = self._runner.step([_slice(work) for work in works])
+        outputs = self._runner.step([self._slice(work) for work in works])
         self._steps += 1
-        for work, rows in zip(works, logits, strict=True):
-            self._finish_work(work, rows)
+        for work, output in zip(works, outputs, strict=True):
+            request = self._active[work.sequence.request_id]
+            if isinstance(request, ActiveEmbedding):
+                self._finish_embedding(request, work, output)
+            else:
+                self._finish_work(request, work, output)
         self._learn(Iteration(*load, time.perf_counter() - started))
 
     def stats(self) -> EngineStats:
@@ -141,8 +146,20 @@ class EngineCore:
         if self._steps % _STEPS_BETWEEN_FITS == 0:
             self._scheduler.step_time = self._step_time.model
 
-    def _finish_work(self, work: Work, logits: torch.Tensor) -> None:
-        request = self._active[work.sequence.request_id]
+    def _slice(self, work: Work) -> SequenceSlice:
+        tokens = [*work.sequence.tokens[work.start : work.start + work.count], *work.draft]
+        wanted = work.count - 1 if work.completes else len(tokens)
+        states = isinstance(self._active[work.sequence.request_id], ActiveEmbedding)
+        return SequenceSlice(tokens, work.start, work.sequence.blocks, wanted, states)
+
+    def _finish_embedding(self, request: ActiveEmbedding, work: Work, states: torch.Tensor) -> None:
+        request.take(work.start, states.cpu())
+        self._scheduler.commit(work, [])
+        if work.completes:
+            self._end(request)
+            request.finish()
+
+    def _finish_work(self, request: ActiveRequest, work: Work, logits: torch.Tensor) -> None:
         try:
             tokens = request.advance(logits.cpu().numpy(), work.draft) if work.completes else []
         except ServingError as error:
@@ -157,10 +174,11 @@ class EngineCore:
         request.send()
 
     def _draft(self, sequence: SequenceState, rows: int, limit: int) -> Sequence[int]:
-        request = self._active[sequence.request_id]
-        speculation = self._speculation
-        draft = None if speculation is None else request.propose(min(limit, speculation.max_tokens))
-        if speculation is None or draft is None:
+        request, speculation = self._active[sequence.request_id], self._speculation
+        if speculation is None or not isinstance(request, ActiveRequest):
+            return ()
+        draft = request.propose(min(limit, speculation.max_tokens))
+        if draft is None:
             return ()
         acceptance = request.acceptance.setdefault(draft.source, Acceptance(draft.expected))
         request.draft_source = draft.source
@@ -175,16 +193,10 @@ class EngineCore:
             if request.scheduled_at is None:
                 request.scheduled_at = now
 
-    def _end(self, request: ActiveRequest) -> None:
+    def _end(self, request: ActiveRequest | ActiveEmbedding) -> None:
         self._scheduler.remove(request.sequence)
         del self._active[request.sequence.request_id]
         self._ended = _add_usage(self._ended, [request])
-
-
-def _slice(work: Work) -> SequenceSlice:
-    tokens = [*work.sequence.tokens[work.start : work.start + work.count], *work.draft]
-    wanted = work.count - 1 if work.completes else len(tokens)
-    return SequenceSlice(tokens, work.start, work.sequence.blocks, wanted)
 
 
 def _load(works: Sequence[Work]) -> tuple[int, int, int]:
@@ -196,7 +208,7 @@ def _load(works: Sequence[Work]) -> tuple[int, int, int]:
     return rows - decoding, decoding, context
 
 
-def _add_usage(stats: EngineStats, requests: Sequence[ActiveRequest]) -> EngineStats:
+def _add_usage(stats: EngineStats, requests: Sequence[ActiveRequest | ActiveEmbedding]) -> EngineStats:
     usages = [request.usage() for request in requests]
     return EngineStats(
         prompt_tokens=stats.prompt_tokens + sum(usage.prompt_tokens for usage in usages),

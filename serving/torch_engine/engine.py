@@ -17,26 +17,30 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.torch_engine.active_embedding import ActiveEmbedding, Vector
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.core import EngineCore, Speculation, measure_verify_cost
 from agentsys.serving.torch_engine.limits import SchedulerLimits, Tuning
+from agentsys.serving.torch_engine.logprobs import LogprobReader
 from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner
 from agentsys.serving.torch_engine.runner_protocol import Runner
 from agentsys.serving.torch_engine.sampling import Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
+
+Item = TypeVar("Item")
 
 DEFAULT_KV_CACHE_BYTES = 512 * 2**20
 DEFAULT_MAX_BATCH = 16
@@ -89,6 +93,8 @@ class TorchEngine:
             rekey=True,
             speculation=speculation is not None,
             batch_invariant=runner.batch_invariant,
+            logprobs=True,
+            embeddings=True,
         )
         self._process = os.getpid()
         self._arrivals = itertools.count()
@@ -194,7 +200,32 @@ class TorchEngine:
         return self._core.iterations(after)
 
     async def embed(self, request: EmbedRequest) -> Embedding:
-        raise UnsupportedFeatureError(f"{self._capabilities.model} gives no embeddings yet.")
+        """Return the mean of each prompt's last hidden states, scaled to length 1.
+
+        These are the states of a model trained to continue text, not to tell texts apart: they serve for rough
+        likeness where no embedding model is at hand, and such a model is better.
+
+        Raises ``PromptError``, ``RequestTooLongError``, ``DuplicateRequestError``, ``QueueFullError``,
+        ``RequestAbortedError``, :class:`EngineClosedError` or :class:`EngineFailedError`.
+        """
+        mailbox: asyncio.Queue[tuple[int, Vector | ServingError]] = asyncio.Queue()
+        self._check_usable()
+        deliver = _deliver_to(mailbox, asyncio.get_running_loop())
+        tasks = await asyncio.to_thread(self._prepare_embedding, request, deliver)
+        vectors: dict[int, Vector] = {}
+        try:
+            for task in tasks:
+                self._command(partial(self._core.add, task))
+            while len(vectors) < len(tasks):
+                index, item = await mailbox.get()
+                if isinstance(item, ServingError):
+                    raise item
+                vectors[index] = item
+        finally:
+            for task in tasks:
+                self._command_if_usable(partial(self._core.abort, task))
+        counted = sum(task.sequence.prompt_length for task in tasks)
+        return Embedding(tuple(vectors[index] for index in range(len(tasks))), counted, self._capabilities.model)
 
     async def close(self) -> None:
         """Stop the thread; answers in progress end with :class:`EngineClosedError`."""
@@ -216,6 +247,7 @@ class TorchEngine:
             domain=domain_digest(request.label.readers),
             latest=time.time() + _LONGEST_WAIT_SECONDS,
         )
+        top = sampling.logprobs
         return ActiveRequest(
             sequence=sequence,
             sampler=Sampler.of(sampling, fallback_seed=secrets.randbits(64)),
@@ -223,7 +255,28 @@ class TorchEngine:
             eos_token_ids=frozenset() if sampling.ignore_eos else self._eos_token_ids,
             deliver=deliver,
             matcher=matcher,
+            logprobs=None if top is None else LogprobReader(top, self._compiler.token_bytes),
         )
+
+    def _prepare_embedding(
+        self, request: EmbedRequest, deliver: Callable[[tuple[int, Vector | ServingError]], None]
+    ) -> list[ActiveEmbedding]:
+        tasks = []
+        for index, prompt in enumerate(request.prompts):
+            tokens = self._tokenizer.encode(prompt)
+            sequence = SequenceState(
+                request_id=f"{request.request_id}#{index}",
+                tokens=tokens,
+                prompt_length=len(tokens),
+                limit=len(tokens),
+                urgency=request.urgency,
+                arrival=next(self._arrivals),
+                domain=domain_digest(request.label.readers),
+                latest=time.time() + _LONGEST_WAIT_SECONDS,
+                reuses_prefix=False,
+            )
+            tasks.append(ActiveEmbedding(sequence, partial(_send_numbered, deliver, index)))
+        return tasks
 
     def _check_usable(self) -> None:
         if os.getpid() != self._process:
@@ -282,10 +335,14 @@ class TorchEngine:
         return self._ended is None
 
 
-def _deliver_to(
-    mailbox: asyncio.Queue[Chunk | ServingError], loop: asyncio.AbstractEventLoop
-) -> Callable[[Chunk | ServingError], None]:
-    def deliver(item: Chunk | ServingError) -> None:
+def _send_numbered(
+    deliver: Callable[[tuple[int, Vector | ServingError]], None], index: int, item: Vector | ServingError
+) -> None:
+    deliver((index, item))
+
+
+def _deliver_to(mailbox: asyncio.Queue[Item], loop: asyncio.AbstractEventLoop) -> Callable[[Item], None]:
+    def deliver(item: Item) -> None:
         # The reader's loop may be gone with its thread or test; its request is then nobody's.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(mailbox.put_nowait, item)

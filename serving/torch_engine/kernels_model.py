@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as functional
 
-from agentsys.serving.torch_engine.batch import FlatBatch
+from agentsys.serving.torch_engine.batch import FlatBatch, Outputs
 from agentsys.serving.torch_engine.kernels_abi import NativeBatch, NativeLayer, NativeLinear, NativeModelTable
 from agentsys.serving.torch_engine.kv_cache import KVCache
 from agentsys.serving.torch_engine.model_config import ModelConfig
 from agentsys.serving.torch_engine.model_weights import LayerWeights, ModelWeights
+from agentsys.serving.torch_engine.rms_norm import rms_norm
 from agentsys.serving.torch_engine.rotary import rotary_tables
 from agentsys.serving.torch_engine.weight_formats import LINEARS, quantize_rows
 
@@ -77,6 +78,7 @@ class NativeModel:
             block_size=kv.block_size,
         )
         self._table, self._layers = table, layers
+        self._norm = weights.norm.to(torch.float32)
         self._process = os.getpid()
         self._session = library.agentsys_open(ctypes.byref(table), threads)
         if not self._session:
@@ -90,8 +92,8 @@ class NativeModel:
         if session and os.getpid() == self._process:
             self._library.agentsys_close(session)
 
-    def forward(self, batch: FlatBatch) -> torch.Tensor:
-        """Process every row, extend the KV cache, and return float32 logits ``[wanted, vocab]``."""
+    def forward(self, batch: FlatBatch) -> Outputs:
+        """Process every row, extend the KV cache, and return the logits and states that are asked for."""
         padding = self._table.hidden_padded - self._config.hidden_size
         hidden = functional.pad(self._embedding[batch.tokens].to(torch.float32), (0, padding))
         logits = torch.empty(len(batch.wanted), self._table.head.outputs)
@@ -108,7 +110,9 @@ class NativeModel:
         )
         if self._library.agentsys_step(self._session, ctypes.byref(native)) != 0:
             raise MemoryError(f"no memory for a step of {batch.rows} tokens")
-        return logits[:, : self._config.vocab_size]
+        # The step leaves the residual stream of every row where it found the embeddings.
+        states = rms_norm(hidden[batch.states, : self._config.hidden_size], self._norm, self._config.rms_norm_eps)
+        return Outputs(logits[:, : self._config.vocab_size], states)
 
     def _layer(self, weights: LayerWeights, window: int | None) -> NativeLayer:
         gate, up = (functional.pad(part, (0, 0, 0, -len(part) % LANES)) for part in (weights.gate, weights.up))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 
-from agentsys.serving.torch_engine.batch import FlatBatch
+from agentsys.serving.torch_engine.batch import FlatBatch, Outputs
 from agentsys.serving.torch_engine.kv_cache import KVCache
 from agentsys.serving.torch_engine.model_config import ModelConfig
 from agentsys.serving.torch_engine.model_weights import LayerWeights, ModelWeights
+from agentsys.serving.torch_engine.rms_norm import rms_norm
 from agentsys.serving.torch_engine.rotary import rotary_tables, rotate
 from agentsys.serving.torch_engine.weight_formats import LINEARS, Linear
 
@@ -86,8 +87,8 @@ class TorchModel:
             window=window,
         )
 
-    def forward(self, batch: FlatBatch) -> torch.Tensor:
-        """Process every row, extend the KV cache, and return float32 logits ``[wanted, vocab]``."""
+    def forward(self, batch: FlatBatch) -> Outputs:
+        """Process every row, extend the KV cache, and return the logits and states that are asked for."""
         positions = batch.positions.to(self._device)
         tables, sequences = batch.tables.to(self._device), batch.sequences.to(self._device)
         rows = _Rows(
@@ -101,14 +102,14 @@ class TorchModel:
             hidden = hidden + layer.output(self._attend(index, layer, hidden, batch, rows))
             gate, up = layer.gate_up(self._normalize(hidden, layer.feed_forward_norm)).chunk(2, dim=-1)
             hidden = hidden + layer.down(functional.silu(gate) * up)
-        wanted = hidden[batch.wanted.to(self._device)]
-        if len(wanted) == 0:
-            return wanted.new_empty(0, self._config.vocab_size)
-        return self._head(self._normalize(wanted, self._norm))
+        wanted, states = (
+            self._normalize(hidden[rows.to(self._device)], self._norm) for rows in (batch.wanted, batch.states)
+        )
+        logits = self._head(wanted) if len(wanted) else wanted.new_empty(0, self._config.vocab_size)
+        return Outputs(logits, states)
 
     def _normalize(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        mean_square = hidden.square().mean(dim=-1, keepdim=True)
-        return hidden * torch.rsqrt(mean_square + self._config.rms_norm_eps) * weight
+        return rms_norm(hidden, weight, self._config.rms_norm_eps)
 
     def _attend(self, index: int, layer: Layer, hidden: torch.Tensor, batch: FlatBatch, rows: _Rows) -> torch.Tensor:
         config = self._config

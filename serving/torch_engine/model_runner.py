@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from agentsys.serving.torch_engine.batch import FlatBatch, SequenceSlice
+from agentsys.serving.torch_engine.batch import FlatBatch, Outputs, SequenceSlice
 from agentsys.serving.torch_engine.kernels import kernels
 from agentsys.serving.torch_engine.kernels_model import NativeModel, supports
 from agentsys.serving.torch_engine.kv_cache import KVCache
@@ -27,8 +27,8 @@ class Model(Protocol):
 
     batch_invariant: bool
 
-    def forward(self, batch: FlatBatch) -> torch.Tensor:
-        """Return float32 logits ``[wanted, vocab]``."""
+    def forward(self, batch: FlatBatch) -> Outputs:
+        """Return the logits and hidden states that the batch asks for."""
         ...
 
 
@@ -80,7 +80,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def step(self, batch: Sequence[SequenceSlice]) -> list[torch.Tensor]:
-        """Process the slices' new tokens and return, per slice, float32 logits ``[wanted rows, vocab]``.
+        """Process the slices' new tokens and return, per slice, float32 logits ``[wanted rows, vocab]`` or states.
 
         Raises ``ValueError`` for positions past the context and for blocks that do not exist.
         """

@@ -41,5 +41,5 @@ class Runner(Protocol):
     def batch_invariant(self) -> bool: ...
 
     def step(self, batch: Sequence[SequenceSlice]) -> list[torch.Tensor]:
-        """Return, per slice, float32 logits ``[wanted rows, vocab]``."""
+        """Return, per slice, float32 logits ``[wanted rows, vocab]``, or last hidden states ``[rows, hidden]``."""
         ...

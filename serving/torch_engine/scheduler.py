@@ -181,7 +181,7 @@ class Scheduler:
             return
         # The last token is always computed: its logits are what the step is for.
         digests = sequence.block_digests(self.limits.block_size, len(sequence.tokens) - 1)
-        sequence.blocks = self.pool.match(digests)
+        sequence.blocks = self.pool.match(digests) if sequence.reuses_prefix else []
         sequence.computed = len(sequence.blocks) * self.limits.block_size
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed

@@ -17,6 +17,7 @@ class SequenceState:
     ``latest`` bounds the urgency from above, on its clock: however unhurried a request is, it falls due then, and
     whatever arrives later with a later κ cannot starve it.
 
+    Without ``reuses_prefix`` every token is computed here, for its hidden state is wanted.
     ``turn`` counts the steps in which it advanced, or the tokens that came of them, since it got its slot; ``served``
     is the seconds of those since its κ was set. It lost its slot ``displaced`` times; ``preemptions`` also counts the
     times it lost its blocks in its slot. Once the scheduler has it, κ changes by ``Scheduler.rekey`` alone.
@@ -30,6 +31,7 @@ class SequenceState:
     arrival: int
     domain: bytes
     latest: float = math.inf
+    reuses_prefix: bool = True
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int | None = None

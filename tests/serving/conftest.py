@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +63,13 @@ class ScriptedRunner:
         if self.fail_at == len(self.steps):
             raise RuntimeError("planted failure")
         self.steps.append(
-            [SequenceSlice(list(s.token_ids), s.start, list(s.block_table), s.logits_from) for s in batch]
+            [replace(piece, token_ids=list(piece.token_ids), block_table=list(piece.block_table)) for piece in batch]
         )
         for piece in batch:
             for position, token in enumerate(piece.token_ids, start=piece.start):
                 block = piece.block_table[position // self.kv.block_size]
                 self._stored[block, position % self.kv.block_size] = token
-        return [self._logits(piece) for piece in batch]
+        return [self._states(piece) if piece.states else self._logits(piece) for piece in batch]
 
     def next_token(self, history: Sequence[int]) -> int:
         return int(self.biased(history).argmax())
@@ -87,6 +87,15 @@ class ScriptedRunner:
             if tokens[-1] == EOS:
                 break
         return tokens[len(prompt) :]
+
+    def state(self, history: Sequence[int]) -> np.ndarray:
+        """The hidden state ``[8]`` of the last token of a history, by definition."""
+        return history_logits(history)[:8]
+
+    def _states(self, piece: SequenceSlice) -> torch.Tensor:
+        stored = self._stored[list(piece.block_table)].reshape(-1)
+        ends = range(piece.start + 1, piece.start + len(piece.token_ids) + 1)
+        return torch.from_numpy(np.array([self.state(stored[:end].tolist()) for end in ends]))
 
     def _logits(self, piece: SequenceSlice) -> torch.Tensor:
         stored = self._stored[list(piece.block_table)].reshape(-1)

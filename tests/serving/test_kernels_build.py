@@ -68,7 +68,7 @@ def logits_of(folder: Path, weight_format: str, architecture: str | None) -> tor
         library = kernels.load(kernels.build(compiler, architecture))
         model = NativeModel(config, weights, kv, library, weight_format=weight_format, threads=2)
     with torch.inference_mode():
-        return model.forward(FlatBatch.of(SLICES, kv.block_size))
+        return model.forward(FlatBatch.of(SLICES, kv.block_size)).logits
 
 
 @needs_compiler
