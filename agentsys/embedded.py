@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from agentsys.serving.client import ServingClient
 from agentsys.serving.models import EngineOptions, engine_factory
+from agentsys.serving.server.limits import ServerLimits, TenantLimits
 from agentsys.settings import Settings
+
+
+def limits_of(settings: Settings) -> ServerLimits:
+    """Return the limits of a model server."""
+    given = settings.server.limits
+    return ServerLimits(
+        calls=given.calls,
+        tenant=TenantLimits(given.tenant_calls, given.tenant_queued, given.tenant_tokens_per_minute),
+        tenants={
+            name: TenantLimits(own.calls, own.queued, own.tokens_per_minute) for name, own in given.tenants.items()
+        },
+        read_seconds=given.read_seconds,
+        drain_seconds=given.drain_seconds,
+    )
 
 
 def client_of(settings: Settings) -> ServingClient:

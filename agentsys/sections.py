@@ -107,6 +107,30 @@ class ApprovalSettings(Section):
     )
 
 
+class TenantLimitSettings(Section):
+    """Bounds for one tenant, instead of those for each."""
+
+    calls: int | None = Field(None, ge=1, description="model calls that run at once")
+    queued: int | None = Field(None, ge=0, description="calls more that wait for their turn")
+    tokens_per_minute: int | None = Field(None, ge=1, description="tokens of prompts and answers")
+
+
+class LimitSettings(Section):
+    """How much the model server takes at once, of everybody and of each tenant."""
+
+    calls: int = Field(4096, ge=1, description="model calls that the server holds, running or waiting")
+    tenant_calls: int | None = Field(None, ge=1, description="calls of one tenant that run at once; default: any")
+    tenant_queued: int | None = Field(None, ge=0, description="calls more that wait for their turn; default: any")
+    tenant_tokens_per_minute: int | None = Field(
+        None, ge=1, description="tokens of prompts and answers that one tenant may use; default: any"
+    )
+    read_seconds: float = Field(30.0, gt=0, description="a client that reads nothing for so long is dropped")
+    drain_seconds: float = Field(30.0, ge=0, description="what a server that ends gives the answers under way")
+    tenants: dict[str, TenantLimitSettings] = Field(
+        default_factory=dict, description="bounds of single tenants, by name, as user:ann"
+    )
+
+
 class ServerSettings(Section):
     """Where `agentsys serve` listens, and who may call."""
 
@@ -120,6 +144,8 @@ class ServerSettings(Section):
     )
     hosts: tuple[str, ...] = Field((), description="names the server may be called by, beside loopback's and `host`")
     origins: tuple[str, ...] = Field((), description="sites whose pages may call, as https://example.org")
+
+    limits: LimitSettings = Field(default_factory=LimitSettings)
 
     _split = field_validator("hosts", "origins", mode="before")(words)
 

@@ -152,12 +152,19 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path} cannot be read as TOML: {error}.") from error
+    return _flat(tables, Settings, "")
+
+
+def _flat(table: dict[str, Any], section: object, prefix: str) -> dict[str, Any]:
+    """Return the values of a table by dotted key; tables that are no section, and unknown ones, count as values."""
     flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": item for inner, item in value.items()}
+    fields = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+    for key, value in table.items():
+        within = fields[key].annotation if key in fields else None
+        if isinstance(value, dict) and ((isinstance(within, type) and issubclass(within, BaseModel)) or not prefix):
+            flat |= _flat(value, within, f"{prefix}{key}.")
         else:
-            flat[key] = value
+            flat[prefix + key] = value
     return flat
 
 

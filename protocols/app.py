@@ -18,6 +18,8 @@ from agentsys.protocols.http.streams import Stopping
 from agentsys.protocols.principals import principals
 from agentsys.sections import PrincipalSettings
 from agentsys.serving.client import ServingClient
+from agentsys.serving.server.health_routes import OPEN_PATHS
+from agentsys.serving.server.operation import Operation
 from agentsys.supervisor import RunSupervisor
 
 
@@ -40,11 +42,17 @@ class FaceOptions:
     recorded: Path | None = None
 
 
-def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stopping | None = None) -> ASGIApp:
+def create_app(
+    supervisor: RunSupervisor,
+    options: FaceOptions,
+    stopping: Stopping | None = None,
+    operation: Operation | None = None,
+) -> ASGIApp:
     """Return the application, whose end interrupts the supervisor's runs and leaves the runtime open.
 
-    ``stopping`` ends the API's streams, which a server waits for before that end.
+    ``stopping`` ends the API's streams, which a server waits for before that end; ``operation`` is that of the models.
     """
+    operation = Operation() if operation is None else operation
 
     callers = principals(supervisor.runtime.policy.owner, options.token, options.principals)
     mcp = _mcp_app(supervisor) if options.mcp else None
@@ -60,12 +68,13 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
             yield
             await supervisor.close()
 
-    routes: list[BaseRoute] = [Mount(PREFIX, runtime_api(supervisor, stopping, recorded))]
+    api = runtime_api(supervisor, stopping, recorded, operation.metrics.registry)
+    routes: list[BaseRoute] = [Mount(PREFIX, api)]
     model = supervisor.runtime.model
     if options.openai and isinstance(model, ServingClient):
         from agentsys.serving.server.app import serving_app
 
-        routes.append(Mount("/", serving_app(model)))
+        routes.append(Mount("/", serving_app(model, operation)))
     if options.a2a:
         from agentsys.protocols.a2a.server import a2a_routes
 
@@ -74,7 +83,7 @@ def create_app(supervisor: RunSupervisor, options: FaceOptions, stopping: Stoppi
     if mcp is not None:
         routes[:0] = mcp.routes
     app = Starlette(routes=routes, lifespan=lifespan)
-    return EdgeMiddleware(app, principals=callers, hosts=options.hosts, origins=options.origins)
+    return EdgeMiddleware(app, principals=callers, hosts=options.hosts, origins=options.origins, open_paths=OPEN_PATHS)
 
 
 def _mcp_app(supervisor: RunSupervisor) -> Starlette:

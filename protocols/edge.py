@@ -80,7 +80,7 @@ class EdgeMiddleware:
 
     ``hosts`` and ``origins`` are allowed beside the loopback names: hosts without a port, origins as browsers send them
     (``https://example.org``). Without ``principals`` (on loopback only, see :func:`check_bind`) callers are not
-    authenticated. Who calls is in the scope of the request, for the routes.
+    authenticated. Who calls is in the scope of the request, for the routes. ``open_paths`` are answered whoever asks.
     """
 
     def __init__(
@@ -90,14 +90,19 @@ class EdgeMiddleware:
         principals: Principals | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
+        open_paths: Collection[str] = (),
     ) -> None:
         self._app = app
+        self._open_paths = frozenset(open_paths)
         self._principals = Principals(OWNER, {}) if principals is None else principals
         self._hosts = frozenset({*LOOPBACK_NAMES, *hosts})
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] in self._open_paths and scope.get("method") in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

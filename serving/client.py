@@ -11,6 +11,7 @@ from functools import partial
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.observation import EngineView, ModelRecord
 from agentsys.serving.requests import (
     Chunk,
@@ -52,6 +53,7 @@ class ServingClient:
         self._loading: dict[str, asyncio.Task[Engine]] = {}
         self._load_lock = threading.Lock()
         self._records = {name: ModelRecord() for name in self._sources}
+        self._failed: set[str] = set()
         self._default = default
         self._source(default)
 
@@ -59,6 +61,11 @@ class ServingClient:
     def models(self) -> tuple[str, ...]:
         """Names that calls may use; the default comes first."""
         return (self._default, *sorted(set(self._sources) - {self._default}))
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Names whose engine could not be loaded the last time, or has failed since."""
+        return frozenset(self._failed)
 
     def identity(self, model: str | None = None) -> str:
         """Return the name of an engine with what its source says of the weights: answers of two may differ."""
@@ -123,8 +130,11 @@ class ServingClient:
             async for chunk in stream:
                 observed.note(chunk)
                 yield chunk
-        except ServingError:
+            self._failed.discard(model or self._default)
+        except ServingError as error:
             failed = True
+            if isinstance(error, EngineClosedError | EngineFailedError):
+                self._failed.add(model or self._default)
             raise
         finally:
             observed.end(failed=failed)
@@ -167,7 +177,9 @@ class ServingClient:
         with self._load_lock:
             if name not in self._loaded:
                 source = self._source(name)
+                self._failed.add(name)
                 self._loaded[name] = source if isinstance(source, Engine) else source()
+                self._failed.discard(name)
             return self._loaded[name]
 
     def _note_loaded(self, name: str, task: asyncio.Task[Engine]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from opentelemetry import propagate
 
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
@@ -197,7 +198,9 @@ class OpenAIEngine:
 
     async def _open(self, client: httpx.AsyncClient, endpoint: str, body: dict[str, Any]) -> httpx.Response:
         for attempt in range(1, _ATTEMPTS + 1):
-            request = client.build_request("POST", self._base_url + endpoint, json=body, headers=self._headers)
+            headers = dict(self._headers)
+            propagate.inject(headers)
+            request = client.build_request("POST", self._base_url + endpoint, json=body, headers=headers)
             pause = self._retry_pause * 2 ** (attempt - 1)
             try:
                 response = await client.send(request, stream=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from pydantic import BaseModel
 
 from agentsys.cli.output import JsonOption, print_json, print_table, reported_errors
 from agentsys.settings import Settings, flatten, is_secret, load_settings
@@ -22,20 +23,19 @@ def show(as_json: JsonOption = False) -> None:
     if as_json:
         print_json({key: {"value": value, "source": loaded.sources[key]} for key, value in values.items()})
         return
-    meanings = _meanings()
+    meanings = _meanings(Settings, "")
     print_table(
         ["setting", "value", "source", "meaning"],
         [[key, value, loaded.sources[key], meanings[key]] for key, value in values.items()],
     )
 
 
-def _meanings() -> dict[str, str]:
+def _meanings(section: type[BaseModel], prefix: str) -> dict[str, str]:
     meanings: dict[str, str] = {}
-    for key, field in Settings.model_fields.items():
-        section = field.annotation
-        inner = getattr(section, "model_fields", None)
-        if inner is None:
-            meanings[key] = field.description or ""
+    for name, field in section.model_fields.items():
+        within = field.annotation
+        if isinstance(within, type) and issubclass(within, BaseModel):
+            meanings |= _meanings(within, f"{prefix}{name}.")
         else:
-            meanings |= {f"{key}.{name}": item.description or "" for name, item in inner.items()}
+            meanings[prefix + name] = field.description or ""
     return meanings

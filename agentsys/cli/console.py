@@ -103,15 +103,17 @@ async def _serve(
         from agentsys.protocols.app import FaceOptions, create_app
         from agentsys.protocols.http.app import PREFIX
         from agentsys.protocols.http.streams import Stopping
+        from agentsys.serving.server.operation import Operation
         from agentsys.supervisor import RunSupervisor
         from agentsys.ui.boards import RECORDED
 
         err.print(f"runtime {url}{PREFIX}", highlight=False)
         runtime = composed(file, lake, settings)
         try:
-            stopping = Stopping()
+            stopping, operation = Stopping(), Operation()
             options = FaceOptions(url=url, token=token, recorded=RECORDED)
-            await run_server(create_app(RunSupervisor(runtime), options, stopping), listener, stopping, pages.wait())
+            app = create_app(RunSupervisor(runtime), options, stopping, operation)
+            await run_server(app, listener, stopping, operation, pages.wait())
         finally:
             await runtime.close()
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
+from agentsys.cli.serve import tell_draining
 from agentsys.errors import ServingError
 from agentsys.settings import Settings, load_settings
 
@@ -47,28 +48,30 @@ def serve(
 
 
 async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
-    import uvicorn
-
     from agentsys.blackboard.labels import OWNER
-    from agentsys.embedded import client_of
+    from agentsys.embedded import client_of, limits_of
     from agentsys.protocols.edge import EdgeMiddleware
     from agentsys.protocols.principals import principals
     from agentsys.serving.server.app import serving_app
+    from agentsys.serving.server.health_routes import OPEN_PATHS
+    from agentsys.serving.server.operation import Operation
+    from agentsys.serving.server.running import DrainingServer, server_config
 
-    client = client_of(settings)
+    client, operation = client_of(settings), Operation(limits_of(settings))
     try:
         err.print(f"loading {settings.model.name}", highlight=False)
         await client.engine()
         server = settings.server
         app = EdgeMiddleware(
-            serving_app(client),
+            serving_app(client, operation),
             principals=principals(OWNER, server.token, {}),
             hosts=(server.host, *server.hosts),
             origins=server.origins,
+            open_paths=OPEN_PATHS,
         )
         _announce(settings, listener, as_json=as_json)
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=5)
-        await uvicorn.Server(config).serve([listener])
+        config = server_config(app, read_seconds=operation.limits.read_seconds, lifespan="off")
+        await DrainingServer(config, operation.lifecycle, tell_draining).serve([listener])
     finally:
         await client.close()
 

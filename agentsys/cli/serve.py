@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentsys.protocols.http.streams import Stopping
     from agentsys.runs import RunRecord
     from agentsys.runtime import Runtime
+    from agentsys.serving.server.operation import Operation
     from agentsys.settings import Settings
     from agentsys.supervisor import RunSupervisor
 
@@ -78,8 +79,10 @@ async def _serve(
     resume: bool,
     as_json: bool,
 ) -> None:
+    from agentsys.embedded import limits_of
     from agentsys.protocols.app import FaceOptions, create_app
     from agentsys.protocols.http.streams import Stopping
+    from agentsys.serving.server.operation import Operation
     from agentsys.supervisor import RunSupervisor
 
     runtime = composed(file, lake, settings)
@@ -96,13 +99,13 @@ async def _serve(
             a2a=a2a,
             mcp=mcp,
         )
-        stopping = Stopping()
-        app = create_app(supervisor, options, stopping)
+        stopping, operation = Stopping(), Operation(limits_of(settings))
+        app = create_app(supervisor, options, stopping, operation)
         async with _taking_runs(supervisor, wanted=resume):
             _announce(options, as_json=as_json)
             compacting = asyncio.create_task(_compact_regularly(runtime, settings.board.keep))
             try:
-                await run_server(app, listener, stopping)
+                await run_server(app, listener, stopping, operation)
             finally:
                 compacting.cancel()
     finally:
@@ -209,19 +212,23 @@ def _announce(options: FaceOptions, *, as_json: bool) -> None:
 
 
 async def run_server(
-    app: ASGIApp, listener: socket.socket, stopping: Stopping, end: Coroutine[Any, Any, object] | None = None
+    app: ASGIApp,
+    listener: socket.socket,
+    stopping: Stopping,
+    operation: Operation,
+    end: Coroutine[Any, Any, object] | None = None,
 ) -> None:
-    """Serve until a signal comes or ``end`` is done."""
-    import uvicorn
+    """Serve until ``operation`` has drained, as a signal makes it do, or ``end`` is done."""
+    from agentsys.serving.server.running import DrainingServer, server_config
 
-    class Server(uvicorn.Server):
+    class Server(DrainingServer):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # Streams end first: the server waits for every open connection.
             stopping.event.set()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    server = Server(config)
+    config = server_config(app, read_seconds=operation.limits.read_seconds)
+    server = Server(config, operation.lifecycle, tell_draining)
 
     async def stop_after(event: Coroutine[Any, Any, object]) -> None:
         await event
@@ -233,3 +240,8 @@ async def run_server(
     finally:
         if waiting is not None:
             waiting.cancel()
+
+
+def tell_draining(under_way: int) -> None:
+    """Say at the terminal why the process does not end yet."""
+    err.print(f"finishing {under_way} requests; interrupt again to end at once", highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from prometheus_client.registry import Collector
 
 from agentsys.blackboard.board import Board
 from agentsys.protocols.http.approval_routes import approval_router
@@ -21,10 +22,15 @@ from agentsys.supervisor import RunSupervisor
 PREFIX = "/api/v1"
 
 
-def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None, recorded: Board | None = None) -> FastAPI:
+def runtime_api(
+    supervisor: RunSupervisor,
+    stopping: Stopping | None = None,
+    recorded: Board | None = None,
+    measured: Collector | None = None,
+) -> FastAPI:
     """Return the API of the supervisor's runtime, to be mounted at :data:`PREFIX`; ``stopping`` ends its streams.
 
-    ``recorded`` is another board to show beside the runtime's own.
+    ``recorded`` is another board to show beside the runtime's own, ``measured`` what is told beside its metrics.
     """
     runtime = supervisor.runtime
     boards = SeenBoards(runtime.board)
@@ -32,7 +38,7 @@ def runtime_api(supervisor: RunSupervisor, stopping: Stopping | None = None, rec
     api = FastAPI(title="agentsys", version=version("agentsys-runtime"), docs_url=None, redoc_url=None)
     install_error_handlers(api)
     for router in (
-        catalogue_router(runtime),
+        catalogue_router(runtime, measured),
         approval_router(runtime, boards),
         run_control_router(supervisor, boards, stopping),
         run_reading_router(boards),

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 from agentsys.protocols.http.callers import Calling, operating
 from agentsys.protocols.http.metrics import RuntimeCollector, engine_views
@@ -17,11 +18,13 @@ from agentsys.serving.client import ServingClient
 from agentsys.tools import Tool
 
 
-def catalogue_router(runtime: Runtime) -> APIRouter:
-    """Return the routes that describe the runtime."""
+def catalogue_router(runtime: Runtime, measured: Collector | None = None) -> APIRouter:
+    """Return the routes that describe the runtime; ``measured`` is told beside its own metrics."""
     router = APIRouter(tags=["runtime"])
     registry = CollectorRegistry()
     registry.register(RuntimeCollector(runtime))
+    if measured is not None:
+        registry.register(measured)
 
     @router.get("/health")
     def health(caller: Calling) -> Health:

@@ -8,8 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from agentsys.serving.client import ServingClient
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Usage
+from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprobs, Usage
 from agentsys.serving.server.errors import AnswerAbortedError
+from agentsys.serving.server.limits import Ticket
+from agentsys.serving.server.outbox import Outbox
 
 
 @dataclass(slots=True)
@@ -19,47 +21,45 @@ class Answer:
     text: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def add(self, chunk: Chunk) -> None:
         """Take one chunk; raises :class:`AnswerAbortedError` if it says that no more will come."""
         self.text.append(chunk.text)
+        self.logprobs.extend(chunk.logprobs)
         if chunk.finish_reason is FinishReason.ABORTED:
             raise AnswerAbortedError("the answer was aborted.")
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
             self.usage = chunk.usage or self.usage
+            self.timings = chunk.timings or self.timings
 
 
 async def chunks_of(
-    client: ServingClient, requests: Sequence[GenerateRequest], model: str
+    client: ServingClient, requests: Sequence[GenerateRequest], model: str, ticket: Ticket, outbox: Outbox
 ) -> AsyncGenerator[tuple[int, Chunk]]:
     """Yield the chunks of all requests as they come, each with its request's index.
 
-    Closing the iterator aborts every request. Raises the first error of any of them.
+    Each request waits for its turn by ``ticket``. Closing the iterator aborts every request. Raises the first error of
+    any of them, or of ``outbox``.
     """
-    arrived: asyncio.Queue[tuple[int, Chunk | None] | Exception] = asyncio.Queue()
 
     async def pump(index: int, request: GenerateRequest) -> None:
         try:
-            async with aclosing(client.stream(request, model=model)) as chunks:
+            async with ticket.turn(request.urgency), aclosing(client.stream(request, model=model)) as chunks:
+                used = 0
                 async for chunk in chunks:
-                    arrived.put_nowait((index, chunk))
-            arrived.put_nowait((index, None))
+                    used = _count(ticket, chunk, used)
+                    outbox.put(index, chunk)
+            outbox.close()
         except Exception as error:  # whatever it is, the reader must hear of it
-            arrived.put_nowait(error)
+            outbox.fail(error)
 
     pumps = [asyncio.create_task(pump(index, request)) for index, request in enumerate(requests)]
     try:
-        streaming = len(pumps)
-        while streaming:
-            item = await arrived.get()
-            if isinstance(item, Exception):
-                raise item
-            index, chunk = item
-            if chunk is None:
-                streaming -= 1
-            else:
-                yield index, chunk
+        while (item := await outbox.take()) is not None:
+            yield item
     finally:
         for task in pumps:
             task.cancel()
@@ -74,3 +74,11 @@ def total_usage(answers: Sequence[Answer], choices: int) -> Usage:
         cached_tokens=sum(usage.cached_tokens for usage in prompts),
         completion_tokens=sum(answer.usage.completion_tokens for answer in answers),
     )
+
+
+def _count(ticket: Ticket, chunk: Chunk, used: int) -> int:
+    """Count what a chunk used against its tenant's minute; returns all that its call used so far."""
+    usage = chunk.usage
+    total = used + len(chunk.token_ids) if usage is None else usage.prompt_tokens + usage.completion_tokens
+    ticket.use(total - used)
+    return total

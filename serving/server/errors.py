@@ -5,6 +5,7 @@ Source of the shape: OpenAI's API reference, "error codes": ``{"error": {"messag
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -12,12 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.client import UnknownEngineError
 from agentsys.serving.constraints import ConstraintError
-from agentsys.serving.engine_errors import RequestTooLongError
+from agentsys.serving.engine_errors import QueueFullError, RequestTooLongError, UnsupportedFeatureError
 from agentsys.serving.openai_engine import RemoteRefusedError
 from agentsys.serving.openai_format import UnsupportedConstraintError
+from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.tokenizer import PromptError
 
-_BAD_REQUEST, _NOT_FOUND, _CLIENT_CLOSED, _FAILED, _UNAVAILABLE = 400, 404, 499, 500, 503
+_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _CLIENT_CLOSED = 400, 403, 404, 429, 499
+_FAILED, _UNAVAILABLE = 500, 503
 
 
 class InvalidRequestError(ServingError):
@@ -52,6 +55,52 @@ class ClientGoneError(ServingError):
     remedy = "Keep the connection open until the answer is whole."
 
 
+class OperatorOnlyError(ServingError):
+    """Somebody else than the server's owner asked for what concerns all its users."""
+
+    code = "AGS-0725"
+    remedy = "Send the owner's token, which is `server.token` in the server's settings."
+
+
+class DrainingError(ServingError):
+    """The server finishes what it has begun, takes nothing more, and then ends. ``retry_after`` is in seconds."""
+
+    code = "AGS-0726"
+    remedy = "Send the request again after the time named, to another server or when this one is back."
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimitReachedError(ServingError):
+    """A tenant, or all of them together, have as much under way as the server's limits allow.
+
+    ``retry_after`` is the seconds after which a place is expected to be free.
+    """
+
+    code = "AGS-0727"
+    remedy = "Send the request again after the time named; the operator sets the bounds in [server.limits]."
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SlowClientError(ServingError):
+    """A client did not read its answer for longer than the server waits; its requests were aborted."""
+
+    code = "AGS-0728"
+    remedy = "Read the stream as it comes; the operator sets the patience in server.limits.read_seconds."
+
+
+class OtherTenantError(ServingError):
+    """A client that is known by name asked in another tenant's."""
+
+    code = "AGS-0729"
+    remedy = "Leave the tenant out: it is known from the token."
+
+
 _REFUSED = (
     InvalidRequestError,
     PromptError,
@@ -59,27 +108,37 @@ _REFUSED = (
     ConstraintError,
     UnsupportedConstraintError,
     RemoteRefusedError,
+    UnsupportedFeatureError,
+)
+
+
+_STATUSES: tuple[tuple[type[AgentsysError] | tuple[type[AgentsysError], ...], int], ...] = (
+    (_REFUSED, _BAD_REQUEST),
+    ((OperatorOnlyError, OtherTenantError), _FORBIDDEN),
+    (UnknownEngineError, _NOT_FOUND),
+    ((LimitReachedError, OverloadedError, QueueFullError), _TOO_MANY),
+    (ClientGoneError, _CLIENT_CLOSED),
+    (ServingError, _UNAVAILABLE),
 )
 
 
 def status_of(error: AgentsysError) -> int:
     """Return the HTTP status of an error: whose fault it was."""
-    if isinstance(error, _REFUSED):
-        return _BAD_REQUEST
-    if isinstance(error, UnknownEngineError):
-        return _NOT_FOUND
-    if isinstance(error, ClientGoneError):
-        return _CLIENT_CLOSED
-    return _UNAVAILABLE if isinstance(error, ServingError) else _FAILED
+    return next((status for kinds, status in _STATUSES if isinstance(error, kinds)), _FAILED)
+
+
+def headers_of(error: AgentsysError) -> dict[str, str]:
+    """Return what else the client is told: after how many seconds it may try again."""
+    seconds = getattr(error, "retry_after", 1.0 if status_of(error) == _TOO_MANY else None)
+    return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def error_body(error: AgentsysError) -> dict[str, Any]:
     """Return the error as OpenAI's clients read it; ``remedy`` is ours."""
-    caller = status_of(error) < _FAILED
     return {
         "error": {
             "message": f"{error.message} {error.remedy}",
-            "type": "invalid_request_error" if caller else "server_error",
+            "type": _kind(status_of(error)),
             "param": getattr(error, "param", None),
             "code": error.code,
             "remedy": error.remedy,
@@ -90,5 +149,11 @@ def error_body(error: AgentsysError) -> dict[str, Any]:
 def of_validation(error: RequestValidationError) -> InvalidRequestError:
     """Name the first fault of a body by its path; the value itself may be long or secret and is not repeated."""
     first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    param = ".".join(str(part) for part in first["loc"] if part not in ("body", "header")) or "body"
     return InvalidRequestError(f"{param}: {first['msg']}.", param=param)
+
+
+def _kind(status: int) -> str:
+    if status == _TOO_MANY:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < _FAILED else "server_error"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
-from agentsys.serving.requests import FinishReason, Usage
+from agentsys.serving.requests import Chunk, FinishReason, Usage
 from agentsys.serving.server.answers import Answer
+from agentsys.serving.server.logprobs import chat_logprobs, text_logprobs
 
 Json = dict[str, Any]
 
@@ -28,7 +29,7 @@ class AnswerFormat(Protocol):
         """Return the first events' choices of answer ``index``."""
         ...
 
-    def piece(self, index: int, text: str) -> list[Json]:
+    def piece(self, index: int, chunk: Chunk) -> list[Json]:
         """Return the choices that carry new text."""
         ...
 
@@ -56,43 +57,55 @@ class ChatFormat:
     def opening(self, index: int) -> list[Json]:
         return [self.part(index, {"role": "assistant", "content": ""})]
 
-    def piece(self, index: int, text: str) -> list[Json]:
-        return [self.part(index, {"content": text})]
+    def piece(self, index: int, chunk: Chunk) -> list[Json]:
+        return [self.part(index, {"content": chunk.text}, logprobs=chat_logprobs(chunk.logprobs))]
 
     def ending(self, index: int, answer: Answer) -> list[Json]:
         return [self.part(index, {}, finish_word(answer.finish_reason))]
 
     def choice(self, index: int, answer: Answer) -> Json:
         message = {"role": "assistant", "content": "".join(answer.text), "refusal": None}
-        return _choice(index, {"message": message}, finish_word(answer.finish_reason))
+        logprobs = chat_logprobs(answer.logprobs)
+        return _choice(index, {"message": message}, finish_word(answer.finish_reason), logprobs)
 
-    def part(self, index: int, delta: Json, finish_reason: str | None = None) -> Json:
+    def part(self, index: int, delta: Json, finish_reason: str | None = None, logprobs: Json | None = None) -> Json:
         """Return a choice that carries a change of the message."""
-        return _choice(index, {"delta": delta}, finish_reason)
+        return _choice(index, {"delta": delta}, finish_reason, logprobs)
 
 
 @dataclass(frozen=True, slots=True)
 class TextFormat:
-    """Text completions, whose events look like their whole bodies."""
+    """Text completions, whose events look like their whole bodies. Each answer begins with its ``echoes``, if any."""
 
     model: str
+    echoes: Sequence[str] = ()
     id: str = field(default_factory=lambda: f"cmpl-{uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    written: dict[int, int] = field(default_factory=dict)
 
     def envelope(self, choices: list[Json], usage: Json | None = None, *, streamed: bool = False) -> Json:
         return _envelope(self.id, "text_completion", self.created, self.model, choices, usage)
 
     def opening(self, index: int) -> list[Json]:
-        return []
+        echo = self._echo(index)
+        self.written[index] = len(echo)
+        return [_choice(index, {"text": echo}, None)] if echo else []
 
-    def piece(self, index: int, text: str) -> list[Json]:
-        return [_choice(index, {"text": text}, None)]
+    def piece(self, index: int, chunk: Chunk) -> list[Json]:
+        logprobs = text_logprobs(chunk.logprobs, self.written[index])
+        self.written[index] += len(chunk.text)
+        return [_choice(index, {"text": chunk.text}, None, logprobs)]
 
     def ending(self, index: int, answer: Answer) -> list[Json]:
         return [_choice(index, {"text": ""}, finish_word(answer.finish_reason))]
 
     def choice(self, index: int, answer: Answer) -> Json:
-        return _choice(index, {"text": "".join(answer.text)}, finish_word(answer.finish_reason))
+        echo = self._echo(index)
+        logprobs = text_logprobs(answer.logprobs, len(echo))
+        return _choice(index, {"text": echo + "".join(answer.text)}, finish_word(answer.finish_reason), logprobs)
+
+    def _echo(self, index: int) -> str:
+        return self.echoes[index] if self.echoes else ""
 
 
 def usage_body(usage: Usage) -> Json:
@@ -122,5 +135,5 @@ def _envelope(
     return body if usage is None else body | {"usage": usage}
 
 
-def _choice(index: int, content: Json, finish_reason: str | None) -> Json:
-    return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
+def _choice(index: int, content: Json, finish_reason: str | None, logprobs: Json | None = None) -> Json:
+    return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agentsys.blackboard.labels import Label, Readers
-from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
-from agentsys.serving.server.errors import InvalidRequestError
+from agentsys.serving.requests import Constraint, EmbedRequest, GenerateRequest, Message, SamplingParams, WorkflowCall
+from agentsys.serving.server.errors import InvalidRequestError, UnsupportedFieldError
 from agentsys.serving.server.schemas import (
     ChatCompletionBody,
     CompletionBody,
-    GenerationBody,
+    EmbeddingBody,
     StructuredOutputs,
 )
 from agentsys.serving.server.tools import Toolbox, conversation
@@ -23,16 +23,19 @@ CLIENT_READERS = Readers.of("openai-client")
 _DEFAULT_COMPLETION_TOKENS = 16
 _DEFAULT_TEMPERATURE = 1.0
 _MOST_PROMPTS = 64
+_MOST_INPUTS = 2048  # as OpenAI has it
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a body's reader has to know: κ of the request, the length of an answer that names none, and which grammars
-    the engine holds."""
+    """What a body's reader has to know: κ and place of the request, the length of an answer that names none, and which
+    grammars and whether log-probabilities the engine has."""
 
     urgency: float
+    call: WorkflowCall | None
     default_tokens: int
     constraints: frozenset[str]
+    logprobs: bool
 
 
 def chat_requests(body: ChatCompletionBody, toolbox: Toolbox | None, reading: Reading) -> list[GenerateRequest]:
@@ -50,20 +53,20 @@ def chat_requests(body: ChatCompletionBody, toolbox: Toolbox | None, reading: Re
 
 def completion_requests(body: CompletionBody, reading: Reading) -> list[GenerateRequest]:
     """Return one request for each prompt and choice, prompt by prompt; raises :class:`InvalidRequestError`."""
-    prompts = _prompts(body.prompt)
-    if not 0 < len(prompts) <= _MOST_PROMPTS:
-        raise InvalidRequestError(f"prompt: from 1 to {_MOST_PROMPTS} are taken, got {len(prompts)}.", param="prompt")
+    prompts = prompts_of(body.prompt, "prompt", _MOST_PROMPTS)
     constraint = _structured(body.structured_outputs)
     return _choices(body, prompts, body.max_tokens or _DEFAULT_COMPLETION_TOKENS, constraint, reading)
 
 
 def _choices(
-    body: GenerationBody,
+    body: ChatCompletionBody | CompletionBody,
     prompts: Sequence[Sequence[Message] | str | Sequence[int]],
     limit: int,
     constraint: Constraint | None,
     reading: Reading,
 ) -> list[GenerateRequest]:
+    if body.wanted_logprobs is not None and not reading.logprobs:
+        raise UnsupportedFieldError("this model's engine tells no log-probabilities.", param="logprobs")
     sampling = SamplingParams(
         max_tokens=limit,
         temperature=_DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
@@ -71,10 +74,13 @@ def _choices(
         seed=body.seed,
         stop=body.stops,
         ignore_eos=body.ignore_eos,
+        logprobs=body.wanted_logprobs,
     )
     label = Label(readers=_readers(body.cache_salt))
     return [
-        GenerateRequest(prompt, _choice_sampling(sampling, choice), constraint, reading.urgency, label)
+        GenerateRequest(
+            prompt, _choice_sampling(sampling, choice), constraint, reading.urgency, label, call=reading.call
+        )
         for prompt in prompts
         for choice in range(body.n)
     ]
@@ -89,13 +95,31 @@ def _readers(salt: str | None) -> Readers:
     return CLIENT_READERS if salt is None else Readers.of(f"openai-client:{salt}")
 
 
-def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+def prompts_of(prompt: str | list[int] | list[str] | list[list[int]], param: str, most: int) -> list[str | list[int]]:
+    """Return the prompts of a field that holds one, or a list of up to ``most``; raises ``InvalidRequestError``."""
     if isinstance(prompt, str):
         return [prompt]
     tokens = [item for item in prompt if isinstance(item, int)]
     if tokens:
         return [tokens]
-    return [item for item in prompt if not isinstance(item, int)]
+    prompts = [item for item in prompt if not isinstance(item, int)]
+    if not 0 < len(prompts) <= most:
+        raise InvalidRequestError(f"{param}: from 1 to {most} are taken, got {len(prompts)}.", param=param)
+    return prompts
+
+
+def echoes_of(body: CompletionBody) -> list[str]:
+    """Return what each answer begins with: its prompt, where ``echo`` says so, else nothing."""
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    return [str(prompt) for prompt in prompts for _ in range(body.n)] if body.echo else []
+
+
+def embed_request(body: EmbeddingBody, urgency: float, call: WorkflowCall | None) -> EmbedRequest:
+    """Return what the engine is asked; raises :class:`InvalidRequestError`."""
+    prompts = prompts_of(body.input, "input", _MOST_INPUTS)
+    if not all(prompts):
+        raise InvalidRequestError("input: an empty text has no vector.", param="input")
+    return EmbedRequest(tuple(prompts), urgency, Label(readers=_readers(body.cache_salt)), call=call)
 
 
 def _chat_constraint(body: ChatCompletionBody) -> Constraint | None:

@@ -1,7 +1,7 @@
 """The bodies of requests: OpenAI's fields that our engines fulfil, and extensions.
 
 Source: OpenAI's API reference (chat completions, completions); ``priority``, ``structured_outputs``, ``ignore_eos`` and
-``cache_salt`` are vLLM's; ``deadline`` and ``workflow`` are ours.
+``cache_salt`` are vLLM's; where a request stands in its workflow is ours.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agentsys.serving.requests import MOST_LOGPROBS
 from agentsys.serving.server.errors import UnsupportedFieldError
+from agentsys.serving.server.places import PlaceFields
 
 MOST_CHOICES = 8
+Salt = Annotated[str, Field(min_length=1, max_length=256)]
 _LARGEST_INTEGER = 2**63 - 1
 
 _WITHOUT_EFFECT = frozenset(
@@ -133,13 +136,8 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class GenerationBody(BaseModel):
-    """What both kinds of completion understand.
-
-    ``deadline`` is seconds from now by which the answer is wanted; requests of one ``workflow`` share the deadline that
-    one of them named. ``priority`` is κ in milliseconds of unix time, smaller first, so a small one goes before every
-    deadline; a request that names neither has no hurry. ``cache_salt`` names who shares cached prefixes with it.
-    """
+class GenerationBody(PlaceFields):
+    """What both kinds of completion understand. ``cache_salt`` names who shares cached prefixes with the request."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -154,10 +152,7 @@ class GenerationBody(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     ignore_eos: bool = False
     structured_outputs: StructuredOutputs | None = None
-    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    deadline: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    priority: Annotated[int, Field(ge=-_LARGEST_INTEGER - 1, le=_LARGEST_INTEGER)] | None = None
-    workflow: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    cache_salt: Salt | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -170,10 +165,7 @@ class GenerationBody(BaseModel):
 
     def check_fields(self) -> None:
         """Raise :class:`UnsupportedFieldError` for a field that would change the answer and that no engine has."""
-        for name, value in (self.model_extra or {}).items():
-            neutral = value in (None, False, 0, "", [], {}) or _NEUTRAL.get(name) == value
-            if not neutral and name not in _WITHOUT_EFFECT:
-                raise UnsupportedFieldError(f"{name} is not supported.", param=name)
+        check_extra(self)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -190,9 +182,60 @@ class ChatCompletionBody(GenerationBody):
     response_format: ResponseFormat | None = None
     tools: list[ToolDefinition] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many alternatives to each token are asked for; ``None``: no log-probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @model_validator(mode="after")
+    def _top_of_something(self) -> ChatCompletionBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs goes with logprobs")
+        return self
 
 
 class CompletionBody(GenerationBody):
     """The body of ``POST /v1/completions``; ``prompt`` is text, token ids, or a list of either."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many alternatives to each token are asked for; ``None``: no log-probabilities at all."""
+        return self.logprobs
+
+    @model_validator(mode="after")
+    def _echo_of_text(self) -> CompletionBody:
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo and logprobs do not go together: no engine tells the probabilities of a prompt")
+        if self.echo and not (isinstance(self.prompt, str) or all(isinstance(item, str) for item in self.prompt)):
+            raise ValueError("echo is for prompts that are text")
+        return self
+
+
+class EmbeddingBody(PlaceFields):
+    """The body of ``POST /v1/embeddings``; ``input`` is text, token ids, or a list of either."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    input: str | list[int] | list[str] | list[list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    cache_salt: Salt | None = None
+
+    def check_fields(self) -> None:
+        """Raise :class:`UnsupportedFieldError` for a field that would change the vectors, such as ``dimensions``."""
+        check_extra(self)
+
+
+def check_extra(body: BaseModel) -> None:
+    """Raise :class:`UnsupportedFieldError` for a field that would change the answer and that no engine has."""
+    for name, value in (body.model_extra or {}).items():
+        neutral = value in (None, False, 0, "", [], {}) or _NEUTRAL.get(name) == value
+        if not neutral and name not in _WITHOUT_EFFECT:
+            raise UnsupportedFieldError(f"{name} is not supported.", param=name)

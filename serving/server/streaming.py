@@ -4,37 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from agentsys.errors import AgentsysError
 from agentsys.serving.requests import Chunk
 from agentsys.serving.server.answers import Answer
-from agentsys.serving.server.errors import ClientGoneError, error_body
+from agentsys.serving.server.errors import ClientGoneError, SlowClientError
 from agentsys.serving.server.formats import AnswerFormat, Json
+from agentsys.serving.server.running import drop_connection
 
 T = TypeVar("T")
 
 
 class EventStream(StreamingResponse):
-    """Sends events; however it ends, the events' source is closed, which aborts what it still generates."""
+    """Sends events, to a client that reads them; however it ends, ``close`` ends what they come from.
+
+    A client that takes nothing for ``read_seconds`` loses its connection, and with it what it has not read.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[str]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[str], *, read_seconds: float, close: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self._events = events
+        self._read_seconds = read_seconds
+        self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._read_seconds):
+                    await send(message)
+            except TimeoutError:
+                slow = SlowClientError(f"the client has read nothing for {self._read_seconds:g} s.")
+                if not drop_connection(scope):
+                    raise slow from None
+                await asyncio.Event().wait()  # until the lost connection cancels this
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
         finally:
-            await self._events.aclose()
+            await self._close()
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -61,30 +78,32 @@ async def events_of(
             answer = answers[index]
             choices = [] if answer.text else form.opening(index)
             answer.add(chunk)
-            if chunk.text:
-                choices += form.piece(index, chunk.text)
+            if chunk.text or chunk.logprobs:
+                choices += form.piece(index, chunk)
             if answer.finish_reason is not None:
                 choices += form.ending(index, answer)
             for choice in choices:
                 yield event(form.envelope([choice], streamed=True))
 
 
-async def stream_from(first: str, rest: AsyncGenerator[str], usage: Callable[[], Json | None]) -> AsyncGenerator[str]:
-    """Yield an event already taken, the rest, an event of ``usage`` if it returns one, and the end mark.
+async def stream_from(
+    first: str, rest: AsyncGenerator[str], ending: Callable[[AgentsysError | None], Json | None]
+) -> AsyncGenerator[str]:
+    """Yield an event already taken, the rest, the event that ``ending`` returns, and the end mark.
 
-    The status is sent by then, so an error becomes an event of its own.
+    The status is sent by then, so ``ending`` is told of an error, to return it as an event of its own.
     """
     async with aclosing(rest):
         yield first
+        failure: AgentsysError | None = None
         try:
             async for text in rest:
                 yield text
         except AgentsysError as error:
-            yield event(error_body(error))
-        else:
-            counted = usage()
-            if counted is not None:
-                yield event(counted)
+            failure = error
+        last = ending(failure)
+        if last is not None:
+            yield event(last)
         yield "data: [DONE]\n\n"
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
-from agentsys.serving.requests import Constraint, Message
+from agentsys.serving.requests import Chunk, Constraint, Message
 from agentsys.serving.server.answers import Answer
 from agentsys.serving.server.errors import InvalidRequestError
 from agentsys.serving.server.formats import ChatFormat, Json
+from agentsys.serving.server.logprobs import chat_logprobs
+from agentsys.serving.server.outbox import joined
 from agentsys.serving.server.schemas import ChatCompletionBody, ChatMessage, FunctionDefinition, NamedToolChoice
 
 _EMPTY: Json = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -102,24 +104,30 @@ class ToolChatFormat(ChatFormat):
     """Chat completions that may be calls. What begins like a call is shown only when it is whole."""
 
     toolbox: Toolbox = field(kw_only=True)
-    held: dict[int, str] = field(default_factory=dict)
+    held: dict[int, list[Chunk]] = field(default_factory=dict)
+    shown: set[int] = field(default_factory=set)
 
-    def piece(self, index: int, text: str) -> list[Json]:
-        held = self.held.get(index, "")
-        if index in self.held and held[:1] not in ("", "{"):
-            return ChatFormat.piece(self, index, text)
-        self.held[index] = held + text.lstrip() if not held else held + text
-        return [] if self.held[index][:1] in ("", "{") else ChatFormat.piece(self, index, self.held[index])
+    def piece(self, index: int, chunk: Chunk) -> list[Json]:
+        if index in self.shown:
+            return ChatFormat.piece(self, index, chunk)
+        held = self.held.setdefault(index, [])
+        begun = any(piece.text for piece in held)
+        held.append(chunk if begun else replace(chunk, text=chunk.text.lstrip()))
+        # What begins otherwise was shown at once, so what is held and has begun is perhaps a call.
+        return [] if begun or held[-1].text[:1] in ("", "{") else self._show(index)
 
     def ending(self, index: int, answer: Answer) -> list[Json]:
         call = self.toolbox.parse("".join(answer.text))
         if call is not None:
             delta = {"tool_calls": [{"index": 0, **call}]}
-            empty: Json = {}
-            return [self.part(index, delta), self.part(index, empty, "tool_calls")]
-        held = self.held.get(index, "")
-        unsent = ChatFormat.piece(self, index, held) if held.startswith("{") else []
+            logprobs = chat_logprobs(answer.logprobs)
+            return [self.part(index, delta, logprobs=logprobs), self.part(index, {}, "tool_calls")]
+        unsent = self._show(index) if self.held.get(index) else []
         return unsent + ChatFormat.ending(self, index, answer)
+
+    def _show(self, index: int) -> list[Json]:
+        self.shown.add(index)
+        return ChatFormat.piece(self, index, joined(self.held.pop(index)))
 
     def choice(self, index: int, answer: Answer) -> Json:
         call = self.toolbox.parse("".join(answer.text))

@@ -6,13 +6,26 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 _REMEMBERED = 4096
 _MILLISECONDS = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """When a workflow came and by when it is wanted, in unix seconds."""
+
+    arrived: float
+    deadline: float = math.inf
+
+    def urgency(self, priority: int | None) -> float:
+        """Return κ, infinite for a request without hurry; of a deadline and a priority the earlier one counts."""
+        return self.deadline if priority is None else min(self.deadline, priority / _MILLISECONDS)
+
+
 class Urgencies:
-    """Turns ``deadline``, ``priority`` and ``workflow`` into κ, the latest start time in unix seconds.
+    """Turns deadlines of requests into deadlines of workflows.
 
     The deadline of a workflow counts for all its requests: it is the end of the whole that has to be on time. The last
     4,096 workflows are remembered.
@@ -20,20 +33,18 @@ class Urgencies:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._deadlines: OrderedDict[str, float] = OrderedDict()
+        self._known: OrderedDict[str, Horizon] = OrderedDict()
 
-    def of(self, *, deadline: float | None, priority: int | None, workflow: str | None) -> float:
-        """Return κ, infinite for a request without hurry; of a deadline and a priority the earlier one counts."""
-        due = math.inf if deadline is None else self._clock() + deadline
-        if workflow is not None:
-            due = self._shared(workflow, due)
-        return due if priority is None else min(due, priority / _MILLISECONDS)
-
-    def _shared(self, workflow: str, due: float) -> float:
-        due = due if math.isfinite(due) else self._deadlines.get(workflow, math.inf)
+    def horizon(self, *, deadline: float | None, workflow: str | None) -> Horizon:
+        """Return when the request's workflow came and by when it is wanted; ``deadline`` is seconds from now."""
+        now = self._clock()
+        due = math.inf if deadline is None else now + deadline
+        if workflow is None:
+            return Horizon(now, due)
+        known = self._known.pop(workflow, None) or Horizon(now)
         if math.isfinite(due):
-            self._deadlines[workflow] = due
-            self._deadlines.move_to_end(workflow)
-            if len(self._deadlines) > _REMEMBERED:
-                self._deadlines.popitem(last=False)
-        return due
+            known = replace(known, deadline=due)
+        self._known[workflow] = known
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return known

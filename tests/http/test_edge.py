@@ -76,3 +76,13 @@ def test_no_bind_beyond_loopback_without_a_token(host):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
 def test_loopback_needs_none(host):
     check_bind(host, None)
+
+
+def test_load_balancers_ask_without_a_token_or_a_name(runtime, serve):
+    with serve(runtime) as client:
+        stranger = {"Authorization": "", "Host": "10.0.0.7"}
+        for path in ("/health", "/ready"):
+            assert client.get(path, headers=stranger).status_code in (200, 404)  # 404 where no models are served
+        for path in ("/metrics", "/api/v1/health"):
+            assert client.get(path, headers={"Authorization": ""}).status_code == 401
+        assert client.post("/ready", headers=stranger).status_code == 421

@@ -9,17 +9,23 @@ import openai
 from agentsys.serving.server.urgency import Urgencies
 
 
-def urgencies(now: float = 1000.0) -> Urgencies:
-    return Urgencies(clock=lambda: now)
+class Known:
+    """Urgencies at a standing clock, asked for κ alone."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self._urgencies = Urgencies(clock=lambda: now)
+
+    def of(self, *, deadline: float | None, priority: int | None, workflow: str | None) -> float:
+        return self._urgencies.horizon(deadline=deadline, workflow=workflow).urgency(priority)
 
 
 def test_a_deadline_counts_from_now_and_none_is_no_hurry() -> None:
-    assert urgencies().of(deadline=5.0, priority=None, workflow=None) == 1005.0
-    assert urgencies().of(deadline=None, priority=None, workflow=None) == math.inf
+    assert Known().of(deadline=5.0, priority=None, workflow=None) == 1005.0
+    assert Known().of(deadline=None, priority=None, workflow=None) == math.inf
 
 
 def test_a_smaller_priority_goes_first_and_the_earlier_of_both_counts() -> None:
-    known = urgencies()
+    known = Known()
     order = [known.of(deadline=None, priority=priority, workflow=None) for priority in (-3, 0, 4, 2**53)]
     assert order == sorted(order) and order[-1] < math.inf
     assert known.of(deadline=5.0, priority=7, workflow=None) == 0.007
@@ -27,7 +33,7 @@ def test_a_smaller_priority_goes_first_and_the_earlier_of_both_counts() -> None:
 
 
 def test_the_requests_of_a_workflow_share_its_deadline() -> None:
-    known = urgencies()
+    known = Known()
     assert known.of(deadline=None, priority=None, workflow="w") == math.inf
     assert known.of(deadline=9.0, priority=None, workflow="w") == 1009.0
     assert known.of(deadline=None, priority=None, workflow="w") == 1009.0
@@ -35,7 +41,7 @@ def test_the_requests_of_a_workflow_share_its_deadline() -> None:
 
 
 def test_only_the_latest_workflows_are_remembered() -> None:
-    known = urgencies()
+    known = Known()
     for number in range(5000):
         known.of(deadline=1.0, priority=None, workflow=str(number))
     assert known.of(deadline=None, priority=None, workflow="0") == math.inf

@@ -1,0 +1,150 @@
+"""How a server lives and ends: health, metrics, drain, limits over HTTP, clients that do not read."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from agentsys.serving.server.limits import ServerLimits, TenantLimits
+from agentsys.serving.server.operation import Operation
+from tests.serving.server.scripted import ScriptedEngine, operated
+
+Until = Callable[[Callable[[], bool]], None]
+STREAM = {"model": "scripted", "prompt": "x", "stream": True, "max_tokens": 900}
+
+
+@pytest.fixture
+def engine() -> Iterator[ScriptedEngine]:
+    scripted = ScriptedEngine()
+    yield scripted
+    scripted.go_on.set()
+
+
+@pytest.fixture
+def server(engine: ScriptedEngine) -> Iterator[tuple[str, Operation]]:
+    with operated(engine) as running:
+        yield running
+
+
+def complete(url: str, **fields: object) -> httpx.Response:
+    return httpx.post(f"{url}/v1/completions", json={"model": "scripted", "prompt": "x", **fields}, timeout=30)
+
+
+def test_it_lives_and_is_ready(server: tuple[str, Operation]) -> None:
+    for path in ("/health", "/ready"):
+        answer = httpx.get(server[0] + path)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_a_model_that_cannot_be_loaded_is_not_ready() -> None:
+    with operated(ScriptedEngine()) as (url, _):
+        assert httpx.get(f"{url}/ready").status_code == 200
+
+    class Broken(ScriptedEngine):
+        async def submit(self, request):
+            from agentsys.serving.engine_errors import EngineFailedError
+
+            raise EngineFailedError("planted failure")
+            yield
+
+    with operated(Broken()) as (url, _):
+        assert complete(url).status_code == 503
+        assert httpx.get(f"{url}/ready").json() == {"status": "failed"}
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_drain_finishes_what_runs_and_refuses_the_rest(
+    server: tuple[str, Operation], engine: ScriptedEngine, until: Until, stream: bool
+) -> None:
+    url, _ = server
+    engine.go_on.clear()
+    with ThreadPoolExecutor() as threads:
+        begun = threads.submit(complete, url, stream=stream)
+        until(lambda: len(engine.running) == 1)
+        drained = httpx.post(f"{url}/admin/drain")
+        assert (drained.status_code, drained.json()["under_way"]) == (202, 1)
+        refused = complete(url)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "AGS-0726")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert httpx.get(f"{url}/ready").json() == {"status": "draining"}
+        engine.go_on.set()
+        answer = begun.result(30)
+    assert "z" in answer.text and (answer.text.endswith("data: [DONE]\n\n") or not stream)
+    until(lambda: not _answers(url))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_drain_that_takes_too_long_ends_answers_with_an_error(
+    engine: ScriptedEngine, until: Until, stream: bool
+) -> None:
+    engine.go_on.clear()
+    with operated(engine, ServerLimits(drain_seconds=0.2)) as (url, _), ThreadPoolExecutor() as threads:
+        begun = threads.submit(complete, url, stream=stream)
+        until(lambda: len(engine.running) == 1)
+        httpx.post(f"{url}/admin/drain")
+        answer = begun.result(30)
+    assert "AGS-0722" in answer.text and answer.status_code == (200 if stream else 503)
+    assert not engine.running
+
+
+def test_calls_above_a_tenants_bounds_wait_or_are_refused_with_a_time(engine: ScriptedEngine, until: Until) -> None:
+    limits = ServerLimits(tenant=TenantLimits(calls=1, queued=1))
+    engine.go_on.clear()
+    with operated(engine, limits) as (url, operation), ThreadPoolExecutor() as threads:
+        begun = [threads.submit(complete, url, tenant="a") for _ in range(2)]
+        until(lambda: operation.admission.held == 2)
+        assert len(engine.running) == 1
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+        with client, pytest.raises(openai.RateLimitError) as caught:
+            client.completions.create(model="scripted", prompt="x", extra_body={"tenant": "a"})
+        assert caught.value.code == "AGS-0727" and int(caught.value.response.headers["Retry-After"]) >= 1
+        others = threads.submit(complete, url, tenant="b")
+        until(lambda: len(engine.running) == 2)
+        engine.go_on.set()
+        assert [answer.result(30).status_code for answer in (*begun, others)] == [200] * 3
+        assert operation.admission.held == 0
+
+
+def test_a_client_that_does_not_read_is_dropped_and_its_request_aborted(until: Until) -> None:
+    engine = ScriptedEngine([b"x" * 400] * 900)
+    with operated(engine, ServerLimits(read_seconds=0.3)) as (url, operation):
+        host, port = httpx.URL(url).host, httpx.URL(url).port
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect((host, port))
+            body = httpx.Request("POST", f"{url}/v1/completions", json=STREAM)
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            deaf.sendall(f"{head}Content-Length: {len(body.content)}\r\n\r\n".encode() + body.content)
+            until(lambda: operation.lifecycle.under_way == 1)
+            until(lambda: operation.lifecycle.under_way == 0)
+            assert not engine.running and operation.admission.held == 0
+            rest = b"".join(iter(lambda: deaf.recv(65536), b""))
+        assert b"[DONE]" not in rest and len(rest) < 900 * 400
+        assert complete(url).status_code == 200
+
+
+def test_metrics_tell_requests_errors_and_engines(server: tuple[str, Operation]) -> None:
+    url, _ = server
+    complete(url)
+    complete(url, logit_bias={"1": 2})
+    httpx.get(f"{url}/v1/what-nobody-serves")
+    text = httpx.get(f"{url}/metrics").text
+    assert 'agentsys_http_requests_total{route="/completions",status="200"} 1.0' in text
+    assert 'agentsys_http_errors_total{code="AGS-0721"} 1.0' in text
+    assert 'agentsys_http_seconds_count{route="/completions"} 2.0' in text
+    assert "agentsys_http_under_way 0.0" in text and 'agentsys_engine_running{model="scripted"} 0.0' in text
+    assert "what-nobody-serves" not in text
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/health")
+    except httpx.TransportError:
+        return False
+    return True
