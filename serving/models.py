@@ -30,6 +30,7 @@ class EngineOptions:
     kv_cache_bytes: int = 256 * 2**20
     max_batch: int = 16
     max_step_tokens: int = 256
+    max_waiting: int = 2048
     drafter: Literal["auto"] | None = "auto"
     models_dir: Path | None = None
     api_key: str | None = None
@@ -111,6 +112,7 @@ def _in_process(spec: str, options: EngineOptions, progress: ProgressListener) -
         kv_cache_bytes=options.kv_cache_bytes,
         max_batch=options.max_batch,
         max_step_tokens=options.max_step_tokens,
+        max_waiting=options.max_waiting,
         drafter=options.drafter,
         tuning=options.tuning,
     )

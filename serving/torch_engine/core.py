@@ -57,6 +57,10 @@ class EngineCore:
     def has_work(self) -> bool:
         return bool(self._active)
 
+    @property
+    def waiting(self) -> int:
+        return self._scheduler.waiting
+
     def add(self, request: ActiveRequest | ActiveEmbedding) -> None:
         """Queue a request; a refusal is delivered as its stream's error."""
         request_id = request.sequence.request_id

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 import traceback
+from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from typing import Literal, TypeVar
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.speculation.drafter import Drafter
@@ -45,6 +46,7 @@ Item = TypeVar("Item")
 DEFAULT_KV_CACHE_BYTES = 512 * 2**20
 DEFAULT_MAX_BATCH = 16
 DEFAULT_MAX_STEP_TOKENS = 256
+DEFAULT_MAX_WAITING = 2048
 _MAX_DRAFT_TOKENS = 8
 _MOST_THREADS = 16
 _LONGEST_WAIT_SECONDS = 600.0
@@ -69,9 +71,12 @@ class TorchEngine:
         name: str,
         max_batch: int = DEFAULT_MAX_BATCH,
         max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
+        max_waiting: int = DEFAULT_MAX_WAITING,
         speculation: Speculation | None = None,
         tuning: Tuning | None = None,
     ) -> None:
+        """Serve ``runner``'s model, ``max_batch`` requests at once; ``max_waiting`` bounds those that wait."""
+        self._max_waiting = max_waiting
         self._tokenizer = tokenizer
         self._eos_token_ids = runner.config.eos_token_ids
         self._compiler = ConstraintCompiler(tokenizer, runner.config.vocab_size, sorted(self._eos_token_ids))
@@ -117,12 +122,14 @@ class TorchEngine:
         kv_cache_bytes: int = DEFAULT_KV_CACHE_BYTES,
         max_batch: int = DEFAULT_MAX_BATCH,
         max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
+        max_waiting: int = DEFAULT_MAX_WAITING,
         drafter: Drafter | Literal["auto"] | None = "auto",
         tuning: Tuning | None = None,
     ) -> TorchEngine:
         """Load a model folder.
 
-        ``threads`` defaults to :func:`default_threads`. ``kv_cache_bytes`` bounds the memory of keys and values.
+        ``threads`` defaults to :func:`default_threads`. ``kv_cache_bytes`` bounds the memory of keys and values,
+        ``max_waiting`` that of the queue.
         ``tuning`` is how the scheduler trades haste against throughput.
         ``drafter`` "auto" drafts by prompt lookup where the weight format makes that lossless, None never drafts.
 
@@ -146,6 +153,7 @@ class TorchEngine:
             name=model_dir.name,
             max_batch=max_batch,
             max_step_tokens=max_step_tokens,
+            max_waiting=max_waiting,
             speculation=speculation,
             tuning=tuning,
         )
@@ -157,11 +165,12 @@ class TorchEngine:
         """Stream the answer; closing the iterator aborts the request.
 
         Raises ``PromptError``, ``ConstraintError``, ``RequestTooLongError``, ``DuplicateRequestError``,
-        :class:`EngineClosedError` or :class:`EngineFailedError`.
+        :class:`QueueFullError`, :class:`EngineClosedError` or :class:`EngineFailedError`.
         """
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
         deliver = _deliver_to(mailbox, asyncio.get_running_loop())
         self._check_usable()
+        self._check_room(1)
         self._reading[request.request_id] = False
         try:
             # Long prompts and large grammars take a while to read, and the event loop has other things to do.
@@ -210,6 +219,7 @@ class TorchEngine:
         """
         mailbox: asyncio.Queue[tuple[int, Vector | ServingError]] = asyncio.Queue()
         self._check_usable()
+        self._check_room(len(request.prompts))
         deliver = _deliver_to(mailbox, asyncio.get_running_loop())
         tasks = await asyncio.to_thread(self._prepare_embedding, request, deliver)
         vectors: dict[int, Vector] = {}
@@ -234,7 +244,7 @@ class TorchEngine:
     def _prepare(
         self, request: GenerateRequest, arrival: int, deliver: Callable[[Chunk | ServingError], None]
     ) -> ActiveRequest:
-        tokens = self._tokenizer.encode(request.prompt)
+        tokens = _compact(self._tokenizer.encode(request.prompt))
         sampling = request.sampling
         matcher = None if request.constraint is None else self._compiler.compile(request.constraint)
         sequence = SequenceState(
@@ -263,7 +273,7 @@ class TorchEngine:
     ) -> list[ActiveEmbedding]:
         tasks = []
         for index, prompt in enumerate(request.prompts):
-            tokens = self._tokenizer.encode(prompt)
+            tokens = _compact(self._tokenizer.encode(prompt))
             sequence = SequenceState(
                 request_id=f"{request.request_id}#{index}",
                 tokens=tokens,
@@ -287,6 +297,12 @@ class TorchEngine:
             ended = copy.copy(self._ended)
             ended.__cause__ = self._ended.__cause__
             raise ended
+
+    def _check_room(self, count: int) -> None:
+        waiting = self._core.waiting + len(self._reading)
+        if waiting + count > self._max_waiting:
+            name = self._capabilities.model
+            raise QueueFullError(f"{waiting} requests wait in the engine of {name}, which holds {self._max_waiting}.")
 
     def _command(self, command: Callable[[], None]) -> None:
         self._check_usable()
@@ -333,6 +349,11 @@ class TorchEngine:
         while self._commands:
             self._commands.popleft()()
         return self._ended is None
+
+
+def _compact(tokens: Sequence[int]) -> array[int]:
+    # A waiting prompt is a tenth of the size that it has as a list.
+    return array("i", tokens)
 
 
 def _send_numbered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import MutableSequence
 from dataclasses import dataclass, field
 
 from agentsys.serving.torch_engine.block_pool import chain_digest
@@ -24,7 +25,7 @@ class SequenceState:
     """
 
     request_id: str
-    tokens: list[int]
+    tokens: MutableSequence[int]
     prompt_length: int
     limit: int
     urgency: float
