@@ -27,18 +27,34 @@ from agentsys.serving.openai_format import (
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest, Timings, Usage
 from agentsys.serving.scheduling.step_time import Iteration
 
-_ATTEMPTS = 3
-_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_OVERLOADED = frozenset({429, 503})
+_RETRIED = frozenset({408, 500, 502, 504}) | _OVERLOADED
+_MOST_UNREAD = 256  # pieces of an answer; beyond them the connection is not read, and the server waits
 _LONGEST_PAUSE_SECONDS = 20.0
 _EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class RemoteUnavailableError(ServingError):
-    """A model server cannot be reached, is overloaded, or broke off."""
+    """A model server cannot be reached, or broke off; ``status`` is the HTTP status if it answered that it failed."""
 
     code = "AGS-0420"
     remedy = "Check that the server runs and that the URL (usually ending in /v1) is right, then try again."
+
+    def __init__(self, message: str, *, remedy: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+
+
+class RemoteOverloadedError(RemoteUnavailableError):
+    """A model server takes no more calls now; ``retry_after`` is the seconds after which it asked to be tried again."""
+
+    code = "AGS-0465"
+    remedy = "Send the call again after the time named, or add replicas."
+
+    def __init__(self, message: str, *, status: int, retry_after: float, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy, status=status)
+        self.retry_after = retry_after
 
 
 class RemoteRefusedError(ServingError):
@@ -64,6 +80,15 @@ class _Answered:
     first_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """What is sent, each time alike."""
+
+    path: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
 class OpenAIEngine:
     """One model of a remote server. Answers carry text only: a remote server does not tell token ids."""
 
@@ -75,10 +100,12 @@ class OpenAIEngine:
         api_key: str | None = None,
         timeout: float = 120.0,
         retry_pause: float = 0.5,
+        attempts: int = 3,
     ) -> None:
         """``base_url`` usually ends in ``/v1``; ``timeout`` and ``retry_pause`` are seconds.
 
-        ``timeout`` bounds the wait for each piece of an answer. A capability for ``lark`` or ``regex`` sends vLLM's
+        ``timeout`` bounds the wait for each piece of an answer. A call is sent up to ``attempts`` times, under one
+        idempotency key, until its answer begins. A capability for ``lark`` or ``regex`` sends vLLM's
         ``structured_outputs``, ``priority`` sends vLLM's priority.
         """
         self.audience = audience_of_url(base_url)
@@ -87,6 +114,7 @@ class OpenAIEngine:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
         self._retry_pause = retry_pause
+        self._attempts = attempts
         self._certificates: ssl.SSLContext = httpx.create_ssl_context()
         self._aborts: dict[str, Callable[[], None]] = {}
         self._totals = EngineStats()
@@ -100,6 +128,7 @@ class OpenAIEngine:
         api_key: str | None = None,
         context_length: int = 8192,
         timeout: float = 120.0,
+        attempts: int = 3,
     ) -> OpenAIEngine:
         """Ask the server for its models and return an engine for one of them, by default the first.
 
@@ -117,7 +146,7 @@ class OpenAIEngine:
             raise RemoteRefusedError(f"{base_url} has no model {model!r}; it lists {known}.")
         entry = entry or {"id": model}
         capabilities = _capabilities(entry, context_length)
-        return OpenAIEngine(base_url, capabilities, api_key=api_key, timeout=timeout)
+        return OpenAIEngine(base_url, capabilities, api_key=api_key, timeout=timeout, attempts=attempts)
 
     def capabilities(self) -> Capabilities:
         return self._capabilities
@@ -132,7 +161,9 @@ class OpenAIEngine:
             raise RemoteUnavailableError("the engine is closed.", remedy="Create the engine again.")
         endpoint, body = endpoint_and_body(request, self._capabilities)
         events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
-        pump = asyncio.create_task(self._pump(endpoint, body, events))
+        room = asyncio.Semaphore(_MOST_UNREAD)
+        headers = {**self._headers, "Idempotency-Key": request.request_id}
+        pump = asyncio.create_task(self._pump(_Post(endpoint, body, headers), events, room))
         loop = asyncio.get_running_loop()
         aborted = Chunk("", finish_reason=FinishReason.ABORTED, usage=Usage(), timings=Timings())
         self._aborts[request.request_id] = lambda: _call_soon(loop, lambda: events.put_nowait(aborted))
@@ -141,6 +172,7 @@ class OpenAIEngine:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
+                room.release()
                 yield event
                 if event.finish_reason is not None:
                     return
@@ -179,13 +211,15 @@ class OpenAIEngine:
         for abort in list(self._aborts.values()):
             abort()
 
-    async def _pump(self, endpoint: str, body: dict[str, Any], events: asyncio.Queue[Chunk | Exception]) -> None:
+    async def _pump(self, post: _Post, events: asyncio.Queue[Chunk | Exception], room: asyncio.Semaphore) -> None:
         started = time.perf_counter()
         try:
             async with httpx.AsyncClient(verify=self._certificates, timeout=self._timeout) as client:
-                response = await self._open(client, endpoint, body)
+                response = await self._open(client, post)
                 try:
-                    await self._relay(response, events, started)
+                    async for chunk in self._chunks(response, started):
+                        await room.acquire()
+                        events.put_nowait(chunk)
                 finally:
                     await response.aclose()
         except ServingError as error:
@@ -196,29 +230,29 @@ class OpenAIEngine:
             message = f"the request to {self._base_url} cannot be sent or its answer not read: {error!r}."
             events.put_nowait(RemoteProtocolError(message))
 
-    async def _open(self, client: httpx.AsyncClient, endpoint: str, body: dict[str, Any]) -> httpx.Response:
-        for attempt in range(1, _ATTEMPTS + 1):
-            headers = dict(self._headers)
+    async def _open(self, client: httpx.AsyncClient, post: _Post) -> httpx.Response:
+        for attempt in range(1, self._attempts + 1):
+            headers = dict(post.headers)
             propagate.inject(headers)
-            request = client.build_request("POST", self._base_url + endpoint, json=body, headers=headers)
+            request = client.build_request("POST", self._base_url + post.path, json=post.body, headers=headers)
             pause = self._retry_pause * 2 ** (attempt - 1)
             try:
                 response = await client.send(request, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                if attempt == _ATTEMPTS:
+                if attempt == self._attempts:
                     message = f"{self._base_url} cannot be reached: {error or type(error).__name__}."
                     raise RemoteUnavailableError(message) from error
             else:
                 if response.status_code == httpx.codes.OK:
                     return response
                 await response.aread()
-                if response.status_code not in _RETRIED or attempt == _ATTEMPTS:
+                if response.status_code not in _RETRIED or attempt == self._attempts:
                     raise _refusal(self._base_url, response)
                 pause = _retry_after(response, pause)
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _relay(self, response: httpx.Response, events: asyncio.Queue[Chunk | Exception], started: float) -> None:
+    async def _chunks(self, response: httpx.Response, started: float) -> AsyncGenerator[Chunk]:
         answered = _Answered()
         async for line in response.aiter_lines():
             event = parse_event(line)
@@ -230,7 +264,7 @@ class OpenAIEngine:
             if event.text:
                 first_at = answered.first_at or time.perf_counter()
                 answered = replace(answered, chunks=answered.chunks + 1, first_at=first_at)
-                events.put_nowait(Chunk(event.text))
+                yield Chunk(event.text)
         if answered.reason is None:
             raise RemoteProtocolError(f"{self._base_url} ended its answer without a finish reason.")
         now = time.perf_counter()
@@ -238,7 +272,7 @@ class OpenAIEngine:
         usage = answered.usage or Usage(completion_tokens=answered.chunks)
         timings = Timings(first_token=(answered.first_at or now) - started, total=now - started)
         self._count(usage)
-        events.put_nowait(Chunk("", finish_reason=answered.reason, usage=usage, timings=timings))
+        yield Chunk("", finish_reason=answered.reason, usage=usage, timings=timings)
 
     def _count(self, usage: Usage) -> None:
         totals = self._totals
@@ -279,8 +313,10 @@ def _capabilities(entry: dict[str, Any], context_length: int) -> Capabilities:
 
 def _refusal(base_url: str, response: httpx.Response) -> ServingError:
     message = f"{base_url} answered HTTP {response.status_code}: {response.text.strip()[:300]}."
-    busy = response.status_code in _RETRIED
-    return RemoteUnavailableError(message) if busy else RemoteRefusedError(message)
+    status = response.status_code
+    if status in _OVERLOADED:
+        return RemoteOverloadedError(message, status=status, retry_after=_retry_after(response, 1.0))
+    return RemoteUnavailableError(message, status=status) if status in _RETRIED else RemoteRefusedError(message)
 
 
 def _retry_after(response: httpx.Response, pause: float) -> float:

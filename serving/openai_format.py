@@ -10,6 +10,7 @@ from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities
 from agentsys.serving.engine_errors import UnsupportedFeatureError
 from agentsys.serving.requests import Constraint, FinishReason, GenerateRequest, Message, Usage
+from agentsys.serving.torch_engine.block_pool import domain_digest
 
 _STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
 _MILLISECONDS = 1000
@@ -68,6 +69,8 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
         body["ignore_eos"] = True
     if capabilities.priority:
         body["priority"] = _priority(request.urgency)
+        # Whether a prefix is cached, which timing tells, is a fact about somebody's prompt.
+        body["cache_salt"] = domain_digest(request.label.readers).hex()
     messages = [item for item in request.prompt if isinstance(item, Message)]
     if request.constraint is not None:
         body |= _constraint(request.constraint, capabilities, chat=bool(messages))

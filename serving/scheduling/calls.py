@@ -53,7 +53,8 @@ class ReplicaSpec:
 class Call:
     """One model call on its way. ``most_tokens`` bounds the answer; calls of one ``domain`` may share cached prefixes.
 
-    ``readers`` may learn the prompt. ``adapter`` names a LoRA adapter that the call needs.
+    ``readers`` may learn the prompt. ``adapter`` names a LoRA adapter that the call needs. The answer of a ``movable``
+    one can be continued by another replica after its first token; before that, every call may move.
     """
 
     call_id: str
@@ -64,6 +65,7 @@ class Call:
     domain: bytes = b""
     readers: Readers = PUBLIC
     adapter: str | None = None
+    movable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,14 @@ class DispatchCore:
         self._enqueue(entry, now)
         return True
 
+    def reschedule(self, call_id: str, deadline: float, now: float) -> list[Decision]:
+        """Move the deadline of a call's workflow."""
+        entry = self.calls.get(call_id)
+        if entry is None:
+            return []
+        entry.workflow.deadline = deadline
+        return self._rekey(entry.workflow, now)
+
     def replica_down(self, name: str, now: float) -> None:
         """Give a replica no more calls; those that it has are lost or end as they may."""
         self.replicas[name].up = False

@@ -76,7 +76,7 @@ class Rebalancer:
             for resident in source.residents.values():
                 entry = self._calls[resident.call.call_id]
                 movable = len(entry.at) == 1 and entry.moves < self._limits.moves and target.permits(entry.call)
-                if source is target or not movable:
+                if source is target or not movable or (resident.generated and not entry.call.movable):
                     continue
                 option = self._resumed(target, resident, now)
                 stay = max(resident.ends - now, 0.0)

@@ -161,6 +161,16 @@ class TorchEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    @property
+    def tokenizer(self) -> ModelTokenizer:
+        """What prompts and answers are made of."""
+        return self._tokenizer
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer and have no text."""
+        return self._eos_token_ids
+
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 

@@ -1,0 +1,374 @@
+"""One model over several engines, itself an engine: who asks it need not know that there are many.
+
+What runs where and when is decided by :class:`~agentsys.serving.scheduling.dispatch.DispatchCore`; here its decisions
+are carried out, replicas are watched and repaired, and each caller gets one answer or one error, whatever happens to
+the replicas meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from agentsys.blackboard.labels import Label, Readers
+from agentsys.errors import ServingError
+from agentsys.serving.dispatcher.answering import Answering, Copy
+from agentsys.serving.dispatcher.errors import (
+    AnswerInterruptedError,
+    DispatcherClosedError,
+    ReplicaHangsError,
+    ReplicasDownError,
+)
+from agentsys.serving.dispatcher.health import HealthLimits
+from agentsys.serving.dispatcher.loops import LoopWakes
+from agentsys.serving.dispatcher.overview import ReplicaView, combined, joint_audience, replica_view, total
+from agentsys.serving.dispatcher.prompt_sizes import PromptSizes
+from agentsys.serving.dispatcher.replica import Replica, ReplicaSource, blames_replica
+from agentsys.serving.dispatcher.resumption import continuable, interrupted, movable
+from agentsys.serving.dispatcher.watching import Watching
+from agentsys.serving.engine import Capabilities, Engine, EngineStats, QueuedRequest
+from agentsys.serving.engine_errors import DuplicateRequestError
+from agentsys.serving.requests import (
+    Chunk,
+    Embedding,
+    EmbedRequest,
+    GenerateRequest,
+    Usage,
+    WorkflowCall,
+)
+from agentsys.serving.scheduling.calls import Call, Cancel, Decision, Fail, Hedge, Move, Rekey, Start
+from agentsys.serving.scheduling.dispatch import DispatchCore
+from agentsys.serving.scheduling.in_flight import DispatchLimits
+from agentsys.serving.scheduling.policy import Policy
+from agentsys.serving.scheduling.step_time import Iteration
+from agentsys.serving.scheduling.workflows import WorkflowTable
+from agentsys.serving.torch_engine.block_pool import domain_digest
+
+_OUTAGE_SECONDS = 10.0
+
+SINGLE = "(single)"
+"""Kind of workflow of a call that belongs to none."""
+
+
+class Dispatcher:
+    """An engine made of replicas. Safe to call from any event loop, like every engine.
+
+    A call waits here, in the order of its latest start time κ, until a replica that its label permits has room. A
+    replica that fails or hangs loses its calls to others, and is asked again until it answers.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[ReplicaSource],
+        *,
+        limits: DispatchLimits | None = None,
+        policy: Policy | None = None,
+        health: HealthLimits | None = None,
+        workflows: WorkflowTable | None = None,
+    ) -> None:
+        """Connect to the replicas, which blocks; those that fail are tried again later.
+
+        ``workflows`` may be shared with the dispatchers of other models. Raises what the first replica raised if none
+        can be connected to.
+        """
+        self._health = health or HealthLimits()
+        self._replicas = {source.name: Replica(source, self._health) for source in sources}
+        _connect(list(self._replicas.values()))
+        specs = [one.spec() for one in self._replicas.values()]
+        limits = limits or DispatchLimits(outage=_OUTAGE_SECONDS)
+        # Who waits for replicas that are down is told here, by the fault's own name.
+        without_outage = replace(limits, outage=math.inf)
+        self._core = DispatchCore(specs, policy=policy, limits=without_outage, workflows=workflows)
+        self._calls: dict[str, Answering] = {}
+        self._sizes = PromptSizes()
+        self._lock = threading.RLock()
+        self._wakes = LoopWakes(self._act)
+        self._watching = Watching(self._core, self._replicas, limits.outage, self._lock, now, self._wakes.soon)
+        self._capabilities = combined([engine.capabilities() for engine in self._connected()])
+        self._closed = False
+
+    # The protocol of engines.
+
+    def capabilities(self) -> Capabilities:
+        """Return what every replica that was connected to at first can do."""
+        return self._capabilities
+
+    async def submit(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        """Stream the answer; closing the iterator aborts the request.
+
+        Raises ``OverloadedError``, ``NoReplicaError``, the errors of :mod:`agentsys.serving.dispatcher.errors`, and
+        what the replica's engine raises about the request itself.
+        """
+        answering = self._admit(request)
+        try:
+            self._wakes.soon()
+            while True:
+                chunk = await answering.mailbox.get()
+                yield chunk
+                if chunk.finish_reason is not None:
+                    return
+        finally:
+            self._leave(answering)
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """Return a vector for each prompt, from the least busy replica that the label permits."""
+        failure: ServingError | None = None
+        able = [one for one in self._replicas.values() if one.up and request.label.readers.permits(one.audience)]
+        for one in sorted(able, key=lambda one: one.in_flight):
+            assert one.engine is not None
+            try:
+                return await one.engine.embed(request)
+            except ServingError as error:
+                if not blames_replica(error):
+                    raise
+                failure = error
+                self._watching.blame(one, error)
+        raise failure or ReplicasDownError(f"none of {len(self._replicas)} replicas may and can take the texts.")
+
+    def abort(self, request_id: str) -> None:
+        answering = self._calls.get(request_id)
+        if answering is not None:
+            answering.on_loop(self._abort, answering)
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        """Move the deadline of the call's workflow; κ follows."""
+        answering = self._calls.get(request_id)
+        if answering is None:
+            return
+        with self._lock:
+            for decision in self._core.reschedule(request_id, urgency, now()):
+                answering.on_loop(self._carry_out, answering, decision)
+        answering.on_loop(self._wakes.soon)
+
+    def stats(self) -> EngineStats:
+        """Return the load of all replicas together, and what waits for them."""
+        every = [engine.stats() for engine in self._connected()]
+        return total(every, waiting=len(self._core.queue))
+
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        """Return the calls by κ, with what their replicas tell of them."""
+        told: dict[str, QueuedRequest] = {}
+        for one in self._replicas.values():
+            told |= {item.request_id: item for item in (one.engine.queue() if one.engine else None) or ()}
+        with self._lock:
+            entries = [(answering, self._core.calls.get(name)) for name, answering in self._calls.items()]
+        rows = [answering.row(told, entry.key if entry else math.inf) for answering, entry in entries]
+        return tuple(sorted(rows, key=lambda row: row.urgency))
+
+    def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
+        """Return the steps of a single replica; several have no common number."""
+        only = next(iter(self._replicas.values()))
+        return (0, ()) if only.engine is None or len(self._replicas) > 1 else only.engine.iterations(after)
+
+    async def close(self) -> None:
+        """End every call with :class:`DispatcherClosedError` and close the engines."""
+        self._closed = True
+        for answering in list(self._calls.values()):
+            answering.on_loop(self._fail, answering, DispatcherClosedError("the dispatcher was closed."))
+        await self._watching.close()
+        await asyncio.gather(*(engine.close() for engine in self._connected()))
+
+    # What only a dispatcher has.
+
+    def audience(self, label: Label) -> Readers:
+        """Return who may learn a prompt of this label: those behind the replicas that it permits, or behind all."""
+        every = [one.audience for one in self._replicas.values()]
+        return joint_audience([one for one in every if label.readers.permits(one)] or every)
+
+    def workflow_ended(self, workflow: str) -> None:
+        """Note that a workflow makes no more calls."""
+        with self._lock:
+            self._core.workflow_ended(workflow, now())
+
+    def replicas(self) -> tuple[ReplicaView, ...]:
+        """Return how each replica does."""
+        return tuple(replica_view(one) for one in self._replicas.values())
+
+    def _connected(self) -> list[Engine]:
+        return [one.engine for one in self._replicas.values() if one.engine is not None]
+
+    # Calls, from admission to their end.
+
+    def _admit(self, request: GenerateRequest) -> Answering:
+        if self._closed:
+            raise DispatcherClosedError("the dispatcher is closed.")
+        call = self._call(request)
+        hopeless = self._watching.hopeless(call)
+        if hopeless is not None:
+            raise hopeless
+        with self._lock:
+            if request.request_id in self._calls:
+                raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
+            self._core.submit(call, call.arrived)
+            answering = self._calls[request.request_id] = Answering(request, call, self)
+        self._wakes.begin()
+        return answering
+
+    def _call(self, request: GenerateRequest) -> Call:
+        arrived = now()
+        single = WorkflowCall(request.request_id, SINGLE, "call", deadline=request.urgency, arrived=arrived)
+        return Call(
+            call_id=request.request_id,
+            place=request.call or single,
+            arrived=arrived,
+            prompt_tokens=self._sizes.tokens(request.prompt),
+            most_tokens=request.sampling.max_tokens,
+            domain=domain_digest(request.label.readers),
+            readers=request.label.readers,
+            movable=all(movable(request, engine) for engine in self._connected()),
+        )
+
+    def _leave(self, answering: Answering) -> None:
+        """Forget a call whose reader has all of it, or wants no more."""
+        self._forget(answering)
+        name = answering.request.request_id
+        with self._lock:
+            if self._calls.get(name) is answering:
+                del self._calls[name]
+            if answering.request.call is None:
+                self._core.workflow_ended(name, now())
+        self._wakes.end()
+
+    def _forget(self, answering: Answering) -> None:
+        with self._lock:
+            self._core.aborted(answering.request.request_id, now())
+        for copy in list(answering.copies.values()):
+            self._drop(answering, copy)
+        self._wakes.soon()
+
+    def _fail(self, answering: Answering, error: ServingError) -> None:
+        answering.mailbox.fail(error)
+        self._forget(answering)
+
+    def _abort(self, answering: Answering) -> None:
+        answering.aborted()
+        self._forget(answering)
+
+    def _drop(self, answering: Answering, copy: Copy) -> None:
+        copy.replica.in_flight -= 1
+        copy.replica.unseen -= 0 if copy.tokens else copy.prompt_tokens
+        answering.drop(copy)
+
+    # Carrying out what was decided.
+
+    def _act(self) -> float | None:
+        """Watch the replicas, decide and carry out; returns when to do so again, in seconds."""
+        self._look_after()
+        with self._lock:
+            decisions = self._core.decide(now())
+            found = [(self._calls.get(decision.call_id), decision) for decision in decisions]
+            wake = self._core.next_wake(now())
+        for answering, decision in found:
+            if answering is not None:
+                answering.on_loop(self._carry_out, answering, decision)
+        return None if wake is None else max(wake - now(), 0.0)
+
+    def _look_after(self) -> None:
+        calls = list(self._calls.values())
+        for one in self._watching.look():
+            error = ReplicaHangsError(f"{one.name} showed no sign of life for longer than its work should take.")
+            for answering in calls:
+                copy = answering.copies.get(one.name)
+                if copy is not None:
+                    answering.on_loop(self.lost, answering, copy, error)
+        for answering, stranded in self._watching.stranded(calls):
+            answering.on_loop(self._fail, answering, stranded)
+
+    def _carry_out(self, answering: Answering, decision: Decision) -> None:
+        match decision:
+            case Start(_, name, urgency) | Hedge(_, name, urgency):
+                self._open(answering, self._replicas[name], urgency)
+            case Move(_, source, target, urgency):
+                self._move(answering, self._replicas[source], self._replicas[target], urgency)
+            case Rekey(_, name, urgency):
+                copy = answering.copies.get(name)
+                if copy is not None and copy.replica.engine is not None:
+                    copy.replica.engine.rekey(copy.engine_id, urgency)
+            case Cancel(_, name):
+                if name in answering.copies:
+                    self._drop(answering, answering.copies[name])
+            case Fail(_, error):
+                self._fail(answering, error)
+
+    def _open(self, answering: Answering, one: Replica, urgency: float) -> None:
+        try:
+            copy = answering.open(one, urgency)
+        except ServingError as error:
+            self._fail(answering, error)
+            return
+        if copy is not None:
+            one.in_flight += 1
+            one.unseen += copy.prompt_tokens
+            one.silence.busy(now())
+
+    def _move(self, answering: Answering, source: Replica, target: Replica, urgency: float) -> None:
+        if source.name in answering.copies:
+            self._drop(answering, answering.copies[source.name])
+        self._open(answering, target, urgency)
+
+    # What the copies of a call report.
+
+    def won(self, answering: Answering, copy: Copy) -> None:
+        for other in [other for other in answering.copies.values() if other is not copy]:
+            self._drop(answering, other)
+
+    def progressed(self, answering: Answering, copy: Copy, *, first: bool) -> None:
+        one = copy.replica
+        one.silence.sign(now())
+        if first:
+            one.unseen -= copy.prompt_tokens
+        with self._lock:
+            self._core.progressed(answering.request.request_id, one.name, answering.shown.tokens, now())
+
+    def ended(self, answering: Answering, copy: Copy, usage: Usage) -> None:
+        one = copy.replica
+        one.answered += 1
+        one.breaker.succeeded()
+        one.silence.sign(now())
+        self._sizes.learn(answering.request.prompt, usage.prompt_tokens)
+        with self._lock:
+            self._core.ended(answering.request.request_id, one.name, usage, now())
+            if not one.iteration:
+                self._core.observe(one.name, copy.steps(usage))
+        self._drop(answering, copy)
+        self._wakes.soon()
+
+    def lost(self, answering: Answering, copy: Copy, error: ServingError) -> None:
+        self._drop(answering, copy)
+        if isinstance(error, AnswerInterruptedError) or not blames_replica(error):
+            self._fail(answering, error)
+            return
+        self._watching.blame(copy.replica, error)
+        answering.failures += 1
+        with self._lock:
+            waits = self._core.lost(answering.request.request_id, copy.replica.name, now())
+        if not continuable(answering.request, answering.shown, self._connected()):
+            self._fail(answering, interrupted(answering.shown))
+        elif waits and answering.failures >= self._health.attempts:
+            self._fail(answering, error)
+        self._wakes.soon()
+
+
+_STARTED_AT = time.time() - time.monotonic()
+
+
+def now() -> float:
+    """Return unix seconds that never go back while the process lives."""
+    return _STARTED_AT + time.monotonic()
+
+
+def _connect(replicas: Sequence[Replica]) -> None:
+    """Connect to all at once. Raises what the first raised if none can be connected to."""
+    with ThreadPoolExecutor(max_workers=max(len(replicas), 1), thread_name_prefix="connect") as pool:
+        for one, connecting in [(one, pool.submit(one.connect)) for one in replicas]:
+            try:
+                connecting.result()
+            except ServingError as error:
+                one.error = error
+    if all(one.engine is None for one in replicas):
+        raise next(one.error for one in replicas if one.error is not None)

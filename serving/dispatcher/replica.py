@@ -1,0 +1,164 @@
+"""One engine of a model: what makes it, who learns what is sent to it, and how it does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
+from agentsys.errors import ServingError
+from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsError
+from agentsys.serving.dispatcher.health import Breaker, CircuitBreaker, HealthLimits, Silence
+from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
+from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteUnavailableError
+from agentsys.serving.openai_format import RemoteProtocolError
+from agentsys.serving.requests import Chunk, GenerateRequest, SamplingParams
+from agentsys.serving.scheduling.calls import ReplicaSpec
+from agentsys.serving.scheduling.step_time import StepTime
+
+DEFAULT_SLOTS = 32
+_GUESS = StepTime(base=0.01, per_prefill=2e-4, per_sequence=5e-4, per_context=1e-7)
+_BLAMED = (
+    RemoteUnavailableError,
+    RemoteProtocolError,
+    EngineClosedError,
+    EngineFailedError,
+    QueueFullError,
+    ReplicaFailedError,
+    ReplicaHangsError,
+)
+_FULL_SECONDS = 1.0
+
+
+def blames_replica(error: ServingError) -> bool:
+    """Whether an error says something about the replica rather than about the request."""
+    return isinstance(error, _BLAMED)
+
+
+def is_fatal(error: ServingError) -> bool:
+    """Whether one such error is enough: nobody answers there, or it says itself that it can take no more."""
+    if isinstance(error, RemoteUnavailableError):
+        return error.status is None or pause_of(error) > 0
+    return isinstance(error, EngineClosedError | EngineFailedError | ReplicaHangsError | QueueFullError)
+
+
+def pause_of(error: ServingError) -> float:
+    """Return the seconds for which a replica asked to be left alone."""
+    if isinstance(error, QueueFullError):
+        return _FULL_SECONDS
+    return error.retry_after if isinstance(error, RemoteOverloadedError) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSource:
+    """What a replica is made of: an engine, or a function that makes one and may block or fail.
+
+    ``slots`` (0: what the engine tells) is how many calls it is given at once; ``audience`` learns their prompts.
+    """
+
+    name: str
+    engine: Engine | Callable[[], Engine]
+    slots: int = 0
+    audience: Readers | None = None
+
+
+@dataclass(eq=False)
+class Replica:
+    """A replica as the dispatcher sees it. ``in_flight`` counts the calls that it has, ``unseen`` their prompt tokens
+    of which no token has come yet, ``error`` is why it was last taken out of use, ``asked_at`` when it last failed.
+    """
+
+    source: ReplicaSource
+    limits: HealthLimits
+    engine: Engine | None = None
+    error: ServingError | None = None
+    in_flight: int = 0
+    unseen: int = 0
+    answered: int = 0
+    failed: int = 0
+    down_since: float = 0.0
+    asked_at: float = 0.0
+    iteration: int = 0
+    steps: int = 0
+    breaker: CircuitBreaker = field(init=False)
+    silence: Silence = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.breaker = CircuitBreaker(self.limits)
+        self.silence = Silence(self.limits)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def audience(self) -> Readers:
+        """Who learns the prompts; a source that does not say keeps them in this process."""
+        told = self.source.audience
+        told = getattr(self.source.engine, "audience", NOBODY) if told is None else told
+        return told if isinstance(told, Readers) else PUBLIC
+
+    @property
+    def up(self) -> bool:
+        return self.engine is not None and self.breaker.state is Breaker.CLOSED
+
+    @property
+    def dead(self) -> bool:
+        """Whether it can never work again: an engine that ended, and nothing that makes another."""
+        ended = isinstance(self.error, EngineClosedError | EngineFailedError)
+        return ended and isinstance(self.source.engine, Engine) and not self.up
+
+    def connect(self) -> None:
+        """Make the engine; blocks, and raises what its source raises."""
+        source = self.source.engine
+        self.engine = source if isinstance(source, Engine) else source()
+
+    def spec(self) -> ReplicaSpec:
+        """Return what placement needs to know; of one that is not connected, what is usual."""
+        if self.engine is None:
+            return ReplicaSpec(self.name, self.source.slots or DEFAULT_SLOTS, _GUESS, audience=self.audience)
+        capabilities, stats = self.engine.capabilities(), self.engine.stats()
+        return ReplicaSpec(
+            name=self.name,
+            slots=self.source.slots or stats.slots or DEFAULT_SLOTS,
+            step_time=_GUESS,
+            preemptive=capabilities.preemption,
+            rekeys=capabilities.rekey,
+            audience=self.audience,
+            adapters=capabilities.adapters,
+        )
+
+    def hangs(self, now: float, *, alone: bool) -> bool:
+        """Whether it has been busy and silent for too long; steps of its engine are signs of life too."""
+        if not self.in_flight:
+            self.silence.idle()
+            return False
+        steps = 0 if self.engine is None else self.engine.stats().steps
+        if steps != self.steps:
+            self.steps = steps
+            self.silence.sign(now)
+        expected = _GUESS.seconds(self.unseen, self.in_flight, self.unseen)
+        return self.silence.hangs(now, expected, alone=alone)
+
+    async def answer_one_token(self) -> None:
+        """Ask for one token, which says more than a server's word that it is well. Raises what the engine raises."""
+        assert self.engine is not None
+        # Its prompt says nothing about anybody.
+        request = GenerateRequest("1, 2,", SamplingParams(max_tokens=1), label=Label(readers=PUBLIC))
+        async with reading(self.engine, request) as chunks:
+            async for _ in chunks:
+                return
+        raise ReplicaFailedError(f"{self.name} ended its answer without a token.")
+
+
+@asynccontextmanager
+async def reading(engine: Engine, request: GenerateRequest) -> AsyncIterator[AsyncIterator[Chunk]]:
+    """Give an answer's chunks; leaving the block aborts the request."""
+    chunks = engine.submit(request)
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
