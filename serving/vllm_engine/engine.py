@@ -155,7 +155,7 @@ class VllmEngine:
         )
 
     def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
-        return (0, ()) if self._link is None else self._link.iterations(after)
+        return (0, ()) if self._link is None else self._link.iterations.since(after)
 
     async def limit_running(self, most: int) -> None:
         """Let at most ``most`` requests run at once, 0: as many as there are slots; others give way at once.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal, Protocol
 
+from agentsys.serving.scheduling.iteration_log import IterationLog
 from agentsys.serving.scheduling.step_time import Iteration
 
 Phase = Literal["prefill", "decode", "paused"]
 
-_KEPT: Final = 4096
 _POLL_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = 0.02
 _RETRIES: Final = 50
@@ -34,7 +33,7 @@ class SchedulerLink:
         self._keys: dict[str, int] = {}
         self._sender: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._iterations: deque[Iteration] = deque(maxlen=_KEPT)
+        self.iterations = IterationLog()
         self.steps = 0
         self.used_blocks = 0
         self.phases: Mapping[str, Phase] = {}
@@ -53,12 +52,6 @@ class SchedulerLink:
     async def limit_running(self, most: int) -> None:
         """Let at most ``most`` requests run at once; 0: as many as the engine has slots."""
         await self._client.call_utility_async("agentsys_limit_running", most)
-
-    def iterations(self, after: int) -> tuple[int, Sequence[Iteration]]:
-        """Return the number of the last step known, and the steps later than ``after``, as far as they are kept."""
-        steps, kept = self.steps, list(self._iterations)
-        fresh = min(steps - after, len(kept))
-        return steps, kept[len(kept) - fresh :] if fresh > 0 else []
 
     async def close(self) -> None:
         """Stop watching and sending."""
@@ -86,7 +79,8 @@ class SchedulerLink:
         while not last:
             last = not self._awaited
             steps, fresh, phases, used = await self._client.call_utility_async("agentsys_report", self.steps)
-            self._iterations.extend(Iteration(*step) for step in fresh)
+            for step in fresh:
+                self.iterations.add(Iteration(*step))
             self.steps, self.phases, self.used_blocks = steps, phases, used
             if not last:
                 await asyncio.sleep(_POLL_SECONDS)
