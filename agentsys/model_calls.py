@@ -35,8 +35,7 @@ async def answer_of_model(
 
     An answer on record is taken over, at no cost, if the model might be asked for it.
     """
-    allowed = scope.gateway.policy.learners(request.label)
-    audience = audience_of(scope.model, allowed, model)
+    audience = audience_of(scope.model)
     decision = scope.gateway.decide_disclosure("the prompt", request.label, audience)
     if isinstance(decision, Deny):
         question = about_disclosure("the prompt", request.label, audience)
@@ -46,7 +45,7 @@ async def answer_of_model(
         answer: Any = turn.found.answer
         return {**answer, "usage": to_json(asdict(Usage())), "seconds": 0.0, "memo": turn.key}
     # A model is shown no secret, wherever the prompt may have it from.
-    request = replace(request, prompt=_redacted(scope.secrets, request.prompt), audience=allowed)
+    request = replace(request, prompt=_redacted(scope.secrets, request.prompt))
     tokens = _Tokens(scope, agent, step, request.label)
     try:
         generation = await scope.model.generate(request, model=model, on_chunk=tokens.feed)

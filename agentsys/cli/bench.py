@@ -24,6 +24,7 @@ BENCHMARKS = {
     "isolation": "transactions of several processes, in which checkers look for anomalies; --set kills=N kills some",
     "crash": "kill -9 of processes that commit and act: nothing acknowledged lost, no effect doubled; --set kills=N",
     "ifc": "AgentDojo over the real runtime and a fully gullible model: attacks, tasks and approvals in six arms",
+    "http": "1,000 streams at once from the model server, what they leave, a full dispatcher's and an engine's memory",
     "workers": "how long the runs of a worker wait that is killed, until another goes on with them",
     "mutants": "small faults put into the policy engine, one at a time: how many its tests notice",
     "labels": "what labels cost: checks and joins of a tool call, their share of a run, growth with influencers",

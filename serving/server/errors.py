@@ -14,7 +14,7 @@ from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.client import UnknownEngineError
 from agentsys.serving.constraints import ConstraintError
 from agentsys.serving.engine_errors import QueueFullError, RequestTooLongError, UnsupportedFeatureError
-from agentsys.serving.openai_engine import RemoteRefusedError
+from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError
 from agentsys.serving.openai_format import UnsupportedConstraintError
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.tokenizer import PromptError
@@ -116,7 +116,7 @@ _STATUSES: tuple[tuple[type[AgentsysError] | tuple[type[AgentsysError], ...], in
     (_REFUSED, _BAD_REQUEST),
     ((OperatorOnlyError, OtherTenantError), _FORBIDDEN),
     (UnknownEngineError, _NOT_FOUND),
-    ((LimitReachedError, OverloadedError, QueueFullError), _TOO_MANY),
+    ((LimitReachedError, OverloadedError, QueueFullError, RemoteOverloadedError), _TOO_MANY),
     (ClientGoneError, _CLIENT_CLOSED),
     (ServingError, _UNAVAILABLE),
 )

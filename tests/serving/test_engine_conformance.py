@@ -52,10 +52,8 @@ def engine(request: pytest.FixtureRequest, smollm2_dir: Path, listening) -> Iter
             asyncio.run(outer.close())
         asyncio.run(inner.close())
         return
-    if request.param == "vllm":
-        yield request.getfixturevalue("vllm_engine")
-        return
-    made = engine_factory(str(smollm2_dir), OPTIONS)()
+    spec = f"vllm:{smollm2_dir}" if request.param == "vllm" else str(smollm2_dir)
+    made = engine_factory(spec, OPTIONS)()
     yield made
     asyncio.run(made.close())
 
