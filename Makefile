@@ -62,8 +62,9 @@ $(VLLM_READY): requirements-vllm.lock
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock
 	@touch $@
 
-test-vllm: $(VLLM_READY) ## the engine conformance suite over vLLM on the CPU
-	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_equality.py
+test-vllm: $(VLLM_READY) ## vLLM on the CPU: engine conformance, our scheduler in it, and its answers beside ours
+	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_engine.py \
+	  tests/serving/test_vllm_scheduler.py tests/serving/test_vllm_equality.py
 
 test-board: $(READY) ## clients of one board under checkers, and kill -9: a tenth of the full benchmarks
 	$(BIN)/agentsys bench isolation --quick --check

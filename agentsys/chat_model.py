@@ -23,6 +23,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from agentsys.blackboard.labels import PUBLIC
 from agentsys.current import current_context
 from agentsys.labelled import Labelled
 from agentsys.models import Model, as_model
@@ -131,7 +132,8 @@ class EmbeddedChatModel(BaseChatModel):
             )
             return labelled.value
         model: Model = self.model
-        request = GenerateRequest(prompt, sampling, constraint)
+        # Outside a run nobody but the caller decides where a prompt goes, by the model that it names.
+        request = GenerateRequest(prompt, sampling, constraint, audience=PUBLIC)
         return (await model.generate(request, model=self.name_of_model, on_chunk=on_chunk)).text
 
     async def _constraint(self, toolbox: Toolbox | None) -> Constraint | None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
+
+from agentsys.errors import ConfigurationError
+from agentsys.sections import ModelSettings, NamedModelSettings
 from agentsys.serving.client import ServingClient
-from agentsys.serving.models import EngineOptions, engine_factory
+from agentsys.serving.dispatcher.dispatcher import OUTAGE_SECONDS
+from agentsys.serving.models import EngineOptions, replicated
+from agentsys.serving.scheduling.in_flight import DispatchLimits
+from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.server.limits import ServerLimits, TenantLimits
 from agentsys.settings import Settings
 
@@ -23,15 +30,36 @@ def limits_of(settings: Settings) -> ServerLimits:
 
 
 def client_of(settings: Settings) -> ServingClient:
-    """Return a client of the settings' model, which is loaded at its first call."""
-    model = settings.model
-    options = EngineOptions(
+    """Return a client of the settings' models, each loaded at its first call. Raises :class:`ConfigurationError`."""
+    if settings.model.name in settings.models:
+        raise ConfigurationError(
+            f"Two models are named {settings.model.name}: that of [model] and one of [models].",
+            remedy="Call the one in [models] by another name.",
+        )
+    workflows, model = WorkflowTable(), settings.model
+    limits = DispatchLimits(queue=model.queue, outage=OUTAGE_SECONDS)
+    models = {
+        model.name: replicated(_specs(model), _options(settings), workflows, slots=model.slots or 0, limits=limits)
+    }
+    for name, named in settings.models.items():
+        slots = named.slots or model.slots or 0
+        models[name] = replicated(named.specs, _options(settings, named), workflows, slots=slots, limits=limits)
+    return ServingClient(models, default=model.name, workflows=workflows)
+
+
+def _specs(model: ModelSettings) -> tuple[str, ...]:
+    return (model.name, *model.replicas)
+
+
+def _options(settings: Settings, named: NamedModelSettings | None = None) -> EngineOptions:
+    given = {} if named is None else named.model_dump(exclude_none=True, exclude={"spec", "replicas", "slots"})
+    model, key = settings.model.model_copy(update=given), given.get("api_key")
+    return EngineOptions(
         weight_format=model.weight_format,
         threads=model.threads,
         kv_cache_bytes=model.kv_cache_mib * 2**20,
         max_batch=model.max_batch,
         drafter="auto" if model.speculation else None,
         models_dir=settings.models_dir,
-        api_key=model.api_key,
+        api_key=key.get_secret_value() if isinstance(key, SecretStr) else model.api_key,
     )
-    return ServingClient({model.name: engine_factory(model.name, options)}, default=model.name)

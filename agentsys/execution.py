@@ -15,6 +15,7 @@ from agentsys.deciding import RunTerminated
 from agentsys.events import RunFinished, RunStarted
 from agentsys.journal import RecordEnded, ReplayDivergence, submit
 from agentsys.leases import LeaseLost, is_loss
+from agentsys.models import model_calls_ended
 from agentsys.rounds import Failure
 from agentsys.runs import ReplayReport, RunRecord, RunResult
 from agentsys.scope import RunScope
@@ -37,6 +38,8 @@ async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, res
         failure = RunRecord.load(scope.board, record.run).failure
         if failure is None or failure.code != RunTerminated.code:
             raise
+    finally:
+        model_calls_ended(scope.model, record.run)
     result = RunResult(RunRecord.load(scope.board, record.run))
     scope.emit(RunFinished(record.run, result.status))
     return result

@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.errors import GraphInterrupt
-from langgraph.graph import StateGraph
+from langgraph.graph import END, START, StateGraph
 
 from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
@@ -23,6 +23,7 @@ from agentsys.current import current_context
 from agentsys.errors import RunError
 from agentsys.journal import ReplayDivergence, Step
 from agentsys.scope import RunScope
+from agentsys.serving.scheduling.workflows import WorkflowTable
 
 # LangGraph hands its runtime, and its note of interrupts, to a node under these keys of the configuration and has no
 # public names for them.
@@ -45,6 +46,7 @@ async def execute_graph(graph: Any, scope: RunScope, context: Context, state: An
     """
     execution = GraphExecution(scope, context)
     compiled = execution.instrument(getattr(graph, "builder", graph)).compile()
+    _tell_stages(scope, compiled)
     # No context here: the graph's edges would act through it, under a label that lacks what the nodes saw. A chat model
     # that an edge calls finds one that refuses.
     outside = Context(scope, context.actor)
@@ -139,6 +141,19 @@ class GraphExecution:
             raise ReplayDivergence(
                 f"The writes of {recorded.key} of run {self._scope.run} differ from the recorded ones."
             )
+
+
+def _tell_stages(scope: RunScope, compiled: Any) -> None:
+    """Tell a model that schedules by workflow which nodes can follow each: a first guess of how much is left."""
+    known = getattr(scope.model, "workflows", None)
+    if not isinstance(known, WorkflowTable) or known.knows(scope.workflow):
+        return
+    edges: dict[str, list[str | None]] = {}
+    for edge in compiled.get_graph().edges:
+        edges.setdefault("" if edge.source == START else edge.source, []).append(
+            None if edge.target == END else edge.target
+        )
+    known.know(scope.workflow, edges)
 
 
 def _without_message_ids(state: Any) -> Any:

@@ -238,7 +238,8 @@ class ModelAsking(ToolCalling):
         step, recorded = self._take(kind, parameters)
         if recorded is None:
             urgency, tags = self._scope.urgency(self.actor.deadline), {"run": self.run, "agent": self.agent}
-            request = GenerateRequest(messages, sampling, constraint, urgency, label, tags=tags)
+            place = self._scope.place(self.agent, self.actor.deadline)
+            request = GenerateRequest(messages, sampling, constraint, urgency, label, call=place, tags=tags)
             question = self._scope.memo.question(asked, identity_of(self._scope.model, model), parameters, label)
             async with self._scope.memo.turn(question) as turn:
                 value = await answer_of_model(self._scope, self.agent, self.decisions, step.key, request, model, turn)

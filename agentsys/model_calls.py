@@ -35,7 +35,8 @@ async def answer_of_model(
 
     An answer on record is taken over, at no cost, if the model might be asked for it.
     """
-    audience = audience_of(scope.model)
+    allowed = scope.gateway.policy.learners(request.label)
+    audience = audience_of(scope.model, allowed, model)
     decision = scope.gateway.decide_disclosure("the prompt", request.label, audience)
     if isinstance(decision, Deny):
         question = about_disclosure("the prompt", request.label, audience)
@@ -45,7 +46,7 @@ async def answer_of_model(
         answer: Any = turn.found.answer
         return {**answer, "usage": to_json(asdict(Usage())), "seconds": 0.0, "memo": turn.key}
     # A model is shown no secret, wherever the prompt may have it from.
-    request = replace(request, prompt=_redacted(scope.secrets, request.prompt))
+    request = replace(request, prompt=_redacted(scope.secrets, request.prompt), audience=allowed)
     tokens = _Tokens(scope, agent, step, request.label)
     try:
         generation = await scope.model.generate(request, model=model, on_chunk=tokens.feed)

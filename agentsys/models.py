@@ -80,13 +80,22 @@ def as_model(model: Any) -> Model:
     return answering
 
 
-def audience_of(model: Model) -> Readers:
+def audience_of(model: Model, allowed: Readers = PUBLIC, name: str | None = None) -> Readers:
     """Return who learns the prompts beside this process; a model that does not say runs inside it.
 
+    A model of several replicas sends a prompt to those alone whose audience is ``allowed`` to learn it.
     What is no :class:`Readers` is taken at its worst: everyone.
     """
-    audience = getattr(model, "audience", NOBODY)
+    tell = getattr(model, "audience_for", None)
+    audience = tell(allowed, name) if callable(tell) else getattr(model, "audience", NOBODY)
     return audience if isinstance(audience, Readers) else PUBLIC
+
+
+def model_calls_ended(model: Model, run: str) -> None:
+    """Tell a model that schedules by workflow that ``run`` asks it nothing more."""
+    ended = getattr(model, "workflow_ended", None)
+    if callable(ended):
+        ended(run)
 
 
 def identity_of(model: Model, name: str | None) -> str:

@@ -86,8 +86,13 @@ class RunRecord:
 
         What others keep from that principal would make its answer unreadable, and so is no part of its run.
         """
+        return None if self.principal is None else Readers.of(self.principal)
+
+    @property
+    def principal(self) -> str | None:
+        """The principal beside the owner that a face began the run for, if there is one."""
         named = self.origin.get(PRINCIPAL) if isinstance(self.origin, dict) else None
-        return Readers.of(named) if isinstance(named, str) else None
+        return named if isinstance(named, str) else None
 
     @property
     def order(self) -> tuple[int, float, str]:

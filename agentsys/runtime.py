@@ -365,6 +365,8 @@ class Runtime:
             conflicts=self._conflicts,
             listener=listener,
             secrets=self.secrets,
+            workflow=record.workflow,
+            tenant=record.principal or self.policy.owner,
         )
         scope.run_round = ControlLoop(scope).run_round
         return scope

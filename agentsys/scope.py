@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,6 +20,7 @@ from agentsys.memoisation import Memoisation
 from agentsys.models import Model
 from agentsys.rounds import RoundOutcome
 from agentsys.secrets import NO_SECRETS, Secrets
+from agentsys.serving.requests import WorkflowCall
 
 PATIENCE = 600.0
 """Seconds after its start by which a run without a deadline counts as due: it waits behind tight deadlines, and yet
@@ -48,7 +50,7 @@ class RunScope:
     """One execution of one run. ``started`` and ``deadline`` are unix seconds.
 
     What a person is asked expires after ``approval_seconds``, or never. With an ``audience``, agents see of the board
-    only what all of that may read.
+    only what all of that may read. ``tenant`` is whose share of the models it uses.
     """
 
     board: Board
@@ -66,6 +68,8 @@ class RunScope:
     audience: Readers | None = None
     listener: Listener | None = None
     secrets: Secrets = NO_SECRETS
+    workflow: str = ""
+    tenant: str = ""
     run_round: RunRound = field(init=False)
 
     @property
@@ -77,12 +81,18 @@ class RunScope:
         return self.journal.mode is Mode.REPLAY
 
     def urgency(self, deadline: float | None = None) -> float:
-        """Return κ, the latest start in unix seconds.
+        """Return κ, the latest start in unix seconds, for whoever knows nothing of the rest of the workflow.
 
-        The remaining critical path counts as nothing as long as nobody estimates it, which leaves the deadline.
+        The remaining critical path counts as nothing then, which leaves the deadline.
         """
         bounds = [bound for bound in (deadline, self.deadline) if bound is not None]
         return min(bounds, default=self.started + PATIENCE)
+
+    def place(self, stage: str, deadline: float | None = None) -> WorkflowCall:
+        """Return where a model call stands, from which a dispatcher works out its κ; ``stage`` is who makes it."""
+        bounds = [bound for bound in (deadline, self.deadline) if bound is not None]
+        due = min(bounds, default=math.inf)
+        return WorkflowCall(self.run, self.workflow, stage, self.tenant, due, self.started)
 
     def emit(self, event: RunEvent) -> None:
         """Tell the listener; a listener that fails does not fail the run."""

@@ -40,11 +40,48 @@ class ModelSettings(Section):
     kv_cache_mib: int = Field(256, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int = Field(16, ge=1, description="requests that run at once")
     speculation: bool = Field(True, description="lossless prompt-lookup speculation")
+    replicas: tuple[str, ...] = Field((), description="more engines of the same model, written like name")
+    slots: int | None = Field(
+        None, ge=1, description="calls that each replica is given at once; default: its own word, or 32"
+    )
+    queue: int = Field(10_000, ge=1, description="calls of one model that may wait for a replica")
+    memory_mib: int | None = Field(
+        None, ge=1, description="memory of loaded models, beyond which those not needed soon are unloaded; default: any"
+    )
+
+    _split = field_validator("replicas", mode="before")(words)
 
     @property
     def is_default(self) -> bool:
         """Whether this is the small model that every installation can run."""
         return self.name == DEFAULT_MODEL
+
+
+class NamedModelSettings(Section):
+    """A model beside that of `[model]`, whose settings hold where this one says nothing."""
+
+    spec: str | None = Field(None, description="what it is, written like model.name; default: its replicas alone")
+    replicas: tuple[str, ...] = Field((), description="more engines of the same model, written like spec")
+    api_key: SecretStr | None = Field(None, description="bearer token of its URLs")
+    slots: int | None = Field(None, ge=1, description="calls that each replica is given at once")
+    weight_format: Literal["auto", "float32", "bfloat16", "int8"] | None = Field(
+        None, description="how weights are held"
+    )
+    kv_cache_mib: int | None = Field(None, ge=1, description="upper bound of the key-value cache, in MiB")
+    max_batch: int | None = Field(None, ge=1, description="requests that run at once")
+
+    _split = field_validator("replicas", mode="before")(words)
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """Every replica's spec."""
+        return self.replicas if self.spec is None else (self.spec, *self.replicas)
+
+    @model_validator(mode="after")
+    def _has_a_replica(self) -> Self:
+        if not self.specs:
+            raise ValueError("give spec, replicas, or both")
+        return self
 
 
 class BoardSettings(Section):

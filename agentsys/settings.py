@@ -26,6 +26,7 @@ from agentsys.sections import (
     McpSettings,
     MemoSettings,
     ModelSettings,
+    NamedModelSettings,
     PrincipalSettings,
     PythonSettings,
     RunSettings,
@@ -59,6 +60,9 @@ class Settings(Section):
     )
     policy: Path | None = Field(None, description="the policy's TOML file, or builtin; default: trusts the owner alone")
     model: ModelSettings = Field(default_factory=ModelSettings)
+    models: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], NamedModelSettings] = (
+        Field(default_factory=dict, description="more models, by the names that calls use")
+    )
     board: BoardSettings = Field(default_factory=BoardSettings)
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 
-from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
+from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
+from agentsys.serving.audiences import joint_audience
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.observation import EngineView, ModelRecord
@@ -24,6 +25,7 @@ from agentsys.serving.requests import (
     TokenLogprobs,
     Usage,
 )
+from agentsys.serving.scheduling.workflows import WorkflowTable
 
 EngineFactory = Callable[[], Engine]
 
@@ -39,15 +41,26 @@ class ServingClient:
     """Routes each call to a named engine. Use it from one event loop; engines themselves do not care which."""
 
     def __init__(
-        self, engines: Mapping[str, Engine | EngineFactory], default: str, *, audience: Readers | None = None
+        self,
+        engines: Mapping[str, Engine | EngineFactory],
+        default: str,
+        *,
+        audience: Readers | None = None,
+        workflows: WorkflowTable | None = None,
     ) -> None:
         """``engines`` maps names to engines or to functions that load one; ``default`` names one of them.
 
         ``audience`` is who learns the prompts beside this machine; by default what the engines and functions state
         in an attribute of that name (``OpenAIEngine`` and ``engine_factory`` do), all together.
-        Raises :class:`UnknownEngineError` if ``default`` names none.
+        ``workflows`` is what its dispatchers know of workflows. Raises :class:`UnknownEngineError` if ``default`` names
+        none.
         """
-        self.audience = _joint_audience(engines.values()) if audience is None else audience
+        self.workflows = workflows
+        self.audience = (
+            joint_audience(getattr(one, "audience", NOBODY) for one in engines.values())
+            if audience is None
+            else audience
+        )
         self._sources = dict(engines)
         self._loaded: dict[str, Engine] = {}
         self._loading: dict[str, asyncio.Task[Engine]] = {}
@@ -66,6 +79,11 @@ class ServingClient:
     def failed(self) -> frozenset[str]:
         """Names whose engine could not be loaded the last time, or has failed since."""
         return frozenset(self._failed)
+
+    def audience_for(self, allowed: Readers, model: str | None = None) -> Readers:
+        """Return who learns a prompt that only ``allowed`` may: behind all engines, or behind those it may go to."""
+        tell = getattr(self._sources.get(model or self._default), "audience_for", None)
+        return tell(allowed) if callable(tell) else self.audience
 
     def identity(self, model: str | None = None) -> str:
         """Return the name of an engine with what its source says of the weights: answers of two may differ."""
@@ -156,6 +174,13 @@ class ServingClient:
             engine.rekey(request_id, urgency)
             self._records[name].rekey(request_id, urgency)
 
+    def workflow_ended(self, workflow: str) -> None:
+        """Note that a workflow makes no more calls."""
+        for engine in self._loaded.values():
+            ended = getattr(engine, "workflow_ended", None)
+            if callable(ended):
+                ended(workflow)
+
     def stats(self) -> dict[str, EngineStats]:
         """Return the load of every engine that is loaded, by name."""
         return {name: engine.stats() for name, engine in self._loaded.items()}
@@ -193,10 +218,3 @@ class ServingClient:
         except KeyError:
             known = ", ".join(sorted(self._sources)) or "none"
             raise UnknownEngineError(f"no model is configured as {name!r}; configured: {known}.") from None
-
-
-def _joint_audience(sources: Iterable[object]) -> Readers:
-    audiences: list[Readers] = [getattr(source, "audience", NOBODY) for source in sources]
-    everyone = [audience.members for audience in audiences]
-    members = [named for named in everyone if named is not None]
-    return Readers(frozenset().union(*members)) if len(members) == len(everyone) else PUBLIC

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urldefrag
 
 from agentsys.blackboard.labels import NOBODY, Readers
+from agentsys.serving.audiences import joint_audience
+from agentsys.serving.dispatcher.dispatcher import Dispatcher
+from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Engine
 from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
+from agentsys.serving.scheduling.in_flight import DispatchLimits
+from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.limits import Tuning
 from agentsys.serving.weights.catalogue import is_remote
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
@@ -19,7 +25,7 @@ _VLLM = "vllm:"
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How engines run. All but ``api_key`` and ``context_length`` concern the in-process engine.
+    """How engines run. All but ``api_key``, ``attempts`` and ``context_length`` concern the in-process engine.
 
     ``weight_format`` "auto" is the engine's fastest batch-invariant format. ``threads`` None is all cores, at most 16.
     ``context_length`` is what to assume of a remote server that does not tell.
@@ -34,6 +40,7 @@ class EngineOptions:
     drafter: Literal["auto"] | None = "auto"
     models_dir: Path | None = None
     api_key: str | None = None
+    attempts: int = 3
     context_length: int = 8192
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -76,10 +83,75 @@ def engine_factory(
     return SpecifiedEngine(spec, options or EngineOptions(), progress)
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicatedModel:
+    """Loads the dispatcher over all replicas of a model when called, where blocking is allowed.
+
+    ``workflows`` is shared with the client's other models.
+    """
+
+    replicas: tuple[SpecifiedEngine, ...]
+    slots: int
+    workflows: WorkflowTable
+    limits: DispatchLimits | None = None
+
+    @property
+    def audience(self) -> Readers:
+        """Who learns the prompts, of one replica or another."""
+        return joint_audience(one.audience for one in self.replicas)
+
+    def audience_for(self, allowed: Readers) -> Readers:
+        """Return who learns a prompt that only ``allowed`` may: it goes to none of the other replicas.
+
+        Where it may go to none, who would learn it.
+        """
+        every = [one.audience for one in self.replicas]
+        return joint_audience([one for one in every if allowed.permits(one)] or every)
+
+    @property
+    def identity(self) -> str:
+        """What decides about answers beside the name; replicas of one model give the same."""
+        return self.replicas[0].identity
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it takes memory of this machine."""
+        return not all(is_remote(one.spec) for one in self.replicas)
+
+    def __call__(self) -> Dispatcher:
+        sources = [
+            ReplicaSource(f"{number}:{one.spec}" if len(self.replicas) > 1 else one.spec, one, self.slots)
+            for number, one in enumerate(self.replicas)
+        ]
+        return Dispatcher(sources, workflows=self.workflows, limits=self.limits)
+
+
+def replicated(
+    specs: Sequence[str],
+    options: EngineOptions,
+    workflows: WorkflowTable,
+    *,
+    slots: int = 0,
+    limits: DispatchLimits | None = None,
+    progress: ProgressListener = ignore_progress,
+) -> ReplicatedModel:
+    """Return what loads a model that every one of ``specs`` (see :func:`engine_factory`) is a replica of.
+
+    ``slots`` (0: what the engine tells) is how many calls each is given at once.
+    """
+    # Whether and where a call is tried again is the dispatcher's to say.
+    engines = [SpecifiedEngine(spec, replace(options, attempts=1), progress) for spec in specs]
+    return ReplicatedModel(tuple(engines), slots, workflows, limits)
+
+
 def _remote(spec: str, options: EngineOptions) -> Engine:
     url, model = urldefrag(spec)
     return OpenAIEngine.connect(
-        url, model=model or None, api_key=options.api_key, context_length=options.context_length
+        url,
+        model=model or None,
+        api_key=options.api_key,
+        context_length=options.context_length,
+        attempts=options.attempts,
     )
 
 

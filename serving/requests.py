@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, Literal
 from uuid import uuid4
 
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import Label, Readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class GenerateRequest:
     without hurry as due some minutes after they came, so that calls with a later κ cannot starve them. A dispatcher
     works κ out of ``call``, where that is given, and of what it has learned of the rest of the workflow.
     ``label`` decides which caches and replicas the call may touch: prefix caches are shared only between requests
-    whose labels have the same readers. ``tags`` say whose call it is, in the caller's words; whoever may see the load
+    whose labels have the same readers. ``audience`` is whom the caller lets learn the prompt: where that is ``None``,
+    those readers. ``tags`` say whose call it is, in the caller's words; whoever may see the load
     of the engines sees them, so they name things and hold no content.
     """
 
@@ -95,6 +96,7 @@ class GenerateRequest:
     label: Label = field(default_factory=Label)
     request_id: str = field(default_factory=lambda: uuid4().hex)
     call: WorkflowCall | None = None
+    audience: Readers | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -182,6 +184,7 @@ class EmbedRequest:
     label: Label = field(default_factory=Label)
     request_id: str = field(default_factory=lambda: uuid4().hex)
     call: WorkflowCall | None = None
+    audience: Readers | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,11 @@ class Policy(Part):
             audience = Readers(audience.members - self.processors)
         return label.readers.permits(audience)
 
+    def learners(self, label: Label) -> Readers:
+        """Return everyone who may learn what carries ``label``, the owner's processors among them."""
+        members = label.readers.members
+        return label.readers if members is None else Readers(members | self.processors)
+
     def owner_may_read(self, label: Label) -> bool:
         return label.readers.members is None or self.owner in label.readers.members
 

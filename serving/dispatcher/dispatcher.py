@@ -14,8 +14,9 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
-from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.labels import Readers
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.answering import Answering, Copy
 from agentsys.serving.dispatcher.errors import (
@@ -26,7 +27,7 @@ from agentsys.serving.dispatcher.errors import (
 )
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.loops import LoopWakes
-from agentsys.serving.dispatcher.overview import ReplicaView, combined, joint_audience, replica_view, total
+from agentsys.serving.dispatcher.overview import ReplicaView, combined, replica_view, total
 from agentsys.serving.dispatcher.prompt_sizes import PromptSizes
 from agentsys.serving.dispatcher.replica import Replica, ReplicaSource, blames_replica
 from agentsys.serving.dispatcher.resumption import continuable, interrupted, movable
@@ -49,10 +50,15 @@ from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.block_pool import domain_digest
 
-_OUTAGE_SECONDS = 10.0
+OUTAGE_SECONDS = 10.0
+"""How long calls wait for a replica where all are down."""
 
 SINGLE = "(single)"
 """Kind of workflow of a call that belongs to none."""
+
+
+_LOCKS: WeakKeyDictionary[WorkflowTable, threading.RLock] = WeakKeyDictionary()
+"""Dispatchers that share their workflows share a lock: they may run on several event loops."""
 
 
 class Dispatcher:
@@ -80,13 +86,13 @@ class Dispatcher:
         self._replicas = {source.name: Replica(source, self._health) for source in sources}
         _connect(list(self._replicas.values()))
         specs = [one.spec() for one in self._replicas.values()]
-        limits = limits or DispatchLimits(outage=_OUTAGE_SECONDS)
+        limits = limits or DispatchLimits(outage=OUTAGE_SECONDS)
         # Who waits for replicas that are down is told here, by the fault's own name.
         without_outage = replace(limits, outage=math.inf)
         self._core = DispatchCore(specs, policy=policy, limits=without_outage, workflows=workflows)
         self._calls: dict[str, Answering] = {}
         self._sizes = PromptSizes()
-        self._lock = threading.RLock()
+        self._lock = _LOCKS.setdefault(self._core.workflows, threading.RLock())
         self._wakes = LoopWakes(self._act)
         self._watching = Watching(self._core, self._replicas, limits.outage, self._lock, now, self._wakes.soon)
         self._capabilities = combined([engine.capabilities() for engine in self._connected()])
@@ -118,7 +124,8 @@ class Dispatcher:
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Return a vector for each prompt, from the least busy replica that the label permits."""
         failure: ServingError | None = None
-        able = [one for one in self._replicas.values() if one.up and request.label.readers.permits(one.audience)]
+        readers = _readers(request)
+        able = [one for one in self._replicas.values() if one.up and readers.permits(one.audience)]
         for one in sorted(able, key=lambda one: one.in_flight):
             assert one.engine is not None
             try:
@@ -175,15 +182,15 @@ class Dispatcher:
 
     # What only a dispatcher has.
 
-    def audience(self, label: Label) -> Readers:
-        """Return who may learn a prompt of this label: those behind the replicas that it permits, or behind all."""
-        every = [one.audience for one in self._replicas.values()]
-        return joint_audience([one for one in every if label.readers.permits(one)] or every)
-
     def workflow_ended(self, workflow: str) -> None:
         """Note that a workflow makes no more calls."""
         with self._lock:
             self._core.workflow_ended(workflow, now())
+
+    @property
+    def workflows(self) -> WorkflowTable:
+        """The workflows that its calls belong to."""
+        return self._core.workflows
 
     def replicas(self) -> tuple[ReplicaView, ...]:
         """Return how each replica does."""
@@ -219,7 +226,7 @@ class Dispatcher:
             prompt_tokens=self._sizes.tokens(request.prompt),
             most_tokens=request.sampling.max_tokens,
             domain=domain_digest(request.label.readers),
-            readers=request.label.readers,
+            readers=_readers(request),
             movable=all(movable(request, engine) for engine in self._connected()),
         )
 
@@ -352,6 +359,10 @@ class Dispatcher:
         elif waits and answering.failures >= self._health.attempts:
             self._fail(answering, error)
         self._wakes.soon()
+
+
+def _readers(request: GenerateRequest | EmbedRequest) -> Readers:
+    return request.label.readers if request.audience is None else request.audience
 
 
 _STARTED_AT = time.time() - time.monotonic()

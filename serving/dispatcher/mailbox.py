@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from agentsys.errors import ServingError
-from agentsys.serving.requests import Chunk
+from agentsys.serving.requests import Chunk, TokenLogprobs
 
 MOST_CHUNKS = 64
 
@@ -22,6 +22,7 @@ class Mailbox:
         self._chunks: deque[Chunk] = deque()
         self._texts: list[str] = []
         self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._end: Chunk | ServingError | None = None
         self._filled = asyncio.Event()
 
@@ -41,6 +42,7 @@ class Mailbox:
         else:
             self._texts.append(chunk.text)
             self._tokens.extend(chunk.token_ids)
+            self._logprobs.extend(chunk.logprobs)
         self._filled.set()
 
     def fail(self, error: ServingError) -> None:
@@ -55,9 +57,9 @@ class Mailbox:
             if self._chunks:
                 return self._chunks.popleft()
             if self._texts:
-                merged = Chunk("".join(self._texts), tuple(self._tokens))
-                self._texts.clear()
-                self._tokens.clear()
+                merged = Chunk("".join(self._texts), tuple(self._tokens), logprobs=tuple(self._logprobs))
+                for unread in (self._texts, self._tokens, self._logprobs):
+                    unread.clear()
                 return merged
             if isinstance(self._end, Chunk):
                 return self._end

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
-from agentsys.blackboard.labels import PUBLIC, Readers
 from agentsys.serving.dispatcher.replica import Replica
 from agentsys.serving.engine import Capabilities, EngineStats
 
@@ -72,10 +71,3 @@ def total(every: Iterable[EngineStats], *, waiting: int) -> EngineStats:
         sums = {one.name: getattr(summed, one.name) + getattr(stats, one.name) for one in fields(EngineStats)}
         summed = EngineStats(**sums)
     return summed
-
-
-def joint_audience(audiences: Iterable[Readers]) -> Readers:
-    """Return all readers of ``audiences`` together; everyone, if one of them is everyone."""
-    members = [one.members for one in audiences]
-    named = [one for one in members if one is not None]
-    return Readers(frozenset().union(*named)) if len(named) == len(members) else PUBLIC

@@ -145,7 +145,8 @@ class _Continuing:
             self._all += self._text.finish()
         text, self._sent = self._all[self._sent :], max(len(self._all), self._sent)
         usage = None if chunk.usage is None else _whole(chunk.usage, self._kept)
-        return replace(chunk, text=text, token_ids=tuple(taken), finish_reason=reason, usage=usage)
+        logprobs = chunk.logprobs[: len(taken)]
+        return replace(chunk, text=text, token_ids=tuple(taken), finish_reason=reason, usage=usage, logprobs=logprobs)
 
 
 class _Repeating:
@@ -166,4 +167,4 @@ class _Repeating:
         skipped = min(len(chunk.token_ids), self._left)
         self._left -= skipped
         new = self._text[max(len(before), len(self._shown)) :]
-        return replace(chunk, text=new, token_ids=chunk.token_ids[skipped:])
+        return replace(chunk, text=new, token_ids=chunk.token_ids[skipped:], logprobs=chunk.logprobs[skipped:])

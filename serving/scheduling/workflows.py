@@ -75,6 +75,10 @@ class WorkflowTable:
         """Take a workflow's graph as the first guess of what follows what; a kind already known keeps what it has."""
         self._kinds.setdefault(kind, StageHistory(edges))
 
+    def knows(self, kind: str) -> bool:
+        """Whether anything is known of what follows what in workflows of this kind."""
+        return kind in self._kinds
+
     def get(self, name: str) -> Workflow | None:
         """Return a workflow under way."""
         return self._workflows.get(name)

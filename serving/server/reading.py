@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.labels import PUBLIC, Label, Readers
 from agentsys.serving.requests import Constraint, EmbedRequest, GenerateRequest, Message, SamplingParams, WorkflowCall
 from agentsys.serving.server.errors import InvalidRequestError, UnsupportedFieldError
 from agentsys.serving.server.schemas import (
@@ -79,7 +79,13 @@ def _choices(
     label = Label(readers=_readers(body.cache_salt))
     return [
         GenerateRequest(
-            prompt, _choice_sampling(sampling, choice), constraint, reading.urgency, label, call=reading.call
+            prompt,
+            _choice_sampling(sampling, choice),
+            constraint,
+            reading.urgency,
+            label,
+            call=reading.call,
+            audience=PUBLIC,  # whoever asks for a model by name sends the prompt to wherever that is
         )
         for prompt in prompts
         for choice in range(body.n)
@@ -119,7 +125,8 @@ def embed_request(body: EmbeddingBody, urgency: float, call: WorkflowCall | None
     prompts = prompts_of(body.input, "input", _MOST_INPUTS)
     if not all(prompts):
         raise InvalidRequestError("input: an empty text has no vector.", param="input")
-    return EmbedRequest(tuple(prompts), urgency, Label(readers=_readers(body.cache_salt)), call=call)
+    label = Label(readers=_readers(body.cache_salt))
+    return EmbedRequest(tuple(prompts), urgency, label, call=call, audience=PUBLIC)
 
 
 def _chat_constraint(body: ChatCompletionBody) -> Constraint | None:

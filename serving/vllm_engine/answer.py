@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agentsys.errors import ServingError
-from agentsys.serving.requests import Chunk, FinishReason, Timings, Usage
+from agentsys.serving.requests import Chunk, FinishReason, Timings, TokenLogprob, TokenLogprobs, Usage
 from agentsys.serving.text_stream import TextStream
 
 _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.ABORTED}
 
 
 class Completion(Protocol):
-    """What is read of vLLM's ``CompletionOutput``: tokens since the output before, and why there will be no more."""
+    """What is read of vLLM's ``CompletionOutput``: tokens since the output before, their log-probabilities if they were
+    asked for, and why there will be no more."""
 
     token_ids: Sequence[int]
+    logprobs: Any
     finish_reason: str | None
 
 
@@ -34,10 +36,16 @@ class Output(Protocol):
 class VllmAnswer:
     """State of one answer, changed only on the engine's loop. Times are of ``time.perf_counter``.
 
-    ``deliver`` takes chunks, or the error that ends the stream. ``eos_token_ids`` stay out of the text.
+    ``deliver`` takes chunks, or the error that ends the stream. ``eos_token_ids`` stay out of the text. ``priority`` is
+    the key that vLLM is to serve it by, never above ``latest``. ``token_bytes`` spells
+    tokens out, of which the ``top`` likeliest are named where log-probabilities were asked for.
     """
 
     deliver: Callable[[Chunk | ServingError], None]
+    latest: int = 0
+    priority: int = 0
+    token_bytes: Callable[[int], bytes] | None = None
+    top: int = 0
     text: TextStream | None = None
     prompt_tokens: int = 0
     eos_token_ids: frozenset[int] = frozenset()
@@ -65,12 +73,13 @@ class VllmAnswer:
             if stopped:
                 break
         self.completion_tokens += len(taken)
+        logprobs = self._logprobs(taken, completion.logprobs)
         reason = FinishReason.STOP if stopped else _REASONS.get(completion.finish_reason or "")
         if reason is not None:
             pieces.append(self._text.finish())
-            self._end("".join(pieces), taken, reason)
+            self._end("".join(pieces), taken, reason, logprobs)
         elif taken:
-            self.deliver(Chunk("".join(pieces), tuple(taken)))
+            self.deliver(Chunk("".join(pieces), tuple(taken), logprobs=logprobs))
 
     def abort(self) -> None:
         """End the stream with what has been generated."""
@@ -97,12 +106,26 @@ class VllmAnswer:
         assert self.text is not None, "an answer gets its text stream before its first output"
         return self.text
 
-    def _end(self, text: str, tokens: Sequence[int], reason: FinishReason) -> None:
+    def _logprobs(self, tokens: Sequence[int], given: Any) -> tuple[TokenLogprobs, ...]:
+        if given is None or self.token_bytes is None:
+            return ()
+        return tuple(self._places(token, place) for token, place in zip(tokens, given, strict=False))
+
+    def _places(self, token: int, place: Mapping[int, Any]) -> TokenLogprobs:
+        assert self.token_bytes is not None
+        named = {one: TokenLogprob(one, self.token_bytes(one), float(found.logprob)) for one, found in place.items()}
+        # vLLM adds the chosen token to the likeliest, where it need not belong.
+        ranked = sorted((found.rank, one) for one, found in place.items())
+        return TokenLogprobs(named[token], tuple(named[one] for _, one in ranked[: self.top]))
+
+    def _end(
+        self, text: str, tokens: Sequence[int], reason: FinishReason, logprobs: tuple[TokenLogprobs, ...] = ()
+    ) -> None:
         self.ended = True
         now = time.perf_counter()
         first = (self.first_token_at or now) - self.submitted_at
         timings = Timings(queued=min(self.queued, first), first_token=first, total=now - self.submitted_at)
-        self.deliver(Chunk(text, tuple(tokens), reason, self.usage(), timings))
+        self.deliver(Chunk(text, tuple(tokens), reason, self.usage(), timings, logprobs))
 
     def _note(self, output: Output) -> None:
         if self.first_token_at is None and output.outputs[0].token_ids:

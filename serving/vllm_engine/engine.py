@@ -1,4 +1,4 @@
-"""vLLM in this process, with priority = κ, under the engine protocol.
+"""vLLM in this process, with our scheduler in it, under the engine protocol.
 
 vLLM belongs to one event loop, so it gets one of its own in a thread; streams can be read from any other loop.
 """
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -32,7 +31,15 @@ from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.vllm_engine.answer import VllmAnswer
+from agentsys.serving.vllm_engine.link import SchedulerLink
 from agentsys.serving.vllm_engine.loading import VllmOptions, start
+from agentsys.serving.vllm_engine.parameters import (
+    MILLISECONDS,
+    end_token_ids,
+    latest_priority,
+    priority,
+    sampling_params,
+)
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -40,22 +47,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LONGEST_WAIT_SECONDS = 600.0
-_MILLISECONDS = 1000
-_SEED_MASK = 2**63 - 1
-
 
 class VllmEngine:
     """Serves one model with vLLM; see :mod:`agentsys.serving.engine` for the protocol.
 
     Prompts are encoded and answers decoded by our own tokenizer, so that texts, stop strings and guarded special
-    tokens are those of the torch engine. vLLM orders waiting calls by κ; it preempts only when memory runs out, and
-    cannot change κ later.
+    tokens are those of the torch engine. With ``scheduling`` other than "urgency" vLLM's own scheduler runs: it
+    preempts only when memory runs out, cannot change κ later, and tells nothing of its queue and steps.
     """
 
     def __init__(self, model_dir: Path, options: VllmOptions | None = None) -> None:
         """Start vLLM with a model folder; blocks for about half a minute. Raises the errors of ``loading.start``."""
         self._process = os.getpid()
+        options = options or VllmOptions()
         self._tokenizer = ModelTokenizer(model_dir)
         self._answers: dict[str, VllmAnswer] = {}
         self._totals = EngineStats()
@@ -64,18 +68,22 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"vllm-{model_dir.name}", daemon=True)
         self._thread.start()
         try:
-            self._llm: AsyncLLM = self._on_loop(_started(model_dir, options or VllmOptions()))
+            self._llm: AsyncLLM = self._on_loop(_started(model_dir, options))
         except BaseException:
             self._stop_loop()
             raise
         config = self._llm.model_config
-        self._eos_token_ids = _eos_token_ids(config)
+        self._slots = options.max_batch
+        self._link = SchedulerLink(self._llm.engine_core, self._answers) if options.urgent else None
+        self._eos_token_ids = end_token_ids(config)
         self._compiler = ConstraintCompiler(self._tokenizer, config.get_vocab_size(), sorted(self._eos_token_ids))
         self._capabilities = Capabilities(
             model=model_dir.name,
             context_length=int(config.max_model_len),
             constraints=CONSTRAINT_KINDS,
-            priority=True,
+            priority=options.scheduling != "fcfs",
+            preemption=options.urgent,
+            rekey=options.urgent,
         )
 
     def capabilities(self) -> Capabilities:
@@ -116,10 +124,12 @@ class VllmEngine:
             self._schedule(lambda: self._cancel(answer))
 
     def rekey(self, request_id: str, urgency: float) -> None:
-        """Do nothing: vLLM takes a priority once, at submission."""
+        """Change κ of a request; vLLM's own scheduler takes it once, at submission, so there nothing happens."""
+        if self._link is not None:
+            self._schedule(lambda: self._rekey(request_id, urgency))
 
     def stats(self) -> EngineStats:
-        """Return load and totals, requests in progress included; vLLM does not tell which blocks are in use."""
+        """Return load and totals, requests in progress included."""
         answers = list(self._answers.values())
         totals = _add_usage(self._totals, answers)
         running = sum(answer.first_token_at is not None for answer in answers)
@@ -127,17 +137,35 @@ class VllmEngine:
             totals,
             running=running,
             waiting=len(answers) - running,
+            slots=self._slots,
+            kv_used_blocks=0 if self._link is None else self._link.used_blocks,
             kv_total_blocks=int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0),
-            preemptions=totals.preemptions,
+            steps=0 if self._link is None else self._link.steps,
         )
 
     def queue(self) -> tuple[QueuedRequest, ...] | None:
-        """Return ``None``: vLLM's scheduler does not tell its queue."""
-        return None
+        """Return the requests by κ, their phases up to a fifth of a second old; ``None`` of vLLM's own scheduler."""
+        if self._link is None:
+            return None
+        phases = self._link.phases
+        order = sorted(self._answers.copy().items(), key=lambda item: (item[1].priority, item[1].submitted_at))
+        return tuple(
+            QueuedRequest(name, answer.priority / MILLISECONDS, phases.get(name, "waiting"), answer.usage())
+            for name, answer in order
+        )
 
     def iterations(self, after: int = 0) -> tuple[int, Sequence[Iteration]]:
-        """Return ``(0, ())``: vLLM's steps are not timed."""
-        return 0, ()
+        return (0, ()) if self._link is None else self._link.iterations.since(after)
+
+    async def limit_running(self, most: int) -> None:
+        """Let at most ``most`` requests run at once, 0: as many as there are slots; others give way at once.
+
+        Raises :class:`UnsupportedFeatureError` with vLLM's own scheduler.
+        """
+        self._check_usable()
+        if self._link is None:
+            raise UnsupportedFeatureError("vLLM's own scheduler cannot change how many requests run.")
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._link.limit_running(most), self._loop))
 
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Refuse: a vLLM engine either generates or embeds. Raises :class:`UnsupportedFeatureError`."""
@@ -165,13 +193,23 @@ class VllmEngine:
         answer.text = TextStream(self._tokenizer, request.sampling.stop)
         answer.prompt_tokens = len(tokens)
         answer.eos_token_ids = frozenset() if request.sampling.ignore_eos else self._eos_token_ids
-        return tokens, _sampling_params(request, longest - len(tokens), answer.eos_token_ids)
+        answer.latest = latest_priority()
+        answer.priority = priority(request.urgency, answer.latest)
+        return tokens, sampling_params(request, longest - len(tokens), answer.eos_token_ids)
 
     def _start(self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams) -> None:
         if self._ended is not None:
             answer.fail(self._ended)
         elif not answer.ended:
             answer.task = self._loop.create_task(self._generate(request, answer, tokens, params))
+            if self._link is not None:
+                self._link.watch()
+
+    def _rekey(self, request_id: str, urgency: float) -> None:
+        answer = self._answers.get(request_id)
+        if answer is not None and not answer.ended and self._link is not None:
+            answer.priority = priority(urgency, answer.latest)
+            self._link.rekey(request_id, answer.priority)
 
     async def _generate(
         self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams
@@ -182,7 +220,7 @@ class VllmEngine:
         prompt = tokens_input(tokens, cache_salt=domain_digest(request.label.readers).hex())
         try:
             async with aclosing(
-                self._llm.generate(prompt, params, request.request_id, priority=_priority(request.urgency))
+                self._llm.generate(prompt, params, request.request_id, priority=answer.priority)
             ) as outputs:
                 async for output in outputs:
                     answer.take(output)
@@ -206,6 +244,8 @@ class VllmEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()
         self._llm.shutdown(timeout=0)
         await asyncio.sleep(0)  # the output handler, cancelled by the shutdown, ends in the next turn of the loop
 
@@ -230,41 +270,6 @@ class VllmEngine:
 
 async def _started(model_dir: Path, options: VllmOptions) -> AsyncLLM:
     return start(model_dir, options)
-
-
-def _sampling_params(request: GenerateRequest, room: int, eos_token_ids: Iterable[int]) -> SamplingParams:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-    sampling, constraint = request.sampling, request.constraint
-    fields = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
-    structured = None if constraint is None else StructuredOutputsParams(**{fields[constraint.kind]: constraint.source})
-    return SamplingParams(
-        max_tokens=min(sampling.max_tokens, room),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=None if sampling.seed is None else sampling.seed & _SEED_MASK,
-        ignore_eos=sampling.ignore_eos,
-        stop_token_ids=sorted(eos_token_ids),
-        structured_outputs=structured,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _priority(urgency: float) -> int:
-    # Nobody waits for ever: a call without hurry is due some minutes after it came.
-    latest = time.time() + _LONGEST_WAIT_SECONDS
-    return int(max(-latest, min(urgency, latest)) * _MILLISECONDS)
-
-
-def _eos_token_ids(model_config: Any) -> frozenset[int]:
-    """Return the ids that end an answer: those of the model's configuration and of its generation configuration."""
-    generation = model_config.try_get_generation_config() or {}
-    found: set[int] = set()
-    for ids in (getattr(model_config.hf_config, "eos_token_id", None), generation.get("eos_token_id")):
-        found.update([ids] if isinstance(ids, int) else ids or ())
-    return frozenset(found)
 
 
 def _add_usage(stats: EngineStats, answers: Iterable[VllmAnswer]) -> EngineStats:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentsys.errors import ServingError
+from agentsys.serving.vllm_engine import versions
+from agentsys.serving.vllm_engine.preemption import UrgencyLimits
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_AS_FITS = -1  # vLLM's word for the longest context that the memory for keys and values holds
-
-
-class VllmMissingError(ServingError):
-    """vLLM is not installed in this environment."""
-
-    code = "AGS-0440"
-    remedy = "Install the extra: `pip install 'agentsys-runtime[vllm]'`, or use the in-process engine."
+_AS_FITS: Final = -1  # vLLM's word for the longest context that the memory for keys and values holds
+# vLLM's 128 on a CPU would make a preempted call compute up to 127 tokens anew, and share prefixes only in such steps.
+_CPU_BLOCK_TOKENS: Final = 32
+_SCHEDULERS: Final = "agentsys.serving.vllm_engine.scheduler"
 
 
 class VllmLoadError(ServingError):
@@ -31,8 +29,12 @@ class VllmLoadError(ServingError):
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """How vLLM runs. ``threads`` None is all cores; ``context_length`` None is the model's,
-    or what fits the memory for keys and values."""
+    """How vLLM runs. ``threads`` None is all cores; ``context_length`` None is the model's, or what fits the memory for
+    keys and values.
+
+    ``scheduling`` is "urgency", our scheduler within ``urgency``'s limits, or one of vLLM's own policies: "priority",
+    by κ as it was at submission and without preemption at the slots, or "fcfs".
+    """
 
     dtype: str = "bfloat16"
     threads: int | None = None
@@ -40,35 +42,56 @@ class VllmOptions:
     max_batch: int = 16
     max_step_tokens: int = 2048
     context_length: int | None = None
+    scheduling: Literal["urgency", "priority", "fcfs"] = "urgency"
+    urgency: UrgencyLimits = field(default_factory=UrgencyLimits)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether our scheduler runs in vLLM."""
+        return self.scheduling == "urgency"
 
 
 def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
     """Return a running engine; blocks for about half a minute. Call it on the loop that will use the engine.
 
-    Raises :class:`VllmMissingError` or :class:`VllmLoadError`.
+    Raises ``VllmMissingError``, ``VllmVersionError`` or :class:`VllmLoadError`.
     """
     _set_environment(options)
-    try:
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-    except ImportError as error:
-        raise VllmMissingError(f"vLLM cannot be imported: {error}.") from error
+    version = versions.checked_version()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    device = "cpu" if current_platform.is_cpu() else "cuda"
     arguments = AsyncEngineArgs(
         model=str(model_dir),
         dtype=options.dtype,
-        scheduling_policy="priority",
-        enforce_eager=True,
+        enforce_eager=device == "cpu",
+        **({"block_size": _CPU_BLOCK_TOKENS} if device == "cpu" else {}),
         enable_prefix_caching=True,
         kv_cache_memory_bytes=options.kv_cache_bytes,
         max_num_seqs=options.max_batch,
         max_num_batched_tokens=max(options.max_step_tokens, options.max_batch),
         max_model_len=options.context_length or _AS_FITS,
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        **_scheduling(options, ahead=versions.may_run_ahead(version, device)),
     )
     try:
         return AsyncLLM.from_engine_args(arguments)
     except Exception as error:  # vLLM raises whatever its parts raise, and its own process may have died
         raise VllmLoadError(f"vLLM does not start with {model_dir}: {error}.") from error
+
+
+def _scheduling(options: VllmOptions, *, ahead: bool) -> dict[str, Any]:
+    if not options.urgent:
+        return {"scheduling_policy": options.scheduling}
+    return {
+        "scheduling_policy": "priority",
+        # By name, since vLLM's own process imports it; there it also brings the methods that change κ.
+        "scheduler_cls": f"{_SCHEDULERS}.{'AsyncUrgencyScheduler' if ahead else 'UrgencyScheduler'}",
+        "async_scheduling": ahead,
+        "additional_config": {"agentsys": options.urgency.as_config()},
+    }
 
 
 def _set_environment(options: VllmOptions) -> None:

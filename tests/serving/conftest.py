@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import socket
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from agentsys.serving.engine import Engine
 from agentsys.serving.torch_engine.batch import SequenceSlice
 
 VOCAB_SIZE = 320
@@ -152,6 +154,20 @@ def smollm2_dir() -> Path:
         return pull()
     except DownloadError as error:
         pytest.skip(f"the default model cannot be pulled here: {error}")
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(smollm2_dir: Path) -> Iterator[Engine]:
+    """vLLM with four slots, one for all tests of a session: it takes a minute to start.
+
+    In float32, since what else is in a batch moves bfloat16 answers where two tokens tie.
+    """
+    from agentsys.serving.models import EngineOptions, engine_factory
+
+    options = EngineOptions(weight_format="float32", kv_cache_bytes=512 * 2**20, max_batch=4)
+    engine = engine_factory(f"vllm:{smollm2_dir}", options)()
+    yield engine
+    asyncio.run(engine.close())
 
 
 @pytest.fixture

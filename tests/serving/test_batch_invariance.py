@@ -1,6 +1,7 @@
 """A request's logits are the same bits alone, in random batches, chunked, verified, preempted and resumed."""
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from agentsys.serving.torch_engine import kernels
 from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.torch_engine.kv_cache import KVCache
+from agentsys.serving.torch_engine.limits import Tuning
 from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner, SequenceSlice
 
 Step = Callable[[Sequence[SequenceSlice]], list[torch.Tensor]]
@@ -168,3 +170,50 @@ async def test_answers_survive_neighbours_chunking_speculation_and_preemption(sm
     await crowded.close()
     assert found == expected
     assert preemptions > 0
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("concurrency", [1, 5])
+@pytest.mark.parametrize(
+    "tuning", [Tuning(), Tuning(prefill_chunk=3, preemption_quantum=0, slowdown=1.0)], ids=["default", "tight"]
+)
+async def test_neither_bounds_nor_concurrency_change_an_answer(
+    smollm2_dir: Path, concurrency: int, tuning: Tuning
+) -> None:
+    runner = shared_runner(smollm2_dir)
+    tokenizer = ModelTokenizer(smollm2_dir)
+    prompts = [f"Number {index}: " + "tell me more about it " * (2 * index) for index in range(5)]
+    engine = TorchEngine(runner, tokenizer, name="engine", max_batch=concurrency, max_step_tokens=16, tuning=tuning)
+
+    async def answer(index: int) -> list[int]:
+        await asyncio.sleep(0.02 * index)
+        sampling = SamplingParams(max_tokens=12, ignore_eos=True)
+        # Late ones are pressed, and more so the later they come.
+        request = GenerateRequest(prompts[index], sampling, urgency=float(-index))
+        return [token async for chunk in engine.submit(request) for token in chunk.token_ids]
+
+    found = await asyncio.gather(*(answer(index) for index in range(5)))
+    await engine.close()
+    assert found == [by_definition(runner, tokenizer.encode(prompt), 12) for prompt in prompts]
+
+
+@functools.cache
+def shared_runner(folder: Path) -> ModelRunner:
+    return ModelRunner.load(folder, weight_format=DEFAULT_WEIGHT_FORMAT, threads=1, kv_cache_bytes=8 * 2**20)
+
+
+@functools.cache
+def _alone(runner: ModelRunner, prompt: tuple[int, ...], count: int) -> list[int]:
+    """The greedy answer, one token a step, without any engine."""
+    tokens = list(prompt)
+    table = list(range(-(-(len(prompt) + count) // runner.kv.block_size)))
+    (logits,) = runner.step([SequenceSlice(tokens, 0, table, len(tokens) - 1)])
+    while True:
+        tokens.append(int(logits[-1].argmax()))
+        if len(tokens) == len(prompt) + count:
+            return tokens[len(prompt) :]
+        (logits,) = runner.step([SequenceSlice(tokens[-1:], len(tokens) - 1, table, 0)])
+
+
+def by_definition(runner: ModelRunner, prompt: Sequence[int], count: int) -> list[int]:
+    return _alone(runner, tuple(prompt), count)

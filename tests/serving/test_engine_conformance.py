@@ -52,8 +52,10 @@ def engine(request: pytest.FixtureRequest, smollm2_dir: Path, listening) -> Iter
             asyncio.run(outer.close())
         asyncio.run(inner.close())
         return
-    spec = f"vllm:{smollm2_dir}" if request.param == "vllm" else str(smollm2_dir)
-    made = engine_factory(spec, OPTIONS)()
+    if request.param == "vllm":
+        yield request.getfixturevalue("vllm_engine")
+        return
+    made = engine_factory(str(smollm2_dir), OPTIONS)()
     yield made
     asyncio.run(made.close())
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentsys.serving.requests import GenerateRequest, Message, SamplingParams
+from agentsys.serving.requests import FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
+from agentsys.serving.torch_engine.limits import Tuning
 from agentsys.serving.torch_engine.model_runner import ModelRunner
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1200)]
@@ -96,3 +97,50 @@ async def test_greedy_answers_equal_those_of_transformers(
         await engine.close()
     assert found == expected
     assert (drafted > 0) == drafts
+
+
+async def migrated(engine: TorchEngine, prompt: Sequence[int], after: int) -> list[int]:
+    """Answer as a dispatcher does that moves a call: abort, and send prompt and partial answer on as tokens."""
+    tokens: list[int] = []
+    request = GenerateRequest(prompt, SamplingParams(max_tokens=NEW_TOKENS))
+    reason = None
+    async for chunk in engine.submit(request):
+        tokens += chunk.token_ids
+        reason = chunk.finish_reason
+        if len(tokens) >= after:
+            engine.abort(request.request_id)
+    if reason is not FinishReason.ABORTED or len(tokens) == NEW_TOKENS:
+        return tokens
+    rest = GenerateRequest([*prompt, *tokens], SamplingParams(max_tokens=NEW_TOKENS - len(tokens)))
+    return tokens + [token async for chunk in engine.submit(rest) for token in chunk.token_ids]
+
+
+async def test_scheduling_leaves_the_answers_of_transformers_as_they_are(
+    runner: ModelRunner, smollm2_dir: Path, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    """Preempted at the slots, held back for haste, prefilled in small chunks and migrated in the middle."""
+    engine = TorchEngine(
+        runner,
+        ModelTokenizer(smollm2_dir),
+        name="smollm2",
+        max_batch=3,
+        max_step_tokens=32,
+        speculation=Speculation(PromptLookupDrafter(), 4),
+        tuning=Tuning(prefill_chunk=5, preemption_margin=0.0, preemption_quantum=1, slowdown=1.2),
+    )
+    some = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))[:12]
+
+    async def preempted(index: int) -> list[int]:
+        # The later one comes, the more urgent it is; all but the first few are past their latest start.
+        request = GenerateRequest(prompts[index], SamplingParams(max_tokens=NEW_TOKENS), urgency=1e10 / (1 + index))
+        return [token async for chunk in engine.submit(request) for token in chunk.token_ids]
+
+    async def started(index: int, place: int) -> list[int]:
+        await asyncio.sleep(0.05 * place)
+        return await (preempted(index) if place % 2 else migrated(engine, prompts[index], after=1 + place))
+
+    found = await asyncio.gather(*(started(index, place) for place, index in enumerate(some)))
+    stats = engine.stats()
+    await engine.close()
+    assert found == [expected[index] for index in some]
+    assert stats.preemptions > 0

@@ -1,0 +1,141 @@
+"""Several models, several replicas of one, and what a run tells them of itself."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime as GraphRuntime
+
+from agentsys.agents import agent
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
+from agentsys.embedded import client_of
+from agentsys.errors import ConfigurationError
+from agentsys.models import audience_of
+from agentsys.policy.policy import Policy
+from agentsys.runtime import Runtime
+from agentsys.serving.scheduling.workflows import WorkflowTable
+from agentsys.settings import load_settings
+from agentsys.testing import ScriptedModel
+from agentsys.workflow import Workflow
+
+TOML = """
+[model]
+name = "http://a.example.org/v1#m"
+replicas = ["http://b.example.org/v1#m", "http://127.0.0.1:9/v1#m"]
+api_key = "common"
+slots = 8
+
+[models.fast]
+spec = "smollm2-135m"
+max_batch = 4
+
+[models.far]
+replicas = ["http://c.example.org/v1", "http://d.example.org/v1"]
+api_key = "its-own"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "agentsys.toml").write_text(TOML, encoding="utf-8")
+    return load_settings(directory=tmp_path, environment={}).settings
+
+
+def test_all_models_of_the_settings_can_be_named(settings) -> None:
+    client = client_of(settings)
+    assert client.models == ("http://a.example.org/v1#m", "far", "fast")
+    servers = {f"model-server:{host}.example.org" for host in "abcd"}
+    assert client.audience == Readers(frozenset(servers))
+    assert "its-own" not in repr(settings) and "its-own" not in str(settings.model_dump())
+
+
+def test_a_prompt_goes_to_the_replicas_that_may_learn_it(settings) -> None:
+    client = client_of(settings)
+    b = Readers.of("model-server:b.example.org", OWNER)
+    assert audience_of(client, b) == Readers.of("model-server:b.example.org")
+    assert audience_of(client, Readers.of(OWNER)) == NOBODY, "one replica is on this machine"
+    assert audience_of(client, PUBLIC) == Readers.of(*(f"model-server:{host}.example.org" for host in "ab"))
+    far = Readers.of("model-server:c.example.org", "model-server:d.example.org")
+    assert audience_of(client, Readers.of(OWNER), "far") == far, "to none: who would learn it is told"
+    assert audience_of(client, Readers.of(OWNER), "fast") == NOBODY
+
+
+def test_the_policys_processors_may_learn_beside_the_readers() -> None:
+    policy = Policy.of(processors=["model-server:a"])
+    assert policy.learners(Label.trusted()) == Readers.of(OWNER, "model-server:a")
+    assert policy.learners(Label.trusted(readers=PUBLIC)) == PUBLIC
+
+
+def test_settings_that_name_no_engine_or_one_name_twice_are_refused(tmp_path) -> None:
+    with pytest.raises(ConfigurationError, match=r"spec, replicas"):
+        load_settings({"models.empty.slots": 3}, directory=tmp_path, environment={})
+    twice = load_settings({"models.smollm2-135m.spec": "x"}, directory=tmp_path, environment={}).settings
+    with pytest.raises(ConfigurationError, match="smollm2-135m"):
+        client_of(twice)
+
+
+class Telling(ScriptedModel):
+    """Keeps what a scheduling model is told beside the calls."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt: "yes")
+        self.workflows = WorkflowTable()
+        self.ended: list[str] = []
+
+    def workflow_ended(self, workflow: str) -> None:
+        self.ended.append(workflow)
+
+
+@agent(kind="detail", name="clerk")
+async def clerk(context, request) -> str:
+    return (await context.generate("a detail")).value
+
+
+async def test_a_call_says_where_it_stands_in_its_run(tmp_path) -> None:
+    model = Telling()
+
+    async def survey(context, given) -> str:
+        await context.generate("first")
+        return (await context.ask("detail", "x")).value
+
+    async with Runtime(Board.open(tmp_path / "b.db"), model, agents=[clerk]) as runtime:
+        result = await runtime.run(survey, "x", deadline=50)
+    places = [request.call for request in model.requests]
+    assert [(place.kind, place.stage, place.tenant) for place in places] == [
+        ("survey", "survey", OWNER),
+        ("survey", "clerk", OWNER),
+    ]
+    assert {place.workflow for place in places} == {result.record.run} and model.ended == [result.record.run]
+    assert all(place.deadline == place.arrived + 50 for place in places)
+    assert all(request.audience == Readers.of(OWNER) for request in model.requests)
+
+
+class State(TypedDict, total=False):
+    text: str
+
+
+async def test_the_nodes_of_a_graph_are_the_stages_that_can_follow_each_other(tmp_path) -> None:
+    async def draft(state: State, runtime: GraphRuntime[Any]) -> State:
+        return {"text": (await runtime.context.generate("draft")).value}
+
+    async def check(state: State, runtime: GraphRuntime[Any]) -> State:
+        return {"text": (await runtime.context.generate("check")).value}
+
+    builder = StateGraph(State)
+    builder.add_node("draft", draft)
+    builder.add_node("check", check)
+    builder.add_edge(START, "draft")
+    builder.add_edge("draft", "check")
+    builder.add_conditional_edges("check", lambda state: END, {END: END, "draft": "draft"})
+    model, told = Telling(), []
+    know = model.workflows.know
+    model.workflows.know = lambda kind, edges: (told.append((kind, edges)), know(kind, edges))[1]
+    async with Runtime(Board.open(tmp_path / "b.db"), model) as runtime:
+        for _ in range(2):
+            await runtime.run(Workflow("essay", builder), {"text": ""})
+    assert told == [("essay", {"": ["draft"], "draft": ["check"], "check": [None, "draft"]})], "told once"
+    assert [request.call.stage for request in model.requests] == ["draft", "check"] * 2
+    assert len(model.ended) == 2
