@@ -40,7 +40,8 @@ class TorchReplica:
     """See :class:`~agentsys.serving.simulator.replica.SimulatedReplica`.
 
     While a step's sequences all decode, and none ends and no command comes, the scheduler would choose the same again:
-    such steps are taken in one stretch (``skip`` False takes each by itself, with the same outcome).
+    such steps are taken in one stretch. ``skip`` False takes each by itself, with the same outcome, but for which of
+    several cached prefixes goes first when memory is short.
 
     Where the spec says ``preemptive`` False, the scheduler gets no more calls than it has slots, the most urgent of
     those that wait whenever one ends: so engines behave that order what waits and let run what runs.

@@ -80,8 +80,10 @@ def test_without_cancelled_copies_replicas_compute_the_answers_and_no_more() -> 
 
 
 @settings(max_examples=8, deadline=None, phases=NO_SHRINKING)
-@given(seed=st.integers(0, 10_000), slots=st.integers(1, 6), preemptive=st.booleans(), blocks=st.integers(300, 2000))
-def test_skipping_steady_steps_changes_nothing(seed: int, slots: int, preemptive: bool, blocks: int) -> None:
+@given(seed=st.integers(0, 10_000), slots=st.integers(1, 6), preemptive=st.booleans(), blocks=st.integers(3000, 6000))
+def test_skipping_steps_changes_nothing_while_memory_lasts(
+    seed: int, slots: int, preemptive: bool, blocks: int
+) -> None:
     trace = small(seed, workflows=12, rate=4.0)
     ends = []
     for skip in (True, False):
