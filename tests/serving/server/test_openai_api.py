@@ -127,7 +127,8 @@ def test_models_are_listed_and_described(client: openai.OpenAI, url: str) -> Non
 @pytest.mark.parametrize(
     ("options", "code", "param"),
     [
-        ({"logprobs": True}, "AGS-0721", "logprobs"),
+        ({"top_logprobs": 3}, "AGS-0720", None),
+        ({"logit_bias": {"5": 1}}, "AGS-0721", "logit_bias"),
         ({"presence_penalty": 1.0}, "AGS-0721", "presence_penalty"),
         ({"extra_body": {"invented": 1}}, "AGS-0721", "invented"),
         ({"n": 9}, "AGS-0720", "n"),
