@@ -11,6 +11,7 @@ from functools import partial
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.audiences import joint_audience
+from agentsys.serving.dispatcher.errors import ReplicasDownError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.observation import EngineView, ModelRecord
@@ -151,7 +152,7 @@ class ServingClient:
             self._failed.discard(model or self._default)
         except ServingError as error:
             failed = True
-            if isinstance(error, EngineClosedError | EngineFailedError):
+            if isinstance(error, EngineClosedError | EngineFailedError | ReplicasDownError):
                 self._failed.add(model or self._default)
             raise
         finally:

@@ -85,6 +85,17 @@ def test_openai_completes_text_and_takes_our_extensions(official: openai.OpenAI)
     assert "Paris" in answer.choices[0].text
 
 
+def test_openai_gets_log_probabilities_and_vectors(official: openai.OpenAI) -> None:
+    answer = ask(official, logprobs=True, top_logprobs=2)
+    tokens = answer.choices[0].logprobs.content
+    assert answer.choices[0].message.content == "".join(token.token for token in tokens).removesuffix("<|im_end|>")
+    # Greedy: the token taken is the likeliest, and probabilities are some.
+    assert all(token.top_logprobs[0].token == token.token and token.logprob <= 0 for token in tokens)
+    near, same, far = official.embeddings.create(model=MODEL, input=["a cat sat", "a cat sat", "law of 1873"]).data
+    likeness = [sum(a * b for a, b in zip(near.embedding, other.embedding, strict=True)) for other in (same, far)]
+    assert likeness[0] == pytest.approx(1.0, abs=1e-3) and likeness[1] < likeness[0]
+
+
 async def test_langchain_chats_and_streams(langchain: ChatOpenAI) -> None:
     answer = await langchain.ainvoke(QUESTION)
     assert "Paris" in answer.content and answer.usage_metadata["output_tokens"] > 0
