@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
@@ -20,17 +19,17 @@ class Tuning:
     most. Pausing costs nothing while memory lasts, so the bounds are there to keep slots from changing hands for no
     gain and to let every call that started end.
 
-    Concurrency: a sequence whose slack (see :mod:`~agentsys.serving.torch_engine.pacing`) is at most ``tight_slack``
-    seconds is joined only by so many others as keep the step within ``slowdown`` times what it takes without them.
-    An infinite ``slowdown`` switches that off.
+    Concurrency (see :mod:`~agentsys.serving.torch_engine.pacing`): if the most urgent sequence's κ is at most ``hurry``
+    seconds ahead, others whose κ is still to come join it only while the step takes at most ``slowdown`` times what it
+    takes for that one alone. An infinite ``slowdown`` switches that off.
     """
 
     prefill_chunk: int = 64
     preemption_margin: float = 0.05
     preemption_quantum: int = 4
     max_preemptions: int = 16
-    tight_slack: float = 0.0
-    slowdown: float = math.inf
+    slowdown: float = 1.6
+    hurry: float = 30.0
 
     def __post_init__(self) -> None:
         if self.prefill_chunk < 1:

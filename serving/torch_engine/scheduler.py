@@ -11,7 +11,6 @@ cache. The smallest key among the holders can take every block of all others, so
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +19,7 @@ from agentsys.serving.engine_errors import RequestTooLongError
 from agentsys.serving.scheduling.step_time import StepTime
 from agentsys.serving.torch_engine.block_pool import BlockPool
 from agentsys.serving.torch_engine.limits import SchedulerLimits
-from agentsys.serving.torch_engine.pacing import paced
+from agentsys.serving.torch_engine.pacing import concurrency
 from agentsys.serving.torch_engine.sequence import SequenceState
 from agentsys.serving.torch_engine.slots import Slots
 
@@ -65,7 +64,6 @@ class Scheduler:
         # Sequences without a slot that still have their blocks, and those of the step that runs.
         self._paused: dict[str, SequenceState] = {}
         self._running: dict[str, SequenceState] = {}
-        self._scheduled_at: float | None = None
 
     @property
     def waiting(self) -> int:
@@ -105,7 +103,6 @@ class Scheduler:
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             sequence.urgency = urgency
-            sequence.served = 0.0
             self._slots.add(sequence)
 
     def remove(self, sequence: SequenceState) -> None:
@@ -118,9 +115,8 @@ class Scheduler:
     def schedule(self, draft: DraftSource = no_drafts, *, now: float | None = None) -> list[Work]:
         """Choose the next step's work in order of key; empty only if no sequence is queued.
 
-        ``now`` is on κ's clock, unix seconds; without it, slack is unknown and all slots run.
+        ``now`` is on κ's clock, unix seconds; without it, no κ is known to have come, and all slots run.
         """
-        self._count_served(now)
         order = self._order(now)
         decoding = {sequence.request_id for sequence in order if sequence.is_decoding}
         budget, chunk, decodes = self.limits.max_step_tokens, self.limits.prefill_chunk, False
@@ -158,12 +154,6 @@ class Scheduler:
         for block, digest in zip(sequence.blocks[named:], digests[named:], strict=False):
             self.pool.name(block, digest)
 
-    def _count_served(self, now: float | None) -> None:
-        if now is not None and self._scheduled_at is not None:
-            for sequence in self._running.values():
-                sequence.served += now - self._scheduled_at
-        self._scheduled_at = now
-
     def _order(self, now: float | None) -> Sequence[SequenceState]:
         for sequence in self._slots.assign():
             self.preemptions += sequence.turn > 0
@@ -172,9 +162,9 @@ class Scheduler:
         holders = sorted(self._slots.holders, key=lambda sequence: sequence.key)
         for sequence in holders:
             self._paused.pop(sequence.request_id, None)
-        if now is None or self.step_time is None or math.isinf(self.limits.slowdown):
+        if now is None or self.step_time is None:
             return holders
-        return paced(holders, now, self.step_time, self.limits)
+        return holders[: concurrency(holders, now, self.step_time, self.limits)]
 
     def _reuse_prefix(self, sequence: SequenceState) -> None:
         if sequence.blocks:

@@ -19,9 +19,9 @@ class SequenceState:
     whatever arrives later with a later κ cannot starve it.
 
     Without ``reuses_prefix`` every token is computed here, for its hidden state is wanted.
-    ``turn`` counts the steps in which it advanced, or the tokens that came of them, since it got its slot; ``served``
-    is the seconds of those since its κ was set. It lost its slot ``displaced`` times; ``preemptions`` also counts the
-    times it lost its blocks in its slot. Once the scheduler has it, κ changes by ``Scheduler.rekey`` alone.
+    ``turn`` counts the steps in which it advanced, or the tokens that came of them, since it got its slot. It
+    lost its slot ``displaced`` times; ``preemptions`` also counts the times it lost its blocks in its slot. Once the
+    scheduler has it, κ changes by ``Scheduler.rekey`` alone.
     """
 
     request_id: str
@@ -39,7 +39,6 @@ class SequenceState:
     preemptions: int = 0
     displaced: int = 0
     turn: int = 0
-    served: float = 0.0
     _digests: list[bytes] = field(default_factory=list)
 
     @property
@@ -55,10 +54,6 @@ class SequenceState:
     @property
     def is_decoding(self) -> bool:
         return self.computed > 0 and self.remaining == 1
-
-    def slack(self, now: float) -> float:
-        """Return the seconds it may still wait before κ; waiting uses them up, running does not."""
-        return self.key[0] - now + self.served
 
     def block_digests(self, block_size: int, tokens: int) -> list[bytes]:
         """Return the chain of the full blocks among the first ``tokens`` tokens."""

@@ -125,35 +125,34 @@ def test_prefills_behind_a_decode_share_a_chunk_and_one_in_front_of_it_does_not(
     assert works == {"urgent": 20, "decode": 1, "patient": 6}
 
 
-def paced_load(slowdown: float, slacks: list[float]) -> Scheduler:
+def paced_load(slowdown: float, urgencies: list[float]) -> Scheduler:
     limits = SchedulerLimits(200, 4, 100, max_batch=8, max_step_tokens=64, slowdown=slowdown)
     scheduler = Scheduler(limits, STEP_TIME)
-    for index, slack in enumerate(slacks):
-        scheduler.add(sequence(str(index), 4, new=20, urgency=slack, arrival=index, seed=10 * index))
+    for index, urgency in enumerate(urgencies):
+        scheduler.add(sequence(str(index), 4, new=20, urgency=urgency, arrival=index, seed=10 * index))
     for _ in range(3):
         run_step(scheduler, scheduler.schedule())
     return scheduler
 
 
-def test_who_has_slack_makes_room_for_who_has_none() -> None:
-    slacks = [0.0, 9.0, 9.0, 9.0, 9.0]
+def test_who_can_wait_makes_room_for_who_cannot() -> None:
     alone, others = STEP_TIME.base + STEP_TIME.per_sequence, STEP_TIME.per_sequence
-    assert len(paced_load(1.5, slacks).schedule(now=5.0)) == 1 + int(0.5 * alone / others) < 5
-    assert len(paced_load(1.5, slacks).schedule(now=-5.0)) == 5, "nobody is pressed yet"
-    assert len(paced_load(1.5, slacks).schedule(now=20.0)) == 5, "all are pressed alike"
-    assert len(paced_load(1.5, slacks).schedule()) == 5, "without a clock there is no slack to know of"
-    assert len(paced_load(math.inf, slacks).schedule(now=5.0)) == 5, "switched off"
+    fitting = 1 + int(0.5 * alone / others)
+    later = [3.0, 20.0, 20.0, 20.0, 20.0]
+    assert len(paced_load(1.5, later).schedule(now=0.0)) == fitting < 5
+    assert len(paced_load(1.5, [3.0, 4.0, 4.0, 4.0, 20.0]).schedule(now=5.0)) == 4, "their κ has come"
+    assert len(paced_load(1.5, later).schedule(now=-50.0)) == 5, "nobody is in a hurry yet"
+    assert len(paced_load(1.5, later).schedule(now=25.0)) == 5, "all are late alike"
+    assert len(paced_load(1.5, later).schedule()) == 5, "without a clock nobody is known to be late"
+    assert len(paced_load(math.inf, later).schedule(now=0.0)) == 5, "switched off"
 
 
-def test_running_does_not_use_slack_up_and_waiting_does() -> None:
-    scheduler = paced_load(1.0, [1.0, 3.0])
-    for step in range(5):
-        # Both run from 0 on, so neither loses slack, however late it gets.
-        works = scheduler.schedule(now=float(step))
-        assert names(works) == ["0", "1"]
-        run_step(scheduler, works)
-    scheduler.rekey("0", 1.0)
-    assert names(scheduler.schedule(now=5.0)) == ["0"], "with κ set anew the count starts anew"
+def test_who_makes_room_keeps_its_slot_and_goes_on_when_its_time_has_come() -> None:
+    scheduler = paced_load(1.0, [3.0, 20.0])
+    assert names(scheduler.schedule(now=0.0)) == ["0"]
+    assert scheduler.holds_slot("1") and scheduler.phase(scheduler.get("1")) == "paused"
+    assert names(scheduler.schedule(now=20.0)) == ["0", "1"]
+    assert scheduler.preemptions == 0
 
 
 @pytest.mark.parametrize("slowdown", [1.0, 1.5])
