@@ -44,7 +44,8 @@ def client_of(settings: Settings) -> ServingClient:
     for name, named in settings.models.items():
         slots = named.slots or model.slots or 0
         models[name] = replicated(named.specs, _options(settings, named), workflows, slots=slots, limits=limits)
-    return ServingClient(models, default=model.name, workflows=workflows)
+    budget = None if model.memory_mib is None else model.memory_mib * 2**20
+    return ServingClient(models, default=model.name, workflows=workflows, memory_bytes=budget)
 
 
 def _specs(model: ModelSettings) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from functools import partial
 
 from agentsys.blackboard.labels import NOBODY, Readers
@@ -26,6 +26,7 @@ from agentsys.serving.requests import (
     TokenLogprobs,
     Usage,
 )
+from agentsys.serving.residence import Residence, Resident
 from agentsys.serving.scheduling.workflows import WorkflowTable
 
 EngineFactory = Callable[[], Engine]
@@ -38,6 +39,13 @@ class UnknownEngineError(ServingError):
     remedy = "Name one of the configured models, or leave the name out for the default."
 
 
+class ModelBusyError(ServingError):
+    """A model cannot be unloaded now."""
+
+    code = "AGS-0468"
+    remedy = "Wait until it answers nobody, then try again."
+
+
 class ServingClient:
     """Routes each call to a named engine. Use it from one event loop; engines themselves do not care which."""
 
@@ -48,13 +56,14 @@ class ServingClient:
         *,
         audience: Readers | None = None,
         workflows: WorkflowTable | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         """``engines`` maps names to engines or to functions that load one; ``default`` names one of them.
 
         ``audience`` is who learns the prompts beside this machine; by default what the engines and functions state
         in an attribute of that name (``OpenAIEngine`` and ``engine_factory`` do), all together.
-        ``workflows`` is what its dispatchers know of workflows. Raises :class:`UnknownEngineError` if ``default`` names
-        none.
+        ``workflows`` is what its dispatchers know of workflows. Beyond ``memory_bytes`` idle models are unloaded, those
+        first that are predicted to be needed last. Raises :class:`UnknownEngineError` if ``default`` names none.
         """
         self.workflows = workflows
         self.audience = (
@@ -68,6 +77,8 @@ class ServingClient:
         self._load_lock = threading.Lock()
         self._records = {name: ModelRecord() for name in self._sources}
         self._failed: set[str] = set()
+        self._residence = Residence(memory_bytes)
+        self._names: dict[str, str] = {}
         self._default = default
         self._source(default)
 
@@ -101,7 +112,33 @@ class ServingClient:
             self._loading[name] = asyncio.create_task(asyncio.to_thread(self._load, name))
             self._loading[name].add_done_callback(partial(self._note_loaded, name))
         # A caller that gives up must not take the load away from the others who wait for it.
-        return await asyncio.shield(self._loading[name])
+        engine = await asyncio.shield(self._loading[name])
+        for victim in self._residence.victims(keep=name):
+            await self._close(victim)
+        return engine
+
+    async def unload(self, model: str) -> bool:
+        """Free an idle model's memory until its next call; returns whether it was loaded.
+
+        Raises :class:`UnknownEngineError`, and :class:`ModelBusyError` while it answers.
+        """
+        if isinstance(self._source(model), Engine):
+            raise ModelBusyError(f"{model!r} was given as an engine, and nothing could load it again.")
+        if self._residence.open(model) or model in self._loading:
+            raise ModelBusyError(f"{model!r} is answering {self._residence.open(model)} calls, or being loaded.")
+        return await self._close(model)
+
+    def residents(self) -> list[Resident]:
+        """Return how every model stands to this machine's memory, the default first."""
+        return [self._residence.view(name, self._loaded.get(name)) for name in self.models]
+
+    async def _close(self, name: str) -> bool:
+        engine = self._loaded.pop(name, None)
+        if engine is None:
+            return False
+        self._residence.unloaded(name)
+        await engine.close()
+        return True
 
     async def generate(
         self,
@@ -132,33 +169,53 @@ class ServingClient:
             finish_reason=last.finish_reason or FinishReason.ABORTED,
             usage=last.usage or Usage(completion_tokens=len(tokens)),
             timings=last.timings or Timings(),
-            model=self._loaded[model or self._default].capabilities().model,
+            model=self._names.get(model or self._default, ""),
             logprobs=tuple(logprobs),
         )
 
     async def embed(self, request: EmbedRequest, *, model: str | None = None) -> Embedding:
         """Return a vector for each prompt; raises ``UnsupportedFeatureError`` where the engine has none to give."""
-        return await (await self.engine(model)).embed(request)
+        name = model or self._default
+        with self._in_use(name):
+            return await (await self.engine(name)).embed(request)
 
     async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request."""
-        engine = await self.engine(model)
-        observed = self._records[model or self._default].begin(request)
+        name = model or self._default
+        with self._in_use(name):
+            engine = await self.engine(name)
+            self._names[name] = engine.capabilities().model
+            async with aclosing(self._observed(name, engine, request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _observed(self, name: str, engine: Engine, request: GenerateRequest) -> AsyncGenerator[Chunk]:
+        observed = self._records[name].begin(request)
         stream, failed = engine.submit(request), False
         try:
             async for chunk in stream:
                 observed.note(chunk)
                 yield chunk
-            self._failed.discard(model or self._default)
+            self._failed.discard(name)
         except ServingError as error:
             failed = True
             if isinstance(error, EngineClosedError | EngineFailedError | ReplicasDownError):
-                self._failed.add(model or self._default)
+                self._failed.add(name)
             raise
         finally:
             observed.end(failed=failed)
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
+
+    @contextmanager
+    def _in_use(self, name: str) -> Iterator[None]:
+        """Keep a model from being unloaded: from before it is loaded to the end of its answer."""
+        self._source(name)
+        self._residence.begin(name)
+        try:
+            yield
+        finally:
+            self._residence.end(name)
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         """Return what an engine can do, its context length among it; loads the engine, blocking, if need be."""
@@ -204,7 +261,8 @@ class ServingClient:
             if name not in self._loaded:
                 source = self._source(name)
                 self._failed.add(name)
-                self._loaded[name] = source if isinstance(source, Engine) else source()
+                with self._residence.measured(name, source):
+                    self._loaded[name] = source if isinstance(source, Engine) else source()
                 self._failed.discard(name)
             return self._loaded[name]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from agentsys.cli.model_fleet import launch, load, ps, unload
 from agentsys.cli.model_server import serve
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
 from agentsys.settings import load_settings
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch, list and serve models.", no_args_is_help=True)
 
 app.command("serve")(serve)
+app.command("launch")(launch)
+app.command("ps")(ps)
+app.command("load")(load)
+app.command("unload")(unload)
 
 STAGES = {"resolve": "asking the index", "download": "downloading", "convert": "converting", "ready": "ready"}
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from agentsys.serving.client import ServingClient
 from agentsys.serving.server.health_routes import health_router
 from agentsys.serving.server.metrics import Measured
+from agentsys.serving.server.model_routes import model_router
 from agentsys.serving.server.openai_routes import openai_router
 from agentsys.serving.server.operation import Operation
 
@@ -27,4 +28,5 @@ def serving_app(client: ServingClient, operation: Operation | None = None) -> Fa
     app.add_middleware(Measured, metrics=operation.metrics)
     app.include_router(openai_router(client, operation), prefix="/v1")
     app.include_router(health_router(client, operation))
+    app.include_router(model_router(client, operation))
     return app

@@ -53,20 +53,21 @@ def health_router(client: ServingClient, operation: Operation) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics(request: Request) -> Response:
         """Return measurements in the text format of Prometheus."""
-        _check_operator(request)
+        check_operator(request)
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @router.post("/admin/drain", status_code=202)
     async def drain(request: Request) -> Drain:
         """Take no further requests, finish those under way, and end the server."""
-        _check_operator(request)
+        check_operator(request)
         operation.lifecycle.drain()
         return Drain(under_way=operation.lifecycle.under_way, seconds=operation.lifecycle.seconds_left)
 
     return router
 
 
-def _check_operator(request: Request) -> None:
+def check_operator(request: Request) -> None:
+    """Raise :class:`OperatorOnlyError` for a request of somebody beside the owner."""
     user = user_of(request)
     if user is not None:
         raise OperatorOnlyError(f"{user} may not see or decide what concerns all users of the server.")

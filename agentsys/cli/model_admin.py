@@ -1,0 +1,32 @@
+"""Asking a running model server about its models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentsys.errors import ServingError
+
+
+class ModelServerError(ServingError):
+    """A model server cannot be asked about its models, or refused."""
+
+    code = "AGS-0469"
+    remedy = "Start one with `agentsys models serve`, or name it with --url; a server with a token needs --token."
+
+
+def ask_server(method: str, url: str, token: str | None, path: str, model: str | None) -> list[dict[str, Any]]:
+    """Return what the server says of its models, after loading or unloading one. Raises :class:`ModelServerError`."""
+    import httpx
+
+    base = url.rstrip("/").removesuffix("/v1")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    params = {} if model is None else {"model": model}
+    try:
+        # Loading a model may take minutes.
+        response = httpx.request(method, f"{base}/admin/models{path}", headers=headers, params=params, timeout=600)
+    except httpx.HTTPError as error:
+        raise ModelServerError(f"{base} cannot be reached: {error or type(error).__name__}.") from error
+    if response.is_error:
+        raise ModelServerError(f"{base} answered HTTP {response.status_code}: {response.text.strip()[:300]}.")
+    answered: list[dict[str, Any]] = response.json()
+    return answered

@@ -1,0 +1,126 @@
+"""``agentsys models ps``, ``load``, ``unload`` and ``launch``: the models that run, here and on other machines."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentsys.cli.model_admin import ask_server
+from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
+from agentsys.settings import load_settings
+
+if TYPE_CHECKING:
+    from agentsys.serving.launcher import LocalFleet, RayFleet
+
+UrlOption = Annotated[
+    str,
+    typer.Option("--url", envvar="AGENTSYS_URL", help="The server: of `agentsys models serve` or `agentsys serve`."),
+]
+TokenOption = Annotated[
+    str | None, typer.Option("--token", envvar="AGENTSYS_TOKEN", help="Its bearer token.", show_default=False)
+]
+HERE = "http://127.0.0.1:8701"
+_REPAIR_SECONDS = 2.0
+
+
+def ps(url: UrlOption = HERE, token: TokenOption = None, as_json: JsonOption = False) -> None:
+    """List a server's models: what is loaded, its memory, its calls, and how each replica does."""
+    with reported_errors(as_json=as_json):
+        _show(ask_server("GET", url, token, "", None), as_json=as_json)
+
+
+def load(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    url: UrlOption = HERE,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a model of a running server, so that its next call need not wait."""
+    with reported_errors(as_json=as_json):
+        _show(ask_server("POST", url, token, "/load", model), as_json=as_json)
+
+
+def unload(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    url: UrlOption = HERE,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Free an idle model's memory in a running server, until its next call."""
+    with reported_errors(as_json=as_json):
+        _show(ask_server("POST", url, token, "/unload", model), as_json=as_json)
+
+
+def launch(
+    count: Annotated[int, typer.Option("--count", min=1, help="Servers to start.")] = 2,
+    model: Annotated[str | None, typer.Option("--model", help="The model to serve; default: model.name.")] = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the first; others follow.")] = 8710,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Address of a Ray cluster to start them on, or auto.")
+    ] = None,
+    cpus: Annotated[float, typer.Option("--cpus", min=0, help="With --ray: CPUs of each.")] = 1,
+    gpus: Annotated[float, typer.Option("--gpus", min=0, help="With --ray: GPUs of each.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Start model servers, tell what to write into agentsys.toml, and restart those that end, until interrupted."""
+    with reported_errors(as_json=as_json):
+        from agentsys.serving.launcher import LocalFleet, RayFleet, ServerSpec
+
+        name = load_settings({"model.name": model}).settings.model.name
+        fleet: LocalFleet | RayFleet
+        if ray is None:
+            fleet = LocalFleet([ServerSpec(name, port=port + number) for number in range(count)])
+        else:
+            fleet = RayFleet(_spec_on_ray(name), count, address=ray, cpus=cpus, gpus=gpus)
+        _tell(fleet.start(), as_json=as_json)
+        try:
+            while True:
+                time.sleep(_REPAIR_SECONDS)
+                for url in fleet.repair():
+                    err.print(f"started again: {url}", highlight=False)
+        except KeyboardInterrupt:
+            err.print("stopping", highlight=False)
+        finally:
+            fleet.stop()
+
+
+def _spec_on_ray(name: str) -> Any:
+    """Return a server's spec for other machines, where it needs a token."""
+    from agentsys.protocols.edge import check_bind
+    from agentsys.serving.launcher import ServerSpec
+
+    token = load_settings().settings.server.token
+    check_bind("0.0.0.0", token)  # noqa: S104 - nothing is bound here
+    return ServerSpec(name, environment={"AGENTSYS_SERVER__TOKEN": token or ""})
+
+
+def _tell(urls: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"replicas": urls})
+        return
+    first, *others = urls
+    listed = ", ".join(f'"{url}"' for url in others)
+    out.print(f'[model]\nname = "{first}"\nreplicas = [{listed}]', highlight=False, markup=False)
+
+
+def _show(models: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"models": models})
+        return
+    columns = ["model", "state", "memory", "calls", "next use", "replicas"]
+    print_table(columns, [_row(model) for model in models])
+
+
+def _row(model: dict[str, Any]) -> list[str]:
+    megabytes, expected = model["memory_bytes"] / 2**20, model["next_use"]
+    replicas = [f"{one['name']} {one['state']} {one['in_flight']}/{one['slots']}" for one in model["replicas"]]
+    return [
+        model["name"],
+        "loaded" if model["loaded"] else "not loaded",
+        f"{megabytes:.0f} MiB" if megabytes else "-",
+        str(model["open"]),
+        "-" if expected is None else f"in {expected:.0f} s",
+        "\n".join(replicas) or "-",
+    ]

@@ -1,0 +1,54 @@
+"""Servers as processes behind one dispatcher, one of them killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from agentsys.serving.client import ServingClient
+from agentsys.serving.launcher import LaunchError, LocalFleet, ServerSpec
+from agentsys.serving.models import EngineOptions, replicated
+from agentsys.serving.requests import FinishReason, GenerateRequest, Message, SamplingParams
+from agentsys.serving.scheduling.workflows import WorkflowTable
+
+SMALL = {"AGENTSYS_MODEL__KV_CACHE_MIB": "64", "AGENTSYS_MODEL__THREADS": "1"}
+
+
+def question(number: int) -> GenerateRequest:
+    prompt = [Message("user", f"Count from {number} upwards, in words.")]
+    return GenerateRequest(prompt, SamplingParams(max_tokens=24, ignore_eos=True))
+
+
+@pytest.mark.model
+async def test_every_call_is_answered_when_one_of_two_server_processes_is_killed(smollm2_dir: Path) -> None:
+    specs = [ServerSpec(str(smollm2_dir), environment=SMALL) for _ in range(2)]
+    fleet = LocalFleet(specs, pause=0.0)
+    try:
+        urls = await asyncio.to_thread(fleet.start)
+        model = replicated(urls, EngineOptions(), WorkflowTable(), slots=4)
+        client = ServingClient({"m": model}, "m")
+        alone = [await client.generate(question(number)) for number in range(2)]
+        asked = [asyncio.create_task(client.generate(question(number))) for number in range(12)]
+        while not all(view.in_flight for view in (await client.engine()).replicas()):
+            await asyncio.sleep(0.005)
+        os.kill(fleet.processes[0].pid, signal.SIGKILL)
+        answers = await asyncio.wait_for(asyncio.gather(*asked), 200)
+        assert [answer.text for answer in answers[:2]] == [answer.text for answer in alone]
+        assert all(answer.finish_reason is FinishReason.LENGTH for answer in answers)
+        assert all(answer.usage.completion_tokens == 24 for answer in answers)
+        views = (await client.engine()).replicas()
+        assert views[0].failed > 0 and views[1].failed == 0
+        await client.close()
+    finally:
+        fleet.stop()
+
+
+def test_a_server_that_cannot_start_is_told_and_leaves_no_other_behind(tmp_path: Path) -> None:
+    fleet = LocalFleet([ServerSpec(str(tmp_path / "absent"))])
+    with pytest.raises(LaunchError, match="status"):
+        fleet.start()
+    assert not any(process.alive for process in fleet.processes)
