@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -27,12 +28,19 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._lifecycle = lifecycle
         self._told = told
+        self._would_die = False
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        # Signals that came are raised anew at the end; to die of one then would skip what still has to be closed.
+        self._would_die = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._lifecycle.draining:
             super().handle_exit(sig, frame)
             return
-        self._captured_signals.append(sig)
+        if not (sig == signal.SIGTERM and self._would_die):
+            self._captured_signals.append(sig)
         self._lifecycle.drain()
         if self._lifecycle.under_way:
             self._told(self._lifecycle.under_way)
