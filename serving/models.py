@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urldefrag
@@ -16,7 +16,7 @@ from agentsys.serving.engine import Engine
 from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.scheduling.workflows import WorkflowTable
-from agentsys.serving.torch_engine.limits import Tuning
+from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
 from agentsys.serving.weights.catalogue import is_remote
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 
@@ -42,7 +42,7 @@ class EngineOptions:
     api_key: str | None = None
     attempts: int = 3
     context_length: int = 8192
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: Tuning = ADAPTIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from agentsys.serving.torch_engine.active_embedding import ActiveEmbedding, Vect
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.core import EngineCore, Speculation, measure_verify_cost
-from agentsys.serving.torch_engine.limits import SchedulerLimits, Tuning
+from agentsys.serving.torch_engine.limits import ADAPTIVE, SchedulerLimits, Tuning
 from agentsys.serving.torch_engine.logprobs import LogprobReader
 from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner
 from agentsys.serving.torch_engine.runner_protocol import Runner
@@ -73,7 +73,7 @@ class TorchEngine:
         max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
         max_waiting: int = DEFAULT_MAX_WAITING,
         speculation: Speculation | None = None,
-        tuning: Tuning | None = None,
+        tuning: Tuning = ADAPTIVE,
     ) -> None:
         """Serve ``runner``'s model, ``max_batch`` requests at once; ``max_waiting`` bounds those that wait."""
         self._max_waiting = max_waiting
@@ -86,7 +86,7 @@ class TorchEngine:
             context_length=runner.config.context_length,
             max_batch=max_batch,
             max_step_tokens=max_step_tokens,
-            **asdict(tuning or Tuning()),
+            **asdict(tuning),
         )
         self._core = EngineCore(runner, limits, speculation)
         self._capabilities = Capabilities(
@@ -124,7 +124,7 @@ class TorchEngine:
         max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
         max_waiting: int = DEFAULT_MAX_WAITING,
         drafter: Drafter | Literal["auto"] | None = "auto",
-        tuning: Tuning | None = None,
+        tuning: Tuning = ADAPTIVE,
     ) -> TorchEngine:
         """Load a model folder.
 

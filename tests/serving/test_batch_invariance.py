@@ -17,7 +17,7 @@ from agentsys.serving.torch_engine import kernels
 from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.torch_engine.kv_cache import KVCache
-from agentsys.serving.torch_engine.limits import Tuning
+from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
 from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner, SequenceSlice
 
 Step = Callable[[Sequence[SequenceSlice]], list[torch.Tensor]]
@@ -175,7 +175,7 @@ async def test_answers_survive_neighbours_chunking_speculation_and_preemption(sm
 @pytest.mark.model
 @pytest.mark.parametrize("concurrency", [1, 5])
 @pytest.mark.parametrize(
-    "tuning", [Tuning(), Tuning(prefill_chunk=3, preemption_quantum=0, slowdown=1.0)], ids=["default", "tight"]
+    "tuning", [ADAPTIVE, Tuning(prefill_chunk=3, preemption_quantum=0, slowdown=1.0)], ids=["default", "tight"]
 )
 async def test_neither_bounds_nor_concurrency_change_an_answer(
     smollm2_dir: Path, concurrency: int, tuning: Tuning

@@ -16,9 +16,18 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import UnsupportedFeatureError
 from agentsys.serving.models import EngineOptions, engine_factory
 from agentsys.serving.openai_engine import OpenAIEngine
-from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
+from agentsys.serving.requests import (
+    Chunk,
+    Constraint,
+    EmbedRequest,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    SamplingParams,
+)
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -207,6 +216,44 @@ async def test_a_prefix_is_shared_within_readers_and_not_across(engine: Engine) 
         label = Label(readers=Readers.of(f"user:{reader}"))
         cached.append((await collect(engine, asked(prompt, label=label)))[-1].usage.cached_tokens)
     assert cached[0] == cached[1] == 0 < cached[2]
+
+
+async def test_logprobs_are_given_for_every_token_or_refused(engine: Engine) -> None:
+    if not engine.capabilities().logprobs:
+        with pytest.raises(UnsupportedFeatureError):
+            await collect(engine, asked(logprobs=2))
+        return
+    chunks = await collect(engine, asked(logprobs=2))
+    logprobs = [item for chunk in chunks for item in chunk.logprobs]
+    assert len(logprobs) == chunks[-1].usage.completion_tokens
+    assert all(item.chosen.logprob <= 0 and len(item.top) == 2 for item in logprobs)
+    assert all(item.chosen.text == item.top[0].text for item in logprobs), "a greedy token is the likeliest"
+    assert b"".join(item.chosen.text for item in logprobs).decode() == text(chunks)
+
+
+async def test_embeddings_are_given_or_refused(engine: Engine) -> None:
+    request = EmbedRequest(("a cat", "a cat", "the rate of interest"))
+    if not engine.capabilities().embeddings:
+        with pytest.raises(UnsupportedFeatureError):
+            await engine.embed(request)
+        return
+    found = await engine.embed(request)
+    one, same, other = found.vectors
+    assert one == same != other and found.prompt_tokens >= 6
+    assert sum(value * value for value in other) == pytest.approx(1.0, abs=1e-4)
+
+
+async def test_steps_are_told_in_order_or_not_at_all(engine: Engine) -> None:
+    before, _ = engine.iterations()
+    await collect(engine, asked())
+    await idle(engine)
+    last, newest = engine.iterations(before)
+    if last == 0:
+        assert engine.iterations() == (0, ())
+        return
+    assert last - before == len(newest) > 0
+    assert all(step.seconds > 0 and step.prefill_tokens + step.decoding > 0 for step in newest)
+    assert engine.iterations(last) == (last, ())
 
 
 async def test_stats_add_up(engine: Engine) -> None:
