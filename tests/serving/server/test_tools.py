@@ -35,8 +35,7 @@ def ask(client: openai.OpenAI, choice: Any, **options: Any) -> Any:
         messages=[{"role": "user", "content": "hi"}],
         tools=[CLOCK, WEATHER],
         tool_choice=choice,
-        max_tokens=100,
-        **options,
+        **{"max_tokens": 100} | options,
     )
 
 
@@ -73,6 +72,34 @@ def test_a_model_that_may_choose_writes_text_or_a_whole_call_streamed_alike(clie
     streamed = "".join(delta.content or "" for delta in deltas)
     assert streamed == (message.content or "")
     assert bool(message.tool_calls) == any(delta.tool_calls for delta in deltas)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_calls_where_the_client_asks_for_them(client: openai.OpenAI, seed: int) -> None:
+    options = {"temperature": 1.5, "seed": seed, "parallel_tool_calls": True, "max_tokens": 500}
+    choice = ask(client, "required", **options).choices[0]
+    calls = [call.function for call in choice.message.tool_calls]
+    assert 2 <= len(calls) <= 8 and {call.name for call in calls} <= {"clock", "weather"}
+    assert all(json.loads(call.arguments)["town"] in ("Ulm", "Bonn") for call in calls if call.name == "weather")
+    assert len({call.id for call in choice.message.tool_calls}) == len(calls)
+    deltas = [event.choices[0] for event in ask(client, "required", **options, stream=True)]
+    streamed = [call for delta in deltas for call in delta.delta.tool_calls or ()]
+    assert [call.index for call in streamed] == list(range(len(calls)))
+    assert [(call.function.name, call.function.arguments) for call in streamed] == [
+        (c.name, c.arguments) for c in calls
+    ]
+    assert deltas[-1].finish_reason == choice.finish_reason
+
+
+def test_calls_that_were_cut_off_are_left_out_and_a_single_one_stays_text() -> None:
+    toolbox = Toolbox.of(body(tools=[CLOCK], parallel_tool_calls=True))
+    assert toolbox is not None
+    call = '{"name":"clock","arguments":{}}'
+    assert len(toolbox.calls(f"{call}\n{call}")) == 2
+    assert len(toolbox.calls(f"{call}\n{call[:9]}")) == 1
+    assert toolbox.calls(call[:9]) == toolbox.calls("text") == []
+    single = Toolbox.of(body(tools=[CLOCK]))
+    assert single is not None and single.calls(f"{call}\n{call}") == []
 
 
 def test_impossible_choices_are_refused(client: openai.OpenAI) -> None:
