@@ -16,7 +16,7 @@ class OverloadedError(ServingError):
     ``retry_after`` is the seconds after which a place is expected to be free.
     """
 
-    code = "AGS-0450"
+    code = "AGS-0454"
     remedy = "Send the call again after the time named, add replicas, or raise `dispatch.queue`."
 
     def __init__(self, message: str, *, retry_after: float, remedy: str | None = None) -> None:
@@ -27,7 +27,7 @@ class OverloadedError(ServingError):
 class NoReplicaError(ServingError):
     """No replica may see what the call says, or none that may is there any more."""
 
-    code = "AGS-0451"
+    code = "AGS-0455"
     remedy = "Add a replica whose audience the data's label allows, such as one on this machine."
 
 
