@@ -266,12 +266,15 @@ class DispatchCore:
     ) -> tuple[Replica, Option] | None:
         """Return the best replica, or promise the next slot of one that is worth waiting for and return ``None``."""
         best: tuple[float, Replica, Option] | None = None
+        crowded = len(self.queue) > self.limits.lookahead  # then a free slot is too good to be left so
         for replica in self.replicas.values():
             if not (replica.up and replica.permits(entry.call)):
                 continue
             displaces = not self.policy.early and self._displaces(replica, entry.key)
-            cached, ahead = self.estimates.cached(entry.call, replica), promised[replica.index]
-            option = replica.option(entry.call, entry.tokens, cached, now, ahead=ahead, displaces=displaces)
+            if crowded and not (displaces or replica.free > 0 or self.policy.early):
+                continue
+            expected = self.estimates.at(entry.call, replica, entry.tokens)
+            option = replica.option(entry.call, expected, now, ahead=promised[replica.index], displaces=displaces)
             cost = self.policy.cost(facts, option, now)
             if best is None or cost < best[0]:
                 best = cost, replica, option

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from agentsys.serving.requests import Usage
 from agentsys.serving.scheduling.affinity import PrefixAffinity
 from agentsys.serving.scheduling.calls import Call
 from agentsys.serving.scheduling.lengths import OutputLengths
-from agentsys.serving.scheduling.replicas import Replica
+from agentsys.serving.scheduling.replicas import Expected, Replica
 from agentsys.serving.scheduling.stages import Demand
 
 _TYPICAL_PROMPT, _TYPICAL_ANSWER = 512, 128
+_WEIGHT: Final = 0.02  # of the newest call in the means of all
 
 
 class Estimates:
@@ -23,6 +25,7 @@ class Estimates:
         self._affinity = PrefixAffinity()
         self.reference = replicas[0]
         self.speed = 1.0
+        self._prompt, self._answer = 0.0, 1.0
         self.refresh()
 
     def refresh(self) -> None:
@@ -41,13 +44,17 @@ class Estimates:
         prompt = call.prompt_tokens * (1 - cached)
         return Demand(self.reference.alone(prompt, tokens), self.reference.share(prompt, tokens))
 
-    def cached(self, call: Call, replica: Replica) -> float:
-        """Return the share of the prompt that the replica is expected to have cached."""
-        return self._affinity.share(replica.spec.name, (call.domain, call.place.workflow), _stage(call))
+    def at(self, call: Call, replica: Replica, tokens: float) -> Expected:
+        """Return what is expected of a call with an answer of ``tokens`` at a replica."""
+        cached = self._affinity.share(replica.spec.name, (call.domain, call.place.workflow), _stage(call))
+        return Expected(tokens, cached, self._prompt / self._answer)
 
     def learn(self, call: Call, replica: Replica, usage: Usage) -> Demand:
         """Learn from a call that has ended; returns what it took."""
         self._lengths.add(_stage(call), usage.completion_tokens)
+        computed = call.prompt_tokens - usage.cached_tokens
+        self._prompt += _WEIGHT * (computed - self._prompt)
+        self._answer += _WEIGHT * (max(usage.completion_tokens, 1) - self._answer)
         workflow = (call.domain, call.place.workflow)
         self._affinity.ran(replica.spec.name, workflow, _stage(call), call.prompt_tokens, usage.cached_tokens)
         return self.demand(call, usage.completion_tokens, usage.cached_tokens / max(call.prompt_tokens, 1))

@@ -86,7 +86,7 @@ class UrgencyPolicy:
     """
 
     longest_wait: float = LONGEST_WAIT_SECONDS
-    harm: float = 0.2
+    harm: float = 1.0
     fairness: float = 0.5
     patience: float = 0.0
     early: bool = False

@@ -12,7 +12,7 @@ from agentsys.serving.scheduling.calls import Decision, Hedge, Move
 from agentsys.serving.scheduling.estimates import Estimates
 from agentsys.serving.scheduling.in_flight import DispatchedCall, DispatchLimits
 from agentsys.serving.scheduling.policy import Option
-from agentsys.serving.scheduling.replicas import Replica, Resident
+from agentsys.serving.scheduling.replicas import Expected, Replica, Resident
 
 _LEAST_SAVED: Final = 1 / 3
 _STRAGGLES: Final = 3.0
@@ -88,7 +88,7 @@ class Rebalancer:
     def _resumed(self, target: Replica, resident: Resident, now: float) -> Option:
         """Return what it takes to compute the partial answer again at ``target``, and the rest of it."""
         left = max(resident.expected_tokens - resident.generated, 1.0)
-        option = target.option(resident.call, left, 0.0, now, ahead=0, displaces=False)
+        option = target.option(resident.call, Expected(left), now)
         again = target.step_time.per_prefill * resident.generated
         return Option(
             option.replica, option.wait, option.prefill + again, option.decode, option.harm, option.batch, option.slots
@@ -105,7 +105,7 @@ class Rebalancer:
                 within = self._hedged + entry.tokens <= self._limits.hedge_share * self._tokens + _FIRST_HEDGES
                 if late and within:
                     self._hedged += entry.tokens
-                    option = target.option(entry.call, entry.tokens, 0.0, now, ahead=0, displaces=False)
+                    option = target.option(entry.call, Expected(entry.tokens), now)
                     target.take(entry.call, entry.key, entry.tokens, option, now)
                     entry.at.append(target)
                     return Hedge(entry.call.call_id, target.spec.name, entry.key)

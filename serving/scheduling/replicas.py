@@ -11,6 +11,16 @@ from agentsys.serving.scheduling.policy import Option
 from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
 
 
+@dataclass(slots=True)
+class Expected:
+    """What is expected of a call at a replica: ``tokens`` of answer, a share of the prompt that is ``cached``, and how
+    many prompt tokens the replica computes for each token of an answer."""
+
+    tokens: float
+    cached: float = 0.0
+    prompt_per_token: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class Resident:
     """A copy of a call at a replica, given to it at ``started``; ``first`` and ``ends`` are when its first and its last
@@ -108,15 +118,17 @@ class Replica:
             self._least_urgent = max((resident.key for resident in self.residents.values()), default=-math.inf)
         return self._least_urgent
 
-    def option(self, call: Call, tokens: float, cached: float, now: float, *, ahead: int, displaces: bool) -> Option:
+    def option(self, call: Call, expected: Expected, now: float, *, ahead: int = 0, displaces: bool = False) -> Option:
         """Say what it would mean to run ``call`` here, after ``ahead`` more that are promised the next free slots."""
-        spec, batch = self.spec, min(len(self.residents), self.spec.slots)
-        running = min(batch + 1, spec.slots)
-        price = self.token_seconds(running, call.prompt_tokens + tokens / 2)
-        prefill = self.step_time.per_prefill * call.prompt_tokens * (1 - cached)
-        decode = tokens * price
+        spec, prices, tokens = self.spec, self.step_time, expected.tokens
+        batch = min(len(self.residents), spec.slots)
         others = batch - 1 if displaces else batch
-        harm = others * (prefill + tokens * self.step_time.per_sequence)
+        context = call.prompt_tokens + tokens / 2
+        prefill = prices.per_prefill * call.prompt_tokens * (1 - expected.cached)
+        # Whoever ends makes room for another, whose prompt is computed between two tokens of this call.
+        newcomers = others * expected.prompt_per_token * prices.per_prefill
+        decode = tokens * (self.token_seconds(others + 1, context) + newcomers)
+        harm = others * (prefill + tokens * (prices.per_sequence + prices.per_context * context))
         if displaces:
             harm += prefill + decode
         wait = 0.0 if displaces else self._wait(now, ahead)
