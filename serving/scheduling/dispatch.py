@@ -183,7 +183,7 @@ class DispatchCore:
         return CallFacts(
             arrived=call.arrived,
             workflow_arrived=workflow.arrived,
-            deadline=workflow.deadline,
+            deadline=workflow.due,
             path=entry.own.path + after.path,
             work=entry.own.work + after.work,
             own=entry.own.path,
@@ -274,7 +274,8 @@ class DispatchCore:
             if crowded and not (displaces or replica.free > 0 or self.policy.early):
                 continue
             expected = self.estimates.at(entry.call, replica, entry.tokens)
-            option = replica.option(entry.call, expected, now, ahead=promised[replica.index], displaces=displaces)
+            ahead = promised[replica.index]
+            option = replica.option(entry.call, entry.key, expected, now, ahead=ahead, displaces=displaces)
             cost = self.policy.cost(facts, option, now)
             if best is None or cost < best[0]:
                 best = cost, replica, option
@@ -315,12 +316,13 @@ class DispatchCore:
     def _triage(self, now: float) -> list[Decision]:
         """Decide anew who can be on time, and move κ of those for whom that changed."""
         self._triaged = now
-        late = late_jobs(self._jobs(now), self.estimates.speed)
+        jobs = list(self._jobs(now))
+        late = late_jobs(jobs, self.estimates.speed)
         decisions: list[Decision] = []
-        for workflow in self.workflows:
-            if workflow.demoted != (workflow.name in late):
-                workflow.demoted = not workflow.demoted
-                decisions += self._rekey(workflow, now)
+        for job in jobs:
+            workflow = job.workflow
+            changed = workflow.postpone(job.path, now) if job in late else workflow.restore()
+            decisions += self._rekey(workflow, now) if changed else []
         given_up = (call_id for workflow in self.workflows if workflow.demoted for call_id in workflow.open)
         self._given_up = [call_id for call_id in given_up if call_id in self.queue]
         return decisions
@@ -332,7 +334,7 @@ class DispatchCore:
                 opened = [self._left(call_id, demand) for call_id, demand in workflow.open.items()]
                 path = max(demand.path for demand in opened) + left.path
                 work = sum(demand.work for demand in opened) + left.work
-                yield Job(workflow.name, path, work, workflow.deadline - now)
+                yield Job(workflow, path, work, workflow.deadline - now)
 
     def _left(self, call_id: str, demand: Demand) -> Demand:
         """Return what is left of an open call; one of another model's dispatcher counts whole."""

@@ -13,7 +13,8 @@ class CallFacts:
 
     ``path`` and ``work`` remain of the whole workflow, this call included; ``own`` is the call alone on the fastest
     idle replica. ``attained`` is the work done for the workflow so far. ``lead`` is what its tenant has had more than
-    the least served one. ``demoted``: the workflow was given up by triage.
+    the least served one. ``demoted``: triage gave the
+    workflow up and put its ``deadline`` off.
     """
 
     arrived: float
@@ -33,12 +34,14 @@ class CallFacts:
 class Option:
     """One replica as a place for a call; all but ``batch`` and ``slots`` in seconds.
 
-    ``wait`` passes before a slot is free, ``prefill`` and ``decode`` follow; ``harm`` is the delay that the call gives
-    to those already there, all together. ``replica`` is its place in the list of all.
+    ``wait`` passes before a slot is free and ``backlog`` while more urgent prompts are computed, ``prefill`` and
+    ``decode`` follow; ``harm`` is the delay that the call gives to those already there, all together. ``replica`` is
+    its place in the list of all.
     """
 
     replica: int
     wait: float
+    backlog: float
     prefill: float
     decode: float
     harm: float
@@ -48,7 +51,7 @@ class Option:
     @property
     def finish(self) -> float:
         """Seconds until the call has ended there."""
-        return self.wait + self.prefill + self.decode
+        return self.wait + self.backlog + self.prefill + self.decode
 
 
 class Policy(Protocol):
@@ -79,21 +82,19 @@ LONGEST_WAIT_SECONDS: Final = 600.0
 class UrgencyPolicy:
     """Ours: the latest start time κ = deadline − remaining critical path, and the replica where the call ends first.
 
-    ``longest_wait`` bounds κ by the workflow's arrival, so nobody starves: calls without a deadline, and those that
-    triage gave up, count as due then. ``harm`` weighs what others lose by the call. ``fairness`` is by how many
-    seconds κ moves for each second that the tenant was served more than the least served one. ``patience`` is how much
-    of the slack may be spent on a slower replica that costs others less.
+    ``longest_wait`` bounds κ by the workflow's arrival, so nobody starves: calls without a deadline count as due then.
+    ``harm`` weighs what others lose by the call. ``fairness`` is by how many seconds κ moves for each second that the
+    tenant was served more than the least served one.
     """
 
     longest_wait: float = LONGEST_WAIT_SECONDS
     harm: float = 1.0
     fairness: float = 0.5
-    patience: float = 0.0
     early: bool = False
 
     def key(self, call: CallFacts, now: float) -> float:
         latest = call.workflow_arrived + self.longest_wait
-        if call.demoted or math.isinf(call.deadline):
+        if math.isinf(call.deadline):
             return latest
         return min(call.deadline - call.path + self.fairness * call.lead, latest)
 

@@ -6,6 +6,7 @@ Source of the second copies: Dean and Barroso, "The Tail at Scale" (CACM 2013), 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from agentsys.serving.scheduling.calls import Decision, Hedge, Move
@@ -88,11 +89,8 @@ class Rebalancer:
     def _resumed(self, target: Replica, resident: Resident, now: float) -> Option:
         """Return what it takes to compute the partial answer again at ``target``, and the rest of it."""
         left = max(resident.expected_tokens - resident.generated, 1.0)
-        option = target.option(resident.call, Expected(left), now)
-        again = target.step_time.per_prefill * resident.generated
-        return Option(
-            option.replica, option.wait, option.prefill + again, option.decode, option.harm, option.batch, option.slots
-        )
+        option = target.option(resident.call, resident.key, Expected(left), now)
+        return replace(option, prefill=option.prefill + target.step_time.per_prefill * resident.generated)
 
     def _hedge(self, target: Replica, now: float) -> Hedge | None:
         for source in self._replicas.values():
@@ -105,7 +103,7 @@ class Rebalancer:
                 within = self._hedged + entry.tokens <= self._limits.hedge_share * self._tokens + _FIRST_HEDGES
                 if late and within:
                     self._hedged += entry.tokens
-                    option = target.option(entry.call, Expected(entry.tokens), now)
+                    option = target.option(entry.call, entry.key, Expected(entry.tokens), now)
                     target.take(entry.call, entry.key, entry.tokens, option, now)
                     entry.at.append(target)
                     return Hedge(entry.call.call_id, target.spec.name, entry.key)

@@ -24,7 +24,7 @@ class Expected:
 @dataclass(slots=True, eq=False)
 class Resident:
     """A copy of a call at a replica, given to it at ``started``; ``first`` and ``ends`` are when its first and its last
-    token should come."""
+    token should come; its prompt takes ``prefill`` seconds."""
 
     call: Call
     key: float
@@ -32,6 +32,7 @@ class Resident:
     started: float
     first: float
     ends: float
+    prefill: float
     generated: int = 0
 
 
@@ -46,6 +47,7 @@ class Replica:
         self._fit: StepTimeFit | None = None
         self._ends: list[float] | None = None
         self._least_urgent: float | None = None
+        self._prompts: list[tuple[float, float]] | None = None
         self.step_time: StepTime = spec.step_time
 
     @property
@@ -70,22 +72,24 @@ class Replica:
 
     def take(self, call: Call, key: float, tokens: float, option: Option, now: float) -> None:
         """Note that a call was given to the replica."""
-        first = now + option.wait + option.prefill
-        self.residents[call.call_id] = Resident(call, key, tokens, now, first, first + option.decode)
-        self._ends = self._least_urgent = None
+        first = now + option.wait + option.backlog + option.prefill
+        self.residents[call.call_id] = Resident(call, key, tokens, now, first, first + option.decode, option.prefill)
+        self._forget()
 
     def leave(self, call_id: str) -> Resident | None:
         """Note that a call is no longer here; returns what it was."""
-        self._ends = self._least_urgent = None
+        self._forget()
         return self.residents.pop(call_id, None)
 
     def rekey(self, call_id: str, key: float) -> None:
         """Note a call's new key."""
         self.residents[call_id].key = key
-        self._least_urgent = None
+        self._forget()
 
     def progressed(self, resident: Resident, tokens: int, now: float) -> None:
         """Note how many tokens an answer has by now."""
+        if not resident.generated:
+            self._prompts = None
         resident.generated = tokens
         batch = min(len(self.residents), self.spec.slots)
         left = max(resident.expected_tokens - tokens, 1.0)
@@ -118,7 +122,19 @@ class Replica:
             self._least_urgent = max((resident.key for resident in self.residents.values()), default=-math.inf)
         return self._least_urgent
 
-    def option(self, call: Call, expected: Expected, now: float, *, ahead: int = 0, displaces: bool = False) -> Option:
+    def _forget(self) -> None:
+        self._ends = self._least_urgent = self._prompts = None
+
+    def _prompts_before(self, key: float) -> tuple[float, float]:
+        """Return the seconds of prompts still to be computed: of calls at least as urgent as ``key``, and of all."""
+        if self._prompts is None:
+            self._prompts = [(one.key, one.prefill) for one in self.residents.values() if not one.generated]
+        before = sum(seconds for other, seconds in self._prompts if other <= key)
+        return before, sum(seconds for _key, seconds in self._prompts)
+
+    def option(
+        self, call: Call, key: float, expected: Expected, now: float, *, ahead: int = 0, displaces: bool = False
+    ) -> Option:
         """Say what it would mean to run ``call`` here, after ``ahead`` more that are promised the next free slots."""
         spec, prices, tokens = self.spec, self.step_time, expected.tokens
         batch = min(len(self.residents), spec.slots)
@@ -127,12 +143,13 @@ class Replica:
         prefill = prices.per_prefill * call.prompt_tokens * (1 - expected.cached)
         # Whoever ends makes room for another, whose prompt is computed between two tokens of this call.
         newcomers = others * expected.prompt_per_token * prices.per_prefill
-        decode = tokens * (self.token_seconds(others + 1, context) + newcomers)
+        backlog, prompts = self._prompts_before(key)
+        decode = tokens * (self.token_seconds(others + 1, context) + newcomers) + prompts - backlog
         harm = others * (prefill + tokens * (prices.per_sequence + prices.per_context * context))
         if displaces:
             harm += prefill + decode
         wait = 0.0 if displaces else self._wait(now, ahead)
-        return Option(self.index, wait, prefill, decode, harm, batch, spec.slots)
+        return Option(self.index, wait, backlog, prefill, decode, harm, batch, spec.slots)
 
     def _wait(self, now: float, ahead: int) -> float:
         missing = ahead - self.free + 1

@@ -11,35 +11,39 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
+
+from agentsys.serving.scheduling.workflows import Workflow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """What remains of a workflow: seconds along its path, seconds of the machine, seconds until its deadline."""
 
-    name: str
+    workflow: Workflow
     path: float
     work: float
     due: float
 
 
-def late_jobs(jobs: Iterable[Job], speed: float, tolerance: float = 0.3) -> set[str]:
+def late_jobs(jobs: Iterable[Job], speed: float, tolerance: float = 0.3) -> set[Job]:
     """Return the fewest jobs whose absence leaves all others on time on a machine of ``speed``.
 
     What is left is estimated by the mean of its kind, and small workflows have early deadlines; so a job counts as late
     only if it would be with the share ``tolerance`` less to do than that.
     """
-    late: set[str] = set()
-    kept: list[tuple[float, str]] = []
+    late: set[Job] = set()
+    kept: list[tuple[float, int, Job]] = []
     busy = 0.0
+    numbers = count()
     for job in sorted(jobs, key=lambda job: job.due):
         if job.path * (1 - tolerance) > job.due:
-            late.add(job.name)
+            late.add(job)
             continue
-        heapq.heappush(kept, (-job.work, job.name))
+        heapq.heappush(kept, (-job.work, next(numbers), job))
         busy += job.work / speed
         if busy * (1 - tolerance) > job.due:
-            work, name = heapq.heappop(kept)
+            work, _number, largest = heapq.heappop(kept)
             busy += work / speed
-            late.add(name)
+            late.add(largest)
     return late

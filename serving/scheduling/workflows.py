@@ -17,12 +17,15 @@ from agentsys.serving.scheduling.stages import START, Demand, StageHistory
 _LONGEST_GAP: Final = 120.0
 """Seconds without a call after which a workflow that did not say so counts as ended."""
 
+_LEAST_TIME: Final = 3.0  # of the remaining path, that a postponed workflow is given
+
 
 @dataclass(slots=True, eq=False)
 class Workflow:
     """One instance. ``open`` are its calls, each with what is expected of it; ``attained`` is the work done for it.
 
-    ``demoted``: it cannot be on time any more, or only at the price of several others.
+    ``due`` is the deadline that it is served by: a later one if it cannot be on time any more, or only at the price of
+    others.
     """
 
     name: str
@@ -34,8 +37,31 @@ class Workflow:
     open: dict[str, Demand] = field(default_factory=dict)
     quiet_since: float = 0.0
     attained: float = 0.0
-    demoted: bool = False
+    due: float = 0.0
     _done: Demand = field(default_factory=Demand)
+
+    def __post_init__(self) -> None:
+        self.due = self.deadline
+
+    @property
+    def demoted(self) -> bool:
+        """Whether it was given up to be on time."""
+        return self.due > self.deadline
+
+    def postpone(self, path: float, now: float) -> bool:
+        """Give a late workflow as much time again as it had, from now on; returns whether that changed anything.
+
+        What it was given before counts as long as it can still keep that.
+        """
+        if self.demoted and now + path <= self.due:
+            return False
+        self.due = now + max(self.deadline - self.arrived, _LEAST_TIME * path)
+        return True
+
+    def restore(self) -> bool:
+        """Serve it by its own deadline again; returns whether that changed anything."""
+        changed, self.due = self.demoted, self.deadline
+        return changed
 
     def begin_call(self, call_id: str, stage: str, expected: Demand) -> bool:
         """Note a call; returns whether it begins a new stage."""
@@ -90,7 +116,8 @@ class WorkflowTable:
             arrived = place.arrived or now
             workflow = Workflow(place.workflow, place.kind, place.tenant, arrived, place.deadline, quiet_since=arrived)
             self._workflows[place.workflow] = workflow
-        workflow.deadline = place.deadline if math.isfinite(place.deadline) else workflow.deadline
+        if math.isfinite(place.deadline) and place.deadline != workflow.deadline:
+            workflow.deadline = workflow.due = place.deadline
         before, since = workflow.stage, workflow.quiet_since
         if workflow.begin_call(call_id, place.stage, expected):
             self._history(workflow.kind).followed(before, place.stage, max(now - since, 0.0))

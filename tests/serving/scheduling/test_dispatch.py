@@ -123,7 +123,7 @@ def test_hopeless_work_goes_last_and_still_gets_its_share() -> None:
     core = DispatchCore([spec(slots=1)], limits=DispatchLimits(reserved=0.25))
     core.submit(call("hopeless", deadline=0.1), 0.0)
     for number in range(8):
-        core.submit(call(f"c{number}", deadline=200.0 + number), 0.0)
+        core.submit(call(f"c{number}", deadline=40.0 + number / 10), 0.0)
     order = []
     for now in range(9):
         (chosen,) = started(core.decide(float(now)))
@@ -191,7 +191,7 @@ def test_replicas_hear_of_a_new_urgency_when_a_workflow_is_given_up() -> None:
     core.decide(0.0)
     rekeys = [one for one in core.decide(29.9) if isinstance(one, Rekey)]
     assert [one.call_id for one in rekeys] == ["x"]
-    assert rekeys[0].urgency == pytest.approx(600.0)
+    assert rekeys[0].urgency == pytest.approx(29.9 + 30.0, abs=3.0)
 
 
 def test_a_tenant_with_many_calls_does_not_push_another_back() -> None:

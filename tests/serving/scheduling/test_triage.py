@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 
 from agentsys.serving.scheduling.fairness import TenantShares
 from agentsys.serving.scheduling.triage import Job, late_jobs
+from agentsys.serving.scheduling.workflows import Workflow
 
 JOBS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 60)), max_size=7)
+
+
+def job(path: float, work: float, due: float) -> Job:
+    return Job(Workflow("w", "kind", "", 0.0, due), path, work, due)
 
 
 def feasible(jobs: tuple[tuple[int, int], ...], speed: int) -> bool:
@@ -32,10 +37,10 @@ def fewest_late(jobs: list[tuple[int, int]], speed: int) -> int:
 
 @given(JOBS, st.integers(1, 4))
 def test_as_few_jobs_are_late_as_can_be(jobs: list[tuple[int, int]], speed: int) -> None:
-    named = [Job(str(index), 0.0, work, due) for index, (work, due) in enumerate(jobs)]
+    named = [job(0.0, work, due) for work, due in jobs]
     late = late_jobs(named, speed, tolerance=0.0)
     assert len(late) == fewest_late(jobs, speed)
-    assert feasible(tuple(job for index, job in enumerate(jobs) if str(index) not in late), speed)
+    assert feasible(tuple(pair for pair, one in zip(jobs, named, strict=True) if one not in late), speed)
 
 
 def test_the_checker_notices_an_order_that_gives_up_too_many() -> None:
@@ -45,13 +50,26 @@ def test_the_checker_notices_an_order_that_gives_up_too_many() -> None:
 
 
 def test_a_path_longer_than_the_time_left_is_late_however_fast_the_machine() -> None:
-    assert late_jobs([Job("w", path=10.0, work=0.1, due=5.0)], speed=100.0) == {"w"}
+    late = job(path=10.0, work=0.1, due=5.0)
+    assert late_jobs([late], speed=100.0) == {late}
 
 
 def test_estimates_may_err_a_little() -> None:
-    job = Job("w", path=1.02, work=1.02, due=1.0)
-    assert late_jobs([job], 1.0, tolerance=0.05) == set()
-    assert late_jobs([job], 1.0, tolerance=0.0) == {"w"}
+    close = job(path=1.02, work=1.02, due=1.0)
+    assert late_jobs([close], 1.0, tolerance=0.05) == set()
+    assert late_jobs([close], 1.0, tolerance=0.0) == {close}
+
+
+def test_a_late_workflow_gets_its_time_again_as_long_as_it_can_keep_that() -> None:
+    workflow = Workflow("w", "kind", "", arrived=0.0, deadline=10.0)
+    assert not workflow.restore()
+    assert workflow.postpone(path=2.0, now=9.0)
+    assert (workflow.demoted, workflow.due) == (True, 19.0)
+    assert not workflow.postpone(path=2.0, now=15.0)
+    assert workflow.postpone(path=2.0, now=18.0)
+    assert workflow.due == 28.0
+    assert workflow.restore()
+    assert (workflow.demoted, workflow.due) == (False, 10.0)
 
 
 def test_a_tenant_that_asks_much_leads_and_one_that_returns_starts_level() -> None:
