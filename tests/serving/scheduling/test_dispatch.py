@@ -123,7 +123,7 @@ def test_hopeless_work_goes_last_and_still_gets_its_share() -> None:
     core = DispatchCore([spec(slots=1)], limits=DispatchLimits(reserved=0.25))
     core.submit(call("hopeless", deadline=0.1), 0.0)
     for number in range(8):
-        core.submit(call(f"c{number}", deadline=40.0 + number / 10), 0.0)
+        core.submit(call(f"c{number}", deadline=4.0 + 2 * number), 0.0)
     order = []
     for now in range(9):
         (chosen,) = started(core.decide(float(now)))
