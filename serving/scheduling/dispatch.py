@@ -27,7 +27,7 @@ from agentsys.serving.scheduling.fairness import TenantShares
 from agentsys.serving.scheduling.in_flight import DispatchedCall, DispatchLimits
 from agentsys.serving.scheduling.lengths import OutputLengths
 from agentsys.serving.scheduling.policy import CallFacts, Option, Policy, UrgencyPolicy
-from agentsys.serving.scheduling.queue import Place, WaitingQueue
+from agentsys.serving.scheduling.queue import WaitingQueue
 from agentsys.serving.scheduling.rebalancing import Rebalancer
 from agentsys.serving.scheduling.replicas import Replica
 from agentsys.serving.scheduling.stages import Demand
@@ -226,26 +226,22 @@ class DispatchCore:
 
     def _place(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
-        passed_over: list[Place] = []
-        promised = [0] * len(self.replicas)
-        while (place := self.queue.first()) is not None and len(passed_over) < self.limits.lookahead:
-            if not self._has_room(place.key):
-                break
+        index = 0
+        while index < len(self.queue) and self._has_room(self.queue[index].key):
+            place = self.queue[index]
             entry = self.calls[place.call_id]
             facts = self.facts(entry)
             entry.key = self._key(entry, facts, now)
             if entry.key > place.key + self.limits.rekey_margin:  # κ has moved since the call was queued
                 self.queue.push(place.call_id, entry.key)
                 continue
-            self.queue.remove(place.call_id)
-            chosen = self._choose(entry, facts, promised, now)
+            chosen = self._choose(entry, facts, index, now)
             if chosen is None:
-                passed_over.append(place)
+                # The further back a call, the longer it would wait for the replica that this one waits for.
+                index = index + 1 if index < self.limits.lookahead else 2 * index
                 continue
             decisions.append(self._start(entry, *chosen, now))
-            decisions += self._start_reserved(facts, promised, now)
-        for place in passed_over:
-            self.queue.put_back(place)
+            decisions += self._start_reserved(facts, now)
         return decisions
 
     def _has_room(self, key: float) -> bool:
@@ -261,39 +257,31 @@ class DispatchCore:
             and key < replica.least_urgent() - self.limits.preemption_margin
         )
 
-    def _choose(
-        self, entry: DispatchedCall, facts: CallFacts, promised: list[int], now: float
-    ) -> tuple[Replica, Option] | None:
-        """Return the best replica, or promise the next slot of one that is worth waiting for and return ``None``."""
-        best: tuple[float, Replica, Option] | None = None
-        crowded = len(self.queue) > self.limits.lookahead  # then a free slot is too good to be left so
+    def _choose(self, entry: DispatchedCall, facts: CallFacts, ahead: int, now: float) -> tuple[Replica, Option] | None:
+        """Return the best replica for a call that ``ahead`` others go before; ``None`` if that is worth a wait."""
+        best: tuple[float, Replica, Option, bool] | None = None
         for replica in self.replicas.values():
             if not (replica.up and replica.permits(entry.call)):
                 continue
             displaces = not self.policy.early and self._displaces(replica, entry.key)
-            if crowded and not (displaces or replica.free > 0 or self.policy.early):
-                continue
             expected = self.estimates.at(entry.call, replica, entry.tokens)
-            ahead = promised[replica.index]
-            option = replica.option(entry.call, entry.key, expected, now, ahead=ahead, displaces=displaces)
+            share = int(ahead * self.estimates.part(replica))
+            option = replica.option(entry.call, entry.key, expected, now, ahead=share, displaces=displaces)
             cost = self.policy.cost(facts, option, now)
             if best is None or cost < best[0]:
-                best = cost, replica, option
-        if best is None:
+                best = cost, replica, option, displaces or replica.free > 0
+        if best is None or not (best[3] or self.policy.early):
             return None
-        _cost, replica, option = best
-        if option.wait > 0 and not self.policy.early:
-            promised[replica.index] += 1
-            return None
-        return replica, option
+        return best[1], best[2]
 
     def _start(self, entry: DispatchedCall, replica: Replica, option: Option, now: float) -> Start:
+        self.queue.remove(entry.call.call_id)
         replica.take(entry.call, entry.key, entry.tokens, option, now)
         entry.at.append(replica)
         self._rebalancer.count(entry.tokens)
         return Start(entry.call.call_id, replica.spec.name, entry.key)
 
-    def _start_reserved(self, started: CallFacts, promised: list[int], now: float) -> list[Decision]:
+    def _start_reserved(self, started: CallFacts, now: float) -> list[Decision]:
         """Give what was given up its share of the starts, the oldest first."""
         if started.demoted or not self._given_up:
             return []
@@ -306,11 +294,10 @@ class DispatchCore:
             return []
         entry = self.calls[oldest]
         entry.pinned = entry.key = now
-        chosen = self._choose(entry, self.facts(entry), promised, now)
+        chosen = self._choose(entry, self.facts(entry), 0, now)
         if chosen is None:
             self._enqueue(entry, now)
             return []
-        self.queue.remove(entry.call.call_id)
         return [self._start(entry, *chosen, now)]
 
     def _triage(self, now: float) -> list[Decision]:

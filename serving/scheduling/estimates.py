@@ -25,6 +25,7 @@ class Estimates:
         self._affinity = PrefixAffinity()
         self.reference = replicas[0]
         self.speed = 1.0
+        self._speeds: dict[str, float] = {}
         self._prompt, self._answer = 0.0, 1.0
         self.refresh()
 
@@ -33,7 +34,14 @@ class Estimates:
         up = [replica for replica in self._replicas if replica.up] or list(self._replicas)
         self.reference = min(up, key=lambda replica: replica.alone(_TYPICAL_PROMPT, _TYPICAL_ANSWER))
         work = self.reference.share(_TYPICAL_PROMPT, _TYPICAL_ANSWER)
-        self.speed = sum(work / max(replica.share(_TYPICAL_PROMPT, _TYPICAL_ANSWER), 1e-9) for replica in up)
+        self._speeds = {
+            replica.spec.name: work / max(replica.share(_TYPICAL_PROMPT, _TYPICAL_ANSWER), 1e-9) for replica in up
+        }
+        self.speed = sum(self._speeds.values())
+
+    def part(self, replica: Replica) -> float:
+        """Return the part of all work that a replica can do."""
+        return self._speeds.get(replica.spec.name, 0.0) / self.speed
 
     def tokens(self, call: Call, generated: int = 0) -> float:
         """Return how long the answer is expected to be."""

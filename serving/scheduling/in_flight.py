@@ -18,8 +18,9 @@ class DispatchLimits:
     ``queue`` calls may wait, ``tenant`` calls of one tenant be in flight (0: no bound). A preemptive replica holds up
     to ``overcommit`` times its slots, and takes a call beyond them if it is more urgent by ``preemption_margin``.
     ``rekey_margin`` is the least change of κ that replicas are told. ``triage`` passes between two looks at what can
-    still be on time; ``reserved`` is the share of starts that what cannot gets nevertheless. ``lookahead`` calls are
-    passed over at most for one that suits a free replica. Without any replica, calls fail after ``outage``.
+    still be on time; ``reserved`` is the share of starts that what cannot gets nevertheless. The first ``lookahead``
+    calls are all looked at for one that suits a free replica, and of those behind them fewer and fewer. Without any
+    replica, calls fail after ``outage``.
 
     A call moves to an idle replica, ``moves`` times at most, if that saves ``move_margin`` and a third of what it still
     takes. It gets a second copy if its first token is ``hedge_after`` later than three times as long as expected;
@@ -33,7 +34,7 @@ class DispatchLimits:
     rekey_margin: float = 0.25
     triage: float | None = 0.25
     reserved: float = 0.1
-    lookahead: int = 8
+    lookahead: int = 4
     outage: float = 30.0
     moves: int = 2
     move_margin: float = 1.0

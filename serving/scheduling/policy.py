@@ -35,8 +35,8 @@ class Option:
     """One replica as a place for a call; all but ``batch`` and ``slots`` in seconds.
 
     ``wait`` passes before a slot is free and ``backlog`` while more urgent prompts are computed, ``prefill`` and
-    ``decode`` follow; ``harm`` is the delay that the call gives to those already there, all together. ``replica`` is
-    its place in the list of all.
+    ``decode`` follow. ``harm`` is the delay that the call gives to those there that are more urgent, all together,
+    ``delay`` what it gives to the others. ``replica`` is its place in the list of all.
     """
 
     replica: int
@@ -45,6 +45,7 @@ class Option:
     prefill: float
     decode: float
     harm: float
+    delay: float
     batch: int
     slots: int
 
@@ -80,16 +81,21 @@ LONGEST_WAIT_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class UrgencyPolicy:
-    """Ours: the latest start time κ = deadline − remaining critical path, and the replica where the call ends first.
+    """Ours: the latest start time κ = deadline − remaining critical path, and the replica where least is late by it.
 
     ``longest_wait`` bounds κ by the workflow's arrival, so nobody starves: calls without a deadline count as due then.
-    ``harm`` weighs what others lose by the call. ``fairness`` is by how many seconds κ moves for each second that the
-    tenant was served more than the least served one.
+    ``fairness`` is by how many seconds κ moves for each second that the tenant was served more than the least served.
+
+    A call's part of the time that its workflow has left is as large as its part of the path. What goes beyond that
+    counts whole, what stays within only by ``haste``: calls with time to spare leave the fast replicas to others.
+    ``harm`` weighs the delay of those that are more urgent, ``delay`` that of all others.
     """
 
     longest_wait: float = LONGEST_WAIT_SECONDS
+    fairness: float = 0.2
+    haste: float = 0.05
     harm: float = 1.0
-    fairness: float = 0.5
+    delay: float = 0.05
     early: bool = False
 
     def key(self, call: CallFacts, now: float) -> float:
@@ -99,7 +105,10 @@ class UrgencyPolicy:
         return min(call.deadline - call.path + self.fairness * call.lead, latest)
 
     def cost(self, call: CallFacts, option: Option, now: float) -> float:
-        return option.finish + self.harm * option.harm
+        part = (min(call.deadline, now + self.longest_wait) - now) * call.own / max(call.path, call.own, 1e-9)
+        late = max(option.finish - max(part, 0.0), 0.0)
+        own = self.haste * option.finish + (1 - self.haste) * late
+        return own + self.harm * option.harm + self.delay * option.delay
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from itertools import count
 from typing import NamedTuple
+
+from sortedcontainers import SortedList
 
 
 class Place(NamedTuple):
@@ -16,10 +17,10 @@ class Place(NamedTuple):
 
 
 class WaitingQueue:
-    """A priority queue whose keys can change."""
+    """A sorted list of calls whose keys can change."""
 
     def __init__(self) -> None:
-        self._heap: list[Place] = []
+        self._sorted: SortedList[Place] = SortedList()
         self._places: dict[str, Place] = {}
         self._arrivals = count()
 
@@ -29,31 +30,26 @@ class WaitingQueue:
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._places
 
+    def __getitem__(self, index: int) -> Place:
+        """Return the place of the call that ``index`` others go before."""
+        place: Place = self._sorted[index]
+        return place
+
     def calls(self) -> list[str]:
         """Return the calls in order of service."""
-        return [place.call_id for place in sorted(self._places.values())]
+        return [place.call_id for place in self._sorted]
 
     def push(self, call_id: str, key: float) -> None:
         """Add a call, or change its key."""
         known = self._places.get(call_id)
-        self.put_back(Place(key, next(self._arrivals) if known is None else known.number, call_id))
-
-    def put_back(self, place: Place) -> None:
-        """Put a call where it was."""
-        if self._places.get(place.call_id) == place:
-            return
-        self._places[place.call_id] = place
-        heapq.heappush(self._heap, place)
-        if len(self._heap) > 64 + 2 * len(self._places):
-            self._heap = list(self._places.values())
-            heapq.heapify(self._heap)
-
-    def first(self) -> Place | None:
-        """Return the most urgent call's place."""
-        while self._heap and self._places.get(self._heap[0].call_id) != self._heap[0]:
-            heapq.heappop(self._heap)
-        return self._heap[0] if self._heap else None
+        if known is not None:
+            self._sorted.remove(known)
+        place = Place(key, next(self._arrivals) if known is None else known.number, call_id)
+        self._places[call_id] = place
+        self._sorted.add(place)
 
     def remove(self, call_id: str) -> None:
         """Forget a call; unknown ones are ignored."""
-        self._places.pop(call_id, None)
+        place = self._places.pop(call_id, None)
+        if place is not None:
+            self._sorted.remove(place)

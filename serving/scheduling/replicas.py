@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Replica:
         self.residents: dict[str, Resident] = {}
         self._fit: StepTimeFit | None = None
         self._ends: list[float] | None = None
-        self._least_urgent: float | None = None
+        self._keys: list[float] | None = None
         self._prompts: list[tuple[float, float]] | None = None
         self.step_time: StepTime = spec.step_time
 
@@ -118,12 +119,12 @@ class Replica:
 
     def least_urgent(self) -> float:
         """Return the greatest key of what is here."""
-        if self._least_urgent is None:
-            self._least_urgent = max((resident.key for resident in self.residents.values()), default=-math.inf)
-        return self._least_urgent
+        if self._keys is None:
+            self._keys = sorted(resident.key for resident in self.residents.values())
+        return self._keys[-1] if self._keys else -math.inf
 
     def _forget(self) -> None:
-        self._ends = self._least_urgent = self._prompts = None
+        self._ends = self._keys = self._prompts = None
 
     def _prompts_before(self, key: float) -> tuple[float, float]:
         """Return the seconds of prompts still to be computed: of calls at least as urgent as ``key``, and of all."""
@@ -131,6 +132,11 @@ class Replica:
             self._prompts = [(one.key, one.prefill) for one in self.residents.values() if not one.generated]
         before = sum(seconds for other, seconds in self._prompts if other <= key)
         return before, sum(seconds for _key, seconds in self._prompts)
+
+    def _more_urgent(self, key: float) -> int:
+        if self._keys is None:
+            self._keys = sorted(resident.key for resident in self.residents.values())
+        return bisect_right(self._keys, key)
 
     def option(
         self, call: Call, key: float, expected: Expected, now: float, *, ahead: int = 0, displaces: bool = False
@@ -145,11 +151,11 @@ class Replica:
         newcomers = others * expected.prompt_per_token * prices.per_prefill
         backlog, prompts = self._prompts_before(key)
         decode = tokens * (self.token_seconds(others + 1, context) + newcomers) + prompts - backlog
-        harm = others * (prefill + tokens * (prices.per_sequence + prices.per_context * context))
-        if displaces:
-            harm += prefill + decode
+        work = prefill + tokens * self.token_seconds(spec.slots, context) / spec.slots
+        urgent = min(self._more_urgent(key), others)
+        delay = (others - urgent) * work + (prefill + decode if displaces else 0.0)
         wait = 0.0 if displaces else self._wait(now, ahead)
-        return Option(self.index, wait, backlog, prefill, decode, harm, batch, spec.slots)
+        return Option(self.index, wait, backlog, prefill, decode, urgent * work, delay, batch, spec.slots)
 
     def _wait(self, now: float, ahead: int) -> float:
         missing = ahead - self.free + 1
