@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,16 +76,27 @@ def launch(
             fleet = LocalFleet([ServerSpec(name, port=port + number) for number in range(count)])
         else:
             fleet = RayFleet(_spec_on_ray(name), count, address=ray, cpus=cpus, gpus=gpus)
+        _keep_running(fleet, as_json=as_json)
+
+
+def _keep_running(fleet: LocalFleet | RayFleet, *, as_json: bool) -> None:
+    """Serve until a signal comes, which a program in the background may have been started to ignore."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
         _tell(fleet.start(), as_json=as_json)
-        try:
-            while True:
-                time.sleep(_REPAIR_SECONDS)
-                for url in fleet.repair():
-                    err.print(f"started again: {url}", highlight=False)
-        except KeyboardInterrupt:
-            err.print("stopping", highlight=False)
-        finally:
-            fleet.stop()
+        while True:
+            time.sleep(_REPAIR_SECONDS)
+            for url in fleet.repair():
+                err.print(f"started again: {url}", highlight=False)
+    except KeyboardInterrupt:
+        err.print("stopping", highlight=False)
+    finally:
+        fleet.stop()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _spec_on_ray(name: str) -> Any:
@@ -103,6 +116,7 @@ def _tell(urls: list[str], *, as_json: bool) -> None:
     first, *others = urls
     listed = ", ".join(f'"{url}"' for url in others)
     out.print(f'[model]\nname = "{first}"\nreplicas = [{listed}]', highlight=False, markup=False)
+    sys.stdout.flush()  # whoever started this waits for it
 
 
 def _show(models: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -20,6 +20,8 @@ from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timi
 from agentsys.serving.scheduling.calls import Call
 from agentsys.serving.scheduling.step_time import Iteration
 
+_CLOSING_SECONDS = 1.0
+
 
 @dataclass(slots=True, eq=False)
 class Copy:
@@ -69,6 +71,7 @@ class Answering:
 
     __slots__ = (
         "_begun",
+        "_closing",
         "_context",
         "_first_at",
         "_opened",
@@ -96,6 +99,7 @@ class Answering:
         self._reports = reports
         self._context = copy_context()  # the caller's, for the traces that it is a part of
         self._opened = 0
+        self._closing: set[asyncio.Task[None]] = set()
         self._begun = time.perf_counter()
         self._started_at: float | None = None
         self._first_at: float | None = None
@@ -135,6 +139,13 @@ class Answering:
             self.winner = None
         if copy.task is not None and copy.task is not asyncio.current_task():
             copy.task.cancel()
+            self._closing.add(copy.task)
+            copy.task.add_done_callback(self._closing.discard)
+
+    async def closed(self) -> None:
+        """Wait until the engines of dropped copies know it."""
+        if self._closing:
+            await asyncio.wait(list(self._closing), timeout=_CLOSING_SECONDS)
 
     def row(self, told: Mapping[str, QueuedRequest], key: float) -> QueuedRequest:
         """Return the call as a row of the queue: what its replica told of it, or what is known here."""

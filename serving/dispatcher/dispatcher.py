@@ -120,6 +120,7 @@ class Dispatcher:
                     return
         finally:
             self._leave(answering)
+            await answering.closed()
 
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Return a vector for each prompt, from the least busy replica that the label permits."""

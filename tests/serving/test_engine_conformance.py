@@ -17,7 +17,7 @@ from agentsys.errors import ServingError
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import UnsupportedFeatureError
-from agentsys.serving.models import EngineOptions, engine_factory
+from agentsys.serving.models import EngineOptions, engine_factory, replicated
 from agentsys.serving.openai_engine import OpenAIEngine
 from agentsys.serving.requests import (
     Chunk,
@@ -28,6 +28,7 @@ from agentsys.serving.requests import (
     Message,
     SamplingParams,
 )
+from agentsys.serving.scheduling.workflows import WorkflowTable
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -36,6 +37,7 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 ENGINES = [
     "torch",
     "openai",
+    "dispatcher",
     pytest.param(
         "vllm", marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed here")]
     ),
@@ -60,6 +62,12 @@ def engine(request: pytest.FixtureRequest, smollm2_dir: Path, listening) -> Iter
             yield outer
             asyncio.run(outer.close())
         asyncio.run(inner.close())
+        return
+    if request.param == "dispatcher":
+        # Two engines in one process share the cores; what they answer is what counts here.
+        several = replicated([str(smollm2_dir)] * 2, OPTIONS, WorkflowTable())()
+        yield several
+        asyncio.run(several.close())
         return
     if request.param == "vllm":
         yield request.getfixturevalue("vllm_engine")
