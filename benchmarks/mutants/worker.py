@@ -3,15 +3,17 @@
 TRIED is a file of JSON with the module and number of all mutants; every OF-th of them is this worker's share.
 
 A mutant of a function takes the place of that function's code in a fork of a process in which the tests are collected;
-only tests that reach the function are run, until one fails. A mutant of a declaration is loaded in a fork of a process
-that has loaded no part of the policy engine yet.
+only tests that execute its statement are run, until one fails (:mod:`.reach` says in which order). A mutant of a
+declaration is loaded in a fork of a process that has loaded everything but this project.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import gc
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -19,18 +21,20 @@ import os
 import resource
 import signal
 import sys
-import threading
+import tempfile
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import hypothesis
 import pytest
 from _pytest.runner import runtestprotocol
 
 from agentsys.benchmarks.mutants.mutations import Mutant, mutated
+from agentsys.benchmarks.mutants.reach import Line, Order, lines_executed
 from agentsys.benchmarks.mutants.targets import ROOT, TESTS, all_mutants, path_of
 
 SECONDS: Final = 120
@@ -55,6 +59,17 @@ ARGUMENTS: Final = [
 ]
 
 
+Say = Callable[[str], None]
+Report = Callable[[Mutant, str], None]
+
+
+class Tried(NamedTuple):
+    """How a fork ended (``survived``, ``noticed`` or ``took too long``), and what it said meanwhile."""
+
+    outcome: str
+    said: list[str]
+
+
 def main() -> None:
     """Try one share of the mutants."""
     share, of, tried, file = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
@@ -76,70 +91,87 @@ def main() -> None:
         def report(mutant: Mutant, outcome: str) -> None:
             print(json.dumps([mutant.module, mutant.number, outcome]), file=out, flush=True)
 
-        _load_foundations()
         declarations = [mutant for mutant in mine if not mutant.function]
-        if declarations and _outcome(lambda: _run_loaded_anew(None)) != "survived":
-            raise SystemExit("the tests fail without any mutant")
-        for mutant in declarations:
-            report(mutant, _outcome(lambda mutant=mutant: _run_loaded_anew(mutant)))  # type: ignore[misc]
+        if declarations:
+            _try_declarations(declarations, report)
         inside = [mutant for mutant in mine if mutant.function]
         status = pytest.main([*ARGUMENTS, *TESTS], plugins=[InPlace(inside, report)])
     sys.exit(int(status))
 
 
-class InPlace:
-    """A plugin that runs the tests once as they are, and then for each mutant those that reach it."""
+def _try_declarations(mutants: Sequence[Mutant], report: Report) -> None:
+    for name in _in_fork(_say_what_is_loaded).said:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    if _in_fork(lambda say: _run_loaded_anew(None, TESTS)).outcome != "survived":
+        raise SystemExit("the tests fail without any mutant")
+    first: dict[str, Counter[str]] = defaultdict(Counter)
+    for mutant in mutants:
+        files = sorted(TESTS, key=lambda file: -first[mutant.module][file])
+        tried = _in_fork(lambda say: _run_loaded_anew(mutant, files, say))  # noqa: B023
+        if tried.outcome != "survived" and tried.said:
+            first[mutant.module][tried.said[-1]] += 1
+        report(mutant, tried.outcome)
 
-    def __init__(self, mutants: Sequence[Mutant], report: Callable[[Mutant, str], None]) -> None:
+
+class InPlace:
+    """A plugin that runs the tests once as they are, and then for each mutant those that execute its statement."""
+
+    def __init__(self, mutants: Sequence[Mutant], report: Report) -> None:
         self._mutants = mutants
         self._report = report
+        self._order = Order()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        reached: dict[str, list[tuple[float, pytest.Item]]] = {}
+        items = {item.nodeid: item for item in session.items}
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             start = time.perf_counter()
-            functions, failed = _reached_by(item, following)
+            lines, failed = _executed_by(item, following)
             if failed:
                 pytest.exit(f"{item.nodeid} fails without any mutant", 3)
-            for function in functions:
-                reached.setdefault(function, []).append((time.perf_counter() - start, item))
+            self._order.ran(item.nodeid, time.perf_counter() - start, lines)
+        gc.freeze()
+        seconds = self._order.seconds
+        again = _in_fork(
+            lambda say: _run_in_place(None, sorted(items.values(), key=_seconds_of(seconds)), seconds, say)
+        )
+        if again.outcome != "survived":
+            pytest.exit(f"{again.said[-1:]} fails in a fork without any mutant", 3)
         for mutant in self._mutants:
-            items = sorted(reached.get(_key(mutant), ()), key=lambda pair: pair[0])
-            self._report(mutant, _outcome(lambda mutant=mutant, items=items: _run_in_place(mutant, items)))  # type: ignore[misc]
+            chosen = [items[test] for test in self._order.of(mutant, path_of(mutant.module))]
+            tried = _in_fork(lambda say: _run_in_place(mutant, chosen, seconds, say))  # noqa: B023
+            if tried.outcome != "survived":
+                if not tried.said:
+                    pytest.exit(f"{mutant} cannot be put in its place", 3)
+                self._order.was_noticed(mutant, tried.said[-1])
+            self._report(mutant, tried.outcome)
         return True
 
 
-def _reached_by(item: pytest.Item, following: pytest.Item | None) -> tuple[set[str], bool]:
-    """Run a test; return the functions under mutation that it called, and whether it failed."""
-    names = {str(path_of(module)): module for module in {mutant.module for mutant in all_mutants()}}
-    called: set[str] = set()
+def _seconds_of(seconds: Mapping[str, float]) -> Callable[[pytest.Item], float]:
+    return lambda item: seconds[item.nodeid]
+
+
+def _executed_by(item: pytest.Item, following: pytest.Item | None) -> tuple[set[Line], bool]:
+    """Run a test; return the lines under mutation that it executed, and whether it failed."""
+    files = {str(path_of(module)): module for module in {mutant.module for mutant in all_mutants()}}
     for cache in _caches():
         cache.cache_clear()
-
-    def note(frame: types.FrameType, event: str, _: object) -> None:
-        module = names.get(frame.f_code.co_filename)
-        if module is not None and event == "call":
-            called.add(f"{module}:{frame.f_code.co_qualname.partition('.<locals>')[0]}")
-
-    threading.setprofile(note)
-    sys.setprofile(note)
-    try:
-        reports = runtestprotocol(item, log=False, nextitem=following)
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
-    return called, any(report.failed for report in reports)
+    lines, reports = lines_executed(lambda: runtestprotocol(item, log=False, nextitem=following), files)
+    return lines, any(report.failed for report in reports)
 
 
-def _run_in_place(mutant: Mutant, items: Sequence[tuple[float, pytest.Item]]) -> None:
-    code = _code_of(mutated(path_of(mutant.module).read_text(encoding="utf-8"), mutant.number), mutant)
-    for function in _live(mutant):
-        function.__code__ = code
-    for seconds, item in items:
+def _run_in_place(mutant: Mutant | None, items: Sequence[pytest.Item], seconds: Mapping[str, float], say: Say) -> None:
+    if mutant is not None:
+        code = _code_of(mutated(path_of(mutant.module).read_text(encoding="utf-8"), mutant.number), mutant)
+        for function in _live(mutant):
+            function.__code__ = code
+    for item in items:
         for cache in _caches():
             cache.cache_clear()
-        signal.alarm(PATIENCE + int(PATIENCE * seconds))
+        say(item.nodeid)
+        signal.alarm(PATIENCE + int(PATIENCE * seconds[item.nodeid]))
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=None)):
             os._exit(NOTICED)
 
@@ -176,11 +208,14 @@ def _live(mutant: Mutant) -> list[types.FunctionType]:
     return found
 
 
-def _run_loaded_anew(mutant: Mutant | None) -> None:
+def _run_loaded_anew(mutant: Mutant | None, files: Sequence[str], say: Say = print) -> None:
+    """Run the tests, a file at a time: the next is loaded only where the last noticed nothing."""
     if mutant is not None:
         sys.meta_path.insert(0, _Loader(mutant))
-    if pytest.main([*ARGUMENTS, "-x", *TESTS]) != pytest.ExitCode.OK:
-        os._exit(NOTICED)
+    for file in files:
+        say(file)
+        if pytest.main([*ARGUMENTS, "-x", file]) not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            os._exit(NOTICED)
 
 
 class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -203,16 +238,19 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(tree, str(self._path), "exec"), module.__dict__)
 
 
-def _outcome(body: Callable[[], None]) -> str:
-    """Run ``body`` in a fork, and say how that ended."""
+def _in_fork(body: Callable[[Say], None]) -> Tried:
+    """Run ``body`` in a fork; return how that ended, and what it said meanwhile."""
     sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        _be_a_child(body)
-    _, status = os.waitpid(child, 0)
+    with tempfile.TemporaryFile("a+", encoding="utf-8", buffering=1) as told:
+        child = os.fork()
+        if child == 0:
+            _be_a_child(lambda: body(lambda text: print(text, file=told)))
+        _, status = os.waitpid(child, 0)
+        told.seek(0)
+        said = told.read().splitlines()
     if os.WIFSIGNALED(status):
-        return "took too long"
-    return "survived" if os.WEXITSTATUS(status) == 0 else "noticed"
+        return Tried("took too long", said)
+    return Tried("survived" if os.WEXITSTATUS(status) == 0 else "noticed", said)
 
 
 def _be_a_child(body: Callable[[], None]) -> None:
@@ -228,17 +266,14 @@ def _be_a_child(body: Callable[[], None]) -> None:
     os._exit(0)
 
 
-def _load_foundations() -> None:
-    """Load what takes long and is not under mutation, once for all forks."""
-    import _pytest.assertion.rewrite  # noqa: F401
-    import langgraph.checkpoint.base  # noqa: F401
-    import pydantic  # noqa: F401
-    import sqlalchemy.dialects.sqlite  # noqa: F401
-    import sqlmodel  # noqa: F401
-
-
-def _key(mutant: Mutant) -> str:
-    return f"{mutant.module}:{mutant.function}"
+def _say_what_is_loaded(say: Say) -> None:
+    """Load the tests, and name the modules that came with them and are not of this project."""
+    before = set(sys.modules)
+    pytest.main([*ARGUMENTS, "--collect-only", *TESTS])
+    for name in [name for name in sys.modules if name not in before]:
+        named = getattr(sys.modules[name], "__name__", "") == name
+        if named and name.partition(".")[0] not in ("agentsys", "tests", "conftest", "__main__"):
+            say(name)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
+from typing import Any
 
 from agentsys.benchmarks.mutants.mutations import mutants_of, mutated
+from agentsys.benchmarks.mutants.reach import Order, lines_executed
 from agentsys.benchmarks.mutants.targets import all_mutants, reasons
-from agentsys.benchmarks.mutants.worker import _outcome
+from agentsys.benchmarks.mutants.worker import Say, Tried, _in_fork
 
 SOURCE = '''
 """A module."""
@@ -47,13 +50,44 @@ def test_a_mutant_differs_from_the_original_in_one_place() -> None:
 
 
 def test_a_fork_tells_how_it_ended() -> None:
-    def fails() -> None:
+    def fails(say: Say) -> None:
+        say("began")
         raise AssertionError
 
-    assert (_outcome(fails), _outcome(lambda: None)) == ("noticed", "survived")
+    assert _in_fork(fails) == Tried("noticed", ["began"])
+    assert _in_fork(lambda say: None) == Tried("survived", [])
 
 
 def test_every_mutant_that_is_listed_as_no_fault_exists_and_has_a_reason() -> None:
     found = reasons(all_mutants())
     assert found and all(reason for reason in found.values())
     assert len({(mutant.module, mutant.before, mutant.after) for mutant in found}) == 10
+
+
+REACHED = """
+def chosen(n):
+    if n > 2:
+        return (
+            n
+            + 1
+        )
+    return 0
+"""
+
+
+def test_a_mutant_is_tried_on_the_tests_that_execute_its_statement_the_likeliest_first(tmp_path: Path) -> None:
+    file = tmp_path / "reached.py"
+    file.write_text(REACHED)
+    space: dict[str, Any] = {}
+    exec(compile(REACHED, str(file), "exec"), space)
+    order = Order()
+    for test, argument, seconds in [("slow", 3, 2.0), ("quick", 4, 1.0), ("other", 1, 0.1)]:
+        lines, returned = lines_executed(lambda argument=argument: space["chosen"](argument), {str(file): "m"})
+        assert returned == (argument + 1 if argument > 2 else 0)
+        order.ran(test, seconds, lines)
+    inner = next(mutant for mutant in mutants_of("m", REACHED) if mutant.before == "1")
+    assert inner.line == 6 and order.of(inner, file) == ["quick", "slow"]
+    order.was_noticed(inner, "slow")
+    assert order.of(inner, file) == ["slow", "quick"]
+    first = next(mutant for mutant in mutants_of("m", REACHED) if mutant.before == "n > 2")
+    assert set(order.of(first, file)) == {"slow", "quick", "other"}
