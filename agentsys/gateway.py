@@ -74,13 +74,17 @@ Decision = Allow | Deny
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A call that somebody wants to make: ``control`` is the caller's label, ``labels`` are of single arguments."""
+    """A call that somebody wants to make: ``control`` is the caller's label, ``labels`` are of single arguments.
+
+    ``fault`` says why there are no arguments that the tool can take.
+    """
 
     tool: Tool
     rule: ToolRule
     arguments: dict[str, Json]
     control: Label
     labels: Mapping[str, Label]
+    fault: str | None = None
 
     @property
     def label(self) -> Label:
@@ -96,30 +100,46 @@ class Gateway:
         self.secrets = secrets
 
     async def judge(
-        self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        control: Label,
+        labels: Mapping[str, Label],
+        fault: str | None = None,
     ) -> AllowCall | AskCall | Deny:
-        """Decide about a call once its source, where it has one, knows the tool; checks that take too long deny."""
+        """Decide about a call once its source, where it has one, knows the tool; checks that take too long deny.
+
+        A ``fault`` is why there is no value for one of the arguments.
+        """
         try:
             await self.tools.find(name)
         except AgentsysError as error:
             return Deny("unavailable-tool", str(error))
+        given: dict[str, Any] = {"control": control, "labels": labels, "fault": fault}
         if not self.policy.checks:
-            return self.decide(name, arguments, control=control, labels=labels)
+            return self.decide(name, arguments, **given)
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                return await asyncio.to_thread(self.decide, name, arguments, control=control, labels=labels)
+                return await asyncio.to_thread(self.decide, name, arguments, **given)
         except TimeoutError:
             return Deny("check-timed-out", f"a check of the policy took more than {CHECK_SECONDS:g} s")
 
     def decide(
-        self, name: str, arguments: Mapping[str, Any], *, control: Label, labels: Mapping[str, Label]
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        control: Label,
+        labels: Mapping[str, Label],
+        fault: str | None = None,
     ) -> AllowCall | AskCall | Deny:
         """Decide about a call of tool ``name``; ``labels`` are of the arguments that carry their own.
 
-        Never raises: an error in the check is a denial.
+        A ``fault`` is why there is no value for one of them. Never raises: an error in the check is a denial.
         """
         try:
-            proposal = self._proposal(name, dict(arguments), control, labels)
+            proposal = self._proposal(name, dict(arguments), control, labels, fault)
             return proposal if isinstance(proposal, Deny) else self._decide_call(proposal)
         except Exception as error:
             # It may quote an argument, and a secret's value may stand there by mistake.
@@ -161,7 +181,12 @@ class Gateway:
         return next((found for found in decisions if isinstance(found, Allow)), nobody)
 
     def _proposal(
-        self, name: str, arguments: dict[str, Any], control: Label, labels: Mapping[str, Label]
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        control: Label,
+        labels: Mapping[str, Label],
+        fault: str | None = None,
     ) -> Proposal | Deny:
         tool = self.tool(name)
         if tool is None:
@@ -170,14 +195,19 @@ class Gateway:
             )
         if self.policy.closed and name not in self.policy.tools:
             return Deny("unlisted-tool", f"the policy is closed and says nothing of {name}")
-        try:
-            validated = tool.arguments(arguments)
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-            return Deny("bad-arguments", f"{name}: {faults}", telling=True)
-        return Proposal(tool, self.policy.rule(name), validated, control, labels)
+        rule, validated = self.policy.rule(name), dict[str, Json]()
+        if fault is None:
+            try:
+                validated = tool.arguments(arguments)
+            except ValidationError as error:
+                fault = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+        return Proposal(tool, rule, validated, control, labels, None if fault is None else f"{name}: {fault}")
 
     def _decide_call(self, proposal: Proposal) -> AllowCall | AskCall | Deny:
+        """Decide by the labels alone as far as they go, and only then by what the arguments are.
+
+        Whoever is shown the first kind of denial and not the second learns nothing of what the arguments are.
+        """
         tool, rule = proposal.tool, proposal.rule
         intruded = self._check_influence(proposal)
         untrusted = intruded if tool.consequential else None
@@ -185,26 +215,21 @@ class Gateway:
             return untrusted
         asked = untrusted is not None or rule.ask == "always"
         disclosing = self._check_audience(proposal, decided=asked or intruded is None)
-        if isinstance(disclosing, Deny):
+        if isinstance(disclosing, Deny) and not disclosing.telling:
             return disclosing
-        refused = self._check_arguments(proposal)
+        shown = self.decide_question(f"a call of {tool.name}", proposal.label) if asked else disclosing
+        refused = next((found for found in (shown, disclosing) if isinstance(found, Deny)), None)
+        refused = refused or self._check_arguments(proposal)
         if refused is not None:
             return refused
         arguments = self._without_links(proposal)
+        if untrusted is not None:
+            return AskCall("ask-if-untrusted", untrusted.reason, tool, arguments)
         if asked:
-            return self._ask(proposal, arguments, untrusted)
+            return AskCall("ask", f"the policy asks before every call of {tool.name}", tool, arguments)
         if disclosing.rule == "declassified":
             return AllowCall("declassified", tool, arguments)
         return AllowCall("consequential" if tool.consequential else "harmless", tool, arguments)
-
-    def _ask(self, proposal: Proposal, arguments: dict[str, Json], untrusted: Deny | None) -> AskCall | Deny:
-        tool = proposal.tool
-        shown = self.decide_question(f"a call of {tool.name}", proposal.label)
-        if isinstance(shown, Deny):
-            return shown
-        if untrusted is not None:
-            return AskCall("ask-if-untrusted", untrusted.reason, tool, arguments)
-        return AskCall("ask", f"the policy asks before every call of {tool.name}", tool, arguments)
 
     def _check_influence(self, proposal: Proposal) -> Deny | None:
         """Say who untrusted shaped whether the call is made, what it does, or to whom; a payload is anybody's."""
@@ -242,6 +267,8 @@ class Gateway:
     def _check_arguments(self, proposal: Proposal) -> Deny | None:
         """Say what of the arguments themselves, whoever shaped them, denies the call."""
         tool, arguments = proposal.tool, proposal.arguments
+        if proposal.fault is not None:
+            return Deny("bad-arguments", proposal.fault, telling=True)
         named = tool.secrets_in(arguments)
         if named or self.secrets.declared:
             refused = self.secrets.refusal(tool.name, named, _audience(proposal)) or self.secrets.fault(arguments)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from agentsys.blackboard.labels import Label, join_all
-from agentsys.handles import Handle, open_handle
+from agentsys.handles import Handle, NoValue, open_handle
 
 T = TypeVar("T")
 
@@ -22,36 +22,59 @@ class Labelled(Generic[T]):
     label: Label
 
 
-def unwrap(value: Any) -> tuple[Any, list[Label]]:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A call's ``arguments`` bare, and the ``labels`` of those that carry any.
+
+    ``nothing`` is why there is no value for one of them, which stands as null.
+    """
+
+    arguments: dict[str, Any]
+    labels: dict[str, Label]
+    nothing: NoValue | None = None
+
+    @property
+    def fault(self) -> str | None:
+        return None if self.nothing is None else self.nothing.message
+
+
+def unwrap(value: Any, opened: Callable[[Handle], Any] = open_handle) -> tuple[Any, list[Label]]:
     """Return ``value`` with every :class:`Labelled` and handle inside it replaced by its bare value, and their labels.
 
     Models and dataclasses that hold one become dictionaries; sets become lists in an order that is always the same.
-    Raises :class:`~agentsys.handles.NoValue` for a handle that stands for nothing.
+    ``opened`` says what a handle stands for. Raises :class:`~agentsys.handles.NoValue` where that is nothing.
     """
     if isinstance(value, Handle):
-        return open_handle(value), [value.label]
+        return opened(value), [value.label]
     if isinstance(value, Labelled):
-        inner, labels = unwrap(value.value)
+        inner, labels = unwrap(value.value, opened)
         return inner, [value.label, *labels]
     if isinstance(value, Mapping):
-        pairs = [(unwrap(key), unwrap(item)) for key, item in value.items()]
+        pairs = [(unwrap(key, opened), unwrap(item, opened)) for key, item in value.items()]
         plain = {key: item for (key, _), (item, _) in pairs}
         return plain, _flatten(labels for pair in pairs for _, labels in pair)
     if isinstance(value, set | frozenset):
         # The order of a set changes from one process to the next, and a resumed run must hash to the same step.
-        return unwrap(sorted(value, key=repr))
+        return unwrap(sorted(value, key=repr), opened)
     if isinstance(value, list | tuple):
-        items = [unwrap(item) for item in value]
+        items = [unwrap(item, opened) for item in value]
         return [item for item, _ in items], _flatten(labels for _, labels in items)
-    inner, labels = unwrap(_fields_of(value))
+    inner, labels = unwrap(_fields_of(value), opened)
     return (inner, labels) if labels else (value, [])
 
 
-def unwrap_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Label]]:
-    """Return a call's arguments bare, and the labels of those that carry any."""
-    parts = {name: unwrap(value) for name, value in arguments.items()}
-    labels = {name: join_all(found) for name, (_, found) in parts.items() if found}
-    return {name: value for name, (value, _) in parts.items()}, labels
+def unwrap_arguments(arguments: dict[str, Any]) -> Given:
+    """Return a call's arguments bare, the labels of those that carry any, and why one of them stands for nothing."""
+    plain, labels, nothing = dict[str, Any](), dict[str, Label](), None
+    for name, value in arguments.items():
+        try:
+            plain[name], found = unwrap(value)
+        except NoValue as raised:
+            plain[name], nothing = None, nothing or raised
+            found = [raised.label, *unwrap(value, lambda _: None)[1]]
+        if found:
+            labels[name] = join_all(found)
+    return Given(plain, labels, nothing)
 
 
 def _fields_of(value: Any) -> dict[str, Any]:

@@ -13,15 +13,21 @@ from agentsys.tools import to_json
 UNKNOWN_ENDORSER: Final = "the policy declares none of that name"
 
 
-def about_call(tool: str, arguments: Mapping[str, Any], control: Label, labels: Mapping[str, Label]) -> Json:
-    """Return the question whether ``tool`` may be called; ``labels`` are of the arguments that carry their own."""
-    return {
+def about_call(
+    tool: str, arguments: Mapping[str, Any], control: Label, labels: Mapping[str, Label], fault: str | None = None
+) -> Json:
+    """Return the question whether ``tool`` may be called; ``labels`` are of the arguments that carry their own.
+
+    ``fault`` says why there is no value for one of them.
+    """
+    question: dict[str, Any] = {
         "kind": "call",
         "tool": tool,
         "arguments": to_json(dict(arguments)),
         "control": control.to_json(),
         "labels": {name: label.to_json() for name, label in labels.items()},
     }
+    return question if fault is None else {**question, "fault": fault}
 
 
 def about_write(topic: str, label: Label) -> Json:
@@ -51,7 +57,8 @@ async def decided_again(gateway: Gateway, question: Any) -> Decision | AskCall:
         case "call":
             labels = {name: Label.from_json(label) for name, label in question["labels"].items()}
             control = Label.from_json(question["control"])
-            return await gateway.judge(question["tool"], question["arguments"], control=control, labels=labels)
+            tool, arguments, fault = question["tool"], question["arguments"], question.get("fault")
+            return await gateway.judge(tool, arguments, control=control, labels=labels, fault=fault)
         case "write":
             return gateway.decide_write(question["topic"], Label.from_json(question["label"]))
         case "disclosure":

@@ -18,7 +18,7 @@ from agentsys.board_access import BoardAccess
 from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
 from agentsys.handles import Handle, Hidden, patterns, shown, together
 from agentsys.journal import Step
-from agentsys.labelled import Labelled, unwrap, unwrap_arguments
+from agentsys.labelled import Given, Labelled, unwrap, unwrap_arguments
 from agentsys.leases import LeaseLost
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
 from agentsys.policy.policy import Policy
@@ -63,9 +63,9 @@ class ToolCalling(BoardAccess):
     async def call_hidden(self, tool: str, /, **arguments: Any) -> Handle:
         """Call a tool through the gateway, and return a handle of its result: that the call failed is hidden too.
 
-        The arguments may be handles, which do not raise the control label. Raises :class:`PolicyDenied`, which shows
-        them where the denial follows from what they stand for, :class:`~agentsys.tool_calls.EffectInDoubt`, and
-        :class:`~agentsys.handles.NoValue`.
+        The arguments may be handles, which do not raise the control label; that they stand for nothing, or for what is
+        denied for what it is, is a failure of the call. Raises :class:`PolicyDenied` for other denials,
+        :class:`~agentsys.tool_calls.EffectInDoubt`, and :class:`~agentsys.handles.NoValue` where an endorser refused.
         """
         hidden, _, _ = await self._call(tool, arguments, hide=True)
         return self._handle(hidden)
@@ -112,40 +112,58 @@ class ToolCalling(BoardAccess):
     async def _call(
         self, tool: str, arguments: dict[str, Any], *, hide: bool
     ) -> tuple[Hidden, Label, ToolFailed | None]:
-        with self._delivering_no_value():
-            plain, labels = unwrap_arguments(arguments)
-        document: Any = to_json(plain)
+        given = self._given(arguments, hide=hide)
+        document: Any = to_json(given.arguments)
         known = self._scope.gateway.tool(tool)
         asked = self._asked("call", tool, known.memo if known else None, document)
         step, recorded = self._take("call", [tool, document])
         question = None
-        if recorded is None and known is not None and not self._scope.gateway.asks(tool):
-            label, version = self._label.join(*labels.values()), version_of(known.function)
+        plain = given.nothing is None and not self._scope.gateway.asks(tool)
+        if recorded is None and known is not None and plain:
+            label, version = self._label.join(*given.labels.values()), version_of(known.function)
             question = self._scope.memo.question(asked, version, document, label)
         async with self._scope.memo.turn(question) as turn:
-            return await self._make_call(tool, step, recorded, plain, labels, turn, hide=hide)
+            return await self._make_call(tool, step, recorded, given, turn, hide=hide)
+
+    def _given(self, arguments: dict[str, Any], *, hide: bool) -> Given:
+        """Return a call's arguments. Raises :class:`NoValue` where the caller is shown that one stands for nothing.
+
+        That an endorser refused a value is among the bits that are charged for it, and shown.
+        """
+        given = unwrap_arguments(arguments)
+        if given.nothing is not None and not (hide and self._strange(given.nothing.label)):
+            with self._delivering_no_value():
+                raise given.nothing
+        return given
+
+    def _strange(self, label: Label) -> bool:
+        """Whether showing something with ``label`` would let others shape what the caller does, unendorsed."""
+        return not label.influencers <= self._label.influencers | self.policy.trusted
 
     async def _make_call(
         self,
         tool: str,
         step: Step,
         recorded: Step | None,
-        arguments: dict[str, Any],
-        labels: dict[str, Label],
+        given: Given,
         turn: Turn,
         *,
         hide: bool,
     ) -> tuple[Hidden, Label, ToolFailed | None]:
-        fresh = recorded is None
+        fresh, labels = recorded is None, given.labels
         if recorded is None:
-            recorded = await self._decide_call(step, tool, arguments, labels, turn)
+            recorded = await self._decide_call(step, tool, given, turn)
         outcome: Any = recorded.value
         told = recorded.label.join(*labels.values())
-        if not hide or outcome.get("telling"):
+        if not hide:
             self.deliver(told)
         if "denied" in outcome:
             rule, reason = outcome["denied"], outcome["reason"]
-            raise PolicyDenied(f"The call of {tool} was denied by rule {rule}: {reason}.", rule=rule)
+            denial = f"The call of {tool} was denied by rule {rule}: {reason}."
+            if outcome.get("telling") and not told.flows_to(self._label):
+                label = told.join(*self._sources(tool))
+                return Hidden(None, label, failure=denial), label, None
+            raise PolicyDenied(denial, rule=rule)
         if "memo" in outcome:
             return Hidden(outcome["value"], told), told, None
         declared = self._scope.gateway.tool(tool)
@@ -185,6 +203,11 @@ class ToolCalling(BoardAccess):
             self.deliver(label, *([tool.source] if tool.source is not None else []))
             raise
 
+    def _sources(self, tool: str) -> list[Label]:
+        """Return the label of what a tool brings in, where it brings in anything."""
+        known = self._scope.gateway.tool(tool)
+        return [] if known is None or known.source is None else [known.source]
+
     def _parts(self, tool: str, effect: Effect, value: Json, label: Label) -> Hidden:
         """Return a result with the labels of its parts, where its label is no more than theirs."""
         gateway = self._scope.gateway
@@ -199,15 +222,17 @@ class ToolCalling(BoardAccess):
         parts = {pattern: given.join(part) for pattern, part in patterns(fields).items()}
         return Hidden(value, given.join(own), parts)
 
-    async def _decide_call(
-        self, step: Step, tool: str, arguments: dict[str, Any], labels: dict[str, Label], turn: Turn
-    ) -> Step:
-        given: Any = self._scope.secrets.json(to_json(arguments))
-        question = about_call(tool, given, self._label, labels)
-        decision = await self._scope.gateway.judge(tool, arguments, control=self._label, labels=labels)
+    async def _decide_call(self, step: Step, tool: str, given: Given, turn: Turn) -> Step:
+        redacted: Any = self._scope.secrets.json(to_json(given.arguments))
+        labels, fault = given.labels, given.fault
+        question = about_call(tool, redacted, self._label, labels, fault)
+        gateway, control = self._scope.gateway, self._label
+        decision = await gateway.judge(tool, given.arguments, control=control, labels=labels, fault=fault)
         step = replace(step, label=self._label.join(*labels.values()))
         before = self.decisions.pending
-        if not isinstance(decision, Deny):
+        # What is denied for what only a handle's content shows is counted like what is allowed, which looks the same.
+        concealed = isinstance(decision, Deny) and decision.telling and not step.label.flows_to(self._label)
+        if concealed or not isinstance(decision, Deny):
             self.decisions.note(f"call {tool}", decision, step.label, question)
             try:
                 return await self._begin_call(step, tool, decision, labels, turn)
@@ -215,14 +240,15 @@ class ToolCalling(BoardAccess):
                 self.decisions.pending = before
                 decision = Deny("quota", exceeded.message)
         self.decisions.note(f"call {tool}", decision, step.label, question)
-        value: Json = {"denied": decision.rule, "reason": decision.reason, "telling": decision.telling}
-        return await self._record(replace(step, value=value))
+        return await self._record(replace(step, value=_denied(decision)))
 
     async def _begin_call(
-        self, step: Step, tool: str, decision: AllowCall | AskCall, labels: dict[str, Label], turn: Turn
+        self, step: Step, tool: str, decision: AllowCall | AskCall | Deny, labels: dict[str, Label], turn: Turn
     ) -> Step:
-        """Record a call that is allowed or asked about. Raises :class:`QuotaExceeded`."""
+        """Record a call that counts against the quotas. Raises :class:`QuotaExceeded`."""
         charges = charges_of_call(self._scope.gateway.policy, self.run, tool)
+        if isinstance(decision, Deny):
+            return await self._record_spending(replace(step, value=_denied(decision)), charges)
         if isinstance(decision, AskCall):
             identity, control = self._identity(step), self._label
             approval = approval_of_call(self._scope, self.actor, step, identity, decision, control, labels)
@@ -284,3 +310,7 @@ class ToolCalling(BoardAccess):
         read = [self.read(topic, key) for topic, key in memo.addresses(arguments)] if memo is not None else []
         absent = any(entry is None or entry.version == 0 for entry in read)
         return Asked(kind, name, memo, None if absent else tuple(entry.ref for entry in read if entry is not None))
+
+
+def _denied(decision: Deny) -> Json:
+    return {"denied": decision.rule, "reason": decision.reason, "telling": decision.telling}

@@ -247,12 +247,16 @@ async def test_the_owner_is_trusted_by_default_and_others_are_not():
 async def test_a_decision_carries_the_labels_of_the_arguments_it_may_quote():
     secret = Label(frozenset({"file:diary"}), Readers.of("user:ann"))
 
+    @tool(effect=EffectClass.PURE)
+    def measure(count: int) -> int:
+        return count
+
     async def workflow(context, value):
         with pytest.raises(PolicyDenied):
-            await context.call("act", count=Labelled("not a number", secret))
+            await context.call("measure", count=Labelled("not a number", secret))
 
     with Board.open(":memory:") as board:
-        await Runtime(board, ScriptedModel(str), tools=[act]).run(workflow, run_id="r")
+        await Runtime(board, ScriptedModel(str), tools=[measure]).run(workflow, run_id="r")
         (decision,) = [entry for commit in board.log() for entry in commit.writes if entry.type == "decision"]
     assert decision.value["rule"] == "bad-arguments"
     assert secret.flows_to(decision.label)

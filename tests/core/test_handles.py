@@ -211,12 +211,11 @@ async def test_a_failure_is_hidden_like_a_value(attempt, outside: Outside) -> No
 
     async def body(context: Context) -> Any:
         nothing = (await context.call_hidden("read_mail"))[0]["sender"]
-        before = context.label
-        with pytest.raises(NoValue):
+        with pytest.raises(PolicyDenied, match="by rule integrity"):
             await context.call_hidden("send", to=nothing, text="hello")
-        return [before == Label.trusted(), "mail" in context.label.influencers]
+        return context.label == Label.trusted()
 
-    assert (await attempt(body)).value == [True, True]
+    assert (await attempt(body)).value is True
 
 
 async def test_what_is_extracted_from_a_handle_is_hidden_and_bounded(attempt) -> None:

@@ -172,6 +172,32 @@ def test_bad_arguments_are_named_with_their_place() -> None:
     assert deny == Deny("bad-arguments", "act: what: Field required; y: Extra inputs are not permitted", telling=True)
 
 
+@pytest.mark.parametrize(
+    ("rule", "label"),
+    [
+        (ToolRule(), Label.trusted("mail")),
+        (ToolRule(ask="always"), Label(frozenset({OWNER}), Readers.of("user:ann"))),
+        (ToolRule(consequential=False, declassifies=True), Label(frozenset({"mail"}), PUBLIC)),
+    ],
+    ids=["integrity", "nobody to ask", "harmless"],
+)
+def test_what_the_labels_decide_comes_before_what_the_arguments_are(rule: ToolRule, label: Label) -> None:
+    def check(name: str, arguments: Mapping[str, Any], label: Label) -> str | None:
+        return "no" if arguments["what"] == "late" else None
+
+    gateway = Gateway(Policy(checks=(check,), tools={"act": rule}), ToolRegistry([act]))
+    found = [
+        gateway.decide("act", {"what": what}, control=Label.trusted(), labels={"what": label})
+        for what in ("x", 1, "late")
+    ]
+    if rule.consequential is False:
+        assert [decision.rule for decision in found] == ["harmless", "bad-arguments", "check"]
+        assert [getattr(decision, "telling", None) for decision in found[1:]] == [True, True]
+    else:
+        assert isinstance(found[0], Deny) and not found[0].telling
+        assert found == [found[0]] * 3
+
+
 async def test_checks_in_python_deny_more_and_see_the_whole_label() -> None:
     seen: list[tuple[str, Mapping[str, Any], Label]] = []
 

@@ -84,7 +84,7 @@ def test_that_a_handle_stands_for_nothing_raises_it_too(board: Board, looking: s
             if looking == "reveal":
                 await context.reveal(nothing)
             elif looking == "argument":
-                await context.call_hidden("post", text=nothing)
+                await context.call("post", text=nothing)
             else:
                 context.deliver(MAIL)
                 context.visible(nothing)
@@ -92,6 +92,30 @@ def test_that_a_handle_stands_for_nothing_raises_it_too(board: Board, looking: s
         assert "mail" in context.label.influencers
 
     done(board, body)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_hidden_call_with_nothing_as_an_argument_is_decided_by_labels_and_fails_unseen(
+    board: Board, whole: bool
+) -> None:
+    async def body(context: Context) -> None:
+        mail = await context.call_hidden("read_mail")
+        nothing: Any = mail[7]["body"]
+        given: Any = [nothing, Labelled("x", WEB)] if whole else nothing
+        with pytest.raises(PolicyDenied, match="by rule integrity"):
+            await context.call_hidden("pay", to=nothing, amount=5)
+        failed = await context.call_hidden("send", to="ann@example.org", text=given)
+        again = await context.call_hidden("send", to="ann@example.org", text=failed)
+        assert context.label == TRUSTED
+        assert failed.label == again.label == (TRUSTED.join(MAIL, WEB) if whole else TRUSTED.join(MAIL))
+        with pytest.raises(NoValue, match="nothing is at 7"):
+            await context.reveal(again)
+        context.deliver(MAIL)
+        with pytest.raises(NoValue):
+            await context.call_hidden("send", to="ann@example.org", text=nothing)
+
+    done(board, body)
+    assert [rule for action, _, rule in decisions(board) if action == "call send"] == ["bad-arguments"] * 2
 
 
 def test_a_shown_failure_raises_the_label_and_a_hidden_one_does_not(board: Board) -> None:
@@ -107,19 +131,45 @@ def test_a_shown_failure_raises_the_label_and_a_hidden_one_does_not(board: Board
     done(board, body, World(pages=None))
 
 
-def test_a_denial_is_shown_with_what_it_tells(board: Board) -> None:
-    async def body(context: Context) -> list[str]:
+def test_a_denial_by_labels_is_shown_and_one_by_what_is_hidden_is_as_hidden(board: Board) -> None:
+    async def body(context: Context) -> None:
         mail = await context.call_hidden("read_mail")
-        with pytest.raises(PolicyDenied, match="by rule integrity: pay is consequential and mail shaped") as caught:
-            await context.call_hidden("pay", to=mail[0]["sender"], amount=5)
-        assert (caught.value.rule, context.label) == ("integrity", TRUSTED), "labels alone decided"
-        with pytest.raises(PolicyDenied, match="by rule bad-arguments") as caught:
-            await context.call_hidden("pay", to="ann@example.org", amount=mail[0]["body"])
-        assert caught.value.rule == "bad-arguments"
-        assert context.label == TRUSTED.join(MAIL), "what it is decided"
-        return [caught.value.message]
+        for amount in (5, mail[0]["body"], mail):
+            with pytest.raises(PolicyDenied, match="by rule integrity: pay is consequential and mail shaped") as caught:
+                await context.call_hidden("pay", to=mail[0]["sender"], amount=amount)
+            assert (caught.value.rule, context.label) == ("integrity", TRUSTED), "labels alone decided"
+        with pytest.raises(PolicyDenied, match="by rule bad-arguments"):
+            await context.call_hidden("pay", to="ann@example.org", amount="many")
 
     done(board, body)
+
+
+@pytest.mark.parametrize("limit", [2, 1])
+def test_a_call_that_fails_by_what_is_hidden_looks_like_any_other(board: Board, limit: int) -> None:
+    @tool(effect=EffectClass.IDEMPOTENT, consequential=False, audience=NOBODY, source=WEB)
+    def count(text: int) -> int:
+        return text
+
+    async def body(context: Context, _: Any) -> list[Any]:
+        mail = await context.call_hidden("read_mail")
+        seen: list[Any] = []
+        for part in ("id", "body"):
+            try:
+                handle = await context.call_hidden("count", text=mail[0][part])
+                seen.append((str(handle), context.label == TRUSTED))
+            except PolicyDenied as denied:
+                seen.append(denied.rule)
+        if limit == 2:
+            with pytest.raises(NoValue, match="by rule bad-arguments") as nothing:
+                await context.reveal(handle)
+            assert nothing.value.label == context.label == handle.label == TRUSTED.join(MAIL, WEB)
+        return seen
+
+    made = World(policy=read_policy(f"{POLICY}\n[tools.count.limits]\nrun = {limit}\n"))
+    runtime = Runtime(board, made.model, tools=[*made.tools(), count], policy=made.policy)
+    result = asyncio.run(runtime.run(body))
+    assert result.status == "done", result.failure
+    assert result.value == [["$2", True], ["$3", True] if limit == 2 else "quota"], "a failed call counts too"
 
 
 def test_a_shown_denial_raises_the_label_by_the_arguments(board: Board) -> None:

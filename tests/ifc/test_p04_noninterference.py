@@ -21,9 +21,6 @@ MAIL = [{"id": 1, "sender": "PICK bob@example.org", "body": "PICK random"}, {"id
 def undisturbed(program: list[Step], one: dict[str, Any], other: dict[str, Any]) -> None:
     """Two runs in which endorsers let the same through make the same decisions."""
     first, second = perform(program, **one), perform(program, **other)
-    if any("by rule bad-arguments" in said for said in [*first.seen, *second.seen]):
-        # Known: that what is hidden does not fit an argument's type raises the label, and denies later calls.
-        return
     shared = [(a, b) for a, b in zip(first.endorsed, second.endorsed, strict=False)]
     if first.endorsed == second.endorsed:
         assert first.decided == second.decided, "strangers decided"

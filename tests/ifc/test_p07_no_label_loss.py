@@ -64,7 +64,7 @@ def expanded(label: Label, other: Label, ways: list[int], hidden: bool) -> None:
         value = WRAPPINGS[way](value) if not (hidden and way >= len(WRAPPINGS) - 2) else value
     _, found = unwrap({"one": value, "two": Labelled(1, other)})
     assert label.flows_to(join_all(found)) and other.flows_to(join_all(found)), "a label is lost"
-    _, named = unwrap_arguments({"one": value, "two": Labelled(1, other), "three": 3})
+    named = unwrap_arguments({"one": value, "two": Labelled(1, other), "three": 3}).labels
     assert label.flows_to(named["one"]) and set(named) == {"one", "two"}
 
 

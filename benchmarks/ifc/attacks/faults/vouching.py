@@ -12,6 +12,7 @@ from agentsys import handles, model_asking, recording, tool_calling
 from agentsys.benchmarks.ifc.attacks.weakenings import changed, plain, weakening
 from agentsys.blackboard.labels import BOTTOM, Label
 from agentsys.handles import Handle, Hidden, open_handle
+from agentsys.labelled import Given
 from agentsys.planning.planner import Planner
 from agentsys.policy.endorsers import Endorser
 from agentsys.policy.rules import ArgumentRule, ToolRule
@@ -22,7 +23,7 @@ def _(replace: Any) -> None:
     replace(
         tool_calling,
         "unwrap_arguments",
-        changed(tool_calling, "unwrap_arguments", lambda parts: (parts[0], {})),
+        changed(tool_calling, "unwrap_arguments", lambda given: altered(given, labels={})),
     )
 
 
@@ -85,7 +86,8 @@ def _(replace: Any) -> None:
 
     def filled(arguments: dict[str, Any]) -> Any:
         named = {name: re.search(r"\$\{?1", str(value)) for name, value in arguments.items()}
-        return {name: open_handle(known["$1"]) if named[name] else arguments[name] for name in arguments}, {}
+        bare = {name: open_handle(known["$1"]) if named[name] else arguments[name] for name in arguments}
+        return Given(bare, {})
 
     replace(tool_calling.ToolCalling, "_handle", handle)
     replace(tool_calling, "unwrap_arguments", lambda given: filled(given) if "name" in given else unwrap(given))
