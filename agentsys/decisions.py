@@ -77,7 +77,7 @@ class DecisionLog:
         self.pending += (Noted(action, decision, label, question),)
         if not isinstance(decision, AskCall):
             reason = decision.reason if isinstance(decision, Deny) else ""
-            allowed, known = isinstance(decision, Allow), self._control().join(label)
+            allowed, known = isinstance(decision, Allow), _joined(self._control(), label)
             event = Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason, label=known)
             self._scope.emit(event)
 
@@ -97,5 +97,9 @@ class DecisionLog:
         policy = self._scope.gateway.policy.version
         for number, noted in enumerate(self.pending):
             record = DecisionRecord.made(self._agent, noted.action, noted.decision, policy, noted.question)
-            record.write(transaction, self._scope.run, f"{key}/{number}", label.join(noted.label))
+            record.write(transaction, self._scope.run, f"{key}/{number}", _joined(label, noted.label))
         self.drop()
+
+
+def _joined(control: Label, label: Label) -> Label:
+    return control if label is control or label is BOTTOM else control.join(label)

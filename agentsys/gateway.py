@@ -98,6 +98,7 @@ class Gateway:
         self.policy = policy
         self.tools = tools
         self.secrets = secrets
+        self._ruled: dict[str, tuple[Tool, Policy, Tool]] = {}
 
     async def judge(
         self,
@@ -147,8 +148,14 @@ class Gateway:
 
     def tool(self, name: str, arguments: object = None) -> Tool | None:
         """Return a tool as the policy has it, for calls with ``arguments``: its word stands above the tool's own."""
-        declared = self.tools.get(name)
-        return None if declared is None else ruled(declared, self.policy.rule(name), self.policy.owner, arguments)
+        declared, policy = self.tools.get(name), self.policy
+        rule = policy.rule(name)
+        if declared is None or rule.sources:
+            return None if declared is None else ruled(declared, rule, policy.owner, arguments)
+        known = self._ruled.get(name)
+        if known is None or known[0] is not declared or known[1] is not policy:
+            known = self._ruled[name] = (declared, policy, ruled(declared, rule, policy.owner))
+        return known[2]
 
     def asks(self, name: str) -> bool:
         """Whether a person may have to decide about calls of tool ``name``."""

@@ -33,6 +33,10 @@ class Given:
     labels: dict[str, Label]
     nothing: NoValue | None = None
 
+    def raised(self, label: Label) -> Label:
+        """Return ``label`` raised by those of the arguments."""
+        return label.join(*self.labels.values()) if self.labels else label
+
     @property
     def fault(self) -> str | None:
         return None if self.nothing is None else self.nothing.message

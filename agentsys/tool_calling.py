@@ -120,7 +120,7 @@ class ToolCalling(BoardAccess):
         question = None
         plain = given.nothing is None and not self._scope.gateway.asks(tool)
         if recorded is None and known is not None and plain:
-            label, version = self._label.join(*given.labels.values()), version_of(known.function)
+            label, version = given.raised(self._label), version_of(known.function)
             question = self._scope.memo.question(asked, version, document, label)
         async with self._scope.memo.turn(question) as turn:
             return await self._make_call(tool, step, recorded, given, turn, hide=hide)
@@ -150,11 +150,11 @@ class ToolCalling(BoardAccess):
         *,
         hide: bool,
     ) -> tuple[Hidden, Label, ToolFailed | None]:
-        fresh, labels = recorded is None, given.labels
+        fresh = recorded is None
         if recorded is None:
             recorded = await self._decide_call(step, tool, given, turn)
         outcome: Any = recorded.value
-        told = recorded.label.join(*labels.values())
+        told = given.raised(recorded.label)
         if not hide:
             self.deliver(told)
         if "denied" in outcome:
@@ -178,9 +178,9 @@ class ToolCalling(BoardAccess):
             self._compensable.append((declared, effect.id))
         # Who shapes the result may depend on what was asked.
         declared = self._scope.gateway.tool(tool, effect.intent.arguments) or declared
-        with self._delivering_doubt(declared, effect.intent.label.join(*labels.values())):
+        with self._delivering_doubt(declared, given.raised(effect.intent.label)):
             effect = await self._carried_out(declared, effect, turn)
-        label = label_of(effect).join(*labels.values())
+        label = given.raised(label_of(effect))
         try:
             value = result_of(declared, effect).value
         except ToolFailed as failure:
@@ -228,7 +228,7 @@ class ToolCalling(BoardAccess):
         question = about_call(tool, redacted, self._label, labels, fault)
         gateway, control = self._scope.gateway, self._label
         decision = await gateway.judge(tool, given.arguments, control=control, labels=labels, fault=fault)
-        step = replace(step, label=self._label.join(*labels.values()))
+        step = replace(step, label=given.raised(self._label))
         before = self.decisions.pending
         # What is denied for what only a handle's content shows is counted like what is allowed, which looks the same.
         concealed = isinstance(decision, Deny) and decision.telling and not step.label.flows_to(self._label)

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, canonical_json
+from agentsys.blackboard.labels import Label
 from agentsys.blackboard.payloads import text_digest
 from agentsys.blackboard.rows import label_to_text
 from agentsys.blackboard.transactions import Commit
@@ -82,11 +84,16 @@ def _effect(effect: Effect) -> list[Any]:
         intent.tool,
         intent.effect_class.value,
         canonical_json(intent.arguments),
-        intent.label.to_json(),
+        _label(intent.label),
         effect.state.value,
         effect.attempt,
         effect.epoch,
         effect.at,
         canonical_json(effect.result),
-        None if effect.result_label is None else effect.result_label.to_json(),
+        None if effect.result_label is None else _label(effect.result_label),
     ]
+
+
+@lru_cache(maxsize=4096)
+def _label(label: Label) -> dict[str, Any]:
+    return label.to_json()

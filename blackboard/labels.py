@@ -91,6 +91,8 @@ class Label:
         influencers, readers, capacity = self.influencers, self.readers, self.capacity
         endorsements = self.endorsements
         for other in others:
+            if other is self:
+                continue
             if not influencers:
                 influencers = other.influencers
             elif not other.influencers <= influencers:

@@ -501,10 +501,10 @@ class Transaction:
         return label
 
     def _check_label(self, what: str, label: Label) -> None:
-        if label is not self._label and not self.reads_label.flows_to(label):
+        if self._label is not None and label is not self._label and not self._label.flows_to(label):
             raise LabelTooLow(
                 f"The label of {what}, {label.to_json()}, is not above what the transaction read, "
-                f"{self.reads_label.to_json()}."
+                f"{self._label.to_json()}."
             )
 
     def _check_open(self) -> None:
