@@ -184,7 +184,7 @@ async def _refused_value_quoted(stage: Stage, lure: str) -> None:
     async def see(context: Context) -> Any:
         letter = await context.call_hidden("read_mail")
         try:
-            await context.call_hidden("share", to=letter, text="x")
+            await context.call_hidden("pay", to="ann@example.org", note=letter)
         except PolicyDenied as denied:
             return lure if "bad-arguments" in str(denied) else ""
 
