@@ -20,7 +20,7 @@ STREAMS: Final = 1000
 TOKENS: Final = 24
 ROUNDS: Final = 3
 QUEUED: Final = 10_000
-OVERLOAD: Final = 160
+OVERLOAD: Final = 96
 
 DISPATCHER_MIB: Final = 200.0
 LEAK_MIB: Final = 8.0
