@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo record console test test-all test-vllm test-peers test-board test-browser chromium screenshots check format docs lock clean
+.PHONY: help setup demo record console test test-all setup-vllm bench-serving-vllm test-vllm test-peers test-board test-browser chromium screenshots check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -61,6 +61,11 @@ $(VLLM_READY): requirements-vllm.lock
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock
 	@touch $@
+
+setup-vllm: $(VLLM_READY) ## create .venv-vllm, with vLLM for the CPU
+
+bench-serving-vllm: $(READY) $(VLLM_READY) ## what serving by urgency buys over vLLM's own orders, on this machine
+	$(BIN)/agentsys bench serving --engine vllm --check
 
 test-vllm: $(VLLM_READY) ## vLLM on the CPU: engine conformance, our scheduler in it, and its answers beside ours
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_engine.py \

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "labels": "what labels cost: checks and joins of a tool call, their share of a run, growth with influencers",
     "containment": "what walls add to the start of a program, and what a planted program gets through to",
     "attacks": "our own attacks on information flow, each beside a fault that must let it through; --set family=NAME",
+    "serving": "workflows on a real engine (--engine vllm or torch): SLO scales of its own orders and of ours",
     "structure": "lengths of files and functions, import circles",
 }
 
@@ -47,6 +48,12 @@ def bench(
     check: Annotated[bool, typer.Option(help="Exit 1 when a bar is missed.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each arm.")] = 5,
     peer: Annotated[str | None, typer.Option(help="Of `board`: what to compare with instead of raw SQLite.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Of `serving`: vllm or torch.", autocompletion=lambda: ["vllm", "torch"])
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of `serving`: cpu or cuda.", autocompletion=lambda: ["cpu", "cuda"])
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("benchmarks/results/local"),
     arguments: Annotated[
         list[str] | None, typer.Option("--set", help="An argument of the benchmark, NAME=VALUE.")
@@ -72,9 +79,9 @@ def bench(
         from agentsys.benchmarks.harness import Options, write_json
 
         module = importlib.import_module(f"agentsys.benchmarks.{name}")
-        result: BenchResult = module.main(
-            Options(quick, repeats, _arguments(arguments or []) | ({"peer": peer} if peer else {}))
-        )
+        named = {"peer": peer, "engine": engine, "device": device}
+        named_arguments = {key: value for key, value in named.items() if value is not None}
+        result: BenchResult = module.main(Options(quick, repeats, _arguments(arguments or []) | named_arguments))
     path = write_json(result, output)
     if as_json:
         print_json({"figure": result.figure, "columns": result.columns, "rows": result.rows, "file": str(path)})

@@ -33,7 +33,8 @@ class VllmOptions:
     keys and values.
 
     ``scheduling`` is "urgency", our scheduler within ``urgency``'s limits, or one of vLLM's own policies: "priority",
-    by κ as it was at submission and without preemption at the slots, or "fcfs".
+    by κ as it was at submission and without preemption at the slots, or "fcfs". ``random_weights`` reads the model's
+    configuration alone, for measurements of what a model of its shape costs.
     """
 
     dtype: str = "bfloat16"
@@ -44,6 +45,7 @@ class VllmOptions:
     context_length: int | None = None
     scheduling: Literal["urgency", "priority", "fcfs"] = "urgency"
     urgency: UrgencyLimits = field(default_factory=UrgencyLimits)
+    random_weights: bool = False
 
     @property
     def urgent(self) -> bool:
@@ -68,6 +70,7 @@ def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
         dtype=options.dtype,
         enforce_eager=device == "cpu",
         **({"block_size": _CPU_BLOCK_TOKENS} if device == "cpu" else {}),
+        load_format="dummy" if options.random_weights else "auto",
         enable_prefix_caching=True,
         kv_cache_memory_bytes=options.kv_cache_bytes,
         max_num_seqs=options.max_batch,
