@@ -31,6 +31,7 @@ BENCHMARKS = {
     "containment": "what walls add to the start of a program, and what a planted program gets through to",
     "attacks": "our own attacks on information flow, each beside a fault that must let it through; --set family=NAME",
     "serving": "workflows on a real engine (--engine vllm or torch): SLO scales of its own orders and of ours",
+    "simulate": "policies on a simulated cluster: SLO scale, bounds, the simulator's error, cost of decisions",
     "structure": "lengths of files and functions, import circles",
 }
 

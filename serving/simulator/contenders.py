@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentsys.serving.requests import Usage
@@ -21,21 +21,31 @@ from agentsys.serving.simulator.profile import StageProfile
 from agentsys.serving.simulator.results import SimulationResult
 from agentsys.serving.simulator.simulation import Core, Simulation
 from agentsys.serving.simulator.trace import Trace
+from agentsys.serving.torch_engine.limits import Tuning
 
 Build = Callable[[rivals.Knowledge], Core]
 
 
 @dataclass(slots=True)
 class Contender:
-    """A policy at one number of slots. ``preemptive`` says whether engines let an urgent call take a slot."""
+    """A policy at one number of slots. ``preemptive`` says whether engines let an urgent call take a slot.
+
+    ``tuning`` is that of the engines' schedulers, the cluster's if None; ``uses_deadlines`` whether they change
+    anything; ``setting`` are the parameters chosen, for people to read.
+    """
 
     name: str
     build: Callable[[Cluster, Sequence[ReplicaSpec]], Core]
     slots: int
     preemptive: bool = False
+    tuning: Tuning | None = None
+    uses_deadlines: bool = True
+    setting: str = ""
 
     def run(self, trace: Trace, cluster: Cluster, scale: float) -> SimulationResult:
         """Simulate a trace with deadlines at ``scale``."""
+        if self.tuning is not None:
+            cluster = replace(cluster, shape=replace(cluster.shape, tuning=self.tuning))
         specs = cluster.specs(self.slots, preemptive=self.preemptive)
         core = self.build(cluster, specs)
         seconds = cluster.call_seconds
@@ -80,6 +90,10 @@ RIVALS: Final[Mapping[str, tuple[Build, bool]]] = {
 }
 """What builds each rival without parameters, and whether its engines preempt."""
 
+WITHOUT_DEADLINES: Final = frozenset(
+    ("round-robin, FCFS", "least work, FCFS", "least work, priority by workflow's arrival", "attained service")
+)
+
 ALPHAS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -90,6 +104,8 @@ def rival(name: str, build: Build, profile: StageProfile, slots: int, *, preempt
         lambda cluster, specs: build(rivals.Knowledge(specs, cluster.shape, profile)),
         slots,
         preemptive,
+        uses_deadlines=name not in WITHOUT_DEADLINES,
+        setting=f"{slots} slots",
     )
 
 
@@ -107,6 +123,7 @@ def ours(
     *,
     policy: Policy | None = None,
     limits: DispatchLimits | None = None,
+    tuning: Tuning | None = None,
     name: str = "ours",
     preemptive: bool = True,
 ) -> Contender:
@@ -119,7 +136,7 @@ def ours(
             specs, policy=policy or UrgencyPolicy(), limits=limits, workflows=known.workflows, lengths=known.lengths
         )
 
-    return Contender(name, build, slots, preemptive)
+    return Contender(name, build, slots, preemptive, tuning, setting=f"{slots} slots")
 
 
 def learn(trace: Trace, cluster: Cluster, slots: int = 16) -> Learned:
