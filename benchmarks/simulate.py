@@ -29,7 +29,7 @@ from agentsys.serving.simulator.trace import Trace
 from agentsys.serving.simulator.workload import Arrivals, WorkloadSpec, generate
 from agentsys.serving.torch_engine.limits import Tuning
 
-SLOTS: Final = (8, 16, 32)
+SLOTS: Final = (8, 12, 16, 32)
 CHUNKS: Final = (256, 512, 2048)
 CAPACITY_SLOTS: Final = 32
 TRAINING_SEED: Final = 1000

@@ -227,7 +227,7 @@ class DispatchCore:
     def _place(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         index = 0
-        while index < len(self.queue) and self._has_room(self.queue[index].key):
+        while index < len(self.queue) and self._has_room(self.queue[index].key, now):
             place = self.queue[index]
             entry = self.calls[place.call_id]
             facts = self.facts(entry)
@@ -244,17 +244,19 @@ class DispatchCore:
             decisions += self._start_reserved(facts, now)
         return decisions
 
-    def _has_room(self, key: float) -> bool:
+    def _has_room(self, key: float, now: float) -> bool:
         return self.policy.early or any(
-            replica.up and (replica.free > 0 or self._displaces(replica, key)) for replica in self.replicas.values()
+            replica.up and (replica.free > 0 or self._displaces(replica, key, now))
+            for replica in self.replicas.values()
         )
 
-    def _displaces(self, replica: Replica, key: float) -> bool:
+    def _displaces(self, replica: Replica, key: float, now: float) -> bool:
         spec, held = replica.spec, len(replica.residents)
         return (
             spec.preemptive
             and spec.slots <= held < spec.slots * self.limits.overcommit
             and key < replica.least_urgent() - self.limits.preemption_margin
+            and replica.wait(now) > self.limits.preemption_wait
         )
 
     def _choose(self, entry: DispatchedCall, facts: CallFacts, ahead: int, now: float) -> tuple[Replica, Option] | None:
@@ -263,7 +265,7 @@ class DispatchCore:
         for replica in self.replicas.values():
             if not (replica.up and replica.permits(entry.call)):
                 continue
-            displaces = not self.policy.early and self._displaces(replica, entry.key)
+            displaces = not self.policy.early and self._displaces(replica, entry.key, now)
             expected = self.estimates.at(entry.call, replica, entry.tokens)
             share = int(ahead * self.estimates.part(replica))
             option = replica.option(entry.call, entry.key, expected, now, ahead=share, displaces=displaces)

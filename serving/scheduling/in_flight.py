@@ -16,7 +16,8 @@ class DispatchLimits:
     """Bounds of the dispatcher; durations in seconds.
 
     ``queue`` calls may wait, ``tenant`` calls of one tenant be in flight (0: no bound). A preemptive replica holds up
-    to ``overcommit`` times its slots, and takes a call beyond them if it is more urgent by ``preemption_margin``.
+    to ``overcommit`` times its slots, and takes a call beyond them if it is more urgent by ``preemption_margin``
+    and no slot gets free within ``preemption_wait``: a pause costs the other one more than a moment costs this one.
     ``rekey_margin`` is the least change of κ that replicas are told. ``triage`` passes between two looks at what can
     still be on time; ``reserved`` is the share of starts that what cannot gets nevertheless. The first ``lookahead``
     calls are all looked at for one that suits a free replica, and of those behind them fewer and fewer. Without any
@@ -31,6 +32,7 @@ class DispatchLimits:
     tenant: int = 0
     overcommit: float = 1.5
     preemption_margin: float = 0.1
+    preemption_wait: float = 1.0
     rekey_margin: float = 0.25
     triage: float | None = 0.25
     reserved: float = 0.1

@@ -154,10 +154,11 @@ class Replica:
         work = prefill + tokens * self.token_seconds(spec.slots, context) / spec.slots
         urgent = min(self._more_urgent(key), others)
         delay = (others - urgent) * work + (prefill + decode if displaces else 0.0)
-        wait = 0.0 if displaces else self._wait(now, ahead)
+        wait = 0.0 if displaces else self.wait(now, ahead)
         return Option(self.index, wait, backlog, prefill, decode, urgent * work, delay, batch, spec.slots)
 
-    def _wait(self, now: float, ahead: int) -> float:
+    def wait(self, now: float, ahead: int = 0) -> float:
+        """Return the seconds until a slot is free, after ``ahead`` more that are promised one."""
         missing = ahead - self.free + 1
         if missing <= 0:
             return 0.0
