@@ -168,8 +168,14 @@ class DispatchCore:
 
     def next_wake(self, now: float) -> float | None:
         """Return when to ask again although nothing happened; ``None`` if there is no need."""
-        pause = self._pause()
-        return max(now, self._triaged + pause) if self.calls and math.isfinite(pause) else None
+        if not self.calls:
+            return None
+        looks = [self._triaged + self._pause()]
+        if self.queue:
+            passed = (replica.passed_over + self.limits.reconsider for replica in self.replicas.values())
+            looks += [look for look in passed if look > now]
+        next_look = min((look for look in looks if math.isfinite(look)), default=None)
+        return None if next_look is None else max(now, next_look)
 
     def _pause(self) -> float:
         """Return the seconds between two looks at the whole; many workflows take longer to look at."""
@@ -242,11 +248,16 @@ class DispatchCore:
                 continue
             decisions.append(self._start(entry, *chosen, now))
             decisions += self._start_reserved(facts, now)
+        if index >= len(self.queue) > 0:
+            for replica in self.replicas.values():
+                replica.passed_over = now if replica.free > 0 else -math.inf
         return decisions
 
     def _has_room(self, key: float, now: float) -> bool:
+        """Whether a call may be started; a free slot that nobody wanted a moment ago does not count."""
+        since = now - self.limits.reconsider
         return self.policy.early or any(
-            replica.up and (replica.free > 0 or self._displaces(replica, key, now))
+            replica.up and (replica.passed_over <= since if replica.free > 0 else self._displaces(replica, key, now))
             for replica in self.replicas.values()
         )
 

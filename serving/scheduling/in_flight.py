@@ -20,8 +20,8 @@ class DispatchLimits:
     and no slot gets free within ``preemption_wait``: a pause costs the other one more than a moment costs this one.
     ``rekey_margin`` is the least change of κ that replicas are told. ``triage`` passes between two looks at what can
     still be on time; ``reserved`` is the share of starts that what cannot gets nevertheless. The first ``lookahead``
-    calls are all looked at for one that suits a free replica, and of those behind them fewer and fewer. Without any
-    replica, calls fail after ``outage``.
+    calls are all looked at for one that suits a free replica, and of those behind them fewer and fewer; if none
+    wants it, the slot stays free for ``reconsider`` at least. Without any replica, calls fail after ``outage``.
 
     A call moves to an idle replica, ``moves`` times at most, if that saves ``move_margin`` and a third of what it still
     takes. It gets a second copy if its first token is ``hedge_after`` later than three times as long as expected;
@@ -37,6 +37,7 @@ class DispatchLimits:
     triage: float | None = 0.25
     reserved: float = 0.1
     lookahead: int = 4
+    reconsider: float = 0.05
     outage: float = 30.0
     moves: int = 2
     move_margin: float = 1.0

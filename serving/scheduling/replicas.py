@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.policy import Option
@@ -38,7 +39,7 @@ class Resident:
 
 
 class Replica:
-    """One replica's load."""
+    """One replica's load. ``passed_over`` is when nobody who waited wanted its free slot."""
 
     def __init__(self, spec: ReplicaSpec, index: int) -> None:
         self.spec = spec
@@ -48,7 +49,8 @@ class Replica:
         self._fit: StepTimeFit | None = None
         self._ends: list[float] | None = None
         self._keys: list[float] | None = None
-        self._prompts: list[tuple[float, float]] | None = None
+        self._prompts: tuple[list[float], list[float]] | None = None
+        self.passed_over = -math.inf
         self.step_time: StepTime = spec.step_time
 
     @property
@@ -129,9 +131,11 @@ class Replica:
     def _prompts_before(self, key: float) -> tuple[float, float]:
         """Return the seconds of prompts still to be computed: of calls at least as urgent as ``key``, and of all."""
         if self._prompts is None:
-            self._prompts = [(one.key, one.prefill) for one in self.residents.values() if not one.generated]
-        before = sum(seconds for other, seconds in self._prompts if other <= key)
-        return before, sum(seconds for _key, seconds in self._prompts)
+            waiting = sorted((one.key, one.prefill) for one in self.residents.values() if not one.generated)
+            sums = accumulate((seconds for _key, seconds in waiting), initial=0.0)
+            self._prompts = [key for key, _seconds in waiting], list(sums)
+        keys, sums_before = self._prompts
+        return sums_before[bisect_right(keys, key)], sums_before[-1]
 
     def _more_urgent(self, key: float) -> int:
         if self._keys is None:
@@ -142,20 +146,21 @@ class Replica:
         self, call: Call, key: float, expected: Expected, now: float, *, ahead: int = 0, displaces: bool = False
     ) -> Option:
         """Say what it would mean to run ``call`` here, after ``ahead`` more that are promised the next free slots."""
-        spec, prices, tokens = self.spec, self.step_time, expected.tokens
-        batch = min(len(self.residents), spec.slots)
+        slots, prices, tokens = self.spec.slots, self.step_time, expected.tokens
+        batch = min(len(self.residents), slots)
         others = batch - 1 if displaces else batch
-        context = call.prompt_tokens + tokens / 2
+        context = prices.per_context * (call.prompt_tokens + tokens / 2)
         prefill = prices.per_prefill * call.prompt_tokens * (1 - expected.cached)
         # Whoever ends makes room for another, whose prompt is computed between two tokens of this call.
         newcomers = others * expected.prompt_per_token * prices.per_prefill
         backlog, prompts = self._prompts_before(key)
-        decode = tokens * (self.token_seconds(others + 1, context) + newcomers) + prompts - backlog
-        work = prefill + tokens * self.token_seconds(spec.slots, context) / spec.slots
+        each = prices.per_sequence + context
+        decode = tokens * (prices.base + (others + 1) * each + newcomers) + prompts - backlog
+        work = prefill + tokens * (prices.base / slots + each)
         urgent = min(self._more_urgent(key), others)
         delay = (others - urgent) * work + (prefill + decode if displaces else 0.0)
         wait = 0.0 if displaces else self.wait(now, ahead)
-        return Option(self.index, wait, backlog, prefill, decode, urgent * work, delay, batch, spec.slots)
+        return Option(self.index, wait, backlog, prefill, decode, urgent * work, delay, batch, slots)
 
     def wait(self, now: float, ahead: int = 0) -> float:
         """Return the seconds until a slot is free, after ``ahead`` more that are promised one."""

@@ -358,3 +358,17 @@ def test_nobody_waits_longer_than_the_cap_and_what_was_due_before(seed: int) -> 
         core.ended(running, "a", Usage(100, 0, 20), now)
         running = started(core.decide(now))[0][0]
         assert now < 3 * cap, "the call without a deadline starves"
+
+
+def test_a_slot_that_nobody_wants_is_offered_again_a_moment_later() -> None:
+    core = DispatchCore([spec("fast"), spec("slow", slower=20.0)], policy=UrgencyPolicy(longest_wait=10_000))
+    core.submit(call("x"), 0.0)
+    core.decide(0.0)
+    core.submit(call("y"), 1.0)
+    assert started(core.decide(1.0)) == []
+    wake = core.next_wake(1.0)
+    assert wake is not None
+    assert 1.0 < wake <= 1.0 + core.limits.reconsider + 1e-9
+    core.replica_down("fast", 1.01)
+    assert core.lost("x", "fast", 1.01)
+    assert len(started(core.decide(wake))) == 1
