@@ -364,7 +364,7 @@ def test_a_slot_that_nobody_wants_is_offered_again_a_moment_later() -> None:
     core = DispatchCore([spec("fast"), spec("slow", slower=20.0)], policy=UrgencyPolicy(longest_wait=10_000))
     core.submit(call("x"), 0.0)
     core.decide(0.0)
-    core.submit(call("y"), 1.0)
+    core.submit(call("y", 1.0, deadline=10.0), 1.0)
     assert started(core.decide(1.0)) == []
     wake = core.next_wake(1.0)
     assert wake is not None
