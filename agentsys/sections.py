@@ -84,6 +84,30 @@ class NamedModelSettings(Section):
         return self
 
 
+class ScheduleSettings(Section):
+    """How calls are ordered, placed and run; `agentsys tune` writes this table."""
+
+    fairness: float | None = Field(
+        None, ge=0, description="seconds of urgency lost for each second of service beyond the least served tenant's"
+    )
+    haste: float | None = Field(
+        None, ge=0, le=1, description="weight of the time that a call can spare, when its replica is chosen"
+    )
+    harm: float | None = Field(None, ge=0, description="weight of the delay that a call gives to more urgent ones")
+    delay: float | None = Field(None, ge=0, description="weight of the delay that a call gives to less urgent ones")
+    overcommit: float | None = Field(
+        None, ge=1, description="calls given to a replica that preempts, as a multiple of its slots"
+    )
+    preemption_margin: float | None = Field(
+        None,
+        ge=0,
+        description="seconds by which a call must be more urgent to be given to a replica without free slots",
+    )
+    prefill_chunk: int | None = Field(
+        None, ge=1, description="prompt tokens of a step behind more urgent answers, in the torch engine"
+    )
+
+
 class BoardSettings(Section):
     """Where the shared state lives."""
 

@@ -30,6 +30,7 @@ from agentsys.sections import (
     PrincipalSettings,
     PythonSettings,
     RunSettings,
+    ScheduleSettings,
     SecretSettings,
     Section,
     ServerSettings,
@@ -63,6 +64,7 @@ class Settings(Section):
     models: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], NamedModelSettings] = (
         Field(default_factory=dict, description="more models, by the names that calls use")
     )
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     board: BoardSettings = Field(default_factory=BoardSettings)
     lake: LakeSettings = Field(default_factory=LakeSettings)
     run: RunSettings = Field(default_factory=RunSettings)

@@ -51,9 +51,10 @@ class Study:
     profile: StageProfile
     learned: Learned
     console: Console = field(default_factory=lambda: Console(stderr=True))
+    quick: bool = False
 
     @staticmethod
-    def at(rate: float, seeds: int, workflows: int, arrivals: Arrivals = "poisson") -> Study:
+    def at(rate: float, seeds: int, workflows: int, arrivals: Arrivals = "poisson", *, quick: bool = False) -> Study:
         training = generate(WorkloadSpec(workflows, rate, arrivals, seed=TRAINING_SEED))
         return Study(
             rate=rate,
@@ -61,7 +62,13 @@ class Study:
             training=training,
             profile=StageProfile.of(training, HETEROGENEOUS.call_seconds),
             learned=learn(training, HETEROGENEOUS),
+            quick=quick,
         )
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The numbers of slots that are tried."""
+        return SLOTS[1::2] if self.quick else SLOTS
 
     def say(self, what: str) -> None:
         self.console.print(f"[dim]load of {self.rate:.2f} workflows/s: {what}[/]", highlight=False)
@@ -69,7 +76,7 @@ class Study:
     def candidates(self) -> dict[str, list[Contender]]:
         """Return every policy at each of its settings."""
         found = {
-            name: [rival(name, build, self.profile, slots, preemptive=preemptive) for slots in SLOTS]
+            name: [rival(name, build, self.profile, slots, preemptive=preemptive) for slots in self.slots]
             for name, (build, preemptive) in RIVALS.items()
         }
         found[HEXGEN] = list(self._hexgen())
@@ -88,15 +95,15 @@ class Study:
         return Runs(contender, self.traces, HETEROGENEOUS, self.say)
 
     def _hexgen(self) -> Iterator[Contender]:
-        for slots in SLOTS:
-            for alpha in ALPHAS:
+        for slots in self.slots:
+            for alpha in ALPHAS[::2] if self.quick else ALPHAS:
                 one = rival(HEXGEN, hexgen(alpha), self.profile, slots, preemptive=False)
                 one.setting = f"{slots} slots, α {alpha}"
                 yield one
 
     def _ours(self) -> Iterator[Contender]:
-        for slots in SLOTS:
-            for chunk in CHUNKS:
+        for slots in self.slots:
+            for chunk in CHUNKS[1:2] if self.quick else CHUNKS:
                 one = ours(slots, self.learned, tuning=Tuning(prefill_chunk=chunk))
                 one.setting = f"{slots} slots, chunk {chunk}"
                 yield one
@@ -109,7 +116,7 @@ def main(options: Options) -> BenchResult:
     seeds = int(options.arguments.get("seeds", "1" if options.quick else "3"))
     workflows = int(options.arguments.get("workflows", "120" if options.quick else "300"))
     most = capacity(HETEROGENEOUS, CAPACITY_SLOTS, workflows=workflows)
-    study = Study.at(load * most, seeds, workflows)
+    study = Study.at(load * most, seeds, workflows, quick=options.quick)
     chosen = study.best()
     runs = {name: study.runs(contender) for name, contender in chosen.items()}
     scales = {name: (one.slo_scale(0.95), one.slo_scale(0.99)) for name, one in runs.items()}
@@ -193,7 +200,7 @@ def _other_loads(
 ) -> tuple[list[str], list[Bar]]:
     """Run ours at every load and kind of arrival, and look for starvation and unfairness."""
     results: dict[str, list[SimulationResult]] = {}
-    for load in LOADS:
+    for load in LOADS[1::2] if study.quick else LOADS:
         for arrivals in ("poisson", "bursty", "diurnal"):
             study.say(f"ours at load {load:g}, {arrivals}")
             spec = [WorkloadSpec(workflows, load * most, arrivals, seed=seed) for seed in range(1, seeds + 1)]

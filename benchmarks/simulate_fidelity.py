@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from agentsys.benchmarks.harness import Options, other_cpu_share
-from agentsys.serving.requests import GenerateRequest, SamplingParams
 from agentsys.serving.scheduling.calls import Call
 from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
 from agentsys.serving.simulator.cluster import Cluster, Machine
+from agentsys.serving.simulator.live import serve_live
 from agentsys.serving.simulator.results import quantile
 from agentsys.serving.simulator.rivals import EarlyBinding, RoundRobin
 from agentsys.serving.simulator.simulation import EPOCH, Simulation
 from agentsys.serving.simulator.torch_replica import EngineShape
-from agentsys.serving.simulator.trace import Trace, TraceWorkflow, Unfolding
+from agentsys.serving.simulator.trace import Trace, TraceWorkflow
 from agentsys.serving.simulator.workload import WorkloadSpec, generate
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.torch_engine.limits import Tuning
@@ -27,7 +26,6 @@ SLOTS: Final = 4
 STEP_TOKENS: Final = 256
 KV_BYTES: Final = 256 * 2**20
 BLOCK_SIZE: Final = 16
-VOCABULARY: Final = 40_000
 DEADLINE_SCALE: Final = 4.0
 GUESS: Final = StepTime(base=0.02, per_prefill=1e-3, per_sequence=2e-3, per_context=1e-6)
 
@@ -86,35 +84,13 @@ def _drift(iterations: Sequence[Iteration], prices: StepTime) -> float:
 async def _serve(engine: TorchEngine, trace: Trace) -> tuple[list[float], list[Iteration]]:
     """Serve a trace in real time; returns the workflows' latencies in order, and the engine's steps."""
     last, _ = engine.iterations()
-    began = time.time()
     iterations: list[Iteration] = []
-    serving = asyncio.gather(*(_run(engine, workflow, began) for workflow in trace.workflows))
+    serving = asyncio.ensure_future(serve_live(engine, trace, _due, dispatched=False))
     while not serving.done():
         await asyncio.wait([serving], timeout=1.0)
         last, new = engine.iterations(last)
         iterations += new
     return await serving, iterations
-
-
-async def _run(engine: TorchEngine, workflow: TraceWorkflow, began: float) -> float:
-    arrived = began + workflow.arrived
-    await asyncio.sleep(max(arrived - time.time(), 0.0))
-    unfolding = Unfolding(workflow)
-
-    async def answer(place: int, wait: float) -> None:
-        await asyncio.sleep(wait)
-        call = workflow.calls[place]
-        request = GenerateRequest(
-            workflow.prompt(place, VOCABULARY),
-            SamplingParams(max_tokens=call.completion_tokens, ignore_eos=True),
-            urgency=arrived + _due(workflow),
-        )
-        async for _chunk in engine.submit(request):
-            pass
-        await asyncio.gather(*(answer(*ready) for ready in unfolding.ended(place)))
-
-    await asyncio.gather(*(answer(*ready) for ready in unfolding.begin()))
-    return time.time() - arrived
 
 
 def _due(workflow: TraceWorkflow) -> float:

@@ -15,6 +15,7 @@ from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Engine
 from agentsys.serving.openai_engine import OpenAIEngine, audience_of_url
 from agentsys.serving.scheduling.in_flight import DispatchLimits
+from agentsys.serving.scheduling.policy import Policy
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
 from agentsys.serving.weights.catalogue import is_remote
@@ -94,6 +95,7 @@ class ReplicatedModel:
     slots: int
     workflows: WorkflowTable
     limits: DispatchLimits | None = None
+    policy: Policy | None = None
 
     @property
     def audience(self) -> Readers:
@@ -123,7 +125,7 @@ class ReplicatedModel:
             ReplicaSource(f"{number}:{one.spec}" if len(self.replicas) > 1 else one.spec, one, self.slots)
             for number, one in enumerate(self.replicas)
         ]
-        return Dispatcher(sources, workflows=self.workflows, limits=self.limits)
+        return Dispatcher(sources, workflows=self.workflows, limits=self.limits, policy=self.policy)
 
 
 def replicated(
@@ -133,6 +135,7 @@ def replicated(
     *,
     slots: int = 0,
     limits: DispatchLimits | None = None,
+    policy: Policy | None = None,
     progress: ProgressListener = ignore_progress,
 ) -> ReplicatedModel:
     """Return what loads a model that every one of ``specs`` (see :func:`engine_factory`) is a replica of.
@@ -141,7 +144,7 @@ def replicated(
     """
     # Whether and where a call is tried again is the dispatcher's to say.
     engines = [SpecifiedEngine(spec, replace(options, attempts=1), progress) for spec in specs]
-    return ReplicatedModel(tuple(engines), slots, workflows, limits)
+    return ReplicatedModel(tuple(engines), slots, workflows, limits, policy)
 
 
 def _remote(spec: str, options: EngineOptions) -> Engine:

@@ -12,6 +12,7 @@ from agentsys.cli.bench import bench
 from agentsys.cli.console import console
 from agentsys.cli.doctor import doctor
 from agentsys.cli.output import out
+from agentsys.cli.policy_search import evolve, tune
 from agentsys.cli.replay import replay
 from agentsys.cli.run import run
 from agentsys.cli.serve import serve
@@ -32,6 +33,8 @@ app.command("replay")(replay)
 app.command("why")(why)
 app.command("doctor")(doctor)
 app.command("bench")(bench)
+app.command("tune")(tune)
+app.command("evolve")(evolve)
 app.command("console")(console)
 app.add_typer(runs.app, name="runs")
 app.add_typer(approvals.app, name="approvals")

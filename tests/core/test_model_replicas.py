@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import pytest
@@ -11,12 +12,15 @@ from langgraph.runtime import Runtime as GraphRuntime
 from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
-from agentsys.embedded import client_of
+from agentsys.embedded import client_of, dispatching, options_of
 from agentsys.errors import ConfigurationError
 from agentsys.models import audience_of
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
+from agentsys.serving.scheduling.in_flight import DispatchLimits
+from agentsys.serving.scheduling.policy import UrgencyPolicy
 from agentsys.serving.scheduling.workflows import WorkflowTable
+from agentsys.serving.torch_engine.limits import ADAPTIVE
 from agentsys.settings import load_settings
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
@@ -75,6 +79,17 @@ def test_settings_that_name_no_engine_or_one_name_twice_are_refused(tmp_path) ->
     twice = load_settings({"models.smollm2-135m.spec": "x"}, directory=tmp_path, environment={}).settings
     with pytest.raises(ConfigurationError, match="smollm2-135m"):
         client_of(twice)
+
+
+def test_the_schedule_of_the_settings_reaches_dispatchers_and_engines(tmp_path) -> None:
+    given = {"schedule.harm": 0.5, "schedule.overcommit": 2.0, "schedule.prefill_chunk": 512}
+    settings = load_settings(given, directory=tmp_path, environment={}).settings
+    limits, policy = dispatching(settings)
+    assert (policy.harm, policy.haste) == (0.5, UrgencyPolicy().haste)
+    assert (limits.overcommit, limits.preemption_margin) == (2.0, DispatchLimits().preemption_margin)
+    assert options_of(settings).tuning == replace(ADAPTIVE, prefill_chunk=512)
+    with pytest.raises(ConfigurationError, match="overcommit"):
+        load_settings({"schedule.overcommit": 0.5}, directory=tmp_path, environment={})
 
 
 class Telling(ScriptedModel):
