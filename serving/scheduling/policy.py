@@ -93,9 +93,9 @@ class UrgencyPolicy:
 
     longest_wait: float = LONGEST_WAIT_SECONDS
     fairness: float = 0.2
-    haste: float = 0.05
-    harm: float = 1.0
-    delay: float = 0.05
+    haste: float = 0.1
+    harm: float = 0.5
+    delay: float = 0.1
     early: bool = False
 
     def key(self, call: CallFacts, now: float) -> float:
