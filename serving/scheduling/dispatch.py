@@ -130,7 +130,7 @@ class DispatchCore:
         entry = self.calls.get(call_id)
         if entry is None:
             return []
-        entry.workflow.deadline = deadline
+        entry.workflow.deadline = entry.workflow.due = deadline
         return self._rekey(entry.workflow, now)
 
     def replica_down(self, name: str, now: float) -> None:

@@ -372,3 +372,15 @@ def test_a_slot_that_nobody_wants_is_offered_again_a_moment_later() -> None:
     core.replica_down("fast", 1.01)
     assert core.lost("x", "fast", 1.01)
     assert len(started(core.decide(wake))) == 1
+
+
+def test_a_moved_deadline_moves_its_calls_at_once() -> None:
+    core = DispatchCore([spec(rekeys=True)])
+    for name, deadline in (("running", 400.0), ("a", 300.0), ("b", 310.0)):
+        core.submit(call(name, deadline=deadline), 0.0)
+        core.decide(0.0)
+    assert core.reschedule("b", 200.0, 0.0) == []
+    assert core.queue.calls() == ["b", "a"]
+    (rekey,) = core.reschedule("running", 350.0, 0.0)
+    assert isinstance(rekey, Rekey)
+    assert rekey.urgency == pytest.approx(350.0, abs=5.0)
