@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+from agentsys.serving.simulator.results import jain, quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,6 @@ class RunResult:
         return (after - before) / (ended - began)
 
 
-def quantile(values: Iterable[float], part: float) -> float:
-    """Return the smallest value that at least ``part`` of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(math.ceil(part * len(ordered)) - 1, 0)]
-
-
 def slo_scale(outcomes: Iterable[Outcome], part: float = 0.95) -> float:
     """Return the smallest scale of deadlines at which at least ``part`` of the workflows were on time."""
     return quantile([one.needed_scale for one in outcomes], part)
@@ -84,12 +79,6 @@ def slo_scale(outcomes: Iterable[Outcome], part: float = 0.95) -> float:
 def attainment(outcomes: Sequence[Outcome], scale: float) -> float:
     """Return the share of workflows on time at a scale of deadlines."""
     return fmean(one.needed_scale <= scale for one in outcomes)
-
-
-def jain(values: Sequence[float]) -> float:
-    """Return Jain's fairness index: 1 if all are equal, 1/n if one has everything."""
-    squares = sum(value * value for value in values)
-    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
 
 
 def tenant_fairness(outcomes: Iterable[Outcome]) -> float:

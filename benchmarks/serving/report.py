@@ -13,12 +13,12 @@ from agentsys.benchmarks.serving.figures import (
     RunResult,
     attainment,
     by_load,
-    quantile,
     slo_scale,
     tenant_fairness,
 )
 from agentsys.benchmarks.serving.fleet import Setting
 from agentsys.benchmarks.serving.pacing import LENGTH_SCALE, LOADS
+from agentsys.serving.simulator.results import quantile
 
 FCFS_BAR: Final = 1.5
 PRIORITY_BAR: Final = 1.15

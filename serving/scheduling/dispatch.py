@@ -204,14 +204,16 @@ class DispatchCore:
         limits = self.limits
         if not any(replica.permits(call) for replica in self.replicas.values()):
             raise NoReplicaError(f"none of {len(self.replicas)} replicas may or can serve call {call.call_id!r}.")
-        work = self.estimates.reference.share(call.prompt_tokens, self.estimates.tokens(call))
         if len(self.queue) >= limits.queue:
-            retry = max(work * len(self.queue) / self.estimates.speed / 10, 1.0)
+            retry = max(self._work(call) * len(self.queue) / self.estimates.speed / 10, 1.0)
             raise OverloadedError(f"{len(self.queue)} calls wait, the most that may.", retry_after=retry)
         open_calls = self.tenants.open(call.place.tenant)
         if limits.tenant and open_calls >= limits.tenant:
             message = f"tenant {call.place.tenant!r} has {open_calls} calls in flight, the most it may."
-            raise OverloadedError(message, retry_after=max(work, 1.0))
+            raise OverloadedError(message, retry_after=max(self._work(call), 1.0))
+
+    def _work(self, call: Call) -> float:
+        return self.estimates.demand(call, self.estimates.tokens(call)).work
 
     def _enqueue(self, entry: DispatchedCall, now: float) -> None:
         entry.key = self._key(entry, self.facts(entry), now)
@@ -330,11 +332,9 @@ class DispatchCore:
     def _jobs(self, now: float) -> Iterator[Job]:
         for workflow in self.workflows:
             if math.isfinite(workflow.deadline) and workflow.open:
-                left = self.workflows.after(workflow)
                 opened = [self._left(call_id, demand) for call_id, demand in workflow.open.items()]
-                path = max(demand.path for demand in opened) + left.path
-                work = sum(demand.work for demand in opened) + left.work
-                yield Job(workflow, path, work, workflow.deadline - now)
+                left = self.workflows.remaining(workflow, opened)
+                yield Job(workflow, left.path, left.work, workflow.deadline - now)
 
     def _left(self, call_id: str, demand: Demand) -> Demand:
         """Return what is left of an open call; one of another model's dispatcher counts whole."""

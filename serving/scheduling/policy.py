@@ -77,6 +77,7 @@ class Policy(Protocol):
 
 
 LONGEST_WAIT_SECONDS: Final = 600.0
+"""However unhurried a call is, it falls due then, for dispatchers and for engines."""
 
 
 @dataclass(frozen=True, slots=True)

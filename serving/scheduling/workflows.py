@@ -7,7 +7,7 @@ next call begins the next stage, and what passed between was tools or thought.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -144,11 +144,10 @@ class WorkflowTable:
         """Return what is expected of a workflow after its present stage."""
         return self._history(workflow.kind).left(workflow.stage)
 
-    def remaining(self, workflow: Workflow) -> Demand:
-        """Return what is expected of a workflow from now on, its open calls included."""
-        after = self.after(workflow)
-        longest = max((demand.path for demand in workflow.open.values()), default=0.0)
-        return Demand(longest + after.path, sum(demand.work for demand in workflow.open.values()) + after.work)
+    def remaining(self, workflow: Workflow, opened: Sequence[Demand]) -> Demand:
+        """Return what is expected of a workflow from now on; ``opened`` is what is left of its open calls."""
+        longest = max((demand.path for demand in opened), default=0.0)
+        return Demand(longest, sum(demand.work for demand in opened)) + self.after(workflow)
 
     def sweep(self, now: float) -> None:
         """End the workflows that have been quiet for long."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from agentsys.serving.scheduling.calls import ReplicaSpec
+from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.simulator.replica import Outcome, ReplicaTotals, SimulatedCall, Stretch
 from agentsys.serving.torch_engine.limits import SchedulerLimits, Tuning
@@ -18,9 +19,6 @@ from agentsys.serving.torch_engine.sequence import SequenceState
 
 ANSWER: Final = 7
 """The token that every simulated answer consists of."""
-
-LONGEST_WAIT_SECONDS: Final = 600.0
-"""As in the engine: however unhurried a call is, it falls due then."""
 
 
 @dataclass(frozen=True, slots=True)

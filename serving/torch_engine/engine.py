@@ -25,6 +25,7 @@ from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
+from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
@@ -49,7 +50,6 @@ DEFAULT_MAX_STEP_TOKENS = 256
 DEFAULT_MAX_WAITING = 2048
 _MAX_DRAFT_TOKENS = 8
 _MOST_THREADS = 16
-_LONGEST_WAIT_SECONDS = 600.0
 
 
 def default_threads() -> int:
@@ -265,7 +265,7 @@ class TorchEngine:
             urgency=request.urgency,
             arrival=arrival,
             domain=domain_digest(request.label.readers),
-            latest=time.time() + _LONGEST_WAIT_SECONDS,
+            latest=time.time() + LONGEST_WAIT_SECONDS,
         )
         top = sampling.logprobs
         return ActiveRequest(
@@ -292,7 +292,7 @@ class TorchEngine:
                 urgency=request.urgency,
                 arrival=next(self._arrivals),
                 domain=domain_digest(request.label.readers),
-                latest=time.time() + _LONGEST_WAIT_SECONDS,
+                latest=time.time() + LONGEST_WAIT_SECONDS,
                 reuses_prefix=False,
             )
             tasks.append(ActiveEmbedding(sequence, partial(_send_numbered, deliver, index)))

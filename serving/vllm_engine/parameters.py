@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from agentsys.serving.requests import GenerateRequest
+from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 NAME_ARGUMENT: Final = "agentsys_name"
 """Under this name among the extra arguments, our scheduler finds a request's id; vLLM adds a suffix to its own."""
 
-_LONGEST_WAIT_SECONDS: Final = 600.0
 MILLISECONDS: Final = 1000
 _SEED_MASK: Final = 2**63 - 1
 
@@ -44,7 +44,7 @@ def sampling_params(request: GenerateRequest, room: int, eos_token_ids: Iterable
 
 def latest_priority() -> int:
     """Return the priority of a call that comes now without hurry: nobody waits for ever."""
-    return int((time.time() + _LONGEST_WAIT_SECONDS) * MILLISECONDS)
+    return int((time.time() + LONGEST_WAIT_SECONDS) * MILLISECONDS)
 
 
 def priority(urgency: float, latest: int) -> int:

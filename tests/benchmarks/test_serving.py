@@ -10,10 +10,11 @@ import pytest
 
 from agentsys.benchmarks.serving.arms import ExactLengths, by_arrival, by_deadline, no_hurry
 from agentsys.benchmarks.serving.driver import MOST_ANSWER_TOKENS, Plan, run
-from agentsys.benchmarks.serving.figures import Outcome, RunResult, attainment, by_load, jain, slo_scale
+from agentsys.benchmarks.serving.figures import Outcome, RunResult, attainment, by_load, slo_scale
 from agentsys.benchmarks.serving.pacing import completion_tokens, isolated_seconds, load_at, paced, phases, renamed
 from agentsys.errors import ServingError
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Usage, WorkflowCall
+from agentsys.serving.simulator.results import jain
 
 PLAN = phases(40.0, (0.5, 1.0))
 

@@ -113,7 +113,7 @@ def test_a_fan_out_is_one_stage_whose_path_is_its_longest_call() -> None:
         table.end_call(workflow, f"{number}d", Demand(4.0, 4.0), 11.0)
         table.end(f"w{number}", 11.0)
     workflow = table.begin_call("new", WorkflowCall("new", "kind", "search"), Demand(2.0, 2.0), 0.0)
-    left = table.remaining(workflow)
+    left = table.remaining(workflow, list(workflow.open.values()))
     assert left.path == pytest.approx(2.0 + 2.0 + 4.0, rel=0.01)  # the call, the pause of two seconds, the answer
     assert left.work == pytest.approx(2.0 + 4.0, rel=0.01)
     assert table.after(workflow).path == pytest.approx(6.0, rel=0.01)
