@@ -121,7 +121,7 @@ def main(options: Options) -> BenchResult:
     runs = {name: study.runs(contender) for name, contender in chosen.items()}
     scales = {name: (one.slo_scale(0.95), one.slo_scale(0.99)) for name, one in runs.items()}
     table = [_row(name, runs[name], *scales[name]) for name in runs]
-    bars = _scale_bars(scales)
+    bars = scale_bars(scales)
     bound_notes, bound_bar = _against_bound(study, chosen[OURS])
     fairness_notes, fairness_bars = _other_loads(chosen[OURS], most, seeds, workflows, study)
     checked = fidelity(options) if options.arguments.get("engine", "torch") == "torch" else None
@@ -129,7 +129,7 @@ def main(options: Options) -> BenchResult:
     bars += [
         bound_bar,
         *fairness_bars,
-        *_fidelity_bars(checked),
+        *fidelity_bars(checked),
         Bar("scheduler, ms a step at 256 waiting", step, 1.0, at_least=False),
         Bar("dispatcher, placements/s on one core", placed, 5000.0),
     ]
@@ -169,7 +169,8 @@ def place_of(scale: float) -> int:
     return place
 
 
-def _scale_bars(scales: dict[str, tuple[float, float]]) -> list[Bar]:
+def scale_bars(scales: dict[str, tuple[float, float]]) -> list[Bar]:
+    """Return the bars on SLO scales, at 95 and at 99 %, by policy."""
     return [
         Bar(
             f"SLO scale @{part}, % below HexGen-Flow's",
@@ -220,7 +221,8 @@ def _other_loads(
     ]
 
 
-def _fidelity_bars(checked: Fidelity | None) -> list[Bar]:
+def fidelity_bars(checked: Fidelity | None) -> list[Bar]:
+    """Return the bars on the simulator's error, none if it was not compared."""
     if checked is None:
         return []
     return [
