@@ -75,6 +75,7 @@ def options_of(settings: Settings, named: NamedModelSettings | None = None) -> E
     chunk = settings.schedule.prefill_chunk
     return EngineOptions(
         weight_format=model.weight_format,
+        device=model.device,
         threads=model.threads,
         kv_cache_bytes=model.kv_cache_mib * 2**20,
         max_batch=model.max_batch,

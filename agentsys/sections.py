@@ -36,6 +36,9 @@ class ModelSettings(Section):
     weight_format: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="how weights are held; auto is the fastest batch-invariant format"
     )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where the in-process engine runs; cuda holds weights in bfloat16 and does not speculate"
+    )
     threads: int | None = Field(None, ge=1, description="cores the engine may use; default: all, at most 16")
     kv_cache_mib: int = Field(256, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int = Field(16, ge=1, description="requests that run at once")

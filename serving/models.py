@@ -33,6 +33,7 @@ class EngineOptions:
     """
 
     weight_format: str = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = None
     kv_cache_bytes: int = 256 * 2**20
     max_batch: int = 16
@@ -177,12 +178,11 @@ def _vllm(name: str, options: EngineOptions, progress: ProgressListener) -> Engi
 def _in_process(spec: str, options: EngineOptions, progress: ProgressListener) -> Engine:
     # torch takes seconds to import, which callers with a remote model need not wait for.
     from agentsys.serving.torch_engine.engine import TorchEngine
-    from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT
     from agentsys.serving.weights.pull import pull
 
     return TorchEngine.load(
         pull(spec, progress=progress, directory=options.models_dir),
-        weight_format=DEFAULT_WEIGHT_FORMAT if options.weight_format == "auto" else options.weight_format,
+        weight_format=options.weight_format,
         threads=options.threads,
         kv_cache_bytes=options.kv_cache_bytes,
         max_batch=options.max_batch,
@@ -190,4 +190,5 @@ def _in_process(spec: str, options: EngineOptions, progress: ProgressListener) -
         max_waiting=options.max_waiting,
         drafter=options.drafter,
         tuning=options.tuning,
+        device=options.device,
     )

@@ -17,7 +17,7 @@ from agentsys.benchmarks.serving.calibration import Measured, calibrate, capacit
 from agentsys.benchmarks.serving.driver import Plan, run
 from agentsys.benchmarks.serving.figures import RunResult, slo_scale
 from agentsys.benchmarks.serving.fleet import Kind, Setting, enter_vllm_environment, policies, start
-from agentsys.benchmarks.serving.pacing import isolated_seconds, paced, phases, renamed
+from agentsys.benchmarks.serving.pacing import CPU_SCALE, Scale, isolated_seconds, paced, phases, renamed
 from agentsys.benchmarks.serving.report import report
 from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
@@ -36,7 +36,7 @@ _PILOT_SEED: Final = 500
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much is run: seconds of a trace, the least workflows it may have, repeats, workflows of the calibration,
-    pilots of the told scale."""
+    pilots of the told scale, and how long the workflows are."""
 
     seconds: float
     least: int
@@ -44,6 +44,7 @@ class Size:
     alone: int
     together: int
     pilots: int
+    scale: Scale = CPU_SCALE
 
 
 FULL: Final = Size(seconds=36.0, least=30, repeats=5, alone=8, together=60, pilots=2)
@@ -59,6 +60,7 @@ def main(options: Options) -> BenchResult:
     size = QUICK if options.quick else FULL
     size = replace(
         size,
+        scale=setting.scale,
         seconds=float(options.arguments.get("seconds", size.seconds)),
         repeats=size.repeats if options.quick else options.repeats,
     )
@@ -85,8 +87,8 @@ async def _measure_on(
 ) -> Measured:
     arms = [*baselines(engines), ours(engines["urgency"], setting.slots["urgency"])]
     progress.update(task, description="calibrating")
-    calibration = await calibrate(arms[-1], size.alone, size.together)
-    capacity = await capacity_of(arms[0], size.together, "capacity")
+    calibration = await calibrate(arms[-1], size.alone, size.together, size.scale)
+    capacity = await capacity_of(arms[0], size.together, "capacity", size.scale)
     measured = Measured(calibration, capacity, {arm.name: [] for arm in arms}, {arm.name: [] for arm in arms})
     told = await _pilots(arms, measured, size, progress, task)
     progress.update(task, total=size.repeats * len(arms), completed=0)
@@ -118,9 +120,11 @@ async def _pilots(
 
 async def _run(arm: Arm, measured: Measured, size: Size, seed: int, told: float, name: str) -> RunResult:
     plan = phases(max(size.seconds, size.least / measured.capacity))
-    trace = renamed(paced(seed, plan, measured.capacity), name)
+    trace = renamed(paced(seed, plan, measured.capacity, size.scale), name)
     isolated = isolated_seconds(trace, measured.calibration.call_seconds)
-    return await run(arm.engine, arm.urgency, Plan(trace, isolated, plan, told), on_end=arm.ended)
+    return await run(
+        arm.engine, arm.urgency, Plan(trace, isolated, plan, size.scale.told_tokens, told), on_end=arm.ended
+    )
 
 
 def _setting(arguments: Mapping[str, str]) -> Setting:
@@ -128,10 +132,8 @@ def _setting(arguments: Mapping[str, str]) -> Setting:
     if kind not in get_args(Kind):
         raise ConfigurationError(f"There is no engine {kind!r} to measure.", remedy="Pass --engine vllm or torch.")
     device: Any = arguments.get("device", "cpu")
-    if device not in ("cpu", "cuda") or (device == "cuda" and kind == "torch"):
-        raise ConfigurationError(
-            f"The {kind} engine cannot be measured on {device!r}.", remedy="Pass --device cpu, or cuda with vLLM."
-        )
+    if device not in ("cpu", "cuda"):
+        raise ConfigurationError(f"There is no device {device!r}.", remedy="Pass --device cpu or cuda.")
     slots = {policy: int(arguments.get(policy, most)) for policy, most in SLOTS[kind].items()}
     random = arguments.get("weights") == "random"
     return Setting(kind, arguments.get("model", "smollm2-135m"), slots, device, random)

@@ -12,7 +12,7 @@ from typing import Final
 from agentsys.benchmarks.serving.arms import Arm
 from agentsys.benchmarks.serving.driver import Plan, run
 from agentsys.benchmarks.serving.figures import RunResult
-from agentsys.benchmarks.serving.pacing import Phase, completion_tokens, isolated_seconds, renamed, spec
+from agentsys.benchmarks.serving.pacing import Phase, Scale, completion_tokens, isolated_seconds, renamed, spec
 from agentsys.serving.scheduling.step_time import StepTime, StepTimeFit
 from agentsys.serving.simulator.trace import Trace, TraceCall, TraceWorkflow
 from agentsys.serving.simulator.workload import generate
@@ -50,13 +50,13 @@ class Measured:
     told: dict[str, list[float]] = field(default_factory=dict)
 
 
-async def calibrate(arm: Arm, alone: int, together: int) -> Calibration:
+async def calibrate(arm: Arm, alone: int, together: int, scale: Scale) -> Calibration:
     """Run ``alone`` workflows one after another, then ``together`` at once; the arm's engine must time its steps."""
     before, _ = arm.engine.iterations()
-    drawn = generate(spec(_SEED, alone + together))
+    drawn = generate(spec(_SEED, alone + together, scale))
     singles = [Trace((one,)) for one in drawn.workflows[:alone]]
-    latencies = [await _latency_alone(arm, single, f"alone-{index}") for index, single in enumerate(singles)]
-    capacity = await _capacity(arm, drawn.workflows[alone:], "together")
+    latencies = [await _latency_alone(arm, single, f"alone-{index}", scale) for index, single in enumerate(singles)]
+    capacity = await _capacity(arm, drawn.workflows[alone:], "together", scale)
     await asyncio.sleep(_SETTLE_SECONDS)
     _, steps = arm.engine.iterations(before)
     found = Calibration(StepTimeFit.of(steps, _GUESS).model, capacity, 0.0)
@@ -65,20 +65,20 @@ async def calibrate(arm: Arm, alone: int, together: int) -> Calibration:
     return Calibration(found.step_time, capacity, error)
 
 
-async def capacity_of(arm: Arm, workflows: int, name: str) -> float:
+async def capacity_of(arm: Arm, workflows: int, name: str, scale: Scale) -> float:
     """Return how many workflows a second an arm serves under a full queue."""
-    return await _capacity(arm, generate(spec(_SEED, workflows)).workflows, name)
+    return await _capacity(arm, generate(spec(_SEED, workflows, scale)).workflows, name, scale)
 
 
-async def _latency_alone(arm: Arm, single: Trace, name: str) -> float:
+async def _latency_alone(arm: Arm, single: Trace, name: str, scale: Scale) -> float:
     trace = renamed(_at_once(single), name)
-    result = await run(arm.engine, arm.urgency, _plan(trace), on_end=arm.ended)
+    result = await run(arm.engine, arm.urgency, _plan(trace, scale), on_end=arm.ended)
     return result.outcomes[0].latency
 
 
-async def _capacity(arm: Arm, workflows: Sequence[TraceWorkflow], name: str) -> float:
+async def _capacity(arm: Arm, workflows: Sequence[TraceWorkflow], name: str, scale: Scale) -> float:
     trace = renamed(_at_once(Trace(tuple(workflows))), name)
-    result = await run(arm.engine, arm.urgency, _plan(trace), on_end=arm.ended)
+    result = await run(arm.engine, arm.urgency, _plan(trace, scale), on_end=arm.ended)
     return result.busy_rate() / fmean(map(completion_tokens, workflows))
 
 
@@ -86,5 +86,6 @@ def _at_once(trace: Trace) -> Trace:
     return trace.faster(math.inf)
 
 
-def _plan(trace: Trace) -> Plan:
-    return Plan(trace, dict.fromkeys((one.workflow for one in trace.workflows), 1.0), [Phase(1.0, 1.0)], 1.0)
+def _plan(trace: Trace, scale: Scale) -> Plan:
+    isolated = dict.fromkeys((one.workflow for one in trace.workflows), 1.0)
+    return Plan(trace, isolated, [Phase(1.0, 1.0)], scale.told_tokens)

@@ -19,9 +19,6 @@ from agentsys.serving.simulator.trace import Trace, TraceWorkflow, Unfolding
 LENGTH_TAG: Final = "answer tokens"
 """The tag of a request that names the exact length of its answer; see ``ExactLengths`` in ``arms``."""
 
-MOST_ANSWER_TOKENS: Final = 450
-"""What every request asks for at most, as far as whoever schedules it can see."""
-
 VOCABULARY: Final = 40_000  # below that of every model that is measured
 
 Urgency = Callable[[WorkflowCall, float], float]
@@ -31,11 +28,12 @@ Urgency = Callable[[WorkflowCall, float], float]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is run: a trace, its workflows' isolated seconds, its phases; deadlines are ``told_scale`` × tightness ×
-    isolated seconds after arrival."""
+    isolated seconds after arrival. Requests ask for ``told_tokens`` at most."""
 
     trace: Trace
     isolated: Mapping[str, float]
     phases: Sequence[Phase]
+    told_tokens: int
     told_scale: float = 1.0
 
     def deadline(self, workflow: TraceWorkflow) -> float:
@@ -115,7 +113,7 @@ async def _call(state: _Run, plan: Plan, workflow: TraceWorkflow, place: int) ->
     )
     request = GenerateRequest(
         workflow.prompt(place, VOCABULARY),
-        SamplingParams(max_tokens=MOST_ANSWER_TOKENS, ignore_eos=True),
+        SamplingParams(max_tokens=plan.told_tokens, ignore_eos=True),
         urgency=state.urgency(in_workflow, time.time()),
         call=in_workflow,
         tags={LENGTH_TAG: str(call.completion_tokens)},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from agentsys.benchmarks.serving.pacing import CPU_SCALE, GPU_SCALE, Scale
 from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
 from agentsys.serving.weights.pull import pull
@@ -17,7 +18,9 @@ from agentsys.serving.weights.pull import pull
 Kind = Literal["vllm", "torch"]
 
 KV_CACHE_BYTES: Final = 512 * 2**20
-GPU_KV_CACHE_BYTES: Final = 16 * 2**30
+GPU_KV_CACHE_BYTES: Final = 8 * 2**30
+_GPU_STEP_TOKENS: Final = 2048
+_CPU_STEP_TOKENS: Final = 256
 ENVIRONMENT: Final = Path(".venv-vllm/bin/python")
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -31,6 +34,16 @@ class Setting:
     slots: Mapping[str, int]
     device: Literal["cpu", "cuda"] = "cpu"
     random_weights: bool = False
+
+    @property
+    def scale(self) -> Scale:
+        """How long the workflows are."""
+        return CPU_SCALE if self.device == "cpu" else GPU_SCALE
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """What each engine keeps keys and values in."""
+        return KV_CACHE_BYTES if self.device == "cpu" else GPU_KV_CACHE_BYTES
 
 
 def policies(kind: Kind) -> tuple[str, ...]:
@@ -63,16 +76,21 @@ def enter_vllm_environment(arguments: Mapping[str, str]) -> None:
     os.execve(python, [str(python), "-c", command, *sys.argv[1:]], environment)
 
 
+def _folder(setting: Setting) -> Path:
+    folder = Path(setting.model).expanduser()
+    return folder if setting.random_weights and folder.is_dir() else pull(setting.model)
+
+
 def _vllm(setting: Setting, policy: str) -> Engine:
     from agentsys.serving.vllm_engine.engine import VllmEngine
     from agentsys.serving.vllm_engine.loading import VllmOptions
 
     return VllmEngine(
-        pull(setting.model),
+        _folder(setting),
         VllmOptions(
             scheduling=policy,  # type: ignore[arg-type]  # one of `policies`
             max_batch=setting.slots[policy],
-            kv_cache_bytes=KV_CACHE_BYTES if setting.device == "cpu" else GPU_KV_CACHE_BYTES,
+            kv_cache_bytes=setting.kv_cache_bytes,
             random_weights=setting.random_weights,
         ),
     )
@@ -83,5 +101,11 @@ def _torch(setting: Setting, policy: str) -> Engine:
 
     # Drafts would make steps of unlike lengths out of like work.
     return TorchEngine.load(
-        pull(setting.model), drafter=None, kv_cache_bytes=KV_CACHE_BYTES, max_batch=setting.slots[policy]
+        _folder(setting),
+        drafter=None,
+        kv_cache_bytes=setting.kv_cache_bytes,
+        max_batch=setting.slots[policy],
+        max_step_tokens=_CPU_STEP_TOKENS if setting.device == "cpu" else _GPU_STEP_TOKENS,
+        device=setting.device,
+        random_weights=setting.random_weights,
     )

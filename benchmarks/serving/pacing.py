@@ -12,11 +12,28 @@ from agentsys.serving.simulator.workload import WorkloadSpec, generate
 LOADS: Final = (0.6, 0.8, 1.0, 1.1, 0.9, 0.7)
 """Shares of the measured capacity that arrive, one phase after the other."""
 
-LENGTH_SCALE: Final = 0.06
-TOOL_SCALE: Final = 0.3
 CONTEXT_TOKENS: Final = 300.0  # before scaling
-MOST_TOKENS: Final = 600
 _MORE_THAN_ENOUGH: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What lengths of prompts and answers and tools' seconds are multiplied by, and the most tokens of a call."""
+
+    lengths: float
+    tools: float
+    most_tokens: int
+
+    @property
+    def told_tokens(self) -> int:
+        """What every request asks for at most, as far as whoever schedules it can see."""
+        return self.most_tokens * 3 // 4
+
+
+CPU_SCALE: Final = Scale(lengths=0.06, tools=0.3, most_tokens=600)
+"""So that a small model on a CPU serves a workflow a second or so."""
+
+GPU_SCALE: Final = Scale(lengths=0.3, tools=0.3, most_tokens=3000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +49,26 @@ def phases(seconds: float, loads: Sequence[float] = LOADS) -> list[Phase]:
     return [Phase(seconds / len(loads), load) for load in loads]
 
 
-def spec(seed: int, workflows: int) -> WorkloadSpec:
-    """Return the workload, scaled down so that a small model on a CPU serves a workflow a second or so."""
+def spec(seed: int, workflows: int, scale: Scale) -> WorkloadSpec:
+    """Return the workload of one seed."""
     return WorkloadSpec(
         workflows=workflows,
         rate=1.0,
-        length_scale=LENGTH_SCALE,
-        tool_scale=TOOL_SCALE,
+        length_scale=scale.lengths,
+        tool_scale=scale.tools,
         context_tokens=CONTEXT_TOKENS,
-        most_tokens=MOST_TOKENS,
+        most_tokens=scale.most_tokens,
         seed=seed,
     )
 
 
-def paced(seed: int, plan: Sequence[Phase], capacity: float) -> Trace:
+def paced(seed: int, plan: Sequence[Phase], capacity: float, scale: Scale) -> Trace:
     """Draw workflows whose arrivals are a Poisson process of ``load × capacity`` workflows a second in each phase.
 
     Arrivals of rate one are stretched and squeezed, so that one seed draws the same workflows at any capacity.
     """
     expected = sum(phase.seconds * phase.load for phase in plan) * capacity
-    drawn = generate(spec(seed, int(_MORE_THAN_ENOUGH * expected) + 20)).workflows
+    drawn = generate(spec(seed, int(_MORE_THAN_ENOUGH * expected) + 20, scale)).workflows
     timed = ((one, _time_of(one.arrived, plan, capacity)) for one in drawn)
     return Trace(tuple(replace(one, arrived=at) for one, at in timed if at is not None))
 

@@ -17,7 +17,7 @@ from agentsys.benchmarks.serving.figures import (
     tenant_fairness,
 )
 from agentsys.benchmarks.serving.fleet import Setting
-from agentsys.benchmarks.serving.pacing import LENGTH_SCALE, LOADS
+from agentsys.benchmarks.serving.pacing import LOADS
 from agentsys.serving.simulator.results import quantile
 
 FCFS_BAR: Final = 1.5
@@ -97,7 +97,7 @@ def _notes(setting: Setting, measured: Measured, busy: float) -> list[str]:
     scales = ", ".join(f"{name} {median(told[name]):.2f}" for name in ("edf", OURS) if name in told)
     return [
         f"{setting.model} on {setting.device}; {len(measured.runs[OURS])} traces of about {workflows} workflows, token "
-        f"counts times {LENGTH_SCALE}; arrivals at {', '.join(map(str, LOADS))} of the capacity.",
+        f"counts times {setting.scale.lengths}; arrivals at {', '.join(map(str, LOADS))} of the capacity.",
         f"Capacity of fcfs: {measured.capacity:.2f} workflows/s. A step: {1000 * step.base:.1f} ms, "
         f"{1000 * step.per_prefill:.2f} a prompt token, {1000 * step.per_sequence:.2f} a sequence. "
         f"A workflow alone was {measured.calibration.error:.0%} off what that says.",

@@ -37,7 +37,7 @@ from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.core import EngineCore, Speculation, measure_verify_cost
 from agentsys.serving.torch_engine.limits import ADAPTIVE, SchedulerLimits, Tuning
 from agentsys.serving.torch_engine.logprobs import LogprobReader
-from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner
+from agentsys.serving.torch_engine.model_runner import ModelRunner
 from agentsys.serving.torch_engine.runner_protocol import Runner
 from agentsys.serving.torch_engine.sampling import Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
@@ -117,7 +117,7 @@ class TorchEngine:
     def load(
         model_dir: Path,
         *,
-        weight_format: str = DEFAULT_WEIGHT_FORMAT,
+        weight_format: str = "auto",
         threads: int | None = None,
         kv_cache_bytes: int = DEFAULT_KV_CACHE_BYTES,
         max_batch: int = DEFAULT_MAX_BATCH,
@@ -125,8 +125,10 @@ class TorchEngine:
         max_waiting: int = DEFAULT_MAX_WAITING,
         drafter: Drafter | Literal["auto"] | None = "auto",
         tuning: Tuning = ADAPTIVE,
+        device: str = "cpu",
+        random_weights: bool = False,
     ) -> TorchEngine:
-        """Load a model folder.
+        """Load a model folder onto ``device``, "cpu" or "cuda"; ``random_weights`` reads only its configuration.
 
         ``threads`` defaults to :func:`default_threads`. ``kv_cache_bytes`` bounds the memory of keys and values,
         ``max_waiting`` that of the queue.
@@ -140,6 +142,8 @@ class TorchEngine:
             weight_format=weight_format,
             threads=default_threads() if threads is None else threads,
             kv_cache_bytes=kv_cache_bytes,
+            device=device,
+            random_weights=random_weights,
         )
         if drafter == "auto":
             drafter = PromptLookupDrafter() if runner.batch_invariant else None

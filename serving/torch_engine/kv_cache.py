@@ -32,7 +32,6 @@ class KVCache:
         size_bytes: int,
         block_size: int,
         dtype: torch.dtype,
-        device: torch.device | str = "cpu",
     ) -> None:
         """Reserve as many blocks as fit in ``size_bytes``, at most what 64 full contexts need.
 
@@ -47,9 +46,14 @@ class KVCache:
             raise KVCacheTooSmallError(
                 f"{size_bytes} bytes were granted, one block of {block_size} tokens needs {self.bytes_per_block}."
             )
+        self.keys, self.values = self._reserve(config, dtype)
+
+    def _reserve(self, config: ModelConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         head = (config.num_layers, self.num_blocks, config.num_kv_heads)
-        self.keys = _zeros((*head, config.head_dim, block_size), dtype, torch.device(device))
-        self.values = _zeros((*head, block_size, config.head_dim), dtype, torch.device(device))
+        return (
+            _untouched_zeros((*head, config.head_dim, self.block_size), dtype),
+            _untouched_zeros((*head, self.block_size, config.head_dim), dtype),
+        )
 
     def write(
         self, layer: int, blocks: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -70,9 +74,47 @@ class KVCache:
         self.values[:, target] = self.values[:, source]
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
+class TokenMajorKVCache(KVCache):
+    """The same on a GPU, in the layout that its kernels gather whole tokens from.
+
+    ``keys`` and ``values`` are both ``[layers, blocks, block_size, kv_heads, head_dim]``.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        size_bytes: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: str = "cuda",
+    ) -> None:
+        self._device = device
+        super().__init__(config, size_bytes=size_bytes, block_size=block_size, dtype=dtype)
+
+    def write(
+        self, layer: int, blocks: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        self.keys[layer][blocks, slots] = keys.to(self.keys.dtype)
+        self.values[layer][blocks, slots] = values.to(self.values.dtype)
+
+    def read(self, layer: int, blocks: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        within = torch.arange(self.block_size, device=blocks.device)
+        places = (blocks[:, None] * self.block_size + within).flatten()[:length]
+        keys, values = self.gather(layer, places)
+        return keys.transpose(0, 1).to(torch.float32), values.transpose(0, 1).to(torch.float32)
+
+    def gather(self, layer: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values ``[len(places), kv_heads, head_dim]``; a place is block times block size plus slot."""
+        return self.keys[layer].flatten(0, 1)[places], self.values[layer].flatten(0, 1)[places]
+
+    def _reserve(self, config: ModelConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (config.num_layers, self.num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
+        keys, values = (torch.zeros(shape, dtype=dtype, device=self._device) for _ in range(2))
+        return keys, values
+
+
+def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     # Fresh pages from the system are zero and cost nothing until touched; torch.zeros would touch them all.
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -1,7 +1,7 @@
-"""The reference forward pass of Llama-family models on plain torch operations.
+"""The forward pass of Llama-family models on torch operations, on the CPU or a GPU.
 
-It serves where no compiler is at hand and is what the native kernels are tested against. The residual stream, norms
-and attention are float32 in every weight format.
+On the CPU it is the reference: it serves where no compiler is at hand and is what the native kernels are tested
+against. The residual stream and norms are float32 in every weight format, and so is attention on the CPU.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 
+from agentsys.serving.torch_engine.attention import Attention, SequenceAttention
 from agentsys.serving.torch_engine.batch import FlatBatch, Outputs
-from agentsys.serving.torch_engine.kv_cache import KVCache
+from agentsys.serving.torch_engine.flash_attention import FlashAttention
+from agentsys.serving.torch_engine.kv_cache import KVCache, TokenMajorKVCache
 from agentsys.serving.torch_engine.model_config import ModelConfig
 from agentsys.serving.torch_engine.model_weights import LayerWeights, ModelWeights
 from agentsys.serving.torch_engine.rms_norm import rms_norm
@@ -44,18 +46,17 @@ class _Rows:
     sines: torch.Tensor
     blocks: torch.Tensor
     slots: torch.Tensor
+    attention: Attention
 
 
 class TorchModel:
-    """Runs batches of slices; the same interface as the native model."""
+    """Runs batches of slices where its KV cache is; the same interface as the native model."""
 
-    def __init__(
-        self, config: ModelConfig, weights: ModelWeights, kv: KVCache, *, weight_format: str, device: torch.device | str
-    ) -> None:
-        """Prepare the layers in ``weight_format`` on ``device``."""
+    def __init__(self, config: ModelConfig, weights: ModelWeights, kv: KVCache, *, weight_format: str) -> None:
+        """Prepare the layers in ``weight_format`` on the device of ``kv``."""
         self._config = config
         self._kv = kv
-        self._device = torch.device(device)
+        self._device = kv.keys.device
         self._linear = LINEARS[weight_format]
         # Matrix products of floats round differently for each row count; only integer sums do not.
         self.batch_invariant = weight_format == "int8"
@@ -89,62 +90,42 @@ class TorchModel:
 
     def forward(self, batch: FlatBatch) -> Outputs:
         """Process every row, extend the KV cache, and return the logits and states that are asked for."""
-        positions = batch.positions.to(self._device)
-        tables, sequences = batch.tables.to(self._device), batch.sequences.to(self._device)
-        rows = _Rows(
-            cosines=self._cosines[positions],
-            sines=self._sines[positions],
-            blocks=tables[sequences, positions // self._kv.block_size],
-            slots=positions % self._kv.block_size,
-        )
+        rows = self._rows(batch)
         hidden = self._embedding[batch.tokens.to(self._device)].to(torch.float32)
         for index, layer in enumerate(self._layers):
-            hidden = hidden + layer.output(self._attend(index, layer, hidden, batch, rows))
+            hidden = hidden + layer.output(self._attend(index, layer, hidden, rows))
             gate, up = layer.gate_up(self._normalize(hidden, layer.feed_forward_norm)).chunk(2, dim=-1)
             hidden = hidden + layer.down(functional.silu(gate) * up)
         wanted, states = (
             self._normalize(hidden[rows.to(self._device)], self._norm) for rows in (batch.wanted, batch.states)
         )
         logits = self._head(wanted) if len(wanted) else wanted.new_empty(0, self._config.vocab_size)
-        return Outputs(logits, states)
+        return Outputs(logits.cpu(), states.cpu())
+
+    def _rows(self, batch: FlatBatch) -> _Rows:
+        kv = self._kv
+        positions = batch.positions.to(self._device)
+        tables, sequences = batch.tables.to(self._device), batch.sequences.to(self._device)
+        return _Rows(
+            cosines=self._cosines[positions],
+            sines=self._sines[positions],
+            blocks=tables[sequences, positions // kv.block_size],
+            slots=positions % kv.block_size,
+            attention=FlashAttention(batch, kv)
+            if isinstance(kv, TokenMajorKVCache)
+            else SequenceAttention(batch, kv, one_by_one=self.batch_invariant),
+        )
 
     def _normalize(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(hidden, weight, self._config.rms_norm_eps)
 
-    def _attend(self, index: int, layer: Layer, hidden: torch.Tensor, batch: FlatBatch, rows: _Rows) -> torch.Tensor:
+    def _attend(self, index: int, layer: Layer, hidden: torch.Tensor, rows: _Rows) -> torch.Tensor:
         config = self._config
         projected = layer.query_key_value(self._normalize(hidden, layer.attention_norm))
-        heads = projected.view(batch.rows, -1, config.head_dim)
+        heads = projected.view(len(projected), -1, config.head_dim)
         queries, keys, values = torch.split(heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
         if layer.query_norm is not None and layer.key_norm is not None:
             queries, keys = self._normalize(queries, layer.query_norm), self._normalize(keys, layer.key_norm)
         queries, keys = rotate(queries, rows.cosines, rows.sines), rotate(keys, rows.cosines, rows.sines)
         self._kv.write(index, rows.blocks, rows.slots, keys, values)
-        outputs = []
-        pieces = torch.split(queries, [len(piece.token_ids) for piece in batch.slices])
-        for piece, table, piece_queries in zip(batch.slices, batch.tables, pieces, strict=True):
-            length = piece.start + len(piece.token_ids)
-            blocks = table[: -(-length // self._kv.block_size)].to(self._device)
-            past = self._kv.read(index, blocks, length)
-            # One query at a time keeps the shapes, and so the rounding, a function of the position alone.
-            count = 1 if self.batch_invariant else len(piece_queries)
-            for done, group in enumerate(torch.split(piece_queries, count)):
-                outputs.append(_attention(group, *past, length=piece.start + done + count, window=layer.window))
-        return torch.cat(outputs)
-
-
-def _attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, length: int, window: int | None
-) -> torch.Tensor:
-    """Attend from the last positions before ``length``: ``[rows, heads, dim]`` to ``[rows, heads * dim]``."""
-    everything = torch.arange(length, device=keys.device)
-    ages = everything[length - len(queries) :, None] - everything
-    visible = ages >= 0 if window is None else (ages >= 0) & (ages < window)
-    attended = functional.scaled_dot_product_attention(
-        queries.transpose(0, 1),
-        keys[:, :length].contiguous(),
-        values[:, :length].contiguous(),
-        attn_mask=visible,
-        enable_gqa=True,
-    )
-    return attended.transpose(0, 1).flatten(1)
+        return rows.attention(index, queries, layer.window)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from agentsys.serving.torch_engine.batch import FlatBatch, Outputs, SequenceSlice
+from agentsys.serving.torch_engine.checkpoint import Checkpoint
 from agentsys.serving.torch_engine.kernels import kernels
 from agentsys.serving.torch_engine.kernels_model import NativeModel, supports
-from agentsys.serving.torch_engine.kv_cache import KVCache
+from agentsys.serving.torch_engine.kv_cache import KVCache, TokenMajorKVCache
 from agentsys.serving.torch_engine.model import TorchModel
 from agentsys.serving.torch_engine.model_config import ModelConfig
-from agentsys.serving.torch_engine.model_weights import ModelWeights
-from agentsys.serving.torch_engine.weight_formats import check_weight_format
+from agentsys.serving.torch_engine.model_weights import ModelWeights, NamedTensors
+from agentsys.serving.torch_engine.random_checkpoint import RandomCheckpoint
+from agentsys.serving.torch_engine.weight_formats import weight_format_on
 
-__all__ = ["DEFAULT_WEIGHT_FORMAT", "ModelRunner", "SequenceSlice"]
-
-DEFAULT_WEIGHT_FORMAT = "int8"
+__all__ = ["ModelRunner", "SequenceSlice"]
 
 
 class Model(Protocol):
@@ -46,33 +47,35 @@ class ModelRunner:
     def load(
         model_dir: Path,
         *,
-        weight_format: str = DEFAULT_WEIGHT_FORMAT,
+        weight_format: str = "auto",
         threads: int | None = None,
         kv_cache_bytes: int = 512 * 2**20,
         block_size: int = 16,
         device: str = "cpu",
         native: bool = True,
+        random_weights: bool = False,
     ) -> ModelRunner:
         """Load a folder with ``config.json`` and safetensors files.
 
-        ``threads`` defaults to torch's number of threads. ``native=False`` runs the torch path even where the native
-        kernels work. Keys and values are float32 in the ``float32`` format and float16 in the others.
+        ``weight_format`` "auto" is the device's usual one. ``threads`` defaults to torch's number of threads.
+        ``native=False`` runs the torch path even where the native kernels work. ``random_weights`` reads only the
+        configuration. Keys and values are float32 in the ``float32`` format, else float16, and bfloat16 on ``cuda``.
 
         Raises:
-            UnsupportedModelError, InvalidWeightsError, UnknownWeightFormatError, KVCacheTooSmallError.
+            UnsupportedModelError, InvalidWeightsError, UnknownWeightFormatError, DeviceError, KVCacheTooSmallError.
         """
-        check_weight_format(weight_format)
+        weight_format = weight_format_on(device, weight_format)
         if threads is not None:
             torch.set_num_threads(threads)
         config = ModelConfig.load(model_dir)
-        dtype = torch.float32 if weight_format == "float32" else torch.float16
-        kv = KVCache(config, size_bytes=kv_cache_bytes, block_size=block_size, dtype=dtype, device=device)
-        weights = ModelWeights(config, model_dir)
+        kv = _reserve(config, kv_cache_bytes, block_size, weight_format, device)
+        opened: Callable[[], NamedTensors] = partial(Checkpoint, model_dir)
+        weights = ModelWeights(config, partial(RandomCheckpoint, device) if random_weights else opened)
         use_native = native and device == "cpu" and supports(config, block_size)
         library = kernels().library if use_native else None
         model: Model
         if library is None:
-            model = TorchModel(config, weights, kv, weight_format=weight_format, device=device)
+            model = TorchModel(config, weights, kv, weight_format=weight_format)
         else:
             count = threads or torch.get_num_threads()
             model = NativeModel(config, weights, kv, library, weight_format=weight_format, threads=count)
@@ -90,3 +93,10 @@ class ModelRunner:
         if int(flat.positions.max()) >= longest or int(flat.tables.max()) >= self.kv.num_blocks:
             raise ValueError(f"a batch reaches past position {longest - 1} or block {self.kv.num_blocks - 1}")
         return flat.split(self._model.forward(flat))
+
+
+def _reserve(config: ModelConfig, size_bytes: int, block_size: int, weight_format: str, device: str) -> KVCache:
+    if device == "cuda":
+        return TokenMajorKVCache(config, size_bytes=size_bytes, block_size=block_size, dtype=torch.bfloat16)
+    dtype = torch.float32 if weight_format == "float32" else torch.float16
+    return KVCache(config, size_bytes=size_bytes, block_size=block_size, dtype=dtype)

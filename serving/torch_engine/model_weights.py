@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from agentsys.serving.torch_engine.checkpoint import Checkpoint
 from agentsys.serving.torch_engine.model_config import ModelConfig, UnsupportedModelError
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -29,17 +29,25 @@ class LayerWeights:
     down: torch.Tensor
 
 
+class NamedTensors(Protocol):
+    """What a checkpoint is asked: tensors by name, which must have the shape that the configuration says."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor: ...
+    def optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None: ...
+
+
 class ModelWeights:
     """Hands out a checkpoint's tensors layer by layer.
 
-    Each layer maps the files anew: the pages read for one leave the process's memory with its tensors.
+    Each layer opens the checkpoint anew: the pages read for one leave the process's memory with its tensors.
     """
 
-    def __init__(self, config: ModelConfig, model_dir: Path) -> None:
+    def __init__(self, config: ModelConfig, open_checkpoint: Callable[[], NamedTensors]) -> None:
         """Look up the tensors outside the layers; raises ``InvalidWeightsError`` where they do not fit ``config``."""
         self._config = config
-        self._model_dir = model_dir
-        checkpoint = Checkpoint(model_dir)
+        self._open = open_checkpoint
+        checkpoint = open_checkpoint()
         table = (config.vocab_size, config.hidden_size)
         self.embedding = checkpoint.tensor(EMBEDDING, table)
         self.norm = checkpoint.tensor("model.norm.weight", (config.hidden_size,))
@@ -49,7 +57,7 @@ class ModelWeights:
         """Keep only the embedding, mapped anew."""
         shape = tuple(self.embedding.shape)
         del self.embedding, self.head
-        self.embedding = Checkpoint(self._model_dir).tensor(EMBEDDING, shape)
+        self.embedding = self._open().tensor(EMBEDDING, shape)
 
     def layer(self, index: int) -> LayerWeights:
         """Return the tensors of one layer.
@@ -58,7 +66,7 @@ class ModelWeights:
             InvalidWeightsError: a tensor is absent or misshapen.
             UnsupportedModelError: the layer has a bias that the forward pass does not apply.
         """
-        config, checkpoint = self._config, Checkpoint(self._model_dir)
+        config, checkpoint = self._config, self._open()
         tensor, optional = checkpoint.tensor, checkpoint.optional
         prefix = f"model.layers.{index}."
         attention, feed_forward = prefix + "self_attn.", prefix + "mlp."

@@ -15,6 +15,8 @@ import torch.nn.functional as functional
 
 from agentsys.errors import ServingError
 
+DEFAULT_WEIGHT_FORMAT = "int8"
+GPU_WEIGHT_FORMAT = "bfloat16"
 INT8_LIMIT = 127.0
 SPAN = 64
 SMALLEST_SCALE = 1e-10
@@ -24,6 +26,12 @@ class UnknownWeightFormatError(ServingError):
     """The engine was asked for a weight format that does not exist."""
 
     code = "AGS-0452"
+
+
+class DeviceError(ServingError):
+    """The engine was asked to run where it cannot, or in a weight format that cannot run there."""
+
+    code = "AGS-0456"
 
 
 class Linear(Protocol):
@@ -87,10 +95,25 @@ LINEARS: dict[str, type[Float32Linear] | type[BFloat16Linear] | type[Int8Linear]
 }
 
 
-def check_weight_format(name: str) -> str:
-    """Return ``name`` when it is a weight format, else raise :class:`UnknownWeightFormatError`."""
-    if name not in LINEARS:
+def weight_format_on(device: str, name: str) -> str:
+    """Return the weight format that ``name`` or "auto" means on ``device``, "cpu" or "cuda".
+
+    Raises :class:`UnknownWeightFormatError`, and :class:`DeviceError` for a device that is not there or a format that
+    does not run on it: the kernels of a GPU attend in bfloat16 only.
+    """
+    if name not in ("auto", *LINEARS):
         raise UnknownWeightFormatError(
-            f"Weight format {name!r} does not exist.", remedy=f"Use one of: {', '.join(LINEARS)}."
+            f"Weight format {name!r} does not exist.", remedy=f"Use one of: auto, {', '.join(LINEARS)}."
         )
-    return name
+    if device == "cpu":
+        return DEFAULT_WEIGHT_FORMAT if name == "auto" else name
+    if device != "cuda" or not torch.cuda.is_available():
+        raise DeviceError(
+            f"The torch engine cannot run on {device!r} here.",
+            remedy="Use cpu, or cuda on a machine with an NVIDIA GPU and a torch that is built for it.",
+        )
+    if name not in ("auto", GPU_WEIGHT_FORMAT):
+        raise DeviceError(
+            f"Weight format {name!r} does not run on a GPU.", remedy=f"Use {GPU_WEIGHT_FORMAT}, or the device cpu."
+        )
+    return GPU_WEIGHT_FORMAT

@@ -9,9 +9,17 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agentsys.benchmarks.serving.arms import ExactLengths, by_arrival, by_deadline, no_hurry
-from agentsys.benchmarks.serving.driver import MOST_ANSWER_TOKENS, Plan, run
+from agentsys.benchmarks.serving.driver import Plan, run
 from agentsys.benchmarks.serving.figures import Outcome, RunResult, attainment, by_load, slo_scale
-from agentsys.benchmarks.serving.pacing import completion_tokens, isolated_seconds, load_at, paced, phases, renamed
+from agentsys.benchmarks.serving.pacing import (
+    CPU_SCALE,
+    completion_tokens,
+    isolated_seconds,
+    load_at,
+    paced,
+    phases,
+    renamed,
+)
 from agentsys.errors import ServingError
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Usage, WorkflowCall
 from agentsys.serving.simulator.results import jain
@@ -24,19 +32,19 @@ def outcome(latency: float, tightness: float = 1.0, load: float = 0.6) -> Outcom
 
 
 def test_a_trace_has_the_load_of_each_phase() -> None:
-    arrived = [one.arrived for seed in range(40) for one in paced(seed, PLAN, 2.0).workflows]
+    arrived = [one.arrived for seed in range(40) for one in paced(seed, PLAN, 2.0, CPU_SCALE).workflows]
     first, second = (sum(begin <= at < begin + 20 for at in arrived) / 40 for begin in (0, 20))
     assert first == pytest.approx(20, abs=3) and second == pytest.approx(40, abs=4)
     assert load_at(1.0, PLAN) == 0.5 and load_at(20.5, PLAN) == 1.0 and load_at(99.0, PLAN) == 1.0
 
 
 def test_one_seed_is_the_same_work_at_any_capacity() -> None:
-    slow, fast = paced(3, PLAN, 1.0).workflows, paced(3, PLAN, 2.0).workflows
+    slow, fast = paced(3, PLAN, 1.0, CPU_SCALE).workflows, paced(3, PLAN, 2.0, CPU_SCALE).workflows
     assert [one.calls for one in slow] == [one.calls for one in fast[: len(slow)]]
 
 
 def test_a_renamed_trace_has_other_tokens_of_the_same_lengths() -> None:
-    one, other = paced(3, PLAN, 1.0), renamed(paced(3, PLAN, 1.0), "again")
+    one, other = paced(3, PLAN, 1.0, CPU_SCALE), renamed(paced(3, PLAN, 1.0, CPU_SCALE), "again")
     pairs = list(zip(one.workflows, other.workflows, strict=True))
     assert all(a.calls == b.calls for a, b in pairs)
     assert all(
@@ -77,9 +85,9 @@ class Scripted:
 
 
 async def test_the_driver_does_all_of_a_trace_s_work_in_order() -> None:
-    trace = paced(1, phases(0.2), 20.0)
+    trace = paced(1, phases(0.2), 20.0, CPU_SCALE)
     engine, ended = Scripted(), []
-    plan = Plan(trace, isolated_seconds(trace, lambda call: 0.001), phases(0.2), told_scale=2.0)
+    plan = Plan(trace, isolated_seconds(trace, lambda call: 0.001), phases(0.2), CPU_SCALE.told_tokens, told_scale=2.0)
     result = await run(ExactLengths(engine), no_hurry, plan, on_end=ended.append)
     assert result.tokens == sum(map(completion_tokens, trace.workflows))
     assert result.preemptions == trace.calls == len(engine.asked)
@@ -94,7 +102,7 @@ async def test_the_driver_does_all_of_a_trace_s_work_in_order() -> None:
 
 
 async def test_who_orders_the_calls_cannot_read_their_lengths() -> None:
-    trace = paced(1, phases(0.1), 20.0)
+    trace = paced(1, phases(0.1), 20.0, CPU_SCALE)
     engine = Scripted()
     seen: list[int] = []
 
@@ -103,13 +111,17 @@ async def test_who_orders_the_calls_cannot_read_their_lengths() -> None:
             seen.append(request.sampling.max_tokens)
             return super().submit(request)
 
-    await run(Looking(engine), no_hurry, Plan(trace, isolated_seconds(trace, lambda call: 0.001), phases(0.1)))
-    assert set(seen) == {MOST_ANSWER_TOKENS}
+    await run(
+        Looking(engine),
+        no_hurry,
+        Plan(trace, isolated_seconds(trace, lambda call: 0.001), phases(0.1), CPU_SCALE.told_tokens),
+    )
+    assert set(seen) == {CPU_SCALE.told_tokens}
 
 
 async def test_an_answer_of_another_length_is_a_failure() -> None:
-    trace = paced(1, phases(0.1), 20.0)
-    plan = Plan(trace, isolated_seconds(trace, lambda call: 0.001), phases(0.1))
+    trace = paced(1, phases(0.1), 20.0, CPU_SCALE)
+    plan = Plan(trace, isolated_seconds(trace, lambda call: 0.001), phases(0.1), CPU_SCALE.told_tokens)
     with pytest.raises(ServingError, match=r"workflows failed, the first: .*tokens came with"):
         await run(ExactLengths(Scripted(short=1)), no_hurry, plan)
 

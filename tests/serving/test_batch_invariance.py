@@ -18,7 +18,8 @@ from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.torch_engine.kv_cache import KVCache
 from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
-from agentsys.serving.torch_engine.model_runner import DEFAULT_WEIGHT_FORMAT, ModelRunner, SequenceSlice
+from agentsys.serving.torch_engine.model_runner import ModelRunner, SequenceSlice
+from agentsys.serving.torch_engine.weight_formats import DEFAULT_WEIGHT_FORMAT
 
 Step = Callable[[Sequence[SequenceSlice]], list[torch.Tensor]]
 

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agentsys.serving.torch_engine import kernels
 from agentsys.serving.torch_engine.batch import FlatBatch
+from agentsys.serving.torch_engine.checkpoint import Checkpoint
 from agentsys.serving.torch_engine.kernels_model import NativeModel, supports
 from agentsys.serving.torch_engine.kv_cache import KVCache
 from agentsys.serving.torch_engine.model import TorchModel
@@ -58,10 +60,10 @@ def logits_of(folder: Path, weight_format: str, architecture: str | None) -> tor
     config = ModelConfig.load(folder)
     dtype = torch.float32 if weight_format == "float32" else torch.float16
     kv = KVCache(config, size_bytes=2**20, block_size=16, dtype=dtype)
-    weights = ModelWeights(config, folder)
+    weights = ModelWeights(config, partial(Checkpoint, folder))
     model: TorchModel | NativeModel
     if architecture is None:
-        model = TorchModel(config, weights, kv, weight_format=weight_format, device="cpu")
+        model = TorchModel(config, weights, kv, weight_format=weight_format)
     else:
         compiler = kernels.find_compiler()
         assert compiler is not None

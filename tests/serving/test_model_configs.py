@@ -9,10 +9,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentsys.serving.torch_engine.checkpoint import InvalidWeightsError
-from agentsys.serving.torch_engine.kv_cache import KVCacheTooSmallError
-from agentsys.serving.torch_engine.model_config import UnsupportedModelError
+from agentsys.serving.torch_engine.kv_cache import KVCache, KVCacheTooSmallError, TokenMajorKVCache
+from agentsys.serving.torch_engine.model_config import ModelConfig, UnsupportedModelError
 from agentsys.serving.torch_engine.model_runner import ModelRunner, SequenceSlice
-from agentsys.serving.torch_engine.weight_formats import UnknownWeightFormatError
+from agentsys.serving.torch_engine.weight_formats import DeviceError, UnknownWeightFormatError
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 SHAPE = {
     "vocab_size": 131,
@@ -89,6 +91,64 @@ def test_reduced_formats_stay_near_float32(weight_format: str, tolerance: float,
     exact, reduced = load(tmp_path).step([piece])[0], load(tmp_path, weight_format).step([piece])[0]
     error = (reduced - exact).norm() / exact.norm()
     assert 0 < error < tolerance
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_gpu_gives_the_logits_of_the_cpu(name: str, tmp_path: Path) -> None:
+    build(tmp_path, **ARCHITECTURES[name])
+    runners = [
+        load(tmp_path, "bfloat16", native=False),
+        ModelRunner.load(tmp_path, kv_cache_bytes=2**22, device="cuda"),
+    ]
+    long, short = torch.randint(0, SHAPE["vocab_size"], (2, 60)).tolist()
+    steps = [
+        [SequenceSlice(long[:37], 0, [7, 3, 1], 0), SequenceSlice(short[:5], 0, [2], 4)],
+        [SequenceSlice(short[5:6], 5, [2], 0), SequenceSlice(long[37:59], 37, [7, 3, 1, 9], 0)],
+        [SequenceSlice(long[59:60], 59, [7, 3, 1, 9], 0), SequenceSlice(short[6:30], 6, [2, 5], 24)],
+    ]
+    for step in steps:
+        for cpu, gpu in zip(*(runner.step(step) for runner in runners), strict=True):
+            assert gpu.shape == cpu.shape and gpu.device.type == "cpu"
+            assert not len(cpu) or (gpu - cpu).norm() / cpu.norm() < 0.03
+
+
+@pytest.mark.parametrize("places", [[0], [5, 0, 31], list(range(17))])
+def test_the_layout_for_gpus_holds_what_the_other_does(places: list[int], tmp_path: Path) -> None:
+    build(tmp_path, **ARCHITECTURES["qwen3"])
+    sizes: dict[str, Any] = {"size_bytes": 2**20, "block_size": 8, "dtype": torch.float32}
+    config = ModelConfig.load(tmp_path)
+    caches = [KVCache(config, **sizes), TokenMajorKVCache(config, **sizes, device="cpu")]
+    blocks, slots = torch.tensor(places) // 8, torch.tensor(places) % 8
+    keys, values = torch.randn(2, len(places), config.num_kv_heads, config.head_dim)
+    for cache in caches:
+        cache.write(1, blocks, slots, keys, values)
+        cache.copy_block(0, 9)
+    table = torch.tensor([9, 2, 0, 3])
+    for one, other in zip(*(cache.read(1, table, 27) for cache in caches), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(caches[1].gather(1, torch.tensor(places))[0], keys)  # type: ignore[attr-defined]
+
+
+def test_what_a_gpu_does_not_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path, model_type="llama")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="cannot run on 'cuda'"):
+        ModelRunner.load(tmp_path, kv_cache_bytes=2**20, device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(DeviceError, match="'int8' does not run on a GPU"):
+        ModelRunner.load(tmp_path, kv_cache_bytes=2**20, weight_format="int8", device="cuda")
+
+
+def test_random_weights_need_no_file_and_are_the_same_each_time(tmp_path: Path) -> None:
+    build(tmp_path, **ARCHITECTURES["llama-untied"])
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    piece = SequenceSlice([5, 6, 7], 0, [0], 0)
+    one, other = (
+        ModelRunner.load(tmp_path, kv_cache_bytes=2**20, random_weights=True).step([piece])[0] for _ in range(2)
+    )
+    assert torch.equal(one, other) and one.isfinite().all() and one.std() > 0
 
 
 def test_sharded_checkpoints_load(tmp_path: Path) -> None:
