@@ -53,7 +53,8 @@ QUICK: Final = Size(seconds=12.0, least=10, repeats=1, alone=3, together=16, pil
 
 def main(options: Options) -> BenchResult:
     """Measure; ``arguments``: ``engine`` (vllm or torch), ``device`` (cpu or cuda), ``model``, ``weights=random``,
-    ``fcfs``, ``priority`` and ``urgency`` (slots), ``seconds`` (of a trace), ``python`` (that has vLLM)."""
+    ``fcfs``, ``priority`` and ``urgency`` (slots), ``seconds`` (of a trace), ``python`` (that has vLLM),
+    ``compile=no`` (vLLM on a GPU starts sooner, with graphs of its decoding steps alone)."""
     setting = _setting(options.arguments)
     if setting.kind == "vllm":
         enter_vllm_environment(options.arguments)
@@ -136,4 +137,5 @@ def _setting(arguments: Mapping[str, str]) -> Setting:
         raise ConfigurationError(f"There is no device {device!r}.", remedy="Pass --device cpu or cuda.")
     slots = {policy: int(arguments.get(policy, most)) for policy, most in SLOTS[kind].items()}
     random = arguments.get("weights") == "random"
-    return Setting(kind, arguments.get("model", "smollm2-135m"), slots, device, random)
+    compiled = arguments.get("compile") != "no"
+    return Setting(kind, arguments.get("model", "smollm2-135m"), slots, device, random, compiled)

@@ -27,13 +27,15 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``slots`` by policy ("fcfs", "priority", "urgency"); ``random_weights`` reads only the model's configuration."""
+    """``slots`` by policy ("fcfs", "priority", "urgency"); ``random_weights`` reads only the model's configuration;
+    ``compiled`` is for vLLM on a GPU."""
 
     kind: Kind
     model: str
     slots: Mapping[str, int]
     device: Literal["cpu", "cuda"] = "cpu"
     random_weights: bool = False
+    compiled: bool = True
 
     @property
     def scale(self) -> Scale:
@@ -92,6 +94,7 @@ def _vllm(setting: Setting, policy: str) -> Engine:
             max_batch=setting.slots[policy],
             kv_cache_bytes=setting.kv_cache_bytes,
             random_weights=setting.random_weights,
+            compiled=setting.compiled,
         ),
     )
 

@@ -9,11 +9,11 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 
 from agentsys.serving.torch_engine.batch import FlatBatch
-from agentsys.serving.torch_engine.kv_cache import TokenMajorKVCache
+from agentsys.serving.torch_engine.gpu_kv_cache import TokenMajorKVCache
 
 
 class FlashAttention:
-    """Attends with torch's variable-length FlashAttention kernel, in the KV cache's bfloat16.
+    """Attends in one layer after the other, after that layer's keys and values of the step were stored.
 
     Source: Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023. Causal masks
     are aligned at the end, so a slice's last token sees everything and the ones before it one less each.
@@ -30,9 +30,10 @@ class FlashAttention:
         self._gathered = self._places(batch, lengths, device)
 
     def __call__(self, layer: int, queries: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Map queries ``[rows, heads, head_dim]`` to ``[rows, heads * head_dim]``; ``window`` None is everything."""
         keys, values = self._kv.gather(layer, self._gathered)
         attended = varlen_attn(
-            queries.to(keys.dtype),
+            queries,
             keys,
             values,
             self._query_starts,
@@ -42,7 +43,7 @@ class FlashAttention:
             window_size=(-1 if window is None else window - 1, 0),
             enable_gqa=True,
         )
-        return cast("torch.Tensor", attended).flatten(1).to(torch.float32)
+        return cast("torch.Tensor", attended).flatten(1)
 
     def _places(self, batch: FlatBatch, lengths: list[int], device: torch.device) -> torch.Tensor:
         """Return where in the cache each position of each sequence lies, int32 ``[sum of lengths]``."""

@@ -74,46 +74,6 @@ class KVCache:
         self.values[:, target] = self.values[:, source]
 
 
-class TokenMajorKVCache(KVCache):
-    """The same on a GPU, in the layout that its kernels gather whole tokens from.
-
-    ``keys`` and ``values`` are both ``[layers, blocks, block_size, kv_heads, head_dim]``.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        size_bytes: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: str = "cuda",
-    ) -> None:
-        self._device = device
-        super().__init__(config, size_bytes=size_bytes, block_size=block_size, dtype=dtype)
-
-    def write(
-        self, layer: int, blocks: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> None:
-        self.keys[layer][blocks, slots] = keys.to(self.keys.dtype)
-        self.values[layer][blocks, slots] = values.to(self.values.dtype)
-
-    def read(self, layer: int, blocks: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        within = torch.arange(self.block_size, device=blocks.device)
-        places = (blocks[:, None] * self.block_size + within).flatten()[:length]
-        keys, values = self.gather(layer, places)
-        return keys.transpose(0, 1).to(torch.float32), values.transpose(0, 1).to(torch.float32)
-
-    def gather(self, layer: int, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values ``[len(places), kv_heads, head_dim]``; a place is block times block size plus slot."""
-        return self.keys[layer].flatten(0, 1)[places], self.values[layer].flatten(0, 1)[places]
-
-    def _reserve(self, config: ModelConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (config.num_layers, self.num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
-        keys, values = (torch.zeros(shape, dtype=dtype, device=self._device) for _ in range(2))
-        return keys, values
-
-
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     # Fresh pages from the system are zero and cost nothing until touched; torch.zeros would touch them all.
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)

@@ -11,9 +11,11 @@ import torch
 
 from agentsys.serving.torch_engine.batch import FlatBatch, Outputs, SequenceSlice
 from agentsys.serving.torch_engine.checkpoint import Checkpoint
+from agentsys.serving.torch_engine.gpu_kv_cache import TokenMajorKVCache
+from agentsys.serving.torch_engine.gpu_model import GpuModel
 from agentsys.serving.torch_engine.kernels import kernels
 from agentsys.serving.torch_engine.kernels_model import NativeModel, supports
-from agentsys.serving.torch_engine.kv_cache import KVCache, TokenMajorKVCache
+from agentsys.serving.torch_engine.kv_cache import KVCache
 from agentsys.serving.torch_engine.model import TorchModel
 from agentsys.serving.torch_engine.model_config import ModelConfig
 from agentsys.serving.torch_engine.model_weights import ModelWeights, NamedTensors
@@ -68,11 +70,14 @@ class ModelRunner:
         if threads is not None:
             torch.set_num_threads(threads)
         config = ModelConfig.load(model_dir)
-        kv = _reserve(config, kv_cache_bytes, block_size, weight_format, device)
         opened: Callable[[], NamedTensors] = partial(Checkpoint, model_dir)
         weights = ModelWeights(config, partial(RandomCheckpoint, device) if random_weights else opened)
-        use_native = native and device == "cpu" and supports(config, block_size)
-        library = kernels().library if use_native else None
+        if device == "cuda":
+            stored = TokenMajorKVCache(config, size_bytes=kv_cache_bytes, block_size=block_size)
+            return ModelRunner(config, stored, GpuModel(config, weights, stored), weight_format)
+        dtype = torch.float32 if weight_format == "float32" else torch.float16
+        kv = KVCache(config, size_bytes=kv_cache_bytes, block_size=block_size, dtype=dtype)
+        library = kernels().library if native and supports(config, block_size) else None
         model: Model
         if library is None:
             model = TorchModel(config, weights, kv, weight_format=weight_format)
@@ -93,10 +98,3 @@ class ModelRunner:
         if int(flat.positions.max()) >= longest or int(flat.tables.max()) >= self.kv.num_blocks:
             raise ValueError(f"a batch reaches past position {longest - 1} or block {self.kv.num_blocks - 1}")
         return flat.split(self._model.forward(flat))
-
-
-def _reserve(config: ModelConfig, size_bytes: int, block_size: int, weight_format: str, device: str) -> KVCache:
-    if device == "cuda":
-        return TokenMajorKVCache(config, size_bytes=size_bytes, block_size=block_size, dtype=torch.bfloat16)
-    dtype = torch.float32 if weight_format == "float32" else torch.float16
-    return KVCache(config, size_bytes=size_bytes, block_size=block_size, dtype=dtype)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _AS_FITS: Final = -1  # vLLM's word for the longest context that the memory for keys and values holds
 # vLLM's 128 on a CPU would make a preempted call compute up to 127 tokens anew, and share prefixes only in such steps.
 _CPU_BLOCK_TOKENS: Final = 32
+# vLLM starts only where this share of the GPU is free, by default nearly all of it, although `kv_cache_memory_bytes`
+# says what it takes: with other engines on the same GPU none would start.
+_SHARE_THAT_MUST_BE_FREE: Final = 0.02
+# Graphs of the steps that only decode, and nothing compiled.
+_GRAPHS_ALONE: Final = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 _SCHEDULERS: Final = "agentsys.serving.vllm_engine.scheduler"
 
 
@@ -34,7 +39,9 @@ class VllmOptions:
 
     ``scheduling`` is "urgency", our scheduler within ``urgency``'s limits, or one of vLLM's own policies: "priority",
     by κ as it was at submission and without preemption at the slots, or "fcfs". ``random_weights`` reads the model's
-    configuration alone, for measurements of what a model of its shape costs.
+    configuration alone, for measurements of what a model of its shape costs. Without ``compiled`` a GPU runs the model
+    as it is written, which is somewhat slower, and the engine starts sooner by the minute that compiling takes; a CPU
+    never compiles.
     """
 
     dtype: str = "bfloat16"
@@ -46,6 +53,7 @@ class VllmOptions:
     scheduling: Literal["urgency", "priority", "fcfs"] = "urgency"
     urgency: UrgencyLimits = field(default_factory=UrgencyLimits)
     random_weights: bool = False
+    compiled: bool = True
 
     @property
     def urgent(self) -> bool:
@@ -68,8 +76,6 @@ def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
     arguments = AsyncEngineArgs(
         model=str(model_dir),
         dtype=options.dtype,
-        enforce_eager=device == "cpu",
-        **({"block_size": _CPU_BLOCK_TOKENS} if device == "cpu" else {}),
         load_format="dummy" if options.random_weights else "auto",
         enable_prefix_caching=True,
         kv_cache_memory_bytes=options.kv_cache_bytes,
@@ -77,12 +83,20 @@ def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
         max_num_batched_tokens=max(options.max_step_tokens, options.max_batch),
         max_model_len=options.context_length or _AS_FITS,
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        **_for_device(options, device),
         **_scheduling(options, ahead=versions.may_run_ahead(version, device)),
     )
     try:
         return AsyncLLM.from_engine_args(arguments)
     except Exception as error:  # vLLM raises whatever its parts raise, and its own process may have died
         raise VllmLoadError(f"vLLM does not start with {model_dir}: {error}.") from error
+
+
+def _for_device(options: VllmOptions, device: str) -> dict[str, Any]:
+    if device == "cpu":
+        return {"enforce_eager": True, "block_size": _CPU_BLOCK_TOKENS}
+    graphs = {} if options.compiled else {"compilation_config": _GRAPHS_ALONE}
+    return {"gpu_memory_utilization": _SHARE_THAT_MUST_BE_FREE, **graphs}
 
 
 def _scheduling(options: VllmOptions, *, ahead: bool) -> dict[str, Any]:
