@@ -93,10 +93,11 @@ def _try(tried: list[Mutant], workers: int) -> dict[Mutant, str]:
         ]
         _wait(running, files, len(tried))
         said = [process.communicate()[0] for process in running]
+        failed = [text for process, text in zip(running, said, strict=True) if process.returncode]
         outcomes = {(module, number): outcome for module, number, outcome in _lines(files)}
     if len(outcomes) != len(tried):
         raise ConfigurationError(
-            f"Only {len(outcomes)} of {len(tried)} mutants were tried: {said[0][-2000:]}",
+            f"Only {len(outcomes)} of {len(tried)} mutants were tried: {''.join(failed)[-2000:]}",
             remedy="Make the tests pass without any mutant first.",
         )
     return {mutant: outcomes[mutant.module, mutant.number] for mutant in tried}
