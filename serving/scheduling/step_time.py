@@ -50,6 +50,20 @@ class StepTime:
         return StepTime(*(factor * price for price in prices))
 
 
+def prefill_chunk(least: int, steps: float, step_time: StepTime | None) -> int:
+    """Return the tokens that prompts share in a step beside a more urgent answer.
+
+    ``least``, or as many as take ``steps`` times a step's fixed part if those are more: where prompts are cheap, as on
+    a GPU, a smaller chunk would spend more on steps than on prompts.
+    """
+    if step_time is None or not steps:
+        return least
+    if step_time.per_prefill <= 0:
+        return _MANY_TOKENS
+    return max(least, int(min(steps * step_time.base / step_time.per_prefill, _MANY_TOKENS)))
+
+
+_MANY_TOKENS: Final = 2**20
 _PRIOR_WEIGHT: Final = 4.0  # steps that the first guess counts for
 
 

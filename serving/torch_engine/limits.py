@@ -12,9 +12,10 @@ class Tuning:
     """What may be tuned of the scheduler.
 
     Prefill: a sequence that decodes waits for the whole step, so prompts less urgent than it share ``prefill_chunk``
-    tokens of a step between them. A small chunk keeps the urgent answer's tokens close together; a large one gets
-    more prompt out of each step, whose fixed part (reading the weights) is then paid less often. Prompts more urgent
-    than every decode may use the whole step.
+    tokens of a step between them, or as many as take ``prefill_steps`` times a step's fixed part (reading the weights),
+    if those are more. A small chunk keeps the urgent answer's tokens close together; a large one gets more prompt out
+    of each step, whose fixed part is then paid less often: on a GPU, where prompts are cheap, that is what counts.
+    Prompts more urgent than every decode may use the whole step.
 
     Preemption: a sequence loses its slot only to a κ smaller by more than ``preemption_margin`` seconds, only after it
     has advanced by ``preemption_quantum`` steps or tokens since it got the slot, and ``max_preemptions`` times at
@@ -27,6 +28,7 @@ class Tuning:
     """
 
     prefill_chunk: int = 64
+    prefill_steps: float = 8.0
     preemption_margin: float = 0.05
     preemption_quantum: int = 4
     max_preemptions: int = 16
@@ -36,6 +38,8 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.prefill_chunk < 1:
             raise ValueError(f"prefill_chunk must be at least 1, got {self.prefill_chunk}")
+        if not self.prefill_steps >= 0:
+            raise ValueError(f"prefill_steps must not be negative, got {self.prefill_steps}")
         if min(self.preemption_margin, self.preemption_quantum, self.max_preemptions) < 0:
             raise ValueError(
                 "preemption_margin, preemption_quantum and max_preemptions must not be negative, got "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentsys.serving.engine_errors import RequestTooLongError
-from agentsys.serving.scheduling.step_time import StepTime
+from agentsys.serving.scheduling.step_time import StepTime, prefill_chunk
 from agentsys.serving.torch_engine.block_pool import BlockPool
 from agentsys.serving.torch_engine.limits import SchedulerLimits
 from agentsys.serving.torch_engine.pacing import concurrency
@@ -119,7 +119,9 @@ class Scheduler:
         """
         order = self._order(now)
         decoding = {sequence.request_id for sequence in order if sequence.is_decoding}
-        budget, chunk, decodes = self.limits.max_step_tokens, self.limits.prefill_chunk, False
+        limits = self.limits
+        chunk = prefill_chunk(limits.prefill_chunk, limits.prefill_steps, self.step_time)
+        budget, decodes = limits.max_step_tokens, False
         works: list[Work] = []
         for sequence in order:
             decoding.discard(sequence.request_id)

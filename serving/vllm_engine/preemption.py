@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from agentsys.serving.scheduling.step_time import StepTime, prefill_chunk
+
 
 @dataclass(frozen=True, slots=True)
 class UrgencyLimits:
@@ -16,14 +18,15 @@ class UrgencyLimits:
 
     A call gives its slot only to one whose κ is ``margin_ms`` earlier, after it has held it for ``quantum`` steps, and
     at most ``most_preemptions`` times. Prefills less urgent than a call in progress share ``prefill_chunk`` tokens a
-    step (0: no limit). ``most_running`` calls run at once (0: as many as the engine has slots). Without ``preempt``
-    slots are never taken.
+    step (0: no limit), or as many as take ``prefill_steps`` times a step's fixed part, if those are more.
+    ``most_running`` calls run at once (0: as many as the engine has slots). Without ``preempt`` slots are never taken.
     """
 
     margin_ms: int = 250
     quantum: int = 4
     most_preemptions: int = 8
     prefill_chunk: int = 256
+    prefill_steps: float = 8.0
     most_running: int = 0
     preempt: bool = True
 
@@ -32,7 +35,11 @@ class UrgencyLimits:
             if getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must not be negative, got {getattr(self, field.name)}")
 
-    def as_config(self) -> dict[str, int]:
+    def chunk(self, step_time: StepTime | None) -> int:
+        """Return the tokens that prefills behind a call in progress share in a step, 0: no limit."""
+        return self.prefill_chunk and prefill_chunk(self.prefill_chunk, self.prefill_steps, step_time)
+
+    def as_config(self) -> dict[str, Any]:
         """Return it as what passes through vLLM's configuration."""
         return asdict(self)
 

@@ -141,7 +141,7 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
 
     def _set_chunk(self) -> None:
         """Find whom this step must not delay: all prefills less urgent than that one share the small chunk."""
-        chunk = self._chunk_left = self.limits.prefill_chunk
+        chunk = self._chunk_left = self.limits.chunk(self.steps.step_time)
         active = list(self.running)
         if self.waiting and len(active) < self._most and self.waiting.peek_request().status.name in _MAY_START:
             active.append(self.waiting.peek_request())

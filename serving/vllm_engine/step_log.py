@@ -6,20 +6,27 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
+
 Step = tuple[int, int, int, float]
 """Prompt tokens computed, sequences that decoded, tokens in the context of all, seconds."""
 
 _KEPT: Final = 4096
+_GUESS: Final = StepTime(base=0.01, per_prefill=1e-3, per_sequence=2e-3, per_context=1e-6)
+_STEPS_BETWEEN_FITS: Final = 64
 
 
 class StepLog:
-    """The newest steps. A step lasts from when its predecessor ended, or from its start if the engine had been idle.
+    """The newest steps, and what they say of how long one takes.
 
-    Where the engine schedules ahead, the steps overlap, and what counts is again when each of them ends.
+    A step lasts from when its predecessor ended, or from its start if the engine had been idle. Where the engine
+    schedules ahead, the steps overlap, and what counts is again when each of them ends.
     """
 
     def __init__(self) -> None:
         self.total = 0
+        self.step_time: StepTime | None = None
+        self._fit = StepTimeFit(_GUESS)
         self._kept: deque[Step] = deque(maxlen=_KEPT)
         self._open: dict[int, tuple[int, int, int, float]] = {}
         self._last_end: float | None = None
@@ -36,9 +43,15 @@ class StepLog:
         if noted is not None:
             prefill, decoding, context, started = noted
             begin = started if self._last_end is None else self._last_end
-            self._kept.append((prefill, decoding, context, now - begin))
-            self.total += 1
+            self._keep((prefill, decoding, context, now - begin))
         self._last_end = now if busy else None
+
+    def _keep(self, step: Step) -> None:
+        self._kept.append(step)
+        self.total += 1
+        self._fit.add(Iteration(*step))
+        if self.total % _STEPS_BETWEEN_FITS == 0:
+            self.step_time = self._fit.model
 
     def after(self, number: int) -> list[Step]:
         """Return the steps later than number ``number``, as far as they are kept."""

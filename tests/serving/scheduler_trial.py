@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agentsys.blackboard.labels import PUBLIC, Readers
-from agentsys.serving.scheduling.step_time import StepTime
+from agentsys.serving.scheduling.step_time import StepTime, prefill_chunk
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.limits import SchedulerLimits
 from agentsys.serving.torch_engine.scheduler import Scheduler, Work
@@ -168,7 +168,8 @@ class Trial:
             assert len(work.sequence.tokens) + len(work.draft) + 1 <= work.sequence.limit
             if not work.sequence.is_decoding and any(other.sequence.is_decoding for other in works[:index]):
                 behind += work.count
-        assert behind <= limits.prefill_chunk, "prefills behind a decode took more than their share"
+        share = prefill_chunk(limits.prefill_chunk, limits.prefill_steps, self.scheduler.step_time)
+        assert behind <= share, "prefills behind a decode took more than their share"
 
     def _check_blocks(self) -> None:
         limits, pool = self.scheduler.limits, self.scheduler.pool

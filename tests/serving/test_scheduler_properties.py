@@ -16,12 +16,13 @@ from agentsys.serving.torch_engine.slots import Slots
 from tests.serving.scheduler_trial import LIMITS, STEP_TIME, run_step, run_trial, sequence
 
 BOUNDS = st.builds(
-    lambda margin, quantum, most, chunk, hurry, slowdown: replace(
+    lambda margin, quantum, most, chunk, steps, hurry, slowdown: replace(
         LIMITS,
         preemption_margin=margin,
         preemption_quantum=quantum,
         max_preemptions=most,
         prefill_chunk=chunk,
+        prefill_steps=steps,
         slowdown=slowdown,
         hurry=hurry,
     ),
@@ -29,6 +30,7 @@ BOUNDS = st.builds(
     st.integers(0, 4),
     st.integers(0, 3),
     st.integers(1, 10),
+    st.sampled_from([0.0, 0.1, 2.0]),
     st.sampled_from([-1.0, 0.5, math.inf]),
     st.sampled_from([1.0, 1.3, 3.0, math.inf]),
 )

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here"),
 ]
 
-LIMITS = UrgencyLimits(margin_ms=10, quantum=2, prefill_chunk=32)
+LIMITS = UrgencyLimits(margin_ms=10, quantum=2, prefill_chunk=32, prefill_steps=0)
 LATER = 10_000
 
 
@@ -151,7 +151,9 @@ def test_it_counts_its_steps(smollm2_dir: Path) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_under_random_load_every_request_gets_all_its_tokens(smollm2_dir: Path, seed: int) -> None:
     chance = random.Random(seed)
-    limits = UrgencyLimits(margin_ms=5, quantum=1, most_preemptions=3, prefill_chunk=chance.choice([0, 16, 64]))
+    limits = UrgencyLimits(
+        margin_ms=5, quantum=1, most_preemptions=3, prefill_chunk=chance.choice([0, 16, 64]), prefill_steps=0
+    )
     vllm = scheduler(smollm2_dir, limits, slots=4, kv_tokens=1024)
     wanted: dict[str, int] = {}
     got: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from agentsys.serving.requests import WorkflowCall
 from agentsys.serving.scheduling.affinity import PrefixAffinity
 from agentsys.serving.scheduling.lengths import OutputLengths
 from agentsys.serving.scheduling.stages import START, Demand, StageHistory
-from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
+from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit, prefill_chunk
 from agentsys.serving.scheduling.workflows import WorkflowTable
 
 TRUE = StepTime(0.02, 0.0004, 0.003, 0.000002)
@@ -137,3 +137,12 @@ def test_prefixes_are_expected_where_the_workflow_was() -> None:
     affinity.ran("a", "mine", "first", 100, 0)
     assert affinity.share("a", "mine", "second") == pytest.approx(0.6, abs=0.05)
     assert affinity.share("b", "mine", "second") == 0.0
+
+
+def test_beside_an_answer_prompts_get_more_of_a_step_where_they_are_cheap() -> None:
+    cpu, gpu = StepTime(0.035, 1e-3, 3e-3, 0.0), StepTime(0.0025, 1.5e-5, 3e-5, 0.0)
+    assert prefill_chunk(256, 8.0, cpu) == 280
+    assert prefill_chunk(256, 8.0, gpu) == 1333
+    assert prefill_chunk(256, 2.0, cpu) == 256
+    assert prefill_chunk(256, 0.0, gpu) == prefill_chunk(256, 8.0, None) == 256
+    assert prefill_chunk(256, 8.0, StepTime(0.01, 0.0, 1e-3, 0.0)) > 10**6
