@@ -64,14 +64,15 @@ def check_links(_: Settings) -> Finding:
     return Finding("subpackages", "ok", "all linked")
 
 
-def check_torch(_: Settings) -> Finding:
+def check_torch(settings: Settings) -> Finding:
     """Torch is importable; says which device and cores it sees."""
     try:
         import torch
     except ImportError as error:
         return Finding("torch", "fault", str(error), "Install torch, see README.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Finding("torch", "ok", f"{torch.__version__} on {device}, {os.cpu_count()} cores")
+    unused = torch.cuda.is_available() and settings.model.device == "cpu"
+    hint = '; there is a GPU, which model.device = "cuda" would use' if unused else ""
+    return Finding("torch", "ok", f"{torch.__version__} on {settings.model.device}, {os.cpu_count()} cores{hint}")
 
 
 def check_kernels(_: Settings) -> Finding:
