@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agentsys.blackboard.labels import BOTTOM, PUBLIC, Label, Readers
 from agentsys.policy.documents import load_policy, read_policy
 from agentsys.policy.endorsers import Endorser, Refused
 from agentsys.policy.policy import Policy
@@ -64,3 +65,28 @@ def test_what_is_no_text_is_no_date_even_where_its_format_names_no_time(value: A
     assert (endorser.admit("~", ()), endorser.size(())) == ("~", 1)
     with pytest.raises(Refused):
         endorser.admit(value, ())
+
+
+def test_processors_learn_what_few_may_read_and_add_nobody_to_what_all_may() -> None:
+    policy = Policy.of(processors=["model-server:here"])
+    kept = Label(frozenset(), Readers.of("user:ann"), 0.0)
+    assert policy.learners(kept) == Readers.of("user:ann", "model-server:here")
+    assert policy.learners(BOTTOM) == PUBLIC
+
+
+def test_the_owner_may_read_what_all_may_and_what_names_her() -> None:
+    policy = Policy.of(owner="user:ann")
+    assert policy.owner_may_read(BOTTOM)
+    assert policy.owner_may_read(Label(frozenset(), Readers.of("user:ann"), 0.0))
+    assert not policy.owner_may_read(Label(frozenset(), Readers.of("user:bob"), 0.0))
+
+
+def test_only_the_named_approvers_decide() -> None:
+    assert Policy.of(approvers=["user:bob"]).approvers == {"user:bob"}
+
+
+def test_the_version_tells_checks_apart_whose_source_is_not_at_hand() -> None:
+    one, other = (eval("lambda *_: None") for _ in range(2))
+    one.__qualname__, other.__qualname__ = "one", "other"
+    versions = [Policy(checks=(check,)).version for check in (one, other, one)]
+    assert versions[0] == versions[2] != versions[1]
