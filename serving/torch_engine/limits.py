@@ -27,8 +27,8 @@ class Tuning:
     takes for that one alone. An infinite ``slowdown``, the default, switches that off.
     """
 
-    prefill_chunk: int = 32
-    prefill_steps: float = 3.0
+    prefill_chunk: int = 64
+    prefill_steps: float = 8.0
     preemption_margin: float = 0.05
     preemption_quantum: int = 4
     max_preemptions: int = 16
@@ -49,11 +49,11 @@ class Tuning:
             raise ValueError(f"slowdown must be at least 1, got {self.slowdown}")
 
 
-ADAPTIVE: Final = Tuning(slowdown=1.4)
+ADAPTIVE: Final = Tuning(slowdown=1.3)
 """What the engine runs with.
 
-On two cores, where one sequence more costs about a thirteenth of a step, some five run beside an urgent one; on a GPU,
-where it costs next to nothing, all do. Of the simulator over ten traces of `agentsys bench serving`, as are the chunks.
+On two cores, where one sequence more costs about a thirteenth of a step, some four run beside an urgent one; on a GPU,
+where it costs next to nothing, all do.
 """
 
 
