@@ -23,7 +23,7 @@ from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
 
 SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
-    "vllm": {"fcfs": 12, "priority": 6, "urgency": 10},
+    "vllm": {"fcfs": 12, "priority": 6, "urgency": 6},
     "torch": {"fcfs": 8, "urgency": 16},
 }
 """vLLM's are the best of the simulator with step times as of two cores; torch's fcfs was better with 8 than with 24
