@@ -37,7 +37,6 @@ class EngineOptions:
     threads: int | None = None
     kv_cache_bytes: int = 256 * 2**20
     max_batch: int = 16
-    max_step_tokens: int = 256
     max_waiting: int = 2048
     drafter: Literal["auto"] | None = "auto"
     models_dir: Path | None = None
@@ -186,7 +185,6 @@ def _in_process(spec: str, options: EngineOptions, progress: ProgressListener) -
         threads=options.threads,
         kv_cache_bytes=options.kv_cache_bytes,
         max_batch=options.max_batch,
-        max_step_tokens=options.max_step_tokens,
         max_waiting=options.max_waiting,
         drafter=options.drafter,
         tuning=options.tuning,

@@ -19,8 +19,6 @@ Kind = Literal["vllm", "torch"]
 
 KV_CACHE_BYTES: Final = 512 * 2**20
 GPU_KV_CACHE_BYTES: Final = 8 * 2**30
-_GPU_STEP_TOKENS: Final = 2048
-_CPU_STEP_TOKENS: Final = 256
 ENVIRONMENT: Final = Path(".venv-vllm/bin/python")
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -108,7 +106,6 @@ def _torch(setting: Setting, policy: str) -> Engine:
         drafter=None,
         kv_cache_bytes=setting.kv_cache_bytes,
         max_batch=setting.slots[policy],
-        max_step_tokens=_CPU_STEP_TOKENS if setting.device == "cpu" else _GPU_STEP_TOKENS,
         device=setting.device,
         random_weights=setting.random_weights,
     )

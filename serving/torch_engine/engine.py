@@ -47,6 +47,7 @@ Item = TypeVar("Item")
 DEFAULT_KV_CACHE_BYTES = 512 * 2**20
 DEFAULT_MAX_BATCH = 16
 DEFAULT_MAX_STEP_TOKENS = 256
+GPU_MAX_STEP_TOKENS = 2048
 DEFAULT_MAX_WAITING = 2048
 _MAX_DRAFT_TOKENS = 8
 _MOST_THREADS = 16
@@ -121,7 +122,7 @@ class TorchEngine:
         threads: int | None = None,
         kv_cache_bytes: int = DEFAULT_KV_CACHE_BYTES,
         max_batch: int = DEFAULT_MAX_BATCH,
-        max_step_tokens: int = DEFAULT_MAX_STEP_TOKENS,
+        max_step_tokens: int | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
         drafter: Drafter | Literal["auto"] | None = "auto",
         tuning: Tuning = ADAPTIVE,
@@ -132,6 +133,7 @@ class TorchEngine:
 
         ``threads`` defaults to :func:`default_threads`. ``kv_cache_bytes`` bounds the memory of keys and values,
         ``max_waiting`` that of the queue.
+        ``max_step_tokens`` defaults to 256, on a GPU to 2,048.
         ``tuning`` is how the scheduler trades haste against throughput.
         ``drafter`` "auto" drafts by prompt lookup where the weight format makes that lossless, None never drafts.
 
@@ -145,6 +147,8 @@ class TorchEngine:
             device=device,
             random_weights=random_weights,
         )
+        if max_step_tokens is None:
+            max_step_tokens = DEFAULT_MAX_STEP_TOKENS if device == "cpu" else GPU_MAX_STEP_TOKENS
         if drafter == "auto":
             drafter = PromptLookupDrafter() if runner.batch_invariant else None
         speculation = None
