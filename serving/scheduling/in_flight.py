@@ -44,6 +44,12 @@ class DispatchLimits:
     hedge_after: float = 1.0
     hedge_share: float = 0.05
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for bounds under which nothing would ever be placed."""
+        for name, least in (("queue", 1), ("lookahead", 1), ("overcommit", 1.0), ("tenant", 0), ("moves", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
 
 @dataclass(slots=True, eq=False)
 class DispatchedCall:

@@ -84,6 +84,7 @@ class VllmEngine:
             priority=options.scheduling != "fcfs",
             preemption=options.urgent,
             rekey=options.urgent,
+            logprobs=True,
         )
 
     def capabilities(self) -> Capabilities:
@@ -96,8 +97,6 @@ class VllmEngine:
         ``EngineClosedError`` or ``EngineFailedError``.
         """
         self._check_usable()
-        if request.sampling.logprobs is not None:
-            raise UnsupportedFeatureError(f"{self._capabilities.model} in vLLM gives no logprobs here.")
         if request.request_id in self._answers:
             raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
@@ -192,6 +191,8 @@ class VllmEngine:
             self._compiler.compile(request.constraint)  # for an error that names the fault; vLLM compiles its own
         answer.text = TextStream(self._tokenizer, request.sampling.stop)
         answer.prompt_tokens = len(tokens)
+        if request.sampling.logprobs is not None:
+            answer.token_bytes, answer.top = self._compiler.token_bytes, request.sampling.logprobs
         answer.eos_token_ids = frozenset() if request.sampling.ignore_eos else self._eos_token_ids
         answer.latest = latest_priority()
         answer.priority = priority(request.urgency, answer.latest)

@@ -384,3 +384,9 @@ def test_a_moved_deadline_moves_its_calls_at_once() -> None:
     (rekey,) = core.reschedule("running", 350.0, 0.0)
     assert isinstance(rekey, Rekey)
     assert rekey.urgency == pytest.approx(350.0, abs=5.0)
+
+
+@pytest.mark.parametrize("bound", ["queue", "lookahead", "overcommit", "tenant", "moves"])
+def test_bounds_under_which_nothing_would_be_placed_are_refused(bound: str) -> None:
+    with pytest.raises(ValueError, match=f"{bound} must be at least"):
+        DispatchLimits(**{bound: -1})
