@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import httpx
 import psutil
@@ -73,6 +74,8 @@ def start(tmp_path):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=inherited | environment,
+            # Tests that run in a shell's background have been told to ignore interrupts, and would hand that on.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
         )
         started.append(process)
         url = f"http://127.0.0.1:{port}"
