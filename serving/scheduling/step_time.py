@@ -64,6 +64,8 @@ def prefill_chunk(least: int, steps: float, step_time: StepTime | None) -> int:
 
 
 _MANY_TOKENS: Final = 2**20
+_FIRST_GUESS: Final = StepTime(base=0.01, per_prefill=1e-3, per_sequence=2e-3, per_context=1e-6)
+_STEPS_BETWEEN_FITS: Final = 32
 _PRIOR_WEIGHT: Final = 4.0  # steps that the first guess counts for
 
 
@@ -107,6 +109,22 @@ class StepTimeFit:
         if self._model is None:
             self._model = StepTime(*(float(price) for price in _non_negative(self._moments, self._targets)))
         return self._model
+
+
+class RunningFit:
+    """A fit of the steps as they come; ``model`` is brought up to date every few steps, and None before that."""
+
+    def __init__(self) -> None:
+        self.model: StepTime | None = None
+        self._fit = StepTimeFit(_FIRST_GUESS)
+        self._steps = 0
+
+    def add(self, iteration: Iteration) -> None:
+        """Learn from a step."""
+        self._fit.add(iteration)
+        self._steps += 1
+        if self._steps % _STEPS_BETWEEN_FITS == 0:
+            self.model = self._fit.model
 
 
 def _non_negative(moments: Vector, targets: Vector) -> Vector:

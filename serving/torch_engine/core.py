@@ -12,7 +12,7 @@ from agentsys.errors import ServingError
 from agentsys.serving.engine import EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import DuplicateRequestError
 from agentsys.serving.scheduling.iteration_log import IterationLog
-from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
+from agentsys.serving.scheduling.step_time import Iteration, RunningFit
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
 from agentsys.serving.speculation.drafter import Drafter
 from agentsys.serving.torch_engine.active_embedding import ActiveEmbedding
@@ -24,8 +24,6 @@ from agentsys.serving.torch_engine.scheduler import Scheduler, Work, no_drafts
 from agentsys.serving.torch_engine.sequence import SequenceState
 
 _PROBE_CONTEXT = 256
-_GUESSED_STEP_TIME = StepTime(base=0.01, per_prefill=1e-3, per_sequence=2e-3, per_context=1e-6)
-_STEPS_BETWEEN_FITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class EngineCore:
         self._steps = 0
         self._ended = EngineStats()
         self._iterations = IterationLog()
-        self._step_time = StepTimeFit(_GUESSED_STEP_TIME)
+        self._step_time = RunningFit()
 
     @property
     def has_work(self) -> bool:
@@ -147,8 +145,7 @@ class EngineCore:
     def _learn(self, iteration: Iteration) -> None:
         self._iterations.add(iteration)
         self._step_time.add(iteration)
-        if self._steps % _STEPS_BETWEEN_FITS == 0:
-            self._scheduler.step_time = self._step_time.model
+        self._scheduler.step_time = self._step_time.model
 
     def _slice(self, work: Work) -> SequenceSlice:
         tokens = [*work.sequence.tokens[work.start : work.start + work.count], *work.draft]

@@ -47,11 +47,10 @@ class FlashAttention:
 
     def _places(self, batch: FlatBatch, lengths: list[int], device: torch.device) -> torch.Tensor:
         """Return where in the cache each position of each sequence lies, int32 ``[sum of lengths]``."""
-        total, block_size = sum(lengths), self._kv.block_size
+        total = sum(lengths)
         sequences = torch.repeat_interleave(torch.tensor(lengths, device=device), output_size=total)
         positions = torch.arange(total, dtype=torch.int32, device=device) - self._key_starts[sequences]
-        blocks = batch.tables.to(device)[sequences, positions // block_size]
-        return blocks * block_size + positions % block_size
+        return self._kv.places(batch.tables.to(device), sequences, positions)
 
 
 def _starts(counts: list[int], device: torch.device) -> torch.Tensor:

@@ -19,6 +19,10 @@ class TokenMajorKVCache(KVCache):
         self._device = device
         super().__init__(config, size_bytes=size_bytes, block_size=block_size, dtype=torch.bfloat16)
 
+    def places(self, tables: torch.Tensor, sequences: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the places of ``positions`` in their ``sequences``, both ``[n]``, by block ``tables``."""
+        return tables[sequences, positions // self.block_size] * self.block_size + positions % self.block_size
+
     def store(self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store ``[len(places), kv_heads, head_dim]``."""
         self.keys[layer].flatten(0, 1)[places] = keys

@@ -79,12 +79,10 @@ class GpuModel:
         return Outputs(functional.linear(wanted, self._head).cpu().to(torch.float32), states.cpu().to(torch.float32))
 
     def _rows(self, batch: FlatBatch) -> _Rows:
-        block_size = self._kv.block_size
-        positions = batch.positions
-        blocks = batch.tables[batch.sequences, positions // block_size]
+        places = self._kv.places(batch.tables, batch.sequences, batch.positions)
         return _Rows(
-            rotations=self._rotations[positions.to(self._device)],
-            places=(blocks * block_size + positions % block_size).to(self._device),
+            rotations=self._rotations[batch.positions.to(self._device)],
+            places=places.to(self._device),
             attention=FlashAttention(batch, self._kv),
         )
 

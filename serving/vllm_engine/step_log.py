@@ -6,14 +6,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
+from agentsys.serving.scheduling.step_time import Iteration, RunningFit, StepTime
 
 Step = tuple[int, int, int, float]
 """Prompt tokens computed, sequences that decoded, tokens in the context of all, seconds."""
 
 _KEPT: Final = 4096
-_GUESS: Final = StepTime(base=0.01, per_prefill=1e-3, per_sequence=2e-3, per_context=1e-6)
-_STEPS_BETWEEN_FITS: Final = 64
 
 
 class StepLog:
@@ -25,8 +23,7 @@ class StepLog:
 
     def __init__(self) -> None:
         self.total = 0
-        self.step_time: StepTime | None = None
-        self._fit = StepTimeFit(_GUESS)
+        self._fit = RunningFit()
         self._kept: deque[Step] = deque(maxlen=_KEPT)
         self._open: dict[int, tuple[int, int, int, float]] = {}
         self._last_end: float | None = None
@@ -50,8 +47,11 @@ class StepLog:
         self._kept.append(step)
         self.total += 1
         self._fit.add(Iteration(*step))
-        if self.total % _STEPS_BETWEEN_FITS == 0:
-            self.step_time = self._fit.model
+
+    @property
+    def step_time(self) -> StepTime | None:
+        """How long a step takes, once enough were seen."""
+        return self._fit.model
 
     def after(self, number: int) -> list[Step]:
         """Return the steps later than number ``number``, as far as they are kept."""
