@@ -70,6 +70,7 @@ class NamedModelSettings(Section):
     weight_format: Literal["auto", "float32", "bfloat16", "int8"] | None = Field(
         None, description="how weights are held"
     )
+    device: Literal["cpu", "cuda"] | None = Field(None, description="where the in-process engine runs")
     kv_cache_mib: int | None = Field(None, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int | None = Field(None, ge=1, description="requests that run at once")
 

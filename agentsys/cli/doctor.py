@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.markup import escape
 
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
 from agentsys.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from agentsys.serving.models import EngineOptions
 
 State = Literal["ok", "warning", "fault"]
 LINKED = ("blackboard", "serving", "protocols", "ui", "benchmarks")
@@ -65,14 +68,32 @@ def check_links(_: Settings) -> Finding:
 
 
 def check_torch(settings: Settings) -> Finding:
-    """Torch is importable; says which device and cores it sees."""
+    """Torch is importable, and the devices that models are to run on are there."""
     try:
         import torch
+
+        from agentsys.serving.torch_engine.weight_formats import DeviceError, weight_format_on
     except ImportError as error:
         return Finding("torch", "fault", str(error), "Install torch, see README.")
-    unused = torch.cuda.is_available() and settings.model.device == "cpu"
+    wanted = _options_of_local_models(settings)
+    try:
+        for options in wanted:
+            weight_format_on(options.device, options.weight_format)
+    except DeviceError as error:
+        return Finding("torch", "fault", error.message, error.remedy)
+    devices = sorted({options.device for options in wanted})
+    unused = torch.cuda.is_available() and devices == ["cpu"]
     hint = '; there is a GPU, which model.device = "cuda" would use' if unused else ""
-    return Finding("torch", "ok", f"{torch.__version__} on {settings.model.device}, {os.cpu_count()} cores{hint}")
+    return Finding("torch", "ok", f"{torch.__version__} on {' and '.join(devices) or 'no device'}, {os.cpu_count()} cores{hint}")
+
+
+def _options_of_local_models(settings: Settings) -> list[EngineOptions]:
+    from agentsys.embedded import options_of
+    from agentsys.serving.weights.catalogue import is_remote
+
+    default = (None, (settings.model.name, *settings.model.replicas))
+    every = [default, *((named, named.specs) for named in settings.models.values())]
+    return [options_of(settings, named) for named, specs in every if not all(is_remote(spec) for spec in specs)]
 
 
 def check_kernels(_: Settings) -> Finding:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+import torch
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime as GraphRuntime
 
 from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
+from agentsys.cli.doctor import check_torch
 from agentsys.embedded import client_of, dispatching, options_of
 from agentsys.errors import ConfigurationError
 from agentsys.models import audience_of
@@ -21,9 +24,13 @@ from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.scheduling.policy import UrgencyPolicy
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.limits import ADAPTIVE
+from agentsys.serving.torch_engine.weight_formats import DeviceError
 from agentsys.settings import load_settings
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
+
+# The weights of the engines' own tests.
+from tests.serving.conftest import smollm2_dir  # noqa: F401
 
 TOML = """
 [model]
@@ -35,6 +42,7 @@ slots = 8
 [models.fast]
 spec = "smollm2-135m"
 max_batch = 4
+device = "cuda"
 
 [models.far]
 replicas = ["http://c.example.org/v1", "http://d.example.org/v1"]
@@ -54,6 +62,35 @@ def test_all_models_of_the_settings_can_be_named(settings) -> None:
     servers = {f"model-server:{host}.example.org" for host in "abcd"}
     assert client.audience == Readers(frozenset(servers))
     assert "its-own" not in repr(settings) and "its-own" not in str(settings.model_dump())
+
+
+def test_a_model_runs_on_its_own_device_or_on_that_of_all(settings, tmp_path) -> None:
+    fast, far = settings.models["fast"], settings.models["far"]
+    assert [options_of(settings, one).device for one in (None, fast, far)] == ["cpu", "cuda", "cpu"]
+    given = {"model.device": "cuda", "models.small.spec": "smollm2-135m", "models.small.device": "cpu"}
+    on_gpu = load_settings(given, directory=tmp_path, environment={}).settings
+    assert [options_of(on_gpu, one).device for one in (None, on_gpu.models["small"], far)] == ["cuda", "cpu", "cuda"]
+    with pytest.raises(ConfigurationError, match="device"):
+        load_settings({"models.small.spec": "m", "models.small.device": "tpu"}, directory=tmp_path, environment={})
+
+
+@pytest.mark.model
+async def test_a_device_that_is_not_there_fails_its_own_model_alone(
+    smollm2_dir: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = {"model.name": str(smollm2_dir), "models.big.spec": str(smollm2_dir), "models.big.device": "cuda"}
+    settings = load_settings(given, directory=tmp_path, environment={}).settings
+    finding = check_torch(settings)
+    assert (finding.state, "'cuda'" in finding.detail) == ("fault", True)
+    client = client_of(settings)
+    with pytest.raises(DeviceError, match="AGS-0456"):
+        await client.engine("big")
+    assert client.failed == {"big"}
+    await client.engine()
+    await client.close()
 
 
 def test_a_prompt_goes_to_the_replicas_that_may_learn_it(settings) -> None:
