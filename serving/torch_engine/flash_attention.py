@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import cast
 
@@ -12,45 +13,52 @@ from agentsys.serving.torch_engine.batch import FlatBatch
 from agentsys.serving.torch_engine.gpu_kv_cache import TokenMajorKVCache
 
 
+@dataclass(frozen=True, slots=True)
 class FlashAttention:
     """Attends in one layer after the other, after that layer's keys and values of the step were stored.
 
     Source: Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023. Causal masks
     are aligned at the end, so a slice's last token sees everything and the ones before it one less each.
+
+    ``query_starts`` and ``key_starts`` are int32 ``[sequences + 1]``. ``gathered``, int32, says where in the cache each
+    position of each sequence lies; what lies past the last of ``key_starts`` belongs to nobody.
     """
 
-    def __init__(self, batch: FlatBatch, kv: TokenMajorKVCache) -> None:
-        self._kv = kv
+    kv: TokenMajorKVCache
+    query_starts: torch.Tensor
+    key_starts: torch.Tensor
+    gathered: torch.Tensor
+    most_queries: int
+    most_keys: int
+
+    @staticmethod
+    def of(batch: FlatBatch, kv: TokenMajorKVCache) -> FlashAttention:
+        """Prepare for a batch."""
         counts = [len(piece.token_ids) for piece in batch.slices]
         lengths = [piece.start + count for piece, count in zip(batch.slices, counts, strict=True)]
         device = kv.keys.device
-        self._query_starts = _starts(counts, device)
-        self._key_starts = _starts(lengths, device)
-        self._most_queries, self._most_keys = max(counts), max(lengths)
-        self._gathered = self._places(batch, lengths, device)
+        key_starts = _starts(lengths, device)
+        total = sum(lengths)
+        sequences = torch.repeat_interleave(torch.tensor(lengths, device=device), output_size=total)
+        positions = torch.arange(total, dtype=torch.int32, device=device) - key_starts[sequences]
+        gathered = kv.places(batch.tables.to(device), sequences, positions)
+        return FlashAttention(kv, _starts(counts, device), key_starts, gathered, max(counts), max(lengths))
 
     def __call__(self, layer: int, queries: torch.Tensor, window: int | None) -> torch.Tensor:
         """Map queries ``[rows, heads, head_dim]`` to ``[rows, heads * head_dim]``; ``window`` None is everything."""
-        keys, values = self._kv.gather(layer, self._gathered)
+        keys, values = self.kv.gather(layer, self.gathered)
         attended = varlen_attn(
             queries,
             keys,
             values,
-            self._query_starts,
-            self._key_starts,
-            self._most_queries,
-            self._most_keys,
+            self.query_starts,
+            self.key_starts,
+            self.most_queries,
+            self.most_keys,
             window_size=(-1 if window is None else window - 1, 0),
             enable_gqa=True,
         )
         return cast("torch.Tensor", attended).flatten(1)
-
-    def _places(self, batch: FlatBatch, lengths: list[int], device: torch.device) -> torch.Tensor:
-        """Return where in the cache each position of each sequence lies, int32 ``[sum of lengths]``."""
-        total = sum(lengths)
-        sequences = torch.repeat_interleave(torch.tensor(lengths, device=device), output_size=total)
-        positions = torch.arange(total, dtype=torch.int32, device=device) - self._key_starts[sequences]
-        return self._kv.places(batch.tables.to(device), sequences, positions)
 
 
 def _starts(counts: list[int], device: torch.device) -> torch.Tensor:

@@ -11,13 +11,18 @@ from agentsys.serving.torch_engine.model_config import ModelConfig
 class TokenMajorKVCache(KVCache):
     """In the layout whose tokens a kernel reads or writes whole: a token's place is block times block size plus slot.
 
-    ``keys`` and ``values`` are both bfloat16 ``[layers, blocks, block_size, kv_heads, head_dim]``.
+    ``keys`` and ``values`` are both bfloat16 ``[layers, blocks + 1, block_size, kv_heads, head_dim]``; the last block,
+    ``spare_block``, is no sequence's, for rows that only fill a batch up.
     """
 
     def __init__(self, config: ModelConfig, *, size_bytes: int, block_size: int, device: str = "cuda") -> None:
         """Reserve as the base class does; raises :class:`KVCacheTooSmallError`."""
         self._device = device
         super().__init__(config, size_bytes=size_bytes, block_size=block_size, dtype=torch.bfloat16)
+
+    @property
+    def spare_block(self) -> int:
+        return self.num_blocks
 
     def places(self, tables: torch.Tensor, sequences: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return the places of ``positions`` in their ``sequences``, both ``[n]``, by block ``tables``."""
@@ -33,6 +38,6 @@ class TokenMajorKVCache(KVCache):
         return self.keys[layer].flatten(0, 1)[places], self.values[layer].flatten(0, 1)[places]
 
     def _reserve(self, config: ModelConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (config.num_layers, self.num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
+        shape = (config.num_layers, self.num_blocks + 1, self.block_size, config.num_kv_heads, config.head_dim)
         keys, values = (torch.zeros(shape, dtype=dtype, device=self._device) for _ in range(2))
         return keys, values

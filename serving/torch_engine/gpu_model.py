@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as functional
 
 from agentsys.serving.torch_engine.batch import FlatBatch, Outputs
-from agentsys.serving.torch_engine.flash_attention import FlashAttention
+from agentsys.serving.torch_engine.decode_graphs import CudaGraphs, DecodeGraphs, Record
 from agentsys.serving.torch_engine.gpu_kv_cache import TokenMajorKVCache
+from agentsys.serving.torch_engine.gpu_rows import GpuRows
 from agentsys.serving.torch_engine.model_config import ModelConfig
 from agentsys.serving.torch_engine.model_weights import LayerWeights, ModelWeights
 from agentsys.serving.torch_engine.rotary import rotary_tables
@@ -36,22 +37,15 @@ class _Layer:
     window: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """What every layer needs to know about a batch's rows; ``rotations`` are complex ``[rows, 1, head_dim / 2]``."""
-
-    rotations: torch.Tensor
-    places: torch.Tensor
-    attention: FlashAttention
-
-
 class GpuModel:
     """Runs batches of slices on the device of its KV cache; the same interface as the other models."""
 
     batch_invariant = False
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights, kv: TokenMajorKVCache) -> None:
-        """Move all weights to the device."""
+    def __init__(
+        self, config: ModelConfig, weights: ModelWeights, kv: TokenMajorKVCache, record: Record | None = None
+    ) -> None:
+        """Move all weights to the device. Steps that only decode are recorded with ``record``, by default on a GPU."""
         self._config = config
         self._kv = kv
         self._device = kv.keys.device
@@ -62,31 +56,40 @@ class GpuModel:
         positions = min(config.context_length, kv.num_blocks * kv.block_size)
         tables = rotary_tables(config.rope, config.head_dim, positions)
         self._rotations = torch.complex(*tables).unsqueeze(1).to(self._device)
+        if record is None and self._device.type == "cuda":
+            record = CudaGraphs()
+        self._graphs = None if record is None else DecodeGraphs(self._every_logit, kv, record)
 
     def forward(self, batch: FlatBatch) -> Outputs:
         """Process every row, extend the KV cache, and return the logits and states that are asked for, on the CPU."""
-        rows = self._rows(batch)
-        hidden = self._embedding[batch.tokens.to(self._device)]
+        logits = None if self._graphs is None else self._graphs.logits(batch)
+        if logits is not None:
+            return Outputs(_to_cpu(logits), torch.empty(0, self._config.hidden_size))
+        hidden = self._hidden(GpuRows.of(batch, self._kv))
+        wanted, states = (self._final(hidden[chosen.to(self._device)]) for chosen in (batch.wanted, batch.states))
+        return Outputs(_to_cpu(functional.linear(wanted, self._head)), _to_cpu(states))
+
+    def _every_logit(self, rows: GpuRows) -> torch.Tensor:
+        return functional.linear(self._final(self._hidden(rows)), self._head)
+
+    def _final(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._normalize(hidden, self._norm)
+
+    def _hidden(self, rows: GpuRows) -> torch.Tensor:
+        """Return the states ``[rows, hidden]`` after the last layer, and extend the KV cache."""
+        hidden = self._embedding[rows.tokens]
+        rotations = self._rotations[rows.positions]
         for index, layer in enumerate(self._layers):
-            hidden = torch.addmm(hidden, self._attend(index, layer, hidden, rows), layer.output)
+            attended = self._attend(index, layer, hidden, rows, rotations)
+            hidden = torch.addmm(hidden, attended, layer.output)
             normalized = self._normalize(hidden, layer.feed_forward_norm)
             gate, up = functional.linear(normalized, layer.gate_up).chunk(2, dim=-1)
             hidden = torch.addmm(hidden, functional.silu(gate) * up, layer.down)
-        wanted, states = (
-            self._normalize(hidden[chosen.to(self._device)], self._norm) for chosen in (batch.wanted, batch.states)
-        )
-        # Half the bytes are moved this way round.
-        return Outputs(functional.linear(wanted, self._head).cpu().to(torch.float32), states.cpu().to(torch.float32))
+        return hidden
 
-    def _rows(self, batch: FlatBatch) -> _Rows:
-        places = self._kv.places(batch.tables, batch.sequences, batch.positions)
-        return _Rows(
-            rotations=self._rotations[batch.positions.to(self._device)],
-            places=places.to(self._device),
-            attention=FlashAttention(batch, self._kv),
-        )
-
-    def _attend(self, index: int, layer: _Layer, hidden: torch.Tensor, rows: _Rows) -> torch.Tensor:
+    def _attend(
+        self, index: int, layer: _Layer, hidden: torch.Tensor, rows: GpuRows, rotations: torch.Tensor
+    ) -> torch.Tensor:
         config = self._config
         normalized = self._normalize(hidden, layer.attention_norm)
         projected = functional.linear(normalized, layer.query_key_value, layer.query_key_value_bias)
@@ -97,7 +100,7 @@ class GpuModel:
             turned = torch.cat(
                 (self._normalize(queries, layer.query_norm), self._normalize(keys, layer.key_norm)), dim=1
             )
-        queries, keys = torch.split(_rotate(turned, rows.rotations), [config.num_heads, config.num_kv_heads], dim=1)
+        queries, keys = torch.split(_rotate(turned, rotations), [config.num_heads, config.num_kv_heads], dim=1)
         self._kv.store(index, rows.places, keys, values)
         return rows.attention(index, queries, layer.window)
 
@@ -137,7 +140,12 @@ def _pairs_together(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     return halves.transpose(1, 2).flatten(0, 2)
 
 
+def _to_cpu(values: torch.Tensor) -> torch.Tensor:
+    # Half the bytes are moved this way round.
+    return values.cpu().to(torch.float32)
+
+
 def _rotate(heads: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
-    """Rotate ``[rows, heads, head_dim]``, whose pairs are neighbours."""
+    """Rotate ``[rows, heads, head_dim]``, whose pairs are neighbours, by complex ``[rows, 1, head_dim / 2]``."""
     pairs = torch.view_as_complex(heads.to(torch.float32).view(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rotations).flatten(-2).to(heads.dtype)

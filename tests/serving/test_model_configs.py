@@ -1,6 +1,7 @@
 """Every supported architecture gives the logits that transformers gives, on tiny random weights."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentsys.serving.torch_engine import flash_attention
 from agentsys.serving.torch_engine.checkpoint import Checkpoint, InvalidWeightsError
+from agentsys.serving.torch_engine.decode_graphs import CudaGraphs
 from agentsys.serving.torch_engine.gpu_kv_cache import TokenMajorKVCache
 from agentsys.serving.torch_engine.gpu_model import GpuModel
 from agentsys.serving.torch_engine.kv_cache import KVCacheTooSmallError
@@ -144,6 +146,43 @@ def test_the_pass_for_gpus_gives_the_logits_of_the_reference(
         for plain, fast in zip(*(runner.step(step) for runner in runners), strict=True):
             assert fast.shape == plain.shape and fast.dtype == plain.dtype and fast.device == plain.device
             assert not len(plain) or (fast - plain).norm() / plain.norm() < 0.05
+
+
+def rerun(compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+    """What a recording does, where there is no GPU to record on: it reads and writes the same memory each time."""
+    output = compute().clone()
+    return lambda: output.copy_(compute()), output
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu), "cpu"])
+def test_recorded_steps_give_the_logits_of_the_reference(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, **ARCHITECTURES["smollm2"])
+    sizes: list[tuple[int, ...]] = []
+
+    def record(compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        replay, output = CudaGraphs()(compute) if device == "cuda" else rerun(compute)
+        sizes.append(tuple(output.shape))
+        return replay, output
+
+    if device == "cpu":
+        monkeypatch.setattr(flash_attention, "varlen_attn", plain_attention)
+    config = ModelConfig.load(tmp_path)
+    kv = TokenMajorKVCache(config, size_bytes=2**22, block_size=16, device=device)
+    model = GpuModel(config, ModelWeights(config, partial(Checkpoint, tmp_path)), kv, record)
+    runners = [load(tmp_path, native=False), ModelRunner(config, kv, model, "bfloat16")]
+    tokens = torch.randint(0, SHAPE["vocab_size"], (3, 80)).tolist()
+    tables, lengths = [[7, 3, 1, 9, 11], [2, 5, 4, 12, 13], [0, 6, 8, 10, 14]], [37, 5, 15]
+    for runner in runners:
+        runner.step([SequenceSlice(tokens[n][: lengths[n]], 0, tables[n], lengths[n]) for n in range(3)])
+    for count in (1, 3, 2, 3) * 8:
+        pieces = [SequenceSlice([tokens[n][lengths[n]]], lengths[n], tables[n], 0) for n in range(count)]
+        for plain, fast in zip(*(runner.step(pieces) for runner in runners), strict=True):
+            assert fast.shape == plain.shape and (fast - plain).norm() / plain.norm() < 0.05
+        for n in range(count):
+            lengths[n] += 1
+    assert sorted(sizes) == [(1, 131), (2, 131), (4, 131)]
 
 
 def test_what_a_gpu_does_not_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
