@@ -84,7 +84,8 @@ def check_torch(settings: Settings) -> Finding:
     devices = sorted({options.device for options in wanted})
     unused = torch.cuda.is_available() and devices == ["cpu"]
     hint = '; there is a GPU, which model.device = "cuda" would use' if unused else ""
-    return Finding("torch", "ok", f"{torch.__version__} on {' and '.join(devices) or 'no device'}, {os.cpu_count()} cores{hint}")
+    on = f" on {' and '.join(devices)}" if devices else ""
+    return Finding("torch", "ok", f"{torch.__version__}{on}, {os.cpu_count()} cores{hint}")
 
 
 def _options_of_local_models(settings: Settings) -> list[EngineOptions]:
