@@ -61,6 +61,9 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
     }
+    for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
+        if value := getattr(sampling, name):
+            body[name] = value
     if sampling.seed is not None:
         body["seed"] = sampling.seed
     if sampling.stop:

@@ -22,6 +22,8 @@ class Message:
 
 MOST_LOGPROBS: Final = 20
 """Alternatives that may be asked for beside each token: what OpenAI's format allows."""
+MOST_PENALTY: Final = 2.0
+MOST_BIAS: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,10 @@ class SamplingParams:
 
     ``logprobs`` asks for the log-probability of every token of the answer and of that many likeliest alternatives
     (0: none of them); ``None`` asks for nothing.
+
+    The penalties are OpenAI's: a token that the answer has n times already loses ``n * frequency_penalty`` and, for
+    n > 0, ``presence_penalty`` of its logit; the prompt counts for nothing. ``logit_bias`` is added to the logits of
+    the tokens that it names. Neither moves what ``logprobs`` tell.
     """
 
     max_tokens: int = 256
@@ -39,6 +45,14 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what the answer has said changes what it says next, beside what the model makes of it."""
+        return bool(self.presence_penalty or self.frequency_penalty)
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -49,6 +63,15 @@ class SamplingParams:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
             raise ValueError(f"logprobs must be from 0 to {MOST_LOGPROBS}, got {self.logprobs}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            _check_range(name, getattr(self, name), MOST_PENALTY)
+        for token, bias in self.logit_bias.items():
+            _check_range(f"logit_bias of token {token}", bias, MOST_BIAS)
+
+
+def _check_range(name: str, value: float, most: float) -> None:
+    if not -most <= value <= most:
+        raise ValueError(f"{name} must be from {-most:g} to {most:g}, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,7 @@ class GenerateRequest:
     whose labels have the same readers. ``audience`` is whom the caller lets learn the prompt: where that is ``None``,
     those readers. ``tags`` say whose call it is, in the caller's words; whoever may see the load
     of the engines sees them, so they name things and hold no content.
+    ``answered`` is for an answer that began elsewhere: so many of the last token ids of ``prompt`` belong to it.
     """
 
     prompt: Sequence[Message] | str | Sequence[int]
@@ -98,6 +122,7 @@ class GenerateRequest:
     call: WorkflowCall | None = None
     audience: Readers | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    answered: int = 0
 
 
 class FinishReason(StrEnum):

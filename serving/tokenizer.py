@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,6 +24,17 @@ class PromptError(ServingError):
 
     code = "AGS-0414"
     remedy = "Check the message roles and their order against the model's chat template, or pass raw text."
+
+
+class UnknownTokenError(ServingError):
+    """A request names a token that the model does not have; ``param`` is the field that does."""
+
+    code = "AGS-0424"
+    remedy = "Name tokens by the ids of this model's own tokenizer; those of another model's mean nothing here."
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ModelTokenizer:
@@ -53,10 +64,15 @@ class ModelTokenizer:
             ) from error
         if not tokens:
             raise PromptError("the prompt is empty.", remedy="Send at least one token.")
-        vocabulary = self.backend.get_vocab_size(with_added_tokens=True)
-        if not 0 <= min(tokens) <= max(tokens) < vocabulary:
-            raise PromptError(f"token ids go from 0 to {vocabulary - 1}, got {min(tokens)} to {max(tokens)}.")
+        if not 0 <= min(tokens) <= max(tokens) <= self._last_id:
+            raise PromptError(f"token ids go from 0 to {self._last_id}, got {min(tokens)} to {max(tokens)}.")
         return tokens
+
+    def check_known(self, tokens: Iterable[int], param: str) -> None:
+        """Raise :class:`UnknownTokenError` if one of the tokens, which ``param`` names, is none of the model's."""
+        for token in tokens:
+            if not 0 <= token <= self._last_id:
+                raise UnknownTokenError(f"{param}: token ids go from 0 to {self._last_id}, got {token}.", param=param)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens without special tokens; incomplete characters become U+FFFD."""
@@ -103,6 +119,10 @@ class ModelTokenizer:
 
     def _encode_plain(self, text: str) -> list[int]:
         return list(self._without_special_tokens.encode(text, add_special_tokens=False).ids)
+
+    @functools.cached_property
+    def _last_id(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True) - 1
 
     @functools.cached_property
     def _without_special_tokens(self) -> Tokenizer:

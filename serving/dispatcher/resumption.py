@@ -22,7 +22,10 @@ Transform = Callable[[Chunk], Chunk]
 
 @runtime_checkable
 class Resumable(Protocol):
-    """An engine that goes on after any prefix of an answer exactly as if it had computed that itself."""
+    """An engine that goes on after any prefix of an answer exactly as if it had computed that itself.
+
+    Of the prompt it then gets, the last ``GenerateRequest.answered`` tokens are that prefix.
+    """
 
     @property
     def tokenizer(self) -> ModelTokenizer:
@@ -47,6 +50,11 @@ class Shown:
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def as_tokens(self) -> bool:
+        """Whether the ids of all its tokens are known: an engine that tells none may have begun the answer."""
+        return 0 < self.tokens == len(self.token_ids)
+
     def add(self, chunk: Chunk) -> None:
         """Take a chunk that was shown."""
         self.texts.append(chunk.text)
@@ -66,13 +74,15 @@ def continuation(request: GenerateRequest, shown: Shown, engine: Engine) -> tupl
     """
     if not shown.tokens:
         return request, _unchanged
-    if shown.token_ids and request.constraint is None and isinstance(engine, Resumable):
+    if shown.as_tokens and request.constraint is None and isinstance(engine, Resumable):
         tokens = [*engine.tokenizer.encode(request.prompt), *shown.token_ids]
-        return _behind(request, tokens, shown), _Continuing(request, shown, engine)
+        answered = request.answered + len(shown.token_ids)
+        return replace(_behind(request, tokens, shown), answered=answered), _Continuing(request, shown, engine)
     if _repeats(request):
         return request, _Repeating(shown)
-    if isinstance(request.prompt, str) and request.constraint is None:
-        return _behind(request, request.prompt + shown.text, shown), _counting(shown.tokens)
+    text = _plain_text(request)
+    if text is not None:
+        return _behind(request, text + shown.text, shown), _counting(shown.tokens)
     raise interrupted(shown)
 
 
@@ -80,8 +90,8 @@ def continuable(request: GenerateRequest, shown: Shown, engines: Iterable[Engine
     """Whether :func:`continuation` has a way for one of ``engines``."""
     if not shown.tokens or _repeats(request):
         return True
-    as_tokens = bool(shown.token_ids) and any(isinstance(engine, Resumable) for engine in engines)
-    return request.constraint is None and (as_tokens or isinstance(request.prompt, str))
+    as_tokens = shown.as_tokens and any(isinstance(engine, Resumable) for engine in engines)
+    return request.constraint is None and (as_tokens or _plain_text(request) is not None)
 
 
 def interrupted(shown: Shown) -> AnswerInterruptedError:
@@ -93,6 +103,12 @@ def interrupted(shown: Shown) -> AnswerInterruptedError:
 
 def _repeats(request: GenerateRequest) -> bool:
     return request.sampling.temperature == 0.0 or request.sampling.seed is not None
+
+
+def _plain_text(request: GenerateRequest) -> str | None:
+    """Return the prompt if an answer to it goes on as text: penalties would not count what the prompt says."""
+    held = request.constraint is not None or request.sampling.penalises
+    return request.prompt if isinstance(request.prompt, str) and not held else None
 
 
 def _behind(request: GenerateRequest, prompt: list[int] | str, shown: Shown) -> GenerateRequest:

@@ -17,10 +17,11 @@ from agentsys.serving.engine_errors import QueueFullError, RequestTooLongError, 
 from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError
 from agentsys.serving.openai_format import UnsupportedConstraintError
 from agentsys.serving.scheduling.calls import OverloadedError
-from agentsys.serving.tokenizer import PromptError
+from agentsys.serving.tokenizer import PromptError, UnknownTokenError
 
 _BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _CLIENT_CLOSED = 400, 403, 404, 429, 499
 _FAILED, _UNAVAILABLE = 500, 503
+_LARGEST_SHOWN = 2**63
 
 
 class InvalidRequestError(ServingError):
@@ -104,6 +105,7 @@ class OtherTenantError(ServingError):
 _REFUSED = (
     InvalidRequestError,
     PromptError,
+    UnknownTokenError,
     RequestTooLongError,
     ConstraintError,
     UnsupportedConstraintError,
@@ -147,10 +149,13 @@ def error_body(error: AgentsysError) -> dict[str, Any]:
 
 
 def of_validation(error: RequestValidationError) -> InvalidRequestError:
-    """Name the first fault of a body by its path; the value itself may be long or secret and is not repeated."""
+    """Name the first fault of a body by its path; a value that is no number may be long or secret, and is left out."""
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"] if part not in ("body", "header")) or "body"
-    return InvalidRequestError(f"{param}: {first['msg']}.", param=param)
+    given = first.get("input")
+    short = isinstance(given, float) or (isinstance(given, int) and abs(given) < _LARGEST_SHOWN)
+    got = f", got {given}" if short else ""
+    return InvalidRequestError(f"{param}: {first['msg']}{got}.", param=param)
 
 
 def _kind(status: int) -> str:

@@ -75,6 +75,9 @@ def _choices(
         stop=body.stops,
         ignore_eos=body.ignore_eos,
         logprobs=body.wanted_logprobs,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=body.logit_bias or {},
     )
     label = Label(readers=_readers(body.cache_salt))
     return [

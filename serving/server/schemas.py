@@ -11,12 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agentsys.serving.requests import MOST_LOGPROBS
+from agentsys.serving.requests import MOST_BIAS, MOST_LOGPROBS, MOST_PENALTY
 from agentsys.serving.server.errors import UnsupportedFieldError
 from agentsys.serving.server.places import PlaceFields
 
 MOST_CHOICES = 8
 Salt = Annotated[str, Field(min_length=1, max_length=256)]
+Penalty = Annotated[float, Field(ge=-MOST_PENALTY, le=MOST_PENALTY, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-MOST_BIAS, le=MOST_BIAS, allow_inf_nan=False)]
+TokenId = Annotated[int, Field(ge=0)]
 _LARGEST_INTEGER = 2**63 - 1
 
 _WITHOUT_EFFECT = frozenset(
@@ -149,6 +152,9 @@ class GenerationBody(PlaceFields):
     seed: Annotated[int, Field(ge=-_LARGEST_INTEGER - 1, le=_LARGEST_INTEGER)] | None = None
     stop: str | list[str] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
     ignore_eos: bool = False
     structured_outputs: StructuredOutputs | None = None
     cache_salt: Salt | None = None

@@ -51,6 +51,8 @@ class CallSpan:
                 "gen_ai.request.max_tokens": sampling.max_tokens,
                 "gen_ai.request.temperature": sampling.temperature,
                 "gen_ai.request.top_p": sampling.top_p,
+                "gen_ai.request.presence_penalty": sampling.presence_penalty,
+                "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
             }
             if call is not None:
                 named = {"workflow": call.workflow, "workflow.kind": call.kind, "workflow.stage": call.stage}

@@ -15,6 +15,7 @@ from agentsys.serving.text_stream import TextStream
 from agentsys.serving.torch_engine.logprobs import LogprobReader
 from agentsys.serving.torch_engine.sampling import Logits, Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
+from agentsys.serving.torch_engine.token_bias import TokenBias
 
 _FORCED_EXPECTED = 0.95  # the model may cut text that a grammar forces into other tokens than the canonical ones
 
@@ -35,6 +36,7 @@ class ActiveRequest:
     matcher: TokenMatcher | None = None
     session: DraftSession | None = None
     logprobs: LogprobReader | None = None
+    bias: TokenBias | None = None
     finish_reason: FinishReason | None = None
     drafted: int = 0
     accepted: int = 0
@@ -116,11 +118,15 @@ class ActiveRequest:
         )
 
     def _choose(self, logits: Logits, position: int) -> int:
+        if self.bias is not None:
+            logits = self.bias.applied(logits)
         allowed = None if self.matcher is None else self.matcher.allowed()
         return self.sampler.choose(logits, allowed, position)
 
     def _take(self, token: int, length: int) -> None:
         self._unsent_tokens.append(token)
+        if self.bias is not None:
+            self.bias.count(token)
         if token not in self.eos_token_ids:  # not every tokenizer marks its end token as special
             self._unsent_text += self.text.push(token)
         if self.matcher is not None:

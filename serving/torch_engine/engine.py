@@ -41,6 +41,7 @@ from agentsys.serving.torch_engine.model_runner import ModelRunner
 from agentsys.serving.torch_engine.runner_protocol import Runner
 from agentsys.serving.torch_engine.sampling import Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
+from agentsys.serving.torch_engine.token_bias import TokenBias
 
 Item = TypeVar("Item")
 
@@ -182,8 +183,8 @@ class TorchEngine:
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``PromptError``, ``ConstraintError``, ``RequestTooLongError``, ``DuplicateRequestError``,
-        :class:`QueueFullError`, :class:`EngineClosedError` or :class:`EngineFailedError`.
+        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
+        ``DuplicateRequestError``, :class:`QueueFullError`, :class:`EngineClosedError` or :class:`EngineFailedError`.
         """
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
         deliver = _deliver_to(mailbox, asyncio.get_running_loop())
@@ -264,6 +265,7 @@ class TorchEngine:
     ) -> ActiveRequest:
         tokens = _compact(self._tokenizer.encode(request.prompt))
         sampling = request.sampling
+        self._tokenizer.check_known(sampling.logit_bias, "logit_bias")
         matcher = None if request.constraint is None else self._compiler.compile(request.constraint)
         sequence = SequenceState(
             request_id=request.request_id,
@@ -284,6 +286,7 @@ class TorchEngine:
             deliver=deliver,
             matcher=matcher,
             logprobs=None if top is None else LogprobReader(top, self._compiler.token_bytes),
+            bias=TokenBias.of(sampling, tokens[len(tokens) - request.answered :]),
         )
 
     def _prepare_embedding(

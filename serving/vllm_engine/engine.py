@@ -93,8 +93,8 @@ class VllmEngine:
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``PromptError``, ``ConstraintError``, ``RequestTooLongError``, ``DuplicateRequestError``,
-        ``EngineClosedError`` or ``EngineFailedError``.
+        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
+        ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
         """
         self._check_usable()
         if request.request_id in self._answers:
@@ -184,6 +184,7 @@ class VllmEngine:
 
     def _prepare(self, request: GenerateRequest, answer: VllmAnswer) -> tuple[list[int], SamplingParams]:
         tokens = self._tokenizer.encode(request.prompt)
+        self._tokenizer.check_known(request.sampling.logit_bias, "logit_bias")
         longest = self._capabilities.context_length
         if len(tokens) >= longest:
             raise RequestTooLongError(f"the prompt has {len(tokens)} tokens; the context takes at most {longest - 1}.")

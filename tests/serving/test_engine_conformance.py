@@ -29,6 +29,7 @@ from agentsys.serving.requests import (
     SamplingParams,
 )
 from agentsys.serving.scheduling.workflows import WorkflowTable
+from agentsys.serving.tokenizer import ModelTokenizer
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -116,8 +117,6 @@ async def test_an_answer_streams_and_ends_with_reason_usage_and_timings(engine: 
 
 
 async def test_greedy_answers_are_the_same_twice_and_for_text_or_tokens(engine: Engine, smollm2_dir: Path) -> None:
-    from agentsys.serving.tokenizer import ModelTokenizer
-
     first = text(await collect(engine, asked("The capital of France is")))
     assert "Paris" in first
     assert text(await collect(engine, asked("The capital of France is"))) == first
@@ -153,6 +152,30 @@ async def test_an_end_token_ends_the_answer_unless_ignored(engine: Engine) -> No
     longer = chunks[-1].usage.completion_tokens + 5
     ignoring = await collect(engine, asked(prompt, max_tokens=longer, ignore_eos=True))
     assert ignoring[-1].usage.completion_tokens == longer
+
+
+async def test_biases_force_and_forbid_tokens_and_penalties_end_repetition(engine: Engine, smollm2_dir: Path) -> None:
+    [seven] = ModelTokenizer(smollm2_dir).encode(" seven")
+    forced = text(await collect(engine, asked("One, two,", logit_bias={seven: 100.0}, max_tokens=4)))
+    assert forced == " seven" * 4
+    liking = {"prompt": "One, two,", "ignore_eos": True, "logit_bias": {seven: 16.0}}
+    assert text(await collect(engine, asked(**liking))) == " seven" * 16
+    assert " seven" not in text(await collect(engine, asked(**liking | {"logit_bias": {seven: -100.0}})))
+    for penalty in ({"frequency_penalty": 2.0}, {"frequency_penalty": 1.5, "presence_penalty": 2.0}):
+        once, again = [text(await collect(engine, asked(**liking, **penalty))) for _ in range(2)]
+        assert once == again and once.startswith(" seven") and once.count(" seven") < 16
+
+
+async def test_a_grammar_wins_over_a_bias(engine: Engine, smollm2_dir: Path) -> None:
+    [seven] = ModelTokenizer(smollm2_dir).encode(" seven")
+    constraint = Constraint("json_schema", json.dumps(SCHEMA))
+    answer = asked(constraint=constraint, max_tokens=60, logit_bias={seven: 100.0}, frequency_penalty=2.0)
+    assert json.loads(text(await collect(engine, answer)))["colour"] in ("red", "green")
+
+
+async def test_a_token_that_the_model_does_not_have_is_refused(engine: Engine) -> None:
+    with pytest.raises(ServingError, match="10000000"):
+        await collect(engine, asked(logit_bias={10_000_000: 1.0}))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])

@@ -118,6 +118,16 @@ async def test_a_chat_answer_is_streamed_and_counted(server) -> None:
     assert engine.stats().generated_tokens == 2
 
 
+async def test_penalties_and_biases_are_passed_on_and_left_out_where_there_are_none(server) -> None:
+    sampling = SamplingParams(presence_penalty=0.5, frequency_penalty=-1.0, logit_bias={7: -100.0, 8: 2.5})
+    for asked in (chat(sampling=sampling), chat()):
+        await collect(connect(server, "plain"), asked)
+    (_, shaped, _), (_, plain, _) = server.requests
+    assert (shaped["presence_penalty"], shaped["frequency_penalty"]) == (0.5, -1.0)
+    assert shaped["logit_bias"] == {"7": -100.0, "8": 2.5}
+    assert not {"presence_penalty", "frequency_penalty", "logit_bias"} & set(plain)
+
+
 async def test_raw_text_and_token_ids_go_to_completions(server) -> None:
     server.events = ['data: {"choices": [{"text": "ok", "finish_reason": "length"}]}\n\n', "data: [DONE]\n\n"]
     chunks = await collect(connect(server), GenerateRequest("once upon"))

@@ -23,6 +23,7 @@ from agentsys.serving.torch_engine.core import EngineCore, Speculation
 from agentsys.serving.torch_engine.limits import SchedulerLimits
 from agentsys.serving.torch_engine.sampling import Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
+from agentsys.serving.torch_engine.token_bias import TokenBias
 
 PROMPTS = [[5, 6, 7, 5, 6, 7, 5], [40, 41], list(range(60, 83)), [9] * 12]
 
@@ -88,7 +89,8 @@ class Bench:
         )
         eos = frozenset() if sampling.ignore_eos else self.runner.config.eos_token_ids
         text = TextStream(self.tokenizer, sampling.stop)
-        self.core.add(ActiveRequest(sequence, Sampler.of(sampling, 1), text, eos, received.append))
+        bias = TokenBias.of(sampling, ())
+        self.core.add(ActiveRequest(sequence, Sampler.of(sampling, 1), text, eos, received.append, bias=bias))
 
     def run(self) -> None:
         while self.core.has_work:
@@ -151,6 +153,8 @@ def test_tiny_kv_cache_forces_preemption_and_changes_nothing(
         SamplingParams(max_tokens=30, temperature=0.8, seed=11),
         SamplingParams(max_tokens=30, temperature=1.3, top_p=0.7, seed=12),
         SamplingParams(max_tokens=30, ignore_eos=True),
+        SamplingParams(max_tokens=30, frequency_penalty=0.3, presence_penalty=-0.5, logit_bias={0: -3.0, 70: 1.5}),
+        SamplingParams(max_tokens=30, temperature=1.0, seed=13, frequency_penalty=1.5, presence_penalty=0.5),
     ],
     ids=str,
 )

@@ -24,6 +24,10 @@ pytestmark = [
 ]
 
 NEW_TOKENS = 24
+PLAIN = SamplingParams(max_tokens=NEW_TOKENS)
+SHAPED = SamplingParams(
+    max_tokens=NEW_TOKENS, presence_penalty=0.4, frequency_penalty=0.9, logit_bias={28: -100.0, 216: 1.5}
+)
 EQUAL = 18  # of 20
 TIE = 0.2  # logits, in float32: less than bfloat16 loses over the layers (a logit of 16 to 32 moves in steps of 0.125)
 PROMPTS = json.loads((Path(__file__).parent / "equality_prompts.json").read_text(encoding="utf-8"))[:20]
@@ -35,10 +39,10 @@ def prompts(smollm2_dir: Path) -> list[list[int]]:
     return [encode([Message("user", item["text"])] if item["kind"] == "chat" else item["text"]) for item in PROMPTS]
 
 
-async def answers(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
+async def answers(engine: Engine, prompts: list[list[int]], sampling: SamplingParams = PLAIN) -> list[list[int]]:
     found = []
     for prompt in prompts:
-        request = GenerateRequest(prompt, SamplingParams(max_tokens=NEW_TOKENS))
+        request = GenerateRequest(prompt, sampling)
         found.append([token async for chunk in engine.submit(request) for token in chunk.token_ids])
     await engine.close()
     return found
@@ -68,3 +72,11 @@ def test_greedy_answers_of_vllm_are_those_of_the_torch_engine(
     print(f"\n{weight_format}: {len(PROMPTS) - len(gaps)} of {len(PROMPTS)} equal; gaps of the others: {gaps}")
     ties = [text for text, distance in gaps.items() if distance < TIE and weight_format == "bfloat16"]
     assert len(PROMPTS) - len(gaps) + len(ties) >= EQUAL, gaps
+
+
+def test_penalties_and_biases_count_alike_in_both(smollm2_dir: Path, prompts: list[list[int]]) -> None:
+    options = EngineOptions(weight_format="float32")
+    ours = asyncio.run(answers(engine_factory(str(smollm2_dir), options)(), prompts[:8], SHAPED))
+    theirs = asyncio.run(answers(engine_factory(f"vllm:{smollm2_dir}", options)(), prompts[:8], SHAPED))
+    assert ours == theirs
+    assert ours != asyncio.run(answers(engine_factory(str(smollm2_dir), options)(), prompts[:8]))

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentsys.serving.dispatcher.errors import AnswerInterruptedError
-from agentsys.serving.dispatcher.resumption import Shown, continuation, movable
+from agentsys.serving.dispatcher.resumption import Shown, continuable, continuation, movable
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams, Usage
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.engine import TorchEngine
@@ -62,11 +62,11 @@ def summary(chunks: list[Chunk]) -> tuple[str, list[int], FinishReason]:
     temperature=st.sampled_from([0.0, 0.8]),
     stop=st.sampled_from([(), ("a",), ("\x01", "zz"), ("é",)]),
     ignore_eos=st.booleans(),
+    shaping=st.sampled_from([{}, {"frequency_penalty": 1.5, "presence_penalty": 0.5}, {"logit_bias": {70: 3.0}}]),
 )
-def test_cut_anywhere_an_answer_is_the_same(engines, prompt, after, temperature, stop, ignore_eos) -> None:
-    sampling = SamplingParams(
-        max_tokens=24, temperature=temperature, seed=7 if temperature else None, stop=stop, ignore_eos=ignore_eos
-    )
+def test_cut_anywhere_an_answer_is_the_same(engines, prompt, after, temperature, stop, ignore_eos, shaping) -> None:
+    seed = 7 if temperature else None
+    sampling = SamplingParams(24, temperature, seed=seed, stop=stop, ignore_eos=ignore_eos, **shaping)
     request = GenerateRequest(prompt, sampling)
     assert all(movable(request, engine) for engine in engines)
     expected = asyncio.run(whole(engines[0], request))
@@ -108,6 +108,26 @@ def test_raw_text_goes_on_as_text_and_is_counted_once() -> None:
     assert (rest.prompt, rest.sampling.max_tokens) == ("Letters: a b", 8)
     last = transform(Chunk(" c", finish_reason=FinishReason.LENGTH, usage=Usage(6, 5, 8)))
     assert last.usage == Usage(4, 4, 10)
+
+
+def test_a_penalised_answer_goes_on_as_tokens_that_count_and_never_as_text(engines) -> None:
+    sampling = SamplingParams(max_tokens=10, temperature=1.0, frequency_penalty=1.0)
+    request, shown = GenerateRequest("Letters:", sampling), Shown()
+    shown.add(Chunk(" a", (40, 41)))
+    rest, _ = continuation(request, shown, engines[0])
+    assert rest.prompt[-2:] == [40, 41] and rest.answered == 2
+    with pytest.raises(AnswerInterruptedError):
+        continuation(request, shown, TextOnly())
+    assert not continuable(request, shown, [TextOnly()])
+    assert continuable(request, shown, [engines[0]])
+
+
+def test_what_an_engine_without_token_ids_began_is_not_cut_off(engines) -> None:
+    request, shown = GenerateRequest("Letters:", SamplingParams(max_tokens=10, temperature=1.0)), Shown()
+    shown.add(Chunk(" a"))
+    shown.add(Chunk(" b", (40,)))
+    rest, _ = continuation(request, shown, engines[0])
+    assert rest.prompt == "Letters: a b"
 
 
 def test_a_sampled_chat_that_was_shown_in_part_cannot_be_continued_as_text() -> None:

@@ -128,8 +128,11 @@ def test_models_are_listed_and_described(client: openai.OpenAI, url: str) -> Non
     ("options", "code", "param"),
     [
         ({"top_logprobs": 3}, "AGS-0720", None),
-        ({"logit_bias": {"5": 1}}, "AGS-0721", "logit_bias"),
-        ({"presence_penalty": 1.0}, "AGS-0721", "presence_penalty"),
+        ({"logit_bias": {"5": 100.5}}, "AGS-0720", "logit_bias.5"),
+        ({"logit_bias": {"five": 1}}, "AGS-0720", "logit_bias.five.[key]"),
+        ({"logit_bias": {"320": 1}}, "AGS-0424", "logit_bias"),
+        ({"presence_penalty": 2.5}, "AGS-0720", "presence_penalty"),
+        ({"frequency_penalty": -2.5}, "AGS-0720", "frequency_penalty"),
         ({"extra_body": {"invented": 1}}, "AGS-0721", "invented"),
         ({"n": 9}, "AGS-0720", "n"),
         ({"temperature": -1}, "AGS-0720", "temperature"),
@@ -156,6 +159,37 @@ def test_bad_requests_are_refused_in_the_shape_of_openai(
     assert param is None or caught.value.param == param
 
 
+def test_a_number_out_of_range_is_named_and_a_text_is_not_repeated(client: openai.OpenAI) -> None:
+    for options, shown in (
+        ({"presence_penalty": 2.5}, "less than or equal to 2, got 2.5"),
+        ({"logit_bias": {"5": -101}}, "logit_bias.5: Input should be greater than or equal to -100, got -101"),
+        ({"logit_bias": {"99999": 1}}, "from 0 to 319, got 99999"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, **options)
+        assert shown in caught.value.message
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, temperature="secret")
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_penalties_and_biases_shape_the_answer(client: openai.OpenAI, stream: bool) -> None:
+    def said(**options: Any) -> str:
+        answer = chat(client, stream=stream, **options)
+        if stream:
+            return "".join(event.choices[0].delta.content or "" for event in answer)
+        return answer.choices[0].message.content
+
+    bias = {"68": 50.0, "69": 43.0}  # of all others the model thinks within a few
+    once, other = said(logit_bias={"68": 100}, max_tokens=1), said(logit_bias={"69": 100}, max_tokens=1)
+    assert len({once, other}) == 2
+    assert said(logit_bias=bias) == once * 12
+    assert set(said(logit_bias=bias, frequency_penalty=2)) == {once, other}
+    often = {"logit_bias": {"68": 4.0}}
+    assert said(**often, presence_penalty=2).count(once) < said(**often).count(once)
+
+
 def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.NotFoundError):
         chat(client, model="other")
@@ -165,7 +199,7 @@ def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: 
 
 
 def test_neutral_values_and_fields_without_effect_are_taken(client: openai.OpenAI) -> None:
-    chat(client, logprobs=False, presence_penalty=0, user="ann", store=False, parallel_tool_calls=True)
+    chat(client, logprobs=False, presence_penalty=0, logit_bias={}, user="ann", store=False, parallel_tool_calls=True)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -132,7 +132,7 @@ def test_a_client_that_does_not_read_is_dropped_and_its_request_aborted(until: U
 def test_metrics_tell_requests_errors_and_engines(server: tuple[str, Operation]) -> None:
     url, _ = server
     complete(url)
-    complete(url, logit_bias={"1": 2})
+    complete(url, best_of=2)
     httpx.get(f"{url}/v1/what-nobody-serves")
     text = httpx.get(f"{url}/metrics").text
     assert 'agentsys_http_requests_total{route="/completions",status="200"} 1.0' in text
