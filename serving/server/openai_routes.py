@@ -69,8 +69,11 @@ class OpenAIServer:
         body = _salted(body, request)
         reading = await self._reading(body, request, place)
         toolbox, name = Toolbox.of(body), self._name(body)
-        form = ChatFormat(name) if toolbox is None else ToolChatFormat(name, toolbox=toolbox)
-        return await self._answer(request, body, chat_requests(body, toolbox, reading), form, "chat")
+        wanted = chat_requests(body, toolbox, reading)
+        form = ChatFormat(name)
+        if toolbox is not None:
+            form = ToolChatFormat(name, toolbox=toolbox, holds=toolbox.holds(wanted[0].constraint))
+        return await self._answer(request, body, wanted, form, "chat")
 
     async def complete(self, body: CompletionBody, request: Request, place: GivenPlace) -> Response:
         """Continue texts."""

@@ -15,8 +15,9 @@ from uuid import uuid4
 
 from agentsys.serving.requests import Chunk, Constraint, Message
 from agentsys.serving.server.answers import Answer
+from agentsys.serving.server.call_reader import CallReader
 from agentsys.serving.server.errors import InvalidRequestError
-from agentsys.serving.server.formats import ChatFormat, Json
+from agentsys.serving.server.formats import ChatFormat, Json, finish_word
 from agentsys.serving.server.logprobs import chat_logprobs
 from agentsys.serving.server.outbox import joined
 from agentsys.serving.server.schemas import ChatCompletionBody, ChatMessage, FunctionDefinition, NamedToolChoice
@@ -52,6 +53,11 @@ class Toolbox:
         # OpenAI's default is several; a small model that may make another call often does, so here it has to be asked.
         return Toolbox(functions, choice == "required", several=body.parallel_tool_calls is True)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the tools."""
+        return frozenset(tool.name for tool in self.functions)
+
     def instruction(self) -> str:
         """Return what the system message says of the tools."""
         listed = "\n".join(
@@ -66,10 +72,12 @@ class Toolbox:
         """Return the grammar, as strict as an engine that takes ``kinds`` can hold."""
         if "lark" in kinds:
             return Constraint("lark", self._lark())
-        if not self.required:
-            return None  # a JSON schema cannot say "or any text"
-        calls = [_call_schema(tool) for tool in self.functions]
-        return Constraint("json_schema", json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls}))
+        # A JSON schema cannot say "or any text".
+        return Constraint("json_schema", self._schema()) if self.required else None
+
+    def holds(self, constraint: Constraint | None) -> bool:
+        """Whether under ``constraint`` nothing but a call begins like one."""
+        return constraint in (Constraint("lark", self._lark()), Constraint("json_schema", self._schema()))
 
     def calls(self, text: str) -> list[Json]:
         """Return the calls that ``text`` begins with, none if it is text; a last one that was cut off is left out."""
@@ -86,10 +94,14 @@ class Toolbox:
             name, arguments = call["name"], call["arguments"]
         except (ValueError, LookupError, TypeError):
             return None
-        if not isinstance(arguments, dict) or name not in {tool.name for tool in self.functions}:
+        if not isinstance(arguments, dict) or name not in self.names:
             return None
         function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
         return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
+
+    def _schema(self) -> str:
+        calls = [_call_schema(tool) for tool in self.functions]
+        return json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls})
 
     def _lark(self) -> str:
         # Each schema stands for itself, so that its references to its own definitions hold.
@@ -117,59 +129,67 @@ def conversation(messages: Sequence[ChatMessage], toolbox: Toolbox | None) -> li
 
 @dataclass(frozen=True, slots=True)
 class ToolChatFormat(ChatFormat):
-    """Chat completions that may be calls. What begins like a call is shown only when it is whole.
+    """Chat completions that may be calls.
 
-    ``sent`` counts the calls of each answer that were.
+    Where a grammar ``holds`` what begins like a call to be one, it is sent as it comes, its arguments in pieces; else
+    when it is whole, for until then it may be text.
     """
 
     toolbox: Toolbox = field(kw_only=True)
-    held: dict[int, list[Chunk]] = field(default_factory=dict)
+    holds: bool = field(kw_only=True)
+    unsure: dict[int, list[Chunk]] = field(default_factory=dict)
     shown: set[int] = field(default_factory=set)
-    sent: dict[int, int] = field(default_factory=dict)
+    readers: dict[int, CallReader] = field(default_factory=dict)
 
     def piece(self, index: int, chunk: Chunk) -> list[Json]:
         if index in self.shown:
             return ChatFormat.piece(self, index, chunk)
-        held = self.held.setdefault(index, [])
-        begun = any(piece.text for piece in held)
-        held.append(chunk if begun else replace(chunk, text=chunk.text.lstrip()))
-        # What begins otherwise was shown at once, so what is held and has begun is perhaps a call.
-        if begun or held[-1].text[:1] in ("", "{"):
-            return self._send(index, joined(held).text.rpartition("\n")[0]) if "\n" in chunk.text else []
-        return self._show(index)
+        if index not in self.readers:
+            self.unsure.setdefault(index, []).append(chunk)
+            chunk = joined(self.unsure[index])
+            chunk = replace(chunk, text=chunk.text.lstrip())
+            if not chunk.text:
+                return []
+            if not chunk.text.startswith("{"):
+                self.shown.add(index)
+                return ChatFormat.piece(self, index, chunk)
+            self.readers[index] = CallReader(self.toolbox.names)
+        return self._parts(index, self.readers[index].feed(chunk.text)) if self.holds else []
 
     def ending(self, index: int, answer: Answer) -> list[Json]:
-        text = "".join(answer.text)
-        if calls := self.toolbox.calls(text):
-            last = self.part(index, {}, self._reason(text, calls), chat_logprobs(answer.logprobs))
-            return [*self._send(index, text), last]
-        unsent = self._show(index) if self.held.get(index) else []
-        return unsent + ChatFormat.ending(self, index, answer)
+        if index in self.shown:
+            return ChatFormat.ending(self, index, answer)
+        reader = self.readers.get(index, CallReader(self.toolbox.names))
+        calls, reason = self._calls(reader, answer)
+        if not calls:
+            whole = Chunk("".join(answer.text).lstrip(), logprobs=tuple(answer.logprobs))
+            said = ChatFormat.piece(self, index, whole) if whole.text or whole.logprobs else []
+            return said + ChatFormat.ending(self, index, answer)
+        unsent = [] if reader.calls else [{"index": number, **call} for number, call in enumerate(calls)]
+        last = self.part(index, {}, reason, chat_logprobs(answer.logprobs))
+        return [*self._parts(index, unsent), last]
 
     def choice(self, index: int, answer: Answer) -> Json:
-        text = "".join(answer.text)
-        calls = self.toolbox.calls(text)
+        reader = CallReader(self.toolbox.names)
+        if self.holds:
+            reader.feed("".join(answer.text))
+        calls, reason = self._calls(reader, answer)
         whole = ChatFormat.choice(self, index, answer)
         if not calls:
             return whole
-        message = whole["message"] | {"content": None, "tool_calls": calls}
-        return whole | {"message": message, "finish_reason": self._reason(text, calls)}
+        return whole | {"message": whole["message"] | {"content": None, "tool_calls": calls}, "finish_reason": reason}
 
-    def _send(self, index: int, text: str) -> list[Json]:
-        """Return the calls of ``text`` that were not sent yet."""
-        calls, sent = self.toolbox.calls(text), self.sent.get(index, 0)
-        self.sent[index] = max(sent, len(calls))
-        return [
-            self.part(index, {"tool_calls": [{"index": number, **calls[number]}]}) for number in range(sent, len(calls))
-        ]
+    def _parts(self, index: int, deltas: Sequence[Json]) -> list[Json]:
+        return [self.part(index, {"tool_calls": [delta]}) for delta in deltas]
 
-    def _show(self, index: int) -> list[Json]:
-        self.shown.add(index)
-        return ChatFormat.piece(self, index, joined(self.held.pop(index)))
-
-    def _reason(self, text: str, calls: list[Json]) -> str:
+    def _calls(self, reader: CallReader, answer: Answer) -> tuple[list[Json], str]:
+        """Return the calls of an answer, and the word for why it ended."""
+        text, word = "".join(answer.text), finish_word(answer.finish_reason)
+        if reader.calls:
+            return reader.calls, "tool_calls" if reader.whole else word
+        calls = self.toolbox.calls(text)
         whole = len(calls) == len(text.strip().split("\n")) or self.toolbox.parse(text) is not None
-        return "tool_calls" if whole else "length"
+        return calls, "tool_calls" if whole else word
 
 
 def _plain(message: ChatMessage, names: dict[str, str]) -> Message:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Iterator
 from typing import Literal
 
@@ -74,6 +76,23 @@ def test_openai_calls_a_tool(official: openai.OpenAI) -> None:
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"town": "Madrid"})
 
 
+def test_openai_reads_the_arguments_of_a_call_as_they_are_written(official: openai.OpenAI) -> None:
+    tools = [openai.pydantic_function_tool(Capital)]
+    options = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "tools": tools}
+    with official.chat.completions.stream(**options, tool_choice="required") as stream:
+        pieces = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        call = stream.get_final_completion().choices[0].message.tool_calls[0].function
+    assert len(pieces) > 3 and "".join(piece.arguments_delta for piece in pieces) == call.arguments
+    assert call.parsed_arguments == Capital(country="France", capital="Paris")
+
+
+def test_openai_bends_an_answer_by_penalties_and_biases(official: openai.OpenAI) -> None:
+    plain, penalised = ask(official, "Say ha ten times."), ask(official, "Say ha ten times.", frequency_penalty=2.0)
+    assert plain.choices[0].message.content != penalised.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="99999"):
+        ask(official, logit_bias={"99999": 1})
+
+
 def test_openai_completes_text_and_takes_our_extensions(official: openai.OpenAI) -> None:
     answer = official.completions.create(
         model=MODEL,
@@ -101,6 +120,15 @@ async def test_langchain_chats_and_streams(langchain: ChatOpenAI) -> None:
     assert "Paris" in answer.content and answer.usage_metadata["output_tokens"] > 0
     pieces = [piece async for piece in langchain.astream(QUESTION)]
     assert "".join(piece.content for piece in pieces) == answer.content and len(pieces) > 5
+
+
+def test_langchain_reads_the_arguments_of_a_call_as_they_are_written(langchain: ChatOpenAI) -> None:
+    bound = langchain.bind_tools([weather], tool_choice="weather")
+    pieces = list(bound.stream("Weather in Madrid?"))
+    chunks = [chunk for piece in pieces for chunk in piece.tool_call_chunks]
+    assert len(chunks) > 3 and [chunk["name"] for chunk in chunks] == ["weather"] + [None] * (len(chunks) - 1)
+    whole = functools.reduce(operator.add, pieces)
+    assert [(call["name"], call["args"]) for call in whole.tool_calls] == [("weather", {"town": "Madrid"})]
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
