@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
@@ -14,6 +11,7 @@ from agentsys.serving.audiences import joint_audience
 from agentsys.serving.dispatcher.errors import ReplicasDownError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
+from agentsys.serving.loading import EngineFactory, LoadedModels
 from agentsys.serving.observation import EngineView, ModelRecord
 from agentsys.serving.requests import (
     Chunk,
@@ -28,22 +26,6 @@ from agentsys.serving.requests import (
 )
 from agentsys.serving.residence import Residence, Resident
 from agentsys.serving.scheduling.workflows import WorkflowTable
-
-EngineFactory = Callable[[], Engine]
-
-
-class UnknownEngineError(ServingError):
-    """No engine has the name that a call asked for."""
-
-    code = "AGS-0416"
-    remedy = "Name one of the configured models, or leave the name out for the default."
-
-
-class ModelBusyError(ServingError):
-    """A model cannot be unloaded now."""
-
-    code = "AGS-0468"
-    remedy = "Wait until it answers nobody, then try again."
 
 
 class ServingClient:
@@ -62,8 +44,9 @@ class ServingClient:
 
         ``audience`` is who learns the prompts beside this machine; by default what the engines and functions state
         in an attribute of that name (``OpenAIEngine`` and ``engine_factory`` do), all together.
-        ``workflows`` is what its dispatchers know of workflows. Beyond ``memory_bytes`` idle models are unloaded, those
-        first that are predicted to be needed last. Raises :class:`UnknownEngineError` if ``default`` names none.
+        ``workflows`` is what its dispatchers know of workflows. Beyond ``memory_bytes`` idle models are unloaded, and
+        loaded again shortly before a call of theirs is expected. Raises ``UnknownEngineError`` if ``default`` names
+        none.
         """
         self.workflows = workflows
         self.audience = (
@@ -72,15 +55,11 @@ class ServingClient:
             else audience
         )
         self._sources = dict(engines)
-        self._loaded: dict[str, Engine] = {}
-        self._loading: dict[str, asyncio.Task[Engine]] = {}
-        self._load_lock = threading.Lock()
+        self._models = LoadedModels(engines, Residence(memory_bytes))
         self._records = {name: ModelRecord() for name in self._sources}
-        self._failed: set[str] = set()
-        self._residence = Residence(memory_bytes)
         self._names: dict[str, str] = {}
         self._default = default
-        self._source(default)
+        self._models.source(default)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -90,7 +69,7 @@ class ServingClient:
     @property
     def failed(self) -> frozenset[str]:
         """Names whose engine could not be loaded the last time, or has failed since."""
-        return frozenset(self._failed)
+        return frozenset(self._models.failed)
 
     def audience_for(self, allowed: Readers, model: str | None = None) -> Readers:
         """Return who learns a prompt that only ``allowed`` may: behind all engines, or behind those it may go to."""
@@ -104,41 +83,18 @@ class ServingClient:
 
     async def engine(self, model: str | None = None) -> Engine:
         """Return an engine, loading it in a thread on first use; a failed load is tried again by the next call."""
-        name = model or self._default
-        self._source(name)
-        if name in self._loaded:
-            return self._loaded[name]
-        if name not in self._loading:
-            self._loading[name] = asyncio.create_task(asyncio.to_thread(self._load, name))
-            self._loading[name].add_done_callback(partial(self._note_loaded, name))
-        # A caller that gives up must not take the load away from the others who wait for it.
-        engine = await asyncio.shield(self._loading[name])
-        for victim in self._residence.victims(keep=name):
-            await self._close(victim)
-        return engine
+        return await self._models.engine(model or self._default)
 
     async def unload(self, model: str) -> bool:
         """Free an idle model's memory until its next call; returns whether it was loaded.
 
-        Raises :class:`UnknownEngineError`, and :class:`ModelBusyError` while it answers.
+        Raises ``UnknownEngineError``, and ``ModelBusyError`` while it answers.
         """
-        if isinstance(self._source(model), Engine):
-            raise ModelBusyError(f"{model!r} was given as an engine, and nothing could load it again.")
-        if self._residence.open(model) or model in self._loading:
-            raise ModelBusyError(f"{model!r} is answering {self._residence.open(model)} calls, or being loaded.")
-        return await self._close(model)
+        return await self._models.unload(model)
 
     def residents(self) -> list[Resident]:
         """Return how every model stands to this machine's memory, the default first."""
-        return [self._residence.view(name, self._loaded.get(name)) for name in self.models]
-
-    async def _close(self, name: str) -> bool:
-        engine = self._loaded.pop(name, None)
-        if engine is None:
-            return False
-        self._residence.unloaded(name)
-        await engine.close()
-        return True
+        return [self._models.resident(name) for name in self.models]
 
     async def generate(
         self,
@@ -149,7 +105,7 @@ class ServingClient:
     ) -> Generation:
         """Return the whole answer, showing each chunk to ``on_chunk`` as it comes.
 
-        Raises :class:`UnknownEngineError` and whatever :class:`ServingError` the engine raises.
+        Raises ``UnknownEngineError`` and whatever :class:`ServingError` the engine raises.
         """
         text: list[str] = []
         tokens: list[int] = []
@@ -176,13 +132,13 @@ class ServingClient:
     async def embed(self, request: EmbedRequest, *, model: str | None = None) -> Embedding:
         """Return a vector for each prompt; raises ``UnsupportedFeatureError`` where the engine has none to give."""
         name = model or self._default
-        with self._in_use(name):
+        with self._models.in_use(name):
             return await (await self.engine(name)).embed(request)
 
     async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request."""
         name = model or self._default
-        with self._in_use(name):
+        with self._models.in_use(name):
             engine = await self.engine(name)
             self._names[name] = engine.capabilities().model
             async with aclosing(self._observed(name, engine, request)) as chunks:
@@ -196,84 +152,50 @@ class ServingClient:
             async for chunk in stream:
                 observed.note(chunk)
                 yield chunk
-            self._failed.discard(name)
+            self._models.failed.discard(name)
         except ServingError as error:
             failed = True
             if isinstance(error, EngineClosedError | EngineFailedError | ReplicasDownError):
-                self._failed.add(name)
+                self._models.failed.add(name)
             raise
         finally:
             observed.end(failed=failed)
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
 
-    @contextmanager
-    def _in_use(self, name: str) -> Iterator[None]:
-        """Keep a model from being unloaded: from before it is loaded to the end of its answer."""
-        self._source(name)
-        self._residence.begin(name)
-        try:
-            yield
-        finally:
-            self._residence.end(name)
-
     def capabilities(self, model: str | None = None) -> Capabilities:
         """Return what an engine can do, its context length among it; loads the engine, blocking, if need be."""
-        return self._load(model or self._default).capabilities()
+        return self._models.load(model or self._default).capabilities()
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it runs."""
-        for engine in self._loaded.values():
+        for engine in self._models.engines.values():
             engine.abort(request_id)
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Change κ of a request wherever it waits or runs."""
-        for name, engine in self._loaded.items():
+        for name, engine in self._models.engines.items():
             engine.rekey(request_id, urgency)
             self._records[name].rekey(request_id, urgency)
 
     def workflow_ended(self, workflow: str) -> None:
         """Note that a workflow makes no more calls."""
-        for engine in self._loaded.values():
+        for engine in self._models.engines.values():
             ended = getattr(engine, "workflow_ended", None)
             if callable(ended):
                 ended(workflow)
 
     def stats(self) -> dict[str, EngineStats]:
         """Return the load of every engine that is loaded, by name."""
-        return {name: engine.stats() for name, engine in self._loaded.items()}
+        return {name: engine.stats() for name, engine in self._models.engines.items()}
 
     def observe(self) -> dict[str, EngineView]:
         """Return what is known of every loaded engine's requests, by name."""
-        return {name: self._records[name].view(engine.stats(), engine.queue()) for name, engine in self._loaded.items()}
+        return {
+            name: self._records[name].view(engine.stats(), engine.queue())
+            for name, engine in self._models.engines.items()
+        }
 
     async def close(self) -> None:
         """Close every engine, also those still loading."""
-        await asyncio.gather(*self._loading.values(), return_exceptions=True)
-        engines = {id(engine): engine for engine in self._loaded.values()}
-        self._loaded.clear()
-        for engine in engines.values():
-            await engine.close()
-
-    def _load(self, name: str) -> Engine:
-        # One at a time: a call that blocks and one that awaits must not both load the same weights.
-        with self._load_lock:
-            if name not in self._loaded:
-                source = self._source(name)
-                self._failed.add(name)
-                with self._residence.measured(name, source):
-                    self._loaded[name] = source if isinstance(source, Engine) else source()
-                self._failed.discard(name)
-            return self._loaded[name]
-
-    def _note_loaded(self, name: str, task: asyncio.Task[Engine]) -> None:
-        self._loading.pop(name, None)
-        if not task.cancelled():
-            task.exception()  # asked for, so that asyncio does not report it when every caller has given up
-
-    def _source(self, name: str) -> Engine | EngineFactory:
-        try:
-            return self._sources[name]
-        except KeyError:
-            known = ", ".join(sorted(self._sources)) or "none"
-            raise UnknownEngineError(f"no model is configured as {name!r}; configured: {known}.") from None
+        await self._models.close()

@@ -1,34 +1,43 @@
-"""What loaded models take of this machine's memory, and which of them should give it back."""
+"""What loaded models take of this machine's memory, which should give it back, and which should be loaded again."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import psutil
 
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
-from agentsys.serving.dispatcher.keep_warm import KeepWarm
+from agentsys.serving.dispatcher.keep_warm import Footprint, KeepWarm, Memory
 from agentsys.serving.dispatcher.overview import ReplicaView
 from agentsys.serving.engine import Engine, EngineStats
+
+_NOTHING = Footprint(0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model: whether it is loaded, how many calls it is answering, and its replicas.
+    """A model: whether it is in memory, how many calls it is answering, and its replicas.
 
-    ``memory_bytes`` is by how much loading it made this process grow; ``next_use`` is in how many seconds its next call
-    is expected, ``None`` if it never had one.
+    ``state`` "loaded ahead" is of a model that was loaded because a call is expected, and was not called since.
+    ``memory_bytes`` is by how much loading it made this process grow, at most; ``next_use`` is in how many seconds its
+    next call is expected, ``None`` if it never had one. ``loads_ahead`` of its ``loads`` did not wait for a call;
+    the last took ``load_seconds``, ``None`` before the first.
     """
 
     name: str
     loaded: bool
+    state: Literal["loaded", "loaded ahead", "loading", "not loaded"]
     open: int
     memory_bytes: int
     next_use: float | None
+    loads: int = 0
+    loads_ahead: int = 0
+    load_seconds: float | None = None
     stats: EngineStats | None = None
     replicas: tuple[ReplicaView, ...] = field(default=())
 
@@ -36,17 +45,24 @@ class Resident:
 class Residence:
     """Keeps the account of one client's models."""
 
-    def __init__(self, budget: int | None) -> None:
+    def __init__(self, budget: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         """``budget`` is what loaded models may take, in bytes; ``None`` is no bound."""
         self._budget = budget
+        self._clock = clock
         self._warm = KeepWarm()
-        self._bytes: dict[str, int] = {}
+        self._known: dict[str, Footprint] = {}
+        self._held: dict[str, Footprint] = {}
+        self._coming: set[str] = set()
+        self._ahead: set[str] = set()
         self._open: Counter[str] = Counter()
+        self._loads: Counter[str] = Counter()
+        self._loads_ahead: Counter[str] = Counter()
 
     def begin(self, name: str) -> None:
         """Note a call of a model."""
         self._open[name] += 1
-        self._warm.used(name, time.monotonic())
+        self._ahead.discard(name)
+        self._warm.used(name, self._clock())
 
     def end(self, name: str) -> None:
         """Note a call's end."""
@@ -56,35 +72,92 @@ class Residence:
         """Return how many calls a model is answering."""
         return self._open[name]
 
+    def coming(self, name: str) -> None:
+        """Note that a model is being loaded, until :meth:`came`: it will take what it took the last time."""
+        self._coming.add(name)
+        self._held[name] = self._known.get(name, _NOTHING)
+
+    def came(self, name: str, *, loaded: bool) -> None:
+        """Note that a model is not being loaded any more: it is ``loaded``, or that failed."""
+        self._coming.discard(name)
+        if not loaded:
+            self.unloaded(name)
+
     @contextmanager
     def measured(self, name: str, source: object) -> Iterator[None]:
         """Load a model in this block, and count what the process grows by; an engine given whole stays for good."""
         process = psutil.Process()
-        before = process.memory_info().rss
+        before, began = process.memory_info().rss, self._clock()
         yield
-        grown = 0 if isinstance(source, Engine) else max(process.memory_info().rss - before, 0)
-        self._bytes[name] = grown if getattr(source, "in_process", True) else 0
+        counted = not isinstance(source, Engine) and getattr(source, "in_process", True)
+        grown = process.memory_info().rss - before if counted else 0
+        # Memory that the process kept from a model that it unloaded is no growth when the model comes back.
+        most = max(grown, self._known.get(name, _NOTHING).memory_bytes)
+        self._held[name] = self._known[name] = Footprint(most, self._clock() - began)
+        self._loads[name] += 1
 
     def unloaded(self, name: str) -> None:
         """Note that a model is not loaded any more."""
-        self._bytes.pop(name, None)
+        self._held.pop(name, None)
+        self._ahead.discard(name)
+
+    def rest(self, name: str) -> None:
+        """Load a model not ahead of its next call: its owner unloaded it."""
+        self._warm.rest(name)
 
     def victims(self, keep: str) -> list[str]:
-        """Return the models to unload so that the budget holds; ``keep`` and those that answer stay."""
-        if self._budget is None:
+        """Return the models to unload so that the budget holds; ``keep`` and those that answer or are loading stay."""
+        memory = self._memory()
+        if memory is None:
             return []
-        busy = {keep, *(name for name, count in self._open.items() if count)}
-        return self._warm.victims(dict(self._bytes), busy, self._budget, time.monotonic())
+        return self._warm.victims(memory.with_(keep, memory.held.get(keep, _NOTHING)), self._clock())
+
+    def load_ahead(self, absent: Collection[str]) -> str | None:
+        """Return which of these models to load now for a call that is near, and note that it was loaded for that."""
+        memory, known = self._memory(), self._reloadable(absent)
+        if memory is None:
+            return None
+        name = self._warm.guess(known, memory, self._clock())
+        if name is not None:
+            self._warm.rest(name)
+            self._ahead.add(name)
+            self._loads_ahead[name] += 1
+        return name
+
+    def expects(self, absent: Collection[str]) -> bool:
+        """Return whether a call of one of these models may come to be foreseen, if none comes before."""
+        return self._budget is not None and self._warm.expects(self._reloadable(absent), self._clock())
 
     def view(self, name: str, engine: Engine | None) -> Resident:
         """Return how a model stands; ``engine`` is it, if it is loaded."""
-        expected = self._warm.next_use(name, time.monotonic())
+        expected, known = self._warm.next_use(name, self._clock()), self._known.get(name)
         return Resident(
             name=name,
             loaded=engine is not None,
+            state=self._state(name, engine is not None),
             open=self._open[name],
-            memory_bytes=self._bytes.get(name, 0),
+            memory_bytes=self._held.get(name, _NOTHING).memory_bytes,
             next_use=expected if expected < float("inf") else None,
+            loads=self._loads[name],
+            loads_ahead=self._loads_ahead[name],
+            load_seconds=None if known is None else known.seconds,
             stats=None if engine is None else engine.stats(),
             replicas=engine.replicas() if isinstance(engine, Dispatcher) else (),
         )
+
+    def _state(self, name: str, loaded: bool) -> Literal["loaded", "loaded ahead", "loading", "not loaded"]:
+        if loaded:
+            return "loaded ahead" if name in self._ahead else "loaded"
+        return "loading" if name in self._coming else "not loaded"
+
+    def _memory(self) -> Memory | None:
+        """Return what is held now; ``None`` without a bound."""
+        if self._budget is None:
+            return None
+        answering = {name for name, count in self._open.items() if count}
+        return Memory(dict(self._held), answering | self._coming, self._budget)
+
+    def _reloadable(self, absent: Collection[str]) -> dict[str, Footprint]:
+        """Return which of these models were loaded before, and take memory."""
+        known = {name: self._known[name] for name in absent if name in self._known}
+        return {name: its for name, its in known.items() if its.memory_bytes and name not in self._coming}

@@ -123,8 +123,15 @@ def _show(models: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json({"models": models})
         return
-    columns = ["model", "state", "memory", "calls", "next use", "replicas"]
+    columns = ["model", "state", "memory", "calls", "next use", "loads", "replicas"]
     print_table(columns, [_row(model) for model in models])
+
+
+def _loads(model: dict[str, Any]) -> str:
+    if not model["loads"]:
+        return "-"
+    ahead = f", {model['loads_ahead']} ahead" if model["loads_ahead"] else ""
+    return f"{model['loads']}{ahead}, {model['load_seconds']:.1f} s"
 
 
 def _row(model: dict[str, Any]) -> list[str]:
@@ -132,9 +139,10 @@ def _row(model: dict[str, Any]) -> list[str]:
     replicas = [f"{one['name']} {one['state']} {one['in_flight']}/{one['slots']}" for one in model["replicas"]]
     return [
         model["name"],
-        "loaded" if model["loaded"] else "not loaded",
+        model["state"],
         f"{megabytes:.0f} MiB" if megabytes else "-",
         str(model["open"]),
         "-" if expected is None else f"in {expected:.0f} s",
+        _loads(model),
         "\n".join(replicas) or "-",
     ]

@@ -1,77 +1,187 @@
-"""Which loaded models to keep in memory: those that are predicted to be needed soonest.
+"""Which models to hold in memory: what to unload for others, and what to load shortly before its next call.
 
-Source: the idle-time histograms of Shahrad et al., "Serverless in the Wild" (USENIX ATC 2020), with what is forgotten
-slowly as traffic changes. Pure: ``now`` is an argument, in seconds of one steady clock.
+Source: Shahrad et al., "Serverless in the Wild" (USENIX ATC 2020), which keeps and pre-warms by the idle times seen;
+here with the gaps themselves beside their histogram, and memory priced by what it would save in other hands.
+Pure: ``now`` is an argument, in seconds of one steady clock.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 _BINS: Final = 24
+_KEPT: Final = 16
 _FORGET: Final = 0.98
+_IMAGINED: Final = 2
+"""Gaps added to those seen, so that chance in few of them is not taken for a rule."""
+
+_EARLY: Final = 0.1
+"""How much before its time a model may be loaded, as a share of how long it was not called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a loaded model takes of memory, and how many seconds loading it took."""
+
+    memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Models that are loaded or being loaded, those of them that must stay, and the bytes that they may take."""
+
+    held: Mapping[str, Footprint]
+    busy: Collection[str]
+    budget: int
+
+    @property
+    def excess(self) -> int:
+        """Bytes beyond the budget; negative while there is room."""
+        return sum(one.memory_bytes for one in self.held.values()) - self.budget
+
+    def with_(self, name: str, its: Footprint) -> Memory:
+        """Return this with one model more, which must stay."""
+        return Memory({**self.held, name: its}, {*self.busy, name}, self.budget)
 
 
 class ArrivalHistory:
-    """The gaps between the calls of one model, counted in bins of doubling width, from a second on."""
+    """The gaps between the calls of one model, from a second on: how often each length comes, and the latest of each.
+
+    Lengths are bins of doubling width. What is forgotten with each gap is a share, so that a burst of short gaps does
+    not make forget the long ones between bursts.
+    """
 
     def __init__(self) -> None:
-        self._gaps = [0.0] * _BINS
+        self._weights = [0.0] * _BINS
+        self._gaps: list[deque[float]] = [deque(maxlen=_KEPT) for _ in range(_BINS)]
         self._last: float | None = None
 
     def used(self, now: float) -> None:
         """Note a call."""
-        if self._last is not None:
-            self._gaps = [_FORGET * count for count in self._gaps]
-            self._gaps[_bin(now - self._last)] += 1.0
+        gap = 0.0 if self._last is None else now - self._last
+        if gap >= 1.0:
+            number = _bin(gap)
+            self._weights = [_FORGET * weight for weight in self._weights]
+            self._weights[number] += 1.0
+            self._gaps[number].append(gap)
         self._last = now
+
+    def quiet(self, now: float) -> float:
+        """Return the seconds since the last call; infinite if there was none."""
+        return math.inf if self._last is None else max(now - self._last, 0.0)
 
     def next_use(self, now: float) -> float:
         """Return the seconds until the next call is expected, given that none came since the last.
 
         Where no gap was ever that long, the quiet is expected to last as long again.
         """
-        if self._last is None:
-            return math.inf
-        quiet = max(now - self._last, 0.0)
-        first = _bin(quiet)
-        weight = sum(self._gaps[first:])
-        if weight <= 0.0:
+        quiet = self.quiet(now)
+        longer = self._longer(quiet)
+        if not longer:
             return max(quiet, 1.0)
-        expected = sum(count * 1.5 * 2.0**number for number, count in enumerate(self._gaps[first:], first)) / weight
-        return max(expected - quiet, 0.0)
+        weight = sum(each for _, each in longer)
+        return sum(gap * each for gap, each in longer) / weight - quiet
+
+    def chance(self, now: float, within: float, *, imagined: float) -> float:
+        """Return the probability of a call in the next ``within`` seconds, given that none came since the last.
+
+        It is the share of gaps that end then, of those longer than the quiet and two imagined ones, which end then with
+        probability ``imagined``.
+        """
+        longer = self._longer(self.quiet(now))
+        weight = sum(each for _, each in longer)
+        ending = sum(each for gap, each in longer if gap <= self.quiet(now) + within)
+        seen = len(longer) * ending / weight if longer else 0.0
+        return (seen + _IMAGINED * imagined) / (len(longer) + _IMAGINED)
+
+    def expects(self, now: float) -> bool:
+        """Return whether there was a gap longer than the quiet."""
+        return bool(self._longer(self.quiet(now)))
+
+    def _longer(self, quiet: float) -> list[tuple[float, float]]:
+        """Return the gaps longer than ``quiet``, with their weights."""
+        if math.isinf(quiet):
+            return []
+        bins = zip(self._gaps[_bin(quiet) :], self._weights[_bin(quiet) :], strict=True)
+        return [(gap, weight / len(gaps)) for gaps, weight in bins for gap in gaps if gap > quiet]
 
 
 class KeepWarm:
-    """Chooses what to unload when loaded models take more memory than they may."""
+    """Chooses what to unload when models take more memory than they may, and what to load before its call comes."""
 
     def __init__(self) -> None:
         self._history: dict[str, ArrivalHistory] = {}
+        self._resting: set[str] = set()
 
     def used(self, name: str, now: float) -> None:
         """Note a call of a model."""
         self._history.setdefault(name, ArrivalHistory()).used(now)
+        self._resting.discard(name)
+
+    def rest(self, name: str) -> None:
+        """Load a model by guess no more until its next call: one guess was made, or its owner unloaded it."""
+        self._resting.add(name)
 
     def next_use(self, name: str, now: float) -> float:
         """Return the seconds until a model's next call is expected; infinite if it never had one."""
         return self._history[name].next_use(now) if name in self._history else math.inf
 
-    def victims(self, loaded: Mapping[str, int], busy: Collection[str], budget: int, now: float) -> list[str]:
-        """Return what to unload of ``loaded`` (bytes by name) to come down to ``budget``: needed latest first.
+    def victims(self, memory: Memory, now: float) -> list[str]:
+        """Return what to unload to come down to the budget.
 
-        Models that are ``busy`` stay, even if what is left is too much.
+        First goes what saves its callers the least waiting for each byte and second that it is held: seconds to load
+        it, over its bytes and the time to its next call. Models that are busy stay, even if what is left is too much.
         """
-        excess = sum(loaded.values()) - budget
-        idle = sorted((name for name in loaded if name not in busy and loaded[name] > 0), key=str)
+        held, excess = memory.held, memory.excess
+        idle = [name for name in sorted(held) if name not in memory.busy and held[name].memory_bytes > 0]
         chosen: list[str] = []
-        for name in sorted(idle, key=lambda name: self.next_use(name, now), reverse=True):
+        for name in sorted(idle, key=lambda name: self._value(name, held[name], now)):
             if excess <= 0:
                 break
             chosen.append(name)
-            excess -= loaded[name]
+            excess -= held[name].memory_bytes
         return chosen
+
+    def guess(self, absent: Mapping[str, Footprint], memory: Memory, now: float) -> str | None:
+        """Return which of the ``absent`` models to load now because its call is near, if one is worth it.
+
+        It must fit into the budget beside the models that are busy, and save its callers more waiting than it costs
+        those of the models that it takes the place of, each by its probability.
+        """
+        gains = {name: self._gain(name, absent[name], memory, now) for name in sorted(absent)}
+        best = max(gains, key=lambda name: gains[name], default=None)
+        return best if best is not None and gains[best] > 0.0 else None
+
+    def expects(self, absent: Collection[str], now: float) -> bool:
+        """Return whether a call of one of these models may come to be foreseen without another call before."""
+        return any(name in self._history and self._history[name].expects(now) for name in set(absent) - self._resting)
+
+    def _gain(self, name: str, its: Footprint, memory: Memory, now: float) -> float:
+        """Return the seconds of waiting that loading a model now saves, by expectation, less those that it costs."""
+        history = self._history.get(name)
+        if history is None or name in self._resting:
+            return -math.inf
+        window = 2 * its.seconds + 1.0 + _EARLY * history.quiet(now)
+        right = history.chance(now, window, imagined=0.0)
+        full = memory.with_(name, its)
+        victims = self.victims(full, now) if right > 0.5 else []
+        if full.excess > sum(memory.held[victim].memory_bytes for victim in victims):
+            return -math.inf
+        lost = (1.0 - right) * its.seconds
+        for victim in victims:
+            # Doubt is for what is there: the imagined gaps of a loaded model end at once, those of a guess never.
+            needed = self._history[victim].chance(now, window, imagined=1.0) if victim in self._history else 0.0
+            lost += memory.held[victim].seconds * (1.0 - right * (1.0 - needed))
+        return right * its.seconds - lost
+
+    def _value(self, name: str, its: Footprint, now: float) -> tuple[float, float]:
+        expected = max(self.next_use(name, now), 1e-3)
+        return its.seconds / (its.memory_bytes * expected), -expected
 
 
 def _bin(gap: float) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 
 from agentsys.errors import AgentsysError, ServingError
-from agentsys.serving.client import UnknownEngineError
 from agentsys.serving.constraints import ConstraintError
 from agentsys.serving.engine_errors import QueueFullError, RequestTooLongError, UnsupportedFeatureError
+from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError
 from agentsys.serving.openai_format import UnsupportedConstraintError
 from agentsys.serving.scheduling.calls import OverloadedError

@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from agentsys.errors import AgentsysError
-from agentsys.serving.client import ServingClient, UnknownEngineError
+from agentsys.serving.client import ServingClient
+from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.requests import GenerateRequest
 from agentsys.serving.server.embeddings import embed
 from agentsys.serving.server.errors import error_body, headers_of, of_validation, status_of

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from agentsys.serving.client import ServingClient, UnknownEngineError
+from agentsys.serving.client import ServingClient
+from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.models import EngineOptions, engine_factory
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.tokenizer import ModelTokenizer
@@ -155,6 +156,6 @@ async def test_a_load_that_failed_with_nobody_waiting_is_tried_again(make_engine
     await asyncio.gather(impatient, return_exceptions=True)
     go_on.set()
     await asyncio.to_thread(ended.wait, 20)
-    await asyncio.to_thread(until, lambda: not client._loading)
+    await asyncio.to_thread(until, lambda: not client._models._loading)
     assert (await client.engine()).capabilities().model == "scripted"
     await client.close()

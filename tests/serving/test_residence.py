@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+from functools import partial
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from agentsys.cli.app import app as cli
-from agentsys.serving.client import ModelBusyError, ServingClient, UnknownEngineError
+from agentsys.serving.client import ServingClient
 from agentsys.serving.engine_errors import EngineClosedError
+from agentsys.serving.loading import LoadedModels, ModelBusyError, UnknownEngineError
 from agentsys.serving.models import EngineOptions, replicated
 from agentsys.serving.requests import GenerateRequest, SamplingParams
 from agentsys.serving.residence import Residence
@@ -64,27 +69,23 @@ async def test_a_model_that_answers_stays(factories) -> None:
     await stream.aclose()
     assert await client.unload("a") is True
     await client.close()
-    await client._sources["fixed"].close()
+    await client._models._sources["fixed"].close()
+
+
+def growing(each: int):
+    """Return what stands for ``psutil.Process`` where each load takes ``each`` bytes, and nothing is given back."""
+    seen = itertools.count()
+
+    class Process:
+        def memory_info(self):
+            return SimpleNamespace(rss=each * next(seen))
+
+    return Process
 
 
 async def test_beyond_the_budget_the_model_needed_last_makes_room(factories, monkeypatch) -> None:
+    monkeypatch.setattr(psutil, "Process", growing(100))
     client = ServingClient(factories, "a", memory_bytes=250)
-    measured = Residence.measured
-
-    def as_hundred(self, name, source):
-        manager = measured(self, name, source)
-
-        class Fixed:
-            def __enter__(self):
-                manager.__enter__()
-
-            def __exit__(inner, *error):
-                manager.__exit__(*error)
-                self._bytes[name] = 100
-
-        return Fixed()
-
-    monkeypatch.setattr(Residence, "measured", as_hundred)
     for model in ("a", "b", "a", "b", "a"):
         await client.generate(GenerateRequest([5], ASKED), model=model)
     holder = client.stream(GenerateRequest([5], SamplingParams(max_tokens=200, ignore_eos=True)), model="a")
@@ -92,6 +93,114 @@ async def test_beyond_the_budget_the_model_needed_last_makes_room(factories, mon
     await client.generate(GenerateRequest([5], ASKED), model="c")
     assert [(one.name, one.loaded) for one in client.residents()] == [("a", True), ("b", False), ("c", True)]
     await holder.aclose()
+    await client.close()
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def two_in_turn(factories, monkeypatch):
+    """Models a and b called in turn, each every 100 s, where memory holds one; b was called last."""
+    monkeypatch.setattr(psutil, "Process", growing(100))
+    clock = Clock()
+
+    def slow(name: str) -> TorchEngine:
+        clock.now += 5.0
+        return factories[name]()
+
+    models = LoadedModels({name: partial(slow, name) for name in "ab"}, Residence(150, clock))
+    for number in range(20):
+        clock.now = 50.0 * number
+        with models.in_use("ab"[number % 2]):
+            await models.engine("ab"[number % 2])
+    clock.now = 950.0
+    yield models, clock
+    await models.close()
+
+
+def states(models: LoadedModels) -> list[str]:
+    return [models.resident(name).state for name in "ab"]
+
+
+async def test_a_model_is_loaded_before_its_call_in_the_place_of_one_needed_later(two_in_turn, factories) -> None:
+    models, clock = two_in_turn
+    assert states(models) == ["not loaded", "loaded"] and models.resident("b").memory_bytes == 100
+    clock.now += 20.0
+    models._look()
+    assert states(models) == ["not loaded", "loaded"], "it is too early"
+    clock.now += 29.0
+    models._look()
+    assert states(models) == ["loading", "loaded"]
+    await models.engine("a")
+    assert states(models) == ["loaded ahead", "not loaded"]
+    before = len(factories["a"].made)
+    with models.in_use("a"):
+        await models.engine("a")
+    assert states(models) == ["loaded", "not loaded"] and len(factories["a"].made) == before
+    seen = models.resident("a")
+    assert (seen.loads, seen.loads_ahead) == (11, 1)
+
+
+async def test_what_its_owner_unloaded_waits_for_its_call(two_in_turn) -> None:
+    models, clock = two_in_turn
+    await models.unload("b")
+    clock.now += 90.0
+    models._look()
+    assert states(models) == ["not loaded", "not loaded"], "that of a is overdue, and b was unloaded"
+
+
+async def test_a_call_that_cannot_be_foreseen_any_more_is_not_waited_for(two_in_turn) -> None:
+    models, clock = two_in_turn
+    assert models._timer is not None
+    clock.now += 1000.0
+    models._look()
+    assert models._timer is None and states(models) == ["not loaded", "loaded"]
+
+
+async def test_a_guess_that_cannot_be_loaded_fails_no_call_and_takes_no_memory(two_in_turn, monkeypatch) -> None:
+    models, clock = two_in_turn
+
+    def fail():
+        raise EngineClosedError("not now")
+
+    monkeypatch.setitem(models._sources, "a", fail)
+    clock.now += 49.0
+    models._look()
+    with pytest.raises(EngineClosedError):
+        await models._loading["a"]
+    await asyncio.sleep(0)
+    assert models.failed == {"a"} and states(models) == ["not loaded", "not loaded"]
+    assert models.resident("a").memory_bytes == 0
+    models._look()
+    assert not models._loading, "one guess is made for one call"
+
+
+async def test_a_model_that_another_is_unloaded_for_may_be_called_meanwhile(factories, monkeypatch) -> None:
+    monkeypatch.setattr(psutil, "Process", growing(100))
+    client = ServingClient(factories, "a", memory_bytes=200)
+    for model in "ab":
+        await client.generate(GenerateRequest([5], ASKED), model=model)
+    close, streams = TorchEngine.close, []
+    long = GenerateRequest([5], SamplingParams(max_tokens=200, ignore_eos=True))
+
+    async def close_slowly(self) -> None:
+        if not streams:
+            other = next(name for name in "ab" if self not in factories[name].made)
+            streams.append(client.stream(long, model=other))
+            await anext(streams[0])
+        await close(self)
+
+    monkeypatch.setattr(TorchEngine, "close", close_slowly)
+    monkeypatch.setattr(client._models._residence, "_budget", 50)
+    await client.generate(GenerateRequest([5], ASKED), model="c")
+    assert [chunk async for chunk in streams[0]][-1].usage.completion_tokens == 200
     await client.close()
 
 

@@ -1,0 +1,164 @@
+"""Named engines in memory: loaded by a call or shortly before one is expected, unloaded when others need the room."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from agentsys.errors import ServingError
+from agentsys.serving.engine import Engine
+from agentsys.serving.residence import Residence, Resident
+
+EngineFactory = Callable[[], Engine]
+
+_LOOK_SECONDS = 1.0
+"""How often it is asked whether a call is near."""
+
+
+class UnknownEngineError(ServingError):
+    """No engine has the name that a call asked for."""
+
+    code = "AGS-0416"
+    remedy = "Name one of the configured models, or leave the name out for the default."
+
+
+class ModelBusyError(ServingError):
+    """A model cannot be unloaded now."""
+
+    code = "AGS-0468"
+    remedy = "Wait until it answers nobody, then try again."
+
+
+class LoadedModels:
+    """The engines of one client, by name. Belongs to one event loop; only :meth:`load` may be called elsewhere."""
+
+    def __init__(self, sources: Mapping[str, Engine | EngineFactory], residence: Residence) -> None:
+        self.engines: dict[str, Engine] = {}
+        self.failed: set[str] = set()
+        self._sources = dict(sources)
+        self._loading: dict[str, asyncio.Task[Engine]] = {}
+        self._load_lock = threading.Lock()
+        self._residence = residence
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def source(self, name: str) -> Engine | EngineFactory:
+        """Return an engine, or what loads it. Raises :class:`UnknownEngineError`."""
+        try:
+            return self._sources[name]
+        except KeyError:
+            known = ", ".join(sorted(self._sources)) or "none"
+            raise UnknownEngineError(f"no model is configured as {name!r}; configured: {known}.") from None
+
+    async def engine(self, name: str) -> Engine:
+        """Return an engine, loading it in a thread if need be; a failed load is tried again by the next call."""
+        self.source(name)
+        if name in self.engines:
+            return self.engines[name]
+        # A caller that gives up must not take the load away from the others who wait for it.
+        return await asyncio.shield(self._bring(name))
+
+    @contextmanager
+    def in_use(self, name: str) -> Iterator[None]:
+        """Keep a model from being unloaded: from before it is loaded to the end of its answer."""
+        self.source(name)
+        self._residence.begin(name)
+        try:
+            yield
+        finally:
+            self._residence.end(name)
+            self._look_later()
+
+    async def unload(self, name: str) -> bool:
+        """Free an idle model's memory until its next call; returns whether it was loaded.
+
+        Raises :class:`UnknownEngineError`, and :class:`ModelBusyError` while it answers.
+        """
+        if isinstance(self.source(name), Engine):
+            raise ModelBusyError(f"{name!r} was given as an engine, and nothing could load it again.")
+        if self._residence.open(name) or name in self._loading:
+            raise ModelBusyError(f"{name!r} is answering {self._residence.open(name)} calls, or being loaded.")
+        self._residence.rest(name)
+        engine = self._take(name)
+        if engine is not None:
+            await engine.close()
+        return engine is not None
+
+    def resident(self, name: str) -> Resident:
+        """Return how a model stands to this machine's memory."""
+        return self._residence.view(name, self.engines.get(name))
+
+    def load(self, name: str) -> Engine:
+        """Return an engine, loading it if need be, which blocks."""
+        # One at a time: a call that blocks and one that awaits must not both load the same weights.
+        with self._load_lock:
+            if name not in self.engines:
+                source = self.source(name)
+                self.failed.add(name)
+                with self._residence.measured(name, source):
+                    self.engines[name] = source if isinstance(source, Engine) else source()
+                self.failed.discard(name)
+            return self.engines[name]
+
+    async def close(self) -> None:
+        """Close every engine, also those still loading."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        engines = {id(engine): engine for engine in self.engines.values()}
+        self.engines.clear()
+        for engine in engines.values():
+            await engine.close()
+
+    def _bring(self, name: str) -> asyncio.Task[Engine]:
+        if name not in self._loading:
+            self._residence.coming(name)
+            self._loading[name] = asyncio.create_task(self._load_with_room(name))
+            self._loading[name].add_done_callback(partial(self._note_loaded, name))
+        return self._loading[name]
+
+    async def _load_with_room(self, name: str) -> Engine:
+        await self._make_room(name)
+        engine = await asyncio.to_thread(self.load, name)
+        await self._make_room(name)  # it may have taken more than was known
+        return engine
+
+    async def _make_room(self, name: str) -> None:
+        # All are taken before the first is closed: while it closes, a call may come for another.
+        victims = [self._take(victim) for victim in self._residence.victims(keep=name)]
+        for engine in victims:
+            if engine is not None:
+                await engine.close()
+
+    def _take(self, name: str) -> Engine | None:
+        engine = self.engines.pop(name, None)
+        if engine is not None:
+            self._residence.unloaded(name)
+        return engine
+
+    def _note_loaded(self, name: str, task: asyncio.Task[Engine]) -> None:
+        self._loading.pop(name, None)
+        self._residence.came(name, loaded=name in self.engines)
+        if not task.cancelled():
+            task.exception()  # asked for, so that asyncio does not report it when every caller has given up
+
+    def _look_later(self) -> None:
+        """Look after a while which call is near, as long as one may come to be."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if not self._closed and self._residence.expects(self._absent()):
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        name = self._residence.load_ahead(self._absent())
+        if name is not None:
+            self._bring(name)
+        self._look_later()
+
+    def _absent(self) -> list[str]:
+        return [name for name in self._sources if name not in self.engines and name not in self._loading]
