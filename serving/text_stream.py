@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from agentsys.serving.tokenizer import ModelTokenizer
 
 _INCOMPLETE = "\ufffd"
+_LONGEST_CHARACTER = 4  # bytes in UTF-8, and no token has less than one
+_MOST_UNCLEAR = 4 * _LONGEST_CHARACTER
 
 
 class TextStream:
@@ -29,11 +31,13 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take one token and return the text that is now certain; sets ``stopped`` when a stop string is complete."""
         self._tokens.append(token)
-        piece = self._next_piece()
+        piece, end = self._next_piece(), len(self._tokens)
         if not piece or piece.endswith(_INCOMPLETE):
+            piece, end = self._given_up(piece)
+        if end == self._read:
             return ""
-        self._window, self._read = self._read, len(self._tokens)
-        self._shown = self._tokenizer.decode(self._tokens[self._window :])
+        self._window, self._read = self._read, end
+        self._shown = self._tokenizer.decode(self._tokens[self._window : end])
         # A stop string that ends in the new piece may have begun in text held back, never in text already sent.
         searched_from = self._sent
         self._decoded += piece
@@ -55,6 +59,20 @@ class TextStream:
         # `tokenizers.DecodeStream` does the same, but raises once a byte-fallback tokenizer rewrites earlier text
         # after bytes that are no character; here, what was streamed stands.
         return self._tokenizer.decode(self._tokens[self._window :])[len(self._shown) :]
+
+    def _given_up(self, piece: str) -> tuple[str, int]:
+        """Return the text that no further token can change, and where the tokens that have it end.
+
+        Tokens that never make a character, or have no text, would else be decoded again with every one that follows.
+        """
+        end = len(self._tokens)
+        if (end - self._read) % _MOST_UNCLEAR:
+            return "", self._read
+        for cut in range(end - 1, end - 1 - _LONGEST_CHARACTER, -1):
+            head, tail = self._tokens[self._read : cut], self._tokens[cut:]
+            if piece == self._tokenizer.decode(head) + self._tokenizer.decode(tail):
+                return self._tokenizer.decode(head), cut
+        return "", self._read
 
     def _send(self, end: int) -> str:
         text = self._decoded[self._sent : end]

@@ -103,3 +103,38 @@ def test_whole_characters_survive_the_recovery(byte_fallback) -> None:
     text = "".join(stream.push(token) for token in broken)
     assert stream.stopped
     assert text == "P\ufffd theé"
+
+
+def broken_tokens(tokenizer: ModelTokenizer) -> list[int]:
+    return [token for token in range(259) if tokenizer.decode([token]) == "\ufffd"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_tokens_that_make_no_character_change_nothing_of_the_text(data: st.DataObject, tiny_model_dir) -> None:
+    tokenizer = ModelTokenizer(tiny_model_dir)
+    noise = st.sampled_from([0, *broken_tokens(tokenizer)])
+    tokens = data.draw(st.lists(noise, min_size=10, max_size=80))
+    tokens += data.draw(st.sampled_from([[], tokenizer.encode("€"), tokenizer.encode("a😀")]))
+    stream = TextStream(tokenizer)
+    assert "".join(stream.push(token) for token in tokens) + stream.finish() == tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("text", ["", "\ufffd"])
+def test_a_long_run_of_such_tokens_is_not_decoded_again_with_every_token(tokenizer: ModelTokenizer, text: str) -> None:
+    token = 0 if text == "" else broken_tokens(tokenizer)[0]
+    assert tokenizer.decode([token]) == text
+
+    class Counting:
+        decoded = 0
+
+        def decode(self, tokens: list[int]) -> str:
+            self.decoded += len(tokens)
+            return tokenizer.decode(tokens)
+
+    counting = Counting()
+    stream = TextStream(counting)  # type: ignore[arg-type]
+    sent = [stream.push(token) for _ in range(1000)]
+    assert "".join(sent) + stream.finish() == text * 1000
+    assert len("".join(sent)) >= 950 * len(text)
+    assert counting.decoded < 50 * 1000
