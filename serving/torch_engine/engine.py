@@ -18,12 +18,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
+from agentsys.serving.outbox import Outbox
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
 from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS
 from agentsys.serving.scheduling.step_time import Iteration
@@ -42,8 +43,6 @@ from agentsys.serving.torch_engine.runner_protocol import Runner
 from agentsys.serving.torch_engine.sampling import Sampler
 from agentsys.serving.torch_engine.sequence import SequenceState
 from agentsys.serving.torch_engine.token_bias import TokenBias
-
-Item = TypeVar("Item")
 
 DEFAULT_KV_CACHE_BYTES = 512 * 2**20
 DEFAULT_MAX_BATCH = 16
@@ -109,6 +108,7 @@ class TorchEngine:
         self._reading: dict[str, bool] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
+        self._outbox = Outbox()  # of the engine's thread
         self._ended: ServingError | None = None
         self._thread = threading.Thread(target=self._run, name=f"torch-engine-{name}", daemon=True)
         self._thread.start()
@@ -187,7 +187,7 @@ class TorchEngine:
         ``DuplicateRequestError``, :class:`QueueFullError`, :class:`EngineClosedError` or :class:`EngineFailedError`.
         """
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
-        deliver = _deliver_to(mailbox, asyncio.get_running_loop())
+        deliver = self._outbox.to(mailbox, asyncio.get_running_loop())
         self._check_usable()
         self._check_room(1)
         self._reading[request.request_id] = False
@@ -239,7 +239,7 @@ class TorchEngine:
         mailbox: asyncio.Queue[tuple[int, Vector | ServingError]] = asyncio.Queue()
         self._check_usable()
         self._check_room(len(request.prompts))
-        deliver = _deliver_to(mailbox, asyncio.get_running_loop())
+        deliver = self._outbox.to(mailbox, asyncio.get_running_loop())
         tasks = await asyncio.to_thread(self._prepare_embedding, request, deliver)
         vectors: dict[int, Vector] = {}
         try:
@@ -350,6 +350,7 @@ class TorchEngine:
         try:
             while self._execute_commands():
                 self._core.step()
+                self._outbox.flush()
         except Exception as error:  # whatever the native code raised, no stream may be left waiting for ever
             failure = EngineFailedError(f"a step of {self._capabilities.model} failed: {error!r}.")
             failure.__cause__ = error
@@ -361,6 +362,7 @@ class TorchEngine:
             with contextlib.suppress(Exception):  # the engine has ended; what is left only has to hear of it
                 self._commands.popleft()()
         self._core.close(self._ended or EngineClosedError("the engine is closed."))
+        self._outbox.flush()
 
     def _execute_commands(self) -> bool:
         with self._wake:
@@ -369,6 +371,7 @@ class TorchEngine:
         # One by one: should one fail, the rest must still be there to be told.
         while self._commands:
             self._commands.popleft()()
+        self._outbox.flush()
         return self._ended is None
 
 
@@ -381,12 +384,3 @@ def _send_numbered(
     deliver: Callable[[tuple[int, Vector | ServingError]], None], index: int, item: Vector | ServingError
 ) -> None:
     deliver((index, item))
-
-
-def _deliver_to(mailbox: asyncio.Queue[Item], loop: asyncio.AbstractEventLoop) -> Callable[[Item], None]:
-    def deliver(item: Item) -> None:
-        # The reader's loop may be gone with its thread or test; its request is then nobody's.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(mailbox.put_nowait, item)
-
-    return deliver

@@ -25,6 +25,7 @@ from agentsys.serving.engine_errors import (
     RequestTooLongError,
     UnsupportedFeatureError,
 )
+from agentsys.serving.outbox import Outbox
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.text_stream import TextStream
@@ -65,6 +66,7 @@ class VllmEngine:
         self._totals = EngineStats()
         self._ended: ServingError | None = None
         self._loop = asyncio.new_event_loop()
+        self._outbox = Outbox(self._loop.call_soon)
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"vllm-{model_dir.name}", daemon=True)
         self._thread.start()
         try:
@@ -100,7 +102,7 @@ class VllmEngine:
         if request.request_id in self._answers:
             raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
-        answer = VllmAnswer(_deliver_to(mailbox, asyncio.get_running_loop()))
+        answer = VllmAnswer(self._outbox.to(mailbox, asyncio.get_running_loop()))
         self._answers[request.request_id] = answer
         try:
             tokens, params = await asyncio.to_thread(self._prepare, request, answer)
@@ -285,14 +287,3 @@ def _add_usage(stats: EngineStats, answers: Iterable[VllmAnswer]) -> EngineStats
             preemptions=stats.preemptions + usage.preemptions,
         )
     return stats
-
-
-def _deliver_to(
-    mailbox: asyncio.Queue[Chunk | ServingError], loop: asyncio.AbstractEventLoop
-) -> Callable[[Chunk | ServingError], None]:
-    def deliver(item: Chunk | ServingError) -> None:
-        # The reader's loop may be gone with its thread or test; its request is then nobody's.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(mailbox.put_nowait, item)
-
-    return deliver
