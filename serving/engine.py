@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from agentsys.serving.engine_errors import UnknownAdapterError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest, Usage
 from agentsys.serving.scheduling.step_time import Iteration
 
@@ -28,6 +29,13 @@ class Capabilities:
     logprobs: bool = False
     embeddings: bool = False
     adapters: frozenset[str] = frozenset()
+
+
+def check_adapter(adapter: str | None, adapters: Set[str], model: str) -> None:
+    """Raise :class:`UnknownAdapterError` unless ``adapter`` is none, or one of the ``adapters`` of ``model``."""
+    if adapter is not None and adapter not in adapters:
+        has = f"it has {', '.join(sorted(adapters))}" if adapters else "it has none"
+        raise UnknownAdapterError(f"{model} has no adapter {adapter!r}; {has}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,13 @@ class UnsupportedFeatureError(ServingError):
     remedy = "Leave the field out, or use an engine that has the capability, such as the torch engine."
 
 
+class UnknownAdapterError(UnsupportedFeatureError):
+    """No engine of the model has loaded the LoRA adapter that a request asks for."""
+
+    code = "AGS-0444"
+    remedy = "Name an adapter that it has, or none; `adapter` in [models.NAME] of agentsys.toml gives it one more."
+
+
 class RequestAbortedError(ServingError):
     """A request that has nothing to give in part was aborted."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentsys.errors import ServingError
-from agentsys.serving.engine import Capabilities
+from agentsys.serving.engine import Capabilities, check_adapter
 from agentsys.serving.engine_errors import UnsupportedFeatureError
 from agentsys.serving.requests import Constraint, FinishReason, GenerateRequest, Message, Usage
 from agentsys.serving.torch_engine.block_pool import domain_digest
@@ -50,6 +50,7 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
 
     Raises :class:`UnsupportedConstraintError` or ``UnsupportedFeatureError``.
     """
+    check_adapter(request.adapter, capabilities.adapters, f"{capabilities.model}'s server")
     sampling = request.sampling
     if sampling.logprobs is not None:
         raise UnsupportedFeatureError(f"logprobs are not asked of {capabilities.model}'s server.")

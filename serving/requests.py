@@ -108,8 +108,9 @@ class GenerateRequest:
     works κ out of ``call``, where that is given, and of what it has learned of the rest of the workflow.
     ``label`` decides which caches and replicas the call may touch: prefix caches are shared only between requests
     whose labels have the same readers. ``audience`` is whom the caller lets learn the prompt: where that is ``None``,
-    those readers. ``tags`` say whose call it is, in the caller's words; whoever may see the load
-    of the engines sees them, so they name things and hold no content.
+    those readers. ``adapter`` names the LoRA adapter that the model runs under; prefix caches of different ones are
+    apart. ``tags`` say whose call it is, in the caller's words; whoever may see the load of the engines sees them, so
+    they name things and hold no content.
     ``answered`` is for an answer that began elsewhere: so many of the last token ids of ``prompt`` belong to it.
     """
 
@@ -121,6 +122,7 @@ class GenerateRequest:
     request_id: str = field(default_factory=lambda: uuid4().hex)
     call: WorkflowCall | None = None
     audience: Readers | None = None
+    adapter: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     answered: int = 0
 

@@ -107,8 +107,8 @@ class Dispatcher:
     async def submit(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``OverloadedError``, ``NoReplicaError``, the errors of :mod:`agentsys.serving.dispatcher.errors`, and
-        what the replica's engine raises about the request itself.
+        Raises ``OverloadedError``, ``NoReplicaError``, ``UnknownAdapterError``, the errors of
+        :mod:`agentsys.serving.dispatcher.errors`, and what the replica's engine raises about the request itself.
         """
         answering = self._admit(request)
         try:
@@ -228,6 +228,7 @@ class Dispatcher:
             most_tokens=request.sampling.max_tokens,
             domain=domain_digest(request.label.readers),
             readers=_readers(request),
+            adapter=request.adapter,
             movable=all(movable(request, engine) for engine in self._connected()),
         )
 

@@ -15,7 +15,7 @@ from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError,
 from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
 from agentsys.serving.requests import Chunk, GenerateRequest, SamplingParams
-from agentsys.serving.scheduling.calls import ReplicaSpec
+from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.step_time import StepTime
 
 DEFAULT_SLOTS = 32
@@ -101,6 +101,18 @@ class Replica:
         return told if isinstance(told, Readers) else PUBLIC
 
     @property
+    def adapters(self) -> frozenset[str]:
+        """The adapters that it has loaded; of one that is not connected, what its source says that it will."""
+        if self.engine is not None:
+            return self.engine.capabilities().adapters
+        return frozenset(getattr(self.source.engine, "adapters", ()))
+
+    def permits(self, call: Call) -> bool:
+        """Whether the call may be shown to those who learn its prompts, and its adapter is there."""
+        able = call.adapter is None or call.adapter in self.adapters
+        return able and call.readers.permits(self.audience)
+
+    @property
     def up(self) -> bool:
         return self.engine is not None and self.breaker.state is Breaker.CLOSED
 
@@ -118,7 +130,8 @@ class Replica:
     def spec(self) -> ReplicaSpec:
         """Return what placement needs to know; of one that is not connected, what is usual."""
         if self.engine is None:
-            return ReplicaSpec(self.name, self.source.slots or DEFAULT_SLOTS, _GUESS, audience=self.audience)
+            slots = self.source.slots or DEFAULT_SLOTS
+            return ReplicaSpec(self.name, slots, _GUESS, audience=self.audience, adapters=self.adapters)
         capabilities, stats = self.engine.capabilities(), self.engine.stats()
         return ReplicaSpec(
             name=self.name,
@@ -127,7 +140,7 @@ class Replica:
             preemptive=capabilities.preemption,
             rekeys=capabilities.rekey,
             audience=self.audience,
-            adapters=capabilities.adapters,
+            adapters=self.adapters,
         )
 
     def hangs(self, now: float, *, alone: bool) -> bool:

@@ -80,7 +80,7 @@ class Watching:
 
     def hopeless(self, call: Call) -> ServingError | None:
         """Return why a call need not wait: all it may go to are down for long, and were asked since it came."""
-        permitted = [one for one in self._replicas.values() if call.readers.permits(one.audience)]
+        permitted = [one for one in self._replicas.values() if one.permits(call)]
         now = self._clock()
         if not permitted or any(one.up for one in permitted):
             return None

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from agentsys.serving.engine import check_adapter
 from agentsys.serving.requests import Usage
 from agentsys.serving.scheduling.calls import (
     Call,
@@ -57,6 +58,7 @@ class DispatchCore:
         self.limits = limits or DispatchLimits()
         self.policy: Policy = policy or UrgencyPolicy()
         self.replicas = {spec.name: Replica(spec, index) for index, spec in enumerate(replicas)}
+        self._adapters = frozenset[str]().union(*(spec.adapters for spec in replicas))
         self.workflows = WorkflowTable() if workflows is None else workflows
         self.estimates = Estimates(list(self.replicas.values()), lengths or OutputLengths())
         self.tenants = TenantShares()
@@ -70,7 +72,7 @@ class DispatchCore:
     # What happens.
 
     def submit(self, call: Call, now: float) -> None:
-        """Queue a call; raises :class:`OverloadedError` or :class:`NoReplicaError`."""
+        """Queue a call; raises :class:`OverloadedError`, :class:`NoReplicaError` or ``UnknownAdapterError``."""
         self._admit(call)
         tokens = self.estimates.tokens(call)
         own = self.estimates.demand(call, tokens)
@@ -202,6 +204,7 @@ class DispatchCore:
 
     def _admit(self, call: Call) -> None:
         limits = self.limits
+        check_adapter(call.adapter, self._adapters, "the model")
         if not any(replica.permits(call) for replica in self.replicas.values()):
             raise NoReplicaError(f"none of {len(self.replicas)} replicas may or can serve call {call.call_id!r}.")
         if len(self.queue) >= limits.queue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 from agentsys.serving.requests import Usage
@@ -54,7 +54,7 @@ class Estimates:
 
     def at(self, call: Call, replica: Replica, tokens: float) -> Expected:
         """Return what is expected of a call with an answer of ``tokens`` at a replica."""
-        cached = self._affinity.share(replica.spec.name, (call.domain, call.place.workflow), _stage(call))
+        cached = self._affinity.share(replica.spec.name, _prefixes(call), _stage(call))
         return Expected(tokens, cached, self._prompt / self._answer)
 
     def learn(self, call: Call, replica: Replica, usage: Usage) -> Demand:
@@ -63,9 +63,13 @@ class Estimates:
         computed = call.prompt_tokens - usage.cached_tokens
         self._prompt += _WEIGHT * (computed - self._prompt)
         self._answer += _WEIGHT * (max(usage.completion_tokens, 1) - self._answer)
-        workflow = (call.domain, call.place.workflow)
-        self._affinity.ran(replica.spec.name, workflow, _stage(call), call.prompt_tokens, usage.cached_tokens)
+        self._affinity.ran(replica.spec.name, _prefixes(call), _stage(call), call.prompt_tokens, usage.cached_tokens)
         return self.demand(call, usage.completion_tokens, usage.cached_tokens / max(call.prompt_tokens, 1))
+
+
+def _prefixes(call: Call) -> Hashable:
+    """Return whose cached prefixes a call may find: keys and values of one adapter are of no use to another."""
+    return call.domain, call.adapter, call.place.workflow
 
 
 def _stage(call: Call) -> tuple[str, str]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
 from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.policy import Option
 from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit
+
+ADAPTER_SECONDS: Final = 0.05
+"""What a call is taken to wait where its adapter has not been at work of late: it is copied to where the engine
+computes, and no prefix of its calls is in the cache."""
+_ADAPTERS_AT_WORK: Final = 8  # the last ones, as many as an engine keeps at hand
 
 
 @dataclass(slots=True)
@@ -50,6 +57,7 @@ class Replica:
         self._ends: list[float] | None = None
         self._keys: list[float] | None = None
         self._prompts: tuple[list[float], list[float]] | None = None
+        self._adapters: OrderedDict[str, None] = OrderedDict()
         self.passed_over = -math.inf
         self.step_time: StepTime = spec.step_time
 
@@ -65,6 +73,10 @@ class Replica:
             return False
         return call.readers.permits(spec.audience)
 
+    def has_at_work(self, adapter: str) -> bool:
+        """Whether the adapter is one of the last that calls came for here."""
+        return adapter in self._adapters
+
     def observe(self, iterations: Sequence[Iteration]) -> None:
         """Learn the prices of a step."""
         if iterations:
@@ -78,6 +90,11 @@ class Replica:
         first = now + option.wait + option.backlog + option.prefill
         self.residents[call.call_id] = Resident(call, key, tokens, now, first, first + option.decode, option.prefill)
         self._forget()
+        if call.adapter is not None:
+            self._adapters[call.adapter] = None
+            self._adapters.move_to_end(call.adapter)
+            if len(self._adapters) > _ADAPTERS_AT_WORK:
+                self._adapters.popitem(last=False)
 
     def leave(self, call_id: str) -> Resident | None:
         """Note that a call is no longer here; returns what it was."""
@@ -151,6 +168,8 @@ class Replica:
         others = batch - 1 if displaces else batch
         context = prices.per_context * (call.prompt_tokens + tokens / 2)
         prefill = prices.per_prefill * call.prompt_tokens * (1 - expected.cached)
+        if call.adapter is not None and not self.has_at_work(call.adapter):
+            prefill += ADAPTER_SECONDS
         # Whoever ends makes room for another, whose prompt is computed between two tokens of this call.
         newcomers = others * expected.prompt_per_token * prices.per_prefill
         backlog, prompts = self._prompts_before(key)

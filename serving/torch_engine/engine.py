@@ -22,7 +22,7 @@ from typing import Literal
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
-from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
+from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest, check_adapter
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
 from agentsys.serving.outbox import Outbox
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
@@ -183,9 +183,10 @@ class TorchEngine:
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
+        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``, ``UnknownAdapterError``,
         ``DuplicateRequestError``, :class:`QueueFullError`, :class:`EngineClosedError` or :class:`EngineFailedError`.
         """
+        check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
         deliver = self._outbox.to(mailbox, asyncio.get_running_loop())
         self._check_usable()

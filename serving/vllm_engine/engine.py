@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
-from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
+from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest, check_adapter
 from agentsys.serving.engine_errors import (
     DuplicateRequestError,
     EngineClosedError,
@@ -31,6 +31,7 @@ from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.block_pool import domain_digest
+from agentsys.serving.vllm_engine.adapters import Adapter, AdapterError, checked_adapters, lora_requests
 from agentsys.serving.vllm_engine.answer import VllmAnswer
 from agentsys.serving.vllm_engine.link import SchedulerLink
 from agentsys.serving.vllm_engine.loading import VllmOptions, start
@@ -58,9 +59,13 @@ class VllmEngine:
     """
 
     def __init__(self, model_dir: Path, options: VllmOptions | None = None) -> None:
-        """Start vLLM with a model folder; blocks for about half a minute. Raises the errors of ``loading.start``."""
+        """Start vLLM with a model folder; blocks for about half a minute.
+
+        Raises the errors of ``loading.start``, and ``AdapterError``.
+        """
         self._process = os.getpid()
         options = options or VllmOptions()
+        adapters = checked_adapters(options.adapters, model_dir)
         self._tokenizer = ModelTokenizer(model_dir)
         self._answers: dict[str, VllmAnswer] = {}
         self._totals = EngineStats()
@@ -70,11 +75,12 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"vllm-{model_dir.name}", daemon=True)
         self._thread.start()
         try:
-            self._llm: AsyncLLM = self._on_loop(_started(model_dir, options))
+            self._llm: AsyncLLM = self._on_loop(_started(model_dir, options, adapters))
         except BaseException:
             self._stop_loop()
             raise
         config = self._llm.model_config
+        self._loras = lora_requests(adapters)
         self._slots = options.max_batch
         self._link = SchedulerLink(self._llm.engine_core, self._answers) if options.urgent else None
         self._eos_token_ids = end_token_ids(config)
@@ -87,6 +93,7 @@ class VllmEngine:
             preemption=options.urgent,
             rekey=options.urgent,
             logprobs=True,
+            adapters=frozenset(self._loras),
         )
 
     def capabilities(self) -> Capabilities:
@@ -95,10 +102,11 @@ class VllmEngine:
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
+        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``, ``UnknownAdapterError``,
         ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
         """
         self._check_usable()
+        check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)
         if request.request_id in self._answers:
             raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
@@ -222,9 +230,11 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt = tokens_input(tokens, cache_salt=domain_digest(request.label.readers).hex())
+        # vLLM keeps the cached prefixes of adapters apart, from each other's and from those of the model alone.
+        lora = None if request.adapter is None else self._loras[request.adapter]
         try:
             async with aclosing(
-                self._llm.generate(prompt, params, request.request_id, priority=answer.priority)
+                self._llm.generate(prompt, params, request.request_id, lora_request=lora, priority=answer.priority)
             ) as outputs:
                 async for output in outputs:
                     answer.take(output)
@@ -272,8 +282,15 @@ class VllmEngine:
         self._loop.close()
 
 
-async def _started(model_dir: Path, options: VllmOptions) -> AsyncLLM:
-    return start(model_dir, options)
+async def _started(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter]) -> AsyncLLM:
+    llm = start(model_dir, options, adapters)
+    for lora in lora_requests(adapters).values():
+        try:
+            await llm.add_lora(lora)
+        except Exception as error:  # it comes from vLLM's own process, as text
+            llm.shutdown(timeout=0)
+            raise AdapterError(f"vLLM does not take the adapter {lora.name!r} in {lora.path}: {error}.") from error
+    return llm
 
 
 def _add_usage(stats: EngineStats, answers: Iterable[VllmAnswer]) -> EngineStats:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentsys.errors import ServingError
 from agentsys.serving.vllm_engine import versions
+from agentsys.serving.vllm_engine.adapters import Adapter, adapter_arguments
 from agentsys.serving.vllm_engine.preemption import UrgencyLimits
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class VllmOptions:
     configuration alone, for measurements of what a model of its shape costs. Without ``compiled`` a GPU runs the model
     as it is written, which is somewhat slower, and the engine starts sooner by the minute that compiling takes; a CPU
     never compiles.
+
+    ``adapters`` are folders of LoRA adapters by the names that calls use, of which ``adapters_at_once`` share a step on
+    a GPU; on a CPU all may.
     """
 
     dtype: str = "bfloat16"
@@ -54,6 +59,8 @@ class VllmOptions:
     urgency: UrgencyLimits = field(default_factory=UrgencyLimits)
     random_weights: bool = False
     compiled: bool = True
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    adapters_at_once: int = 8
 
     @property
     def urgent(self) -> bool:
@@ -61,8 +68,9 @@ class VllmOptions:
         return self.scheduling == "urgency"
 
 
-def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
-    """Return a running engine; blocks for about half a minute. Call it on the loop that will use the engine.
+def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = ()) -> AsyncLLM:
+    """Return a running engine with places for ``adapters``; blocks for about half a minute. Call it on the loop that
+    will use the engine.
 
     Raises ``VllmMissingError``, ``VllmVersionError`` or :class:`VllmLoadError`.
     """
@@ -84,6 +92,7 @@ def start(model_dir: Path, options: VllmOptions) -> AsyncLLM:
         max_model_len=options.context_length or _AS_FITS,
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
         **_for_device(options, device),
+        **adapter_arguments(adapters, options.adapters_at_once, device),
         **_scheduling(options, ahead=versions.may_run_ahead(version, device)),
     )
     try:

