@@ -69,7 +69,7 @@ bench-serving-vllm: $(READY) $(VLLM_READY) ## what serving by urgency buys over 
 
 test-vllm: $(VLLM_READY) ## vLLM on the CPU: engine conformance, our scheduler in it, and its answers beside ours
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_engine.py \
-	  tests/serving/test_vllm_scheduler.py tests/serving/test_vllm_equality.py
+	  tests/serving/test_vllm_scheduler.py tests/serving/test_vllm_equality.py tests/serving/test_vllm_adapters.py
 
 test-board: $(READY) ## clients of one board under checkers, and kill -9: a tenth of the full benchmarks
 	$(BIN)/agentsys bench isolation --quick --check

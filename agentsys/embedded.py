@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from agentsys.errors import ConfigurationError
 from agentsys.sections import ModelSettings, NamedModelSettings
+from agentsys.serving.adapted import AdaptedModel
 from agentsys.serving.client import ServingClient
 from agentsys.serving.dispatcher.dispatcher import OUTAGE_SECONDS
-from agentsys.serving.models import EngineOptions, replicated
+from agentsys.serving.loading import EngineFactory
+from agentsys.serving.models import EngineOptions, replicated, runs_adapters
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.scheduling.policy import UrgencyPolicy
 from agentsys.serving.scheduling.workflows import WorkflowTable
@@ -42,18 +45,50 @@ def client_of(settings: Settings) -> ServingClient:
         )
     workflows, model = WorkflowTable(), settings.model
     limits, policy = dispatching(settings)
-    models = {
-        model.name: replicated(
-            _specs(model), options_of(settings), workflows, slots=model.slots or 0, limits=limits, policy=policy
-        )
-    }
-    for name, named in settings.models.items():
-        slots = named.slots or model.slots or 0
+    adapted = adapted_models(settings)
+    models: dict[str, EngineFactory | AdaptedModel] = {**adapted}
+    for name, named in {model.name: None, **settings.models}.items():
+        if name in adapted:
+            continue
+        options = replace(options_of(settings, named), adapters=adapters_of(settings, name))
+        specs, slots = (_specs(model), None) if named is None else (named.specs, named.slots)
         models[name] = replicated(
-            named.specs, options_of(settings, named), workflows, slots=slots, limits=limits, policy=policy
+            specs, options, workflows, slots=slots or model.slots or 0, limits=limits, policy=policy
         )
     budget = None if model.memory_mib is None else model.memory_mib * 2**20
     return ServingClient(models, default=model.name, workflows=workflows, memory_bytes=budget)
+
+
+def adapted_models(settings: Settings) -> dict[str, AdaptedModel]:
+    """Return the models that are adapters of others. Raises :class:`ConfigurationError` where such another is none."""
+    own = {settings.model.name: _specs(settings.model)}
+    own |= {name: named.specs for name, named in settings.models.items() if named.adapter is None}
+    adapted = {
+        name: AdaptedModel(named.adapter_of or settings.model.name, name, str(named.adapter))
+        for name, named in settings.models.items()
+        if named.adapter is not None
+    }
+    for name, one in adapted.items():
+        if one.base not in own:
+            raise ConfigurationError(
+                f"models.{name}.adapter_of names {one.base!r}, which is no model; there are {', '.join(sorted(own))}.",
+                remedy="Name a model with an engine of its own: model.name, or one of [models] that is no adapter.",
+            )
+        if not any(runs_adapters(spec) for spec in own[one.base]):
+            runs = ", ".join(own[one.base])
+            raise ConfigurationError(
+                f"models.{name} is an adapter of {one.base!r}, which does not run in vLLM here but as {runs}.",
+                remedy="Run it in vLLM, as vllm:NAME; an adapter of a server elsewhere is a model of its own there: "
+                'spec = "http://HOST/v1#NAME".',
+            )
+    return adapted
+
+
+def adapters_of(settings: Settings, base: str) -> dict[str, Path]:
+    """Return the adapters of a model, by the names that calls use."""
+    default = settings.model.name
+    every = ((name, one) for name, one in settings.models.items() if (one.adapter_of or default) == base)
+    return {name: one.adapter for name, one in every if one.adapter is not None}
 
 
 def dispatching(settings: Settings) -> tuple[DispatchLimits, UrgencyPolicy]:

@@ -73,6 +73,10 @@ class NamedModelSettings(Section):
     device: Literal["cpu", "cuda"] | None = Field(None, description="where the in-process engine runs")
     kv_cache_mib: int | None = Field(None, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int | None = Field(None, ge=1, description="requests that run at once")
+    adapter: Path | None = Field(
+        None, description="folder of a LoRA adapter, as PEFT writes it; it runs in the engines of another model"
+    )
+    adapter_of: str | None = Field(None, description="which model the adapter is for; default: that of [model]")
 
     _split = field_validator("replicas", mode="before")(words)
 
@@ -83,8 +87,17 @@ class NamedModelSettings(Section):
 
     @model_validator(mode="after")
     def _has_a_replica(self) -> Self:
-        if not self.specs:
-            raise ValueError("give spec, replicas, or both")
+        if self.adapter is None and not self.specs:
+            raise ValueError("give spec, replicas, or both; or adapter")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_alone(self) -> Self:
+        if self.adapter is None and self.adapter_of is not None:
+            raise ValueError("adapter_of needs adapter")
+        others = sorted(self.model_fields_set - {"adapter", "adapter_of"})
+        if self.adapter is not None and others:
+            raise ValueError(f"an adapter runs as its model does, and takes no {', '.join(others)}")
         return self
 
 

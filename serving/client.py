@@ -7,11 +7,12 @@ from contextlib import aclosing
 
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
+from agentsys.serving.adapted import AdaptedModel, AdaptedModels
 from agentsys.serving.audiences import joint_audience
 from agentsys.serving.dispatcher.errors import ReplicasDownError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
-from agentsys.serving.loading import EngineFactory, LoadedModels
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
+from agentsys.serving.loading import EngineFactory, LoadedModels, ModelBusyError
 from agentsys.serving.observation import EngineView, ModelRecord
 from agentsys.serving.requests import (
     Chunk,
@@ -33,20 +34,21 @@ class ServingClient:
 
     def __init__(
         self,
-        engines: Mapping[str, Engine | EngineFactory],
+        engines: Mapping[str, Engine | EngineFactory | AdaptedModel],
         default: str,
         *,
         audience: Readers | None = None,
         workflows: WorkflowTable | None = None,
         memory_bytes: int | None = None,
     ) -> None:
-        """``engines`` maps names to engines or to functions that load one; ``default`` names one of them.
+        """``engines`` maps names to engines, to functions that load one, or to another name with an adapter for it;
+        ``default`` names one of them.
 
         ``audience`` is who learns the prompts beside this machine; by default what the engines and functions state
         in an attribute of that name (``OpenAIEngine`` and ``engine_factory`` do), all together.
         ``workflows`` is what its dispatchers know of workflows. Beyond ``memory_bytes`` idle models are unloaded, and
-        loaded again shortly before a call of theirs is expected. Raises ``UnknownEngineError`` if ``default`` names
-        none.
+        loaded again shortly before a call of theirs is expected. Raises ``UnknownEngineError`` if ``default`` or
+        an adapter's base names none.
         """
         self.workflows = workflows
         self.audience = (
@@ -54,17 +56,23 @@ class ServingClient:
             if audience is None
             else audience
         )
-        self._sources = dict(engines)
-        self._models = LoadedModels(engines, Residence(memory_bytes))
+        self._adapted = AdaptedModels(engines)
+        self._sources = {name: one for name, one in engines.items() if not isinstance(one, AdaptedModel)}
+        self._models = LoadedModels(self._sources, Residence(memory_bytes), self._adapted.names)
         self._records = {name: ModelRecord() for name in self._sources}
         self._names: dict[str, str] = {}
         self._default = default
-        self._models.source(default)
+        for name in (default, *self._adapted.names):
+            self._models.source(self._adapted.base(name))
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names that calls may use; the default comes first."""
-        return (self._default, *sorted(set(self._sources) - {self._default}))
+        return (self._default, *sorted({*self._sources, *self._adapted.names} - {self._default}))
+
+    def adapter_of(self, model: str) -> str | None:
+        """Return the name of the model that ``model`` is an adapter of; ``None`` if it is a model of its own."""
+        return self._adapted.base(model) if model in self._adapted.names else None
 
     @property
     def failed(self) -> frozenset[str]:
@@ -73,28 +81,34 @@ class ServingClient:
 
     def audience_for(self, allowed: Readers, model: str | None = None) -> Readers:
         """Return who learns a prompt that only ``allowed`` may: behind all engines, or behind those it may go to."""
-        tell = getattr(self._sources.get(model or self._default), "audience_for", None)
+        tell = getattr(self._sources.get(self._base(model)), "audience_for", None)
         return tell(allowed) if callable(tell) else self.audience
 
     def identity(self, model: str | None = None) -> str:
         """Return the name of an engine with what its source says of the weights: answers of two may differ."""
         name = model or self._default
-        return f"{name} {getattr(self._sources.get(name), 'identity', '')}"
+        told = f"{name} {getattr(self._sources.get(self._base(name)), 'identity', '')}"
+        return f"{told} {self._adapted.identity(name)}" if name in self._adapted.names else told
 
     async def engine(self, model: str | None = None) -> Engine:
-        """Return an engine, loading it in a thread on first use; a failed load is tried again by the next call."""
-        return await self._models.engine(model or self._default)
+        """Return an engine, of an adapter that of its base, loading it in a thread on first use; a failed load is tried
+        again by the next call."""
+        return await self._models.engine(self._base(model))
 
     async def unload(self, model: str) -> bool:
         """Free an idle model's memory until its next call; returns whether it was loaded.
 
         Raises ``UnknownEngineError``, and ``ModelBusyError`` while it answers.
         """
+        base = self.adapter_of(model)
+        if base is not None:
+            raise ModelBusyError(f"{model!r} is an adapter in the memory of {base!r}.", remedy=f"Unload {base}.")
         return await self._models.unload(model)
 
     def residents(self) -> list[Resident]:
         """Return how every model stands to this machine's memory, the default first."""
-        return [self._models.resident(name) for name in self.models]
+        every = [(name, self._models.resident(self._base(name))) for name in self.models]
+        return [self._adapted.resident(name, base) for name, base in every]
 
     async def generate(
         self,
@@ -132,15 +146,19 @@ class ServingClient:
     async def embed(self, request: EmbedRequest, *, model: str | None = None) -> Embedding:
         """Return a vector for each prompt; raises ``UnsupportedFeatureError`` where the engine has none to give."""
         name = model or self._default
+        if name in self._adapted.names:
+            raise UnsupportedFeatureError(f"{name!r} is an adapter, and adapters give no embeddings.")
         with self._models.in_use(name):
             return await (await self.engine(name)).embed(request)
 
     async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request."""
-        name = model or self._default
+        asked, name = model or self._default, self._base(model)
+        request = self._adapted.under(request, asked)
         with self._models.in_use(name):
             engine = await self.engine(name)
-            self._names[name] = engine.capabilities().model
+            known = engine.capabilities().model
+            self._names[asked] = known if request.adapter is None else f"{known}+{request.adapter}"
             async with aclosing(self._observed(name, engine, request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -165,7 +183,7 @@ class ServingClient:
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         """Return what an engine can do, its context length among it; loads the engine, blocking, if need be."""
-        return self._models.load(model or self._default).capabilities()
+        return self._models.load(self._base(model)).capabilities()
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it runs."""
@@ -199,3 +217,7 @@ class ServingClient:
     async def close(self) -> None:
         """Close every engine, also those still loading."""
         await self._models.close()
+
+    def _base(self, model: str | None) -> str:
+        """Return the name of the model whose engine answers the calls of ``model``."""
+        return self._adapted.base(model or self._default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -35,10 +35,14 @@ class ModelBusyError(ServingError):
 class LoadedModels:
     """The engines of one client, by name. Belongs to one event loop; only :meth:`load` may be called elsewhere."""
 
-    def __init__(self, sources: Mapping[str, Engine | EngineFactory], residence: Residence) -> None:
+    def __init__(
+        self, sources: Mapping[str, Engine | EngineFactory], residence: Residence, others: Collection[str] = ()
+    ) -> None:
+        """``others`` are names that callers may use too, which errors tell."""
         self.engines: dict[str, Engine] = {}
         self.failed: set[str] = set()
         self._sources = dict(sources)
+        self._others = others
         self._loading: dict[str, asyncio.Task[Engine]] = {}
         self._load_lock = threading.Lock()
         self._residence = residence
@@ -50,7 +54,7 @@ class LoadedModels:
         try:
             return self._sources[name]
         except KeyError:
-            known = ", ".join(sorted(self._sources)) or "none"
+            known = ", ".join(sorted({*self._sources, *self._others})) or "none"
             raise UnknownEngineError(f"no model is configured as {name!r}; configured: {known}.") from None
 
     async def engine(self, name: str) -> Engine:

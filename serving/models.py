@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urldefrag
@@ -29,7 +29,8 @@ class EngineOptions:
     """How engines run. All but ``api_key``, ``attempts`` and ``context_length`` concern the in-process engine.
 
     ``weight_format`` "auto" is the engine's fastest batch-invariant format. ``threads`` None is all cores, at most 16.
-    ``context_length`` is what to assume of a remote server that does not tell.
+    ``context_length`` is what to assume of a remote server that does not tell. ``adapters`` are folders of LoRA
+    adapters, by the names that calls use; only vLLM in this process loads them.
     """
 
     weight_format: str = "auto"
@@ -44,6 +45,7 @@ class EngineOptions:
     attempts: int = 3
     context_length: int = 8192
     tuning: Tuning = ADAPTIVE
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class SpecifiedEngine:
         return audience_of_url(self.spec) if is_remote(self.spec) else NOBODY
 
     @property
+    def adapters(self) -> frozenset[str]:
+        """The LoRA adapters that it will have loaded."""
+        return frozenset(self.options.adapters) if runs_adapters(self.spec) else frozenset()
+
+    @property
     def identity(self) -> str:
         """What decides about answers beside the name: the model, and the format that its weights are held in."""
         return f"{self.spec} {self.options.weight_format}"
@@ -70,6 +77,11 @@ class SpecifiedEngine:
         if self.spec.startswith(_VLLM):
             return _vllm(self.spec.removeprefix(_VLLM), self.options, self.progress)
         return _in_process(self.spec, self.options, self.progress)
+
+
+def runs_adapters(spec: str) -> bool:
+    """Whether the engine of a model's name loads LoRA adapters. A server elsewhere has them as models of its own."""
+    return spec.startswith(_VLLM)
 
 
 def engine_factory(
@@ -170,6 +182,7 @@ def _vllm(name: str, options: EngineOptions, progress: ProgressListener) -> Engi
             threads=options.threads,
             kv_cache_bytes=options.kv_cache_bytes,
             max_batch=options.max_batch,
+            adapters=options.adapters,
         ),
     )
 

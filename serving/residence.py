@@ -26,7 +26,7 @@ class Resident:
     ``state`` "loaded ahead" is of a model that was loaded because a call is expected, and was not called since.
     ``memory_bytes`` is by how much loading it made this process grow, at most; ``next_use`` is in how many seconds its
     next call is expected, ``None`` if it never had one. ``loads_ahead`` of its ``loads`` did not wait for a call;
-    the last took ``load_seconds``, ``None`` before the first.
+    the last took ``load_seconds``, ``None`` before the first. An adapter is in the memory of ``adapter_of``.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Resident:
     load_seconds: float | None = None
     stats: EngineStats | None = None
     replicas: tuple[ReplicaView, ...] = field(default=())
+    adapter_of: str | None = None
 
 
 class Residence:

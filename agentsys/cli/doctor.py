@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
+from agentsys.errors import ConfigurationError
 from agentsys.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -121,6 +122,20 @@ def check_model(settings: Settings) -> Finding:
     return Finding("model", "warning", f"{name} is not pulled", f"Run `agentsys models pull {name}`.")
 
 
+def check_adapters(settings: Settings) -> Finding:
+    """The configured LoRA adapters are there, and their models can run them."""
+    from agentsys.embedded import adapted_models
+    from agentsys.serving.vllm_engine.adapters import AdapterError, read_adapter
+
+    try:
+        adapted = adapted_models(settings)
+        for name, one in adapted.items():
+            read_adapter(name, Path(one.identity))
+    except (AdapterError, ConfigurationError) as error:
+        return Finding("adapters", "fault", error.message, error.remedy)
+    return Finding("adapters", "ok", ", ".join(f"{name} of {one.base}" for name, one in adapted.items()) or "none")
+
+
 def check_board(settings: Settings) -> Finding:
     """The board's folder can be written, or its database reached."""
     if settings.board.url is not None:
@@ -200,6 +215,7 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     check_torch,
     check_kernels,
     check_model,
+    check_adapters,
     check_board,
     check_containment,
     check_secrets,

@@ -11,11 +11,23 @@ import typer
 
 from agentsys.cli.model_admin import ask_server
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
+from agentsys.errors import AgentsysError
 from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
     from agentsys.serving.launcher import LocalFleet, RayFleet
 
+
+def _completed(incomplete: str) -> list[str]:
+    """Complete the names of the configured models."""
+    try:
+        settings = load_settings().settings
+    except AgentsysError:
+        return []
+    return [name for name in (settings.model.name, *settings.models) if name.startswith(incomplete)]
+
+
+ModelArgument = Annotated[str, typer.Argument(help="The model's name.", autocompletion=_completed)]
 UrlOption = Annotated[
     str,
     typer.Option("--url", envvar="AGENTSYS_URL", help="The server: of `agentsys models serve` or `agentsys serve`."),
@@ -34,7 +46,7 @@ def ps(url: UrlOption = HERE, token: TokenOption = None, as_json: JsonOption = F
 
 
 def load(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: ModelArgument,
     url: UrlOption = HERE,
     token: TokenOption = None,
     as_json: JsonOption = False,
@@ -45,7 +57,7 @@ def load(
 
 
 def unload(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: ModelArgument,
     url: UrlOption = HERE,
     token: TokenOption = None,
     as_json: JsonOption = False,
@@ -137,9 +149,10 @@ def _loads(model: dict[str, Any]) -> str:
 def _row(model: dict[str, Any]) -> list[str]:
     megabytes, expected = model["memory_bytes"] / 2**20, model["next_use"]
     replicas = [f"{one['name']} {one['state']} {one['in_flight']}/{one['slots']}" for one in model["replicas"]]
+    base = model.get("adapter_of")
     return [
         model["name"],
-        model["state"],
+        model["state"] if base is None else f"{model['state']}, adapter of {base}",
         f"{megabytes:.0f} MiB" if megabytes else "-",
         str(model["open"]),
         "-" if expected is None else f"in {expected:.0f} s",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from agentsys.cli.model_fleet import launch, load, ps, unload
 from agentsys.cli.model_server import serve
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
-from agentsys.settings import load_settings
+from agentsys.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from agentsys.serving.weights.progress import PullProgress
@@ -50,18 +51,45 @@ def pull(
 
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
-    """List the models of the cache and those that `pull` knows by name."""
+    """List the models of the cache, those that `pull` knows by name, and the adapters of agentsys.toml."""
     with reported_errors(as_json=as_json):
         from agentsys.serving.weights.cache import describe, list_models
         from agentsys.serving.weights.catalogue import CATALOGUE
 
-        pulled = [describe(model) for model in list_models(load_settings().settings.models_dir)]
+        settings = load_settings().settings
+        pulled = [describe(model) for model in list_models(settings.models_dir)]
+        adapters = _adapters(settings)
     known = [name for name in CATALOGUE if name not in {model["name"] for model in pulled}]
     if as_json:
-        print_json({"pulled": pulled, "known": known})
+        print_json({"pulled": pulled, "known": known, "adapters": adapters})
         return
-    rows = [[model["name"], f"{int(model['size_bytes']) / 1e6:.0f} MB", model["source"]] for model in pulled]
-    print_table(["model", "size", "from"], rows + [[name, "not pulled", CATALOGUE[name].title] for name in known])
+    rows = [[model["name"], _megabytes(model["size_bytes"]), model["source"]] for model in pulled]
+    rows += [[name, "not pulled", CATALOGUE[name].title] for name in known]
+    rows += [
+        [one["name"], _megabytes(one["size_bytes"]), one["error"] or f"adapter of {one['adapter_of']}"]
+        for one in adapters
+    ]
+    print_table(["model", "size", "from"], rows)
+
+
+def _adapters(settings: Settings) -> list[dict[str, Any]]:
+    """Return the configured LoRA adapters; ``error`` says why one could not be loaded."""
+    from agentsys.embedded import adapted_models
+    from agentsys.serving.vllm_engine.adapters import AdapterError, read_adapter
+
+    found = []
+    for name, one in adapted_models(settings).items():
+        entry: dict[str, Any] = {"name": name, "adapter_of": one.base, "path": one.identity}
+        try:
+            adapter = read_adapter(name, Path(one.identity))
+            found.append(entry | {"rank": adapter.rank, "size_bytes": adapter.size_bytes, "error": None})
+        except AdapterError as error:
+            found.append(entry | {"rank": None, "size_bytes": None, "error": str(error)})
+    return found
+
+
+def _megabytes(size: Any) -> str:
+    return "-" if size is None else f"{int(size) / 1e6:.0f} MB"
 
 
 class _ProgressBar:

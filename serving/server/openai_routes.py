@@ -155,7 +155,10 @@ class OpenAIServer:
 
     async def _entry(self, name: str) -> Json:
         entry: Json = {"id": name, "object": "model", "created": self._created, "owned_by": "agentsys"}
-        if name not in self._client.stats():
+        base = self._client.adapter_of(name)
+        if base is not None:
+            entry["parent"] = base  # as vLLM's server tells it
+        if (base or name) not in self._client.stats():
             return entry
         capabilities = (await self._client.engine(name)).capabilities()
         return entry | {
@@ -163,7 +166,7 @@ class OpenAIServer:
             "constraints": sorted(capabilities.constraints),
             "priority": capabilities.priority,
             "logprobs": capabilities.logprobs,
-            "embeddings": capabilities.embeddings,
+            "embeddings": capabilities.embeddings and base is None,
         }
 
 

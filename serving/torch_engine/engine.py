@@ -183,8 +183,9 @@ class TorchEngine:
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``, ``UnknownAdapterError``,
-        ``DuplicateRequestError``, :class:`QueueFullError`, :class:`EngineClosedError` or :class:`EngineFailedError`.
+        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
+        ``UnknownAdapterError``, ``DuplicateRequestError``, :class:`QueueFullError`, :class:`EngineClosedError` or
+        :class:`EngineFailedError`.
         """
         check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()

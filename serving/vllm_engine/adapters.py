@@ -39,12 +39,14 @@ class AdapterError(ServingError):
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter: its name in calls, its folder, its largest rank, and the model it says that it was made for."""
+    """A LoRA adapter: its name in calls, its folder, its largest rank, the model it says that it was made for, and the
+    bytes of its weights."""
 
     name: str
     path: Path
     rank: int
     base: str
+    size_bytes: int
 
 
 def read_adapter(name: str, path: Path) -> Adapter:
@@ -60,7 +62,8 @@ def read_adapter(name: str, path: Path) -> Adapter:
         ranks = [int(config["r"]), *(int(rank) for rank in (config.get("rank_pattern") or {}).values())]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AdapterError(f"adapter {name!r}: {folder / _CONFIG} gives no rank r: {error!r}.") from error
-    return Adapter(name, folder.resolve(), max(ranks), str(config.get("base_model_name_or_path") or ""))
+    base = str(config.get("base_model_name_or_path") or "")
+    return Adapter(name, folder.resolve(), max(ranks), base, (folder / _WEIGHTS).stat().st_size)
 
 
 def checked_adapters(adapters: Mapping[str, Path], model_dir: Path) -> tuple[Adapter, ...]:

@@ -102,8 +102,8 @@ class VllmEngine:
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Stream the answer; closing the iterator aborts the request.
 
-        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``, ``UnknownAdapterError``,
-        ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
+        Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
+        ``UnknownAdapterError``, ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
         """
         self._check_usable()
         check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)

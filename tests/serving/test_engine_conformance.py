@@ -7,6 +7,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine import Engine
-from agentsys.serving.engine_errors import UnsupportedFeatureError
+from agentsys.serving.engine_errors import UnknownAdapterError, UnsupportedFeatureError
 from agentsys.serving.models import EngineOptions, engine_factory, replicated
 from agentsys.serving.openai_engine import OpenAIEngine
 from agentsys.serving.requests import (
@@ -260,6 +261,12 @@ async def test_logprobs_are_given_for_every_token_or_refused(engine: Engine) -> 
     assert all(item.chosen.logprob <= 0 and len(item.top) == 2 for item in logprobs)
     assert all(item.chosen.text == item.top[0].text for item in logprobs), "a greedy token is the likeliest"
     assert b"".join(item.chosen.text for item in logprobs).decode() == text(chunks)
+
+
+async def test_an_adapter_that_it_lacks_is_refused_by_name(engine: Engine) -> None:
+    with pytest.raises(UnknownAdapterError, match=r"has no adapter 'law'; it has none"):
+        await collect(engine, replace(asked(), adapter="law"))
+    assert engine.stats().running + engine.stats().waiting == 0
 
 
 async def test_embeddings_are_given_or_refused(engine: Engine) -> None:

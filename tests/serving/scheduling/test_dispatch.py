@@ -217,8 +217,8 @@ class History:
         policy = ArrivalPolicy() if early else UrgencyPolicy(longest_wait=60)
         specs = [
             spec("a", 2, preemptive=True, rekeys=True),
-            spec("b", 1, slower=2.0, audience=Readers.of("model-server:far")),
-            spec("c", 3, slower=3.0),
+            spec("b", 1, slower=2.0, audience=Readers.of("model-server:far"), adapters=frozenset({"law"})),
+            spec("c", 3, slower=3.0, adapters=frozenset({"law", "sea"})),
         ]
         self.core, self.early = DispatchCore(specs, policy=policy, limits=limits), early
         self.copies: dict[str, set[str]] = {}
@@ -267,7 +267,9 @@ class History:
         readers = self.draw.choice([PUBLIC, Readers.of("user:ann")])
         deadline = self.draw.choice([math.inf, self.now + self.draw.uniform(0.1, 50)])
         workflow = f"w{self.draw.randint(0, 5)}"
-        one = call(f"c{number}", self.now, deadline, readers=readers, workflow=workflow, tenant=workflow[-1])
+        adapter = self.draw.choice([None, None, "law", "sea"])
+        place = {"workflow": workflow, "tenant": workflow[-1]}
+        one = call(f"c{number}", self.now, deadline, readers=readers, adapter=adapter, **place)
         try:
             self.core.submit(one, self.now)
         except OverloadedError:
