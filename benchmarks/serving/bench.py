@@ -17,26 +17,28 @@ from agentsys.benchmarks.serving.calibration import Measured, calibrate, capacit
 from agentsys.benchmarks.serving.driver import Plan, run
 from agentsys.benchmarks.serving.figures import RunResult, slo_scale
 from agentsys.benchmarks.serving.fleet import Kind, Setting, enter_vllm_environment, policies, start
-from agentsys.benchmarks.serving.pacing import CPU_SCALE, Scale, isolated_seconds, paced, phases, renamed
+from agentsys.benchmarks.serving.pacing import isolated_seconds, paced, phases, renamed
 from agentsys.benchmarks.serving.report import report
 from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
 
 SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
-    "vllm": {"fcfs": 12, "priority": 6, "urgency": 6},
+    "vllm": {"fcfs": 12, "priority": 6, "urgency": 10},
     "torch": {"fcfs": 8, "urgency": 16},
 }
-"""vLLM's are the best of the simulator with step times as of two cores; torch's fcfs was better with 8 than with 24
-when measured. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
+"""vLLM's are the best of the simulator with step times as of two cores, ours the fewest that keep the throughput;
+torch's fcfs was better with 8 than with 24 when measured. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
 
 _FIRST_TOLD: Final = 2.0
+_QUEUED_A_SLOT: Final = 5
+"""So many workflows at once for each slot of an engine keep all of them busy while its capacity is measured."""
 _PILOT_SEED: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much is run: seconds of a trace, the least workflows it may have, repeats, workflows of the calibration,
-    pilots of the told scale, and how long the workflows are."""
+    and pilots of the told scale."""
 
     seconds: float
     least: int
@@ -44,7 +46,6 @@ class Size:
     alone: int
     together: int
     pilots: int
-    scale: Scale = CPU_SCALE
 
 
 FULL: Final = Size(seconds=36.0, least=30, repeats=5, alone=8, together=60, pilots=2)
@@ -61,9 +62,9 @@ def main(options: Options) -> BenchResult:
     size = QUICK if options.quick else FULL
     size = replace(
         size,
-        scale=setting.scale,
         seconds=float(options.arguments.get("seconds", size.seconds)),
         repeats=size.repeats if options.quick else options.repeats,
+        together=size.together if options.quick else max(size.together, _QUEUED_A_SLOT * max(setting.slots.values())),
     )
     busy = other_cpu_share()
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -88,9 +89,11 @@ async def _measure_on(
 ) -> Measured:
     arms = [*baselines(engines), ours(engines["urgency"], setting.slots["urgency"])]
     progress.update(task, description="calibrating")
-    calibration = await calibrate(arms[-1], size.alone, size.together, size.scale)
-    capacity = await capacity_of(arms[0], size.together, "capacity", size.scale)
-    measured = Measured(calibration, capacity, {arm.name: [] for arm in arms}, {arm.name: [] for arm in arms})
+    calibration = await calibrate(arms[-1], size.alone, size.together, setting.scale)
+    capacity = await capacity_of(arms[0], size.together, "capacity", setting.scale)
+    measured = Measured(
+        setting.scale, calibration, capacity, {arm.name: [] for arm in arms}, {arm.name: [] for arm in arms}
+    )
     told = await _pilots(arms, measured, size, progress, task)
     progress.update(task, total=size.repeats * len(arms), completed=0)
     for repeat in range(size.repeats):
@@ -121,10 +124,10 @@ async def _pilots(
 
 async def _run(arm: Arm, measured: Measured, size: Size, seed: int, told: float, name: str) -> RunResult:
     plan = phases(max(size.seconds, size.least / measured.capacity))
-    trace = renamed(paced(seed, plan, measured.capacity, size.scale), name)
+    trace = renamed(paced(seed, plan, measured.capacity, measured.lengths), name)
     isolated = isolated_seconds(trace, measured.calibration.call_seconds)
     return await run(
-        arm.engine, arm.urgency, Plan(trace, isolated, plan, size.scale.told_tokens, told), on_end=arm.ended
+        arm.engine, arm.urgency, Plan(trace, isolated, plan, measured.lengths.told_tokens, told), on_end=arm.ended
     )
 
 

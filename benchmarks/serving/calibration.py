@@ -42,8 +42,10 @@ class Calibration:
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured: runs by arm, the scale each arm was told in each, the calibration, workflows a second."""
+    """What was measured: the lengths of workflows, the calibration, workflows a second, runs by arm and the scale that
+    the arm was told in each."""
 
+    lengths: Scale
     calibration: Calibration
     capacity: float
     runs: dict[str, list[RunResult]] = field(default_factory=dict)
