@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,7 +22,9 @@ class Section(BaseModel):
 
 
 def words(value: object) -> object:
-    """Let the environment give a list as words between commas."""
+    """Let the environment give a list as words between commas, or as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith('["'):
+        return json.loads(value)
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 

@@ -67,6 +67,7 @@ class ServerProcess:
 
     def start(self) -> str:
         """Start the process and return its URL once it serves; blocks. Raises :class:`LaunchError`."""
+        self._close_pipe()
         environment = {**os.environ, **self.spec.environment}
         self._process = subprocess.Popen(self.spec.command, env=environment, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -91,7 +92,10 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()
 
 

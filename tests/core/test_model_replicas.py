@@ -118,6 +118,14 @@ def test_settings_that_name_no_engine_or_one_name_twice_are_refused(tmp_path) ->
         client_of(twice)
 
 
+@pytest.mark.parametrize("written", ["http://a/v1,http://b/v1", '["http://a/v1", "http://b/v1"]'])
+def test_the_environment_gives_replicas_as_words_or_as_json(written, tmp_path) -> None:
+    given = load_settings(directory=tmp_path, environment={"AGENTSYS_MODEL__REPLICAS": written}).settings
+    assert given.model.replicas == ("http://a/v1", "http://b/v1")
+    with pytest.raises(ConfigurationError, match="replicas"):
+        load_settings(directory=tmp_path, environment={"AGENTSYS_MODEL__REPLICAS": '["http://a/v1"'})
+
+
 def test_the_schedule_of_the_settings_reaches_dispatchers_and_engines(tmp_path) -> None:
     given = {"schedule.harm": 0.5, "schedule.overcommit": 2.0, "schedule.prefill_chunk": 512}
     settings = load_settings(given, directory=tmp_path, environment={}).settings
