@@ -19,6 +19,7 @@ from agentsys.benchmarks.harness import Bar
 from agentsys.blackboard.awaiting import awaitable
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.database import writer_pragmas
 from agentsys.blackboard.entries import Entry, canonical_json
 from agentsys.blackboard.schema import COMMITS, ENTRIES
 from agentsys.blackboard.sql_storage import SqlStorage
@@ -161,7 +162,7 @@ def raw_seconds(path: Path, batches: Sequence[Sequence[PreparedCommit]]) -> floa
     Board.open(path).close()
     prepared = [_statements(batch) for batch in batches]
     connection = sqlite3.connect(path, isolation_level=None)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"):
+    for pragma in writer_pragmas("full"):
         connection.execute(f"PRAGMA {pragma}").close()
     start = 0.0
     for number, statements in enumerate(prepared):

@@ -2,6 +2,10 @@
 
 The driver lets go of the interpreter at every step of a statement, and where other threads are busy gets it back late:
 a batch stored row by row can wait longer for the interpreter than for the disk.
+
+A statement of several rows may fail after some of them. Where such a failure undoes the statement alone, which is
+SQLite's default, it copies each page before it first changes it; what is stored here is one transaction, and that is
+undone as a whole (``OR ROLLBACK``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +51,7 @@ def execute(connection: Connection, statement: str, values: tuple[Any, ...]) -> 
 @cache
 def _insert(table: str, names: tuple[str, ...], count: int) -> str:
     # The names are those of the schema's own tables and columns.
-    return f'INSERT INTO "{table}" ({_listed(names)}) VALUES {_marks(len(names), count)}'  # noqa: S608
+    return f'INSERT OR ROLLBACK INTO "{table}" ({_listed(names)}) VALUES {_marks(len(names), count)}'  # noqa: S608
 
 
 @cache
@@ -55,7 +59,7 @@ def _update(table: str, column: str, where: tuple[str, ...], count: int) -> str:
     conditions = " AND ".join(f'"{table}"."{name}" = new.column{place}' for place, name in enumerate(where, 2))
     conditions += f' AND "{table}"."{column}" IS NULL'
     rows = f"(VALUES {_marks(len(where) + 1, count)}) AS new"
-    return f'UPDATE "{table}" SET "{column}" = new.column1 FROM {rows} WHERE {conditions}'  # noqa: S608
+    return f'UPDATE OR ROLLBACK "{table}" SET "{column}" = new.column1 FROM {rows} WHERE {conditions}'  # noqa: S608
 
 
 def _parts(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:

@@ -28,6 +28,9 @@ READER_SECONDS: Final = 600.0
 CHECKPOINT_PAGES: Final = 4_000
 """A checkpoint stalls commits for a few fsyncs; one every 16 MB of log keeps that rare and the -wal file small."""
 
+CACHE_KIB: Final = 65_536
+"""Memory for the writer's pages: a commit touches some of each of its indexes, and the default of 2 MB keeps few."""
+
 _ERRORS: Final[dict[int, type[BoardError]]] = {
     sqlite3.SQLITE_FULL: BoardFull,
     sqlite3.SQLITE_CORRUPT: BoardCorrupt,
@@ -71,15 +74,20 @@ def writer_engine(path: Path, durability: Durability) -> Engine:
     engine = create_engine(
         "sqlite+pysqlite://", poolclass=QueuePool, pool_size=1, creator=lambda: _connect(path, "rwc")
     )
-    pragmas = (
+    event.listen(engine, "connect", _configure(writer_pragmas(durability)))
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def writer_pragmas(durability: Durability) -> tuple[str, ...]:
+    """Return the settings of the connection that writes."""
+    return (
         "journal_mode=WAL",
         f"synchronous={durability.upper()}",
         f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         "journal_size_limit=67108864",
+        f"cache_size=-{CACHE_KIB}",
     )
-    event.listen(engine, "connect", _configure(pragmas))
-    event.listen(engine, "begin", _begin_immediate)
-    return engine
 
 
 def reader_engine(path: Path, first: tuple[str, ...] = ()) -> Engine:
