@@ -1,11 +1,13 @@
 """Futures of commits in an event loop: every answer arrives, errors and cancellations too."""
 
 import asyncio
+import gc
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from agentsys.blackboard.awaiting import awaitable, call_when_done
+from agentsys.blackboard.awaiting import answered_together, awaitable, call_when_done
 
 
 async def test_all_answers_of_other_threads_arrive():
@@ -53,3 +55,44 @@ async def test_a_callback_that_fails_keeps_no_other_from_being_called():
         source.set_result(None)
     await asyncio.wait_for(called.wait(), 60)
     assert isinstance(told[0], ZeroDivisionError)
+
+
+async def test_what_was_waited_for_is_let_go_of_at_once():
+    class Answer:
+        pass
+
+    source = Future()
+    waiting = awaitable(source)
+    source.set_result(Answer())
+    kept = weakref.ref(await waiting)
+    gc.disable()
+    try:
+        del source, waiting
+        # The loop holds what it is calling.
+        await asyncio.sleep(0)
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_batch_of_answers_wakes_the_loop_once(monkeypatch):
+    loop, woken = asyncio.get_running_loop(), []
+    call = loop.call_soon_threadsafe
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *arguments: (woken.append(1), call(*arguments)))
+    sources = [Future() for _ in range(20)]
+    waiting = [awaitable(source) for source in sources]
+    with answered_together():
+        for source in sources:
+            source.set_result(1)
+        assert not woken
+    assert len(woken) == 1
+    assert sum(await asyncio.gather(*waiting)) == 20
+
+
+def test_an_answer_to_a_loop_that_has_ended_harms_nobody():
+    async def wait():
+        awaitable(source)
+
+    source = Future()
+    asyncio.run(wait())
+    source.set_result(1)
