@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentsys.actor import Actor
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context

@@ -19,10 +19,11 @@ from typing import Any
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json, canonical_json
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import RunError
 
 

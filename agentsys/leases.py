@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict, KeyConflict
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import BOTTOM, Label
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import RunError
 from agentsys.journal import submit
 

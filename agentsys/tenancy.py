@@ -15,12 +15,12 @@ from sqlalchemy import Row, Select
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardState, CursorState, Reader
-from agentsys.blackboard.transactions import Commit
 from agentsys.errors import LabelError
 from agentsys.runs import RunRecord
 

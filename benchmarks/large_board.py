@@ -14,10 +14,11 @@ from typing import Any, Final, cast
 import agentsys
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, EntryVersionRef
 from agentsys.blackboard.labels import OWNER, Label, Readers
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.protocols.http.recorded import recorded_board
 
 RECORDED: Final = Path(agentsys.__path__[0]) / "ui" / "recorded" / "demo.db"

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agentsys.blackboard.clearance import ClearedView
+from agentsys.blackboard.commits import Commit, Isolation, nothing_committed
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.effects import Effect, EffectState
@@ -26,7 +27,7 @@ from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
 from agentsys.blackboard.storage import BoardClosed, BoardMissing, CursorState, Reader
 from agentsys.blackboard.subscriptions import Changed, Subscription, SubscriptionMismatch
-from agentsys.blackboard.transactions import Commit, Isolation, Transaction, nothing_committed
+from agentsys.blackboard.transactions import Transaction
 from agentsys.blackboard.upkept import UpkeptBoard
 from agentsys.blackboard.wakeups import Polling, WakeUps
 from agentsys.errors import BoardError

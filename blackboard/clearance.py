@@ -7,7 +7,7 @@ of effects, how long a commit takes, and addresses at which both sides write.
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Readers
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import View
+from agentsys.blackboard.sources import View
 
 
 def readable(entry: Entry | None, audience: Readers | None) -> Entry | None:

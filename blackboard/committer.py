@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from agentsys.blackboard.awaiting import answered_together
+from agentsys.blackboard.commits import Commit, CommitRequest, nothing_committed
 from agentsys.blackboard.holds import Holds
 from agentsys.blackboard.preparation import after, check_remembered, prepare
 from agentsys.blackboard.storage import (
@@ -28,7 +29,6 @@ from agentsys.blackboard.storage import (
     Storage,
     StorageFailed,
 )
-from agentsys.blackboard.transactions import Commit, CommitRequest, nothing_committed
 from agentsys.blackboard.validation import BatchState
 from agentsys.errors import BoardError
 

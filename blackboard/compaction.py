@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
@@ -20,7 +21,7 @@ from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import COMMITS, CURSORS, EFFECT_EVENTS, EFFECTS, ENTRIES, SNAPSHOT_LEASES
 from agentsys.blackboard.state_digest import state_digest
 from agentsys.blackboard.storage import BoardState, Maintenance
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.blackboard.upkeep import AdvanceHorizon, DropExpiredLeases, DropRange
 from agentsys.blackboard.verification import COMPACTIONS
 from agentsys.errors import BoardError

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from agentsys.blackboard.commits import CommitRequest
 from agentsys.blackboard.entries import Key
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import CommitRequest
 
 MAX_SECONDS: Final = 60.0
 

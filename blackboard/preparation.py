@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agentsys.blackboard.chain import chained
+from agentsys.blackboard.commits import Commit, CommitRequest, Write, new_commit
 from agentsys.blackboard.effects import Effect, EffectIntent, plan, step
-from agentsys.blackboard.entries import Entry, canonical_json
+from agentsys.blackboard.entries import Entry, canonical_json, new_entry
 from agentsys.blackboard.merges import merged
 from agentsys.blackboard.storage import BoardState, HistoryCompacted, PreparedCommit
-from agentsys.blackboard.transactions import Commit, CommitRequest, InvalidCursorMove, Write
+from agentsys.blackboard.transactions import InvalidCursorMove
 from agentsys.blackboard.validation import BatchState, validate
 
 
@@ -31,19 +32,19 @@ def prepare(
     wanted = [_on_head(write, state) if write.merges else write for write in request.writes]
     writes = [write for write in wanted if write.text is not None or _exists(write, state)]
     texts = tuple([write.text for write in writes])
-    commit = Commit(
-        seq=seq,
-        tx_id=request.tx_id,
-        principal=request.principal,
-        run=request.run,
-        snapshot=request.snapshot,
-        isolation=request.isolation,
-        at=at,
-        writes=tuple([_entry(write, request, state, seq, at) for write in writes]),
-        effects=_effects(request, state, alive, seq, at) if request.effects else (),
-        cursors=request.cursors,
-        prev_hash=board.head_hash,
-        hash="",
+    commit = new_commit(
+        seq,
+        request.tx_id,
+        request.principal,
+        request.run,
+        request.snapshot,
+        request.isolation,
+        at,
+        tuple([_entry(write, request, state, seq, at) for write in writes]),
+        _effects(request, state, alive, seq, at) if request.effects else (),
+        request.cursors,
+        board.head_hash,
+        "",
     )
     return PreparedCommit(chained(commit, texts), texts)
 
@@ -78,7 +79,7 @@ def _on_head(write: Write, state: BatchState) -> Write:
 
 def _entry(write: Write, request: CommitRequest, state: BatchState, seq: int, at: float) -> Entry:
     head = state.head((write.topic, write.key))
-    return Entry(
+    return new_entry(
         write.topic,
         write.key,
         write.type,

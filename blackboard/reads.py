@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, or_, select
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.payloads import stored_digest
@@ -23,7 +24,6 @@ from agentsys.blackboard.schema import BOARD, COMMITS, CURSORS, EFFECT_EVENTS, E
 from agentsys.blackboard.selection import covers
 from agentsys.blackboard.snapshots import HORIZON, VERSION_AT, query_at
 from agentsys.blackboard.storage import BoardClosed, BoardState, CursorState, HistoryCompacted
-from agentsys.blackboard.transactions import Commit
 from agentsys.blackboard.verification import verify
 
 _T = TypeVar("_T")

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict
 from agentsys.blackboard.entries import Entry, Json
-from agentsys.blackboard.transactions import Isolation, Resolved, Transaction
+from agentsys.blackboard.transactions import Resolved, Transaction
 
 Reconcile: TypeAlias = Callable[[Json, Json, Json], Json]
 ConflictPolicy: TypeAlias = Literal["repair", "retry", "escalate"] | Reconcile

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentsys.blackboard.commit_server import CommitServer, hang_up
+from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.lock import BoardBusy, BoardLock, Leader
 from agentsys.blackboard.sqlite import SqliteStorage, open_reader
 from agentsys.blackboard.storage import BoardClosed, CursorState, Maintenance, Reader
-from agentsys.blackboard.transactions import Commit, CommitRequest
 from agentsys.errors import BoardError
 
 LINK_SECONDS: Final = 10.0

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, Select
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit
 from agentsys.errors import BoardError
 
 

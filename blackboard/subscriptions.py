@@ -4,9 +4,9 @@ import time
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import CursorState
-from agentsys.blackboard.transactions import Commit
 from agentsys.errors import BoardError
 
 

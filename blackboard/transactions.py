@@ -5,14 +5,12 @@ predicates) and what it wants to write; the committer validates that in one step
 """
 
 import math
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from random import Random
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Literal
 
-from agentsys.blackboard.effects import Effect, EffectChange, EffectIntent, EffectState
+from agentsys.blackboard.commits import CommitRequest, CursorMove, Isolation, Write, new_request, new_write
+from agentsys.blackboard.effects import EffectChange, EffectIntent, EffectState
 from agentsys.blackboard.entries import (
     Endorsement,
     Entry,
@@ -21,19 +19,15 @@ from agentsys.blackboard.entries import (
     Key,
     canonical_json,
     check_name,
+    new_ref,
     parse_canonical,
 )
 from agentsys.blackboard.labels import BOTTOM, Label, Readers
 from agentsys.blackboard.merges import Merge, check_merge, merged
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.sources import Polled, View
+from agentsys.blackboard.transaction_ids import new_id
 from agentsys.errors import BoardError, LabelError
-
-Isolation: TypeAlias = Literal["serializable", "snapshot"]
-
-
-# The system's own randomness costs a call that lets go of the interpreter, for each transaction; a seed of it will do.
-_IDENTIFIERS: Final = Random()  # noqa: S311 - they must differ, not be secret
-os.register_at_fork(after_in_child=_IDENTIFIERS.seed)
 
 
 class LabelTooLow(LabelError):
@@ -65,118 +59,12 @@ class InvalidCursorMove(BoardError):
 
 
 @dataclass(frozen=True, slots=True)
-class CursorMove:
-    """A durable subscription's step over the log, from the position it was polled at."""
-
-    subscription: str
-    from_seq: int
-    to_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """One committed transaction. ``at`` is in Unix seconds; ``hash`` covers it and ``prev_hash``: the log is a chain.
-
-    A transaction that changed nothing is not in the log: its ``seq`` is its snapshot and its hashes are empty.
-    """
-
-    seq: int
-    tx_id: str
-    principal: str
-    run: str | None
-    snapshot: int
-    isolation: Isolation
-    at: float
-    writes: tuple[Entry, ...]
-    effects: tuple[Effect, ...]
-    cursors: tuple[CursorMove, ...]
-    prev_hash: str
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A buffered new version of an entry; ``text`` is the canonical JSON of its value, ``None`` for a deletion.
-
-    One with ``merges`` has neither: the committer applies them, in order, to the value that it finds.
-    """
-
-    topic: str
-    key: str
-    type: str
-    text: str | None
-    value: Json
-    label: Label
-    derived_from: tuple[EntryVersionRef, ...]
-    endorsement: Endorsement | None
-    merges: tuple[Merge, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CommitRequest:
-    """All a committer needs to know of a transaction. ``reads`` maps addresses to the version seen, if any.
-
-    Only a ``resubmitted`` one can be in the log already. ``epoch`` tells the process that submits it. One with a
-    ``hold``, in seconds, commits nothing: it asks that ``owner`` alone may write what it touches (see ``holds``).
-    One with an ``audience`` conflicts only with what that may read (see ``clearance``).
-    """
-
-    tx_id: str
-    principal: str
-    run: str | None
-    snapshot: int
-    isolation: Isolation
-    urgency: float
-    reads: dict[Key, Entry | None]
-    predicates: tuple[Predicate, ...]
-    writes: tuple[Write, ...]
-    effects: tuple[EffectIntent | EffectChange, ...]
-    cursors: tuple[CursorMove, ...]
-    resubmitted: bool = False
-    epoch: int = 0
-    owner: str = ""
-    hold: float = 0.0
-    audience: Readers | None = None
-
-    @property
-    def changes_nothing(self) -> bool:
-        return not (self.writes or self.effects or self.cursors)
-
-
-def nothing_committed(request: CommitRequest, seq: int) -> Commit:
-    """Return what a request that changes nothing comes to, at commit ``seq``."""
-    return Commit(
-        seq, request.tx_id, request.principal, request.run, seq, request.isolation, time.time(), (), (), (), "", ""
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Resolved:
     """What a transaction writes after all at an address where ``found``, if anything, stands meanwhile."""
 
     found: Entry | None
     value: Json
     label: Label
-
-
-class View(Protocol):
-    """What a transaction reads from: past states of the board by commit sequence number."""
-
-    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
-        """Return the version current at ``at``, deletions included."""
-
-    def query_at(self, predicate: Predicate, at: int) -> list[Entry]:
-        """Return the existing entries that match, ordered by address."""
-
-
-class Polled(Protocol):
-    """A subscription as far as a transaction needs it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def polled_from(self) -> int | None: ...
 
 
 class Transaction:
@@ -193,7 +81,7 @@ class Transaction:
         audience: Readers | None = None,
     ) -> None:
         """Use :meth:`Board.begin`. ``view`` shows no more than the ``audience`` may read."""
-        self.id = f"{_IDENTIFIERS.getrandbits(128):032x}"
+        self.id = new_id()
         self.snapshot = snapshot
         self.principal = check_name(principal, "principal")
         self.run = run if run is None else check_name(run, "run")
@@ -218,7 +106,7 @@ class Transaction:
     @property
     def reads(self) -> tuple[EntryVersionRef, ...]:
         """The versions read so far, in order of first reading."""
-        return tuple(EntryVersionRef(*seen) for seen in self._seen)
+        return tuple([new_ref(*seen) for seen in self._seen])
 
     def get(self, topic: str, key: str) -> Entry | None:
         """Return the entry as this transaction sees it, or ``None``; an own write has version and seq 0."""
@@ -309,7 +197,7 @@ class Transaction:
         label = self._label_for(f"{topic}/{key}", label, endorsed)
         sources = self.reads if derived_from is None else tuple(derived_from)
         # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
-        self._operations.append(Write(topic, key, type, text, parse_canonical(text), label, sources, endorsed))
+        self._operations.append(new_write(topic, key, type, text, parse_canonical(text), label, sources, endorsed))
 
     def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label | None = None) -> None:
         """Buffer a change that commutes with other writers': it never conflicts with what they do to the entry.
@@ -434,19 +322,18 @@ class Transaction:
         if self._request is not None:
             self._request = replace(self._request, resubmitted=True)
         else:
-            others = [item for item in self._operations if not isinstance(item, Write)]
-            self._request = CommitRequest(
-                tx_id=self.id,
-                principal=self.principal,
-                run=self.run,
-                snapshot=self.snapshot,
-                isolation=self.isolation,
-                urgency=math.inf if math.isnan(self.urgency) else self.urgency,
-                reads=self._reads,
-                predicates=tuple(self._predicates),
-                writes=tuple(self._own_writes().values()),
-                effects=tuple(item for item in others if isinstance(item, (EffectIntent, EffectChange))),
-                cursors=tuple(item for item in others if isinstance(item, CursorMove)),
+            self._request = new_request(
+                self.id,
+                self.principal,
+                self.run,
+                self.snapshot,
+                self.isolation,
+                math.inf if math.isnan(self.urgency) else self.urgency,
+                self._reads,
+                tuple(self._predicates),
+                tuple(self._own_writes().values()),
+                tuple([item for item in self._operations if isinstance(item, (EffectIntent, EffectChange))]),
+                tuple([item for item in self._operations if isinstance(item, CursorMove)]),
                 epoch=epoch,
                 owner=self.owner,
                 audience=self._audience,

@@ -7,12 +7,13 @@ from typing import Any, Protocol
 
 from sqlalchemy import Select
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.compaction import Keep, Pin, Plan, compact
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.leases import SnapshotLease
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.storage import BoardState, Maintenance, Reader
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 
 class Maintained(Protocol):

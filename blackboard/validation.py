@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable
 
 from agentsys.blackboard.clearance import readable
+from agentsys.blackboard.commits import CommitRequest
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, Key, parse_canonical
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import Change, PreparedCommit, Storage
-from agentsys.blackboard.transactions import CommitRequest
 
 
 class BatchState:

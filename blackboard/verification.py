@@ -6,13 +6,13 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Select, exists, func, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.payloads import stored_digest, text_digest
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import COMMITS, EFFECT_EVENTS, ENTRIES, PAYLOADS
 from agentsys.blackboard.state_digest import state_digest
 from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken
-from agentsys.blackboard.transactions import Commit
 
 COMPACTIONS: Final = "board/compactions"
 """Topic of the records of compactions; the key is the horizon."""

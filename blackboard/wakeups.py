@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit
 
 
 class WakeUps:

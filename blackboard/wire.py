@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
-from agentsys.blackboard import conflicts, effects, entries, labels, merges, predicates, transactions
+from agentsys.blackboard import commits, conflicts, effects, entries, labels, merges, predicates
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.rows import label_from_text, label_to_text
 from agentsys.blackboard.storage import StorageFailed
@@ -18,10 +18,10 @@ from agentsys.errors import AgentsysError
 _RECORDS: Final[dict[str, type]] = {
     kind.__name__: kind
     for kind in (
-        transactions.CommitRequest,
-        transactions.Commit,
-        transactions.CursorMove,
-        transactions.Write,
+        commits.CommitRequest,
+        commits.Commit,
+        commits.CursorMove,
+        commits.Write,
         entries.Entry,
         entries.EntryVersionRef,
         entries.Endorsement,

@@ -18,8 +18,8 @@ from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentsys.blackboard.board import Board
+    from agentsys.blackboard.commits import Commit
     from agentsys.blackboard.entries import Entry
-    from agentsys.blackboard.transactions import Commit
 
 app = typer.Typer(help="Look at the shared state, and copy it.", no_args_is_help=True)
 app.command("export")(board_copies.export)

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.entries import Entry
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph.addresses import Place
 from agentsys.langgraph.channels import State
 

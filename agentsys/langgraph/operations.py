@@ -16,9 +16,10 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph.addresses import CHECKPOINT, HEAD, WRITES, Place
 from agentsys.langgraph.channels import NOTHING, State, ValueReader, store
 from agentsys.langgraph.encoding import decoded, encoded

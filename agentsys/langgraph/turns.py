@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from agentsys.blackboard.awaiting import call_when_done
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph.addresses import Place
 from agentsys.langgraph.newest import NewestCheckpoints
 

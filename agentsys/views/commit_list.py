@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.labels import join_all
-from agentsys.blackboard.transactions import Commit
 from agentsys.views.entries import EntryView, entry_view, searchable_text
 from agentsys.views.labels import ViewLabel
 

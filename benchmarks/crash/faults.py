@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectClass, EffectState
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit
 from agentsys.errors import BoardError
 
 

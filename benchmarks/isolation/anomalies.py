@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from agentsys.blackboard.transactions import Isolation
+from agentsys.blackboard.commits import Isolation
 
 PERMITTED: Final[dict[Isolation, frozenset[str]]] = {
     "serializable": frozenset(),

@@ -20,7 +20,7 @@ from agentsys.benchmarks.isolation.planted import (
 from agentsys.benchmarks.isolation.predicate_reads import check_predicates
 from agentsys.benchmarks.isolation.trial import PROCESSES, READER, Plan, Trial, run_trial
 from agentsys.benchmarks.isolation.workloads import WORKLOADS
-from agentsys.blackboard.transactions import Isolation
+from agentsys.blackboard.commits import Isolation
 
 TRANSACTIONS: Final = 200_000
 QUICK_TRANSACTIONS: Final = 20_000

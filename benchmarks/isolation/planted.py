@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from agentsys.benchmarks.isolation.histories import ListTransaction, Operation, Outcome
 from agentsys.benchmarks.isolation.predicate_reads import PredicateTransaction, SetRead, evaluate_at
-from agentsys.blackboard.transactions import Commit
+from agentsys.blackboard.commits import Commit
 
 Script: TypeAlias = Sequence[tuple[int, Outcome, str]]
 """Process, outcome and operations of each transaction: ``+x1`` appends 1 to x, ``x:12`` reads [1, 2] of it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from agentsys.benchmarks.isolation.anomalies import Anomaly
-from agentsys.blackboard.transactions import Commit, Isolation
+from agentsys.blackboard.commits import Commit, Isolation
 
 Found: TypeAlias = frozenset[tuple[str, str, int]]
 """Topic, key and version of the entries that a read returned."""

@@ -21,7 +21,7 @@ from agentsys.benchmarks.isolation.predicate_reads import PredicateTransaction, 
 from agentsys.benchmarks.isolation.worker import Attempt, Task, attempts, work
 from agentsys.benchmarks.isolation.workloads import final_reads
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.transactions import Commit, Isolation
+from agentsys.blackboard.commits import Commit, Isolation
 
 PROCESSES: Final = 8
 WORKER: Final = "agentsys.benchmarks.isolation.worker"

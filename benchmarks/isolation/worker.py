@@ -19,8 +19,8 @@ from agentsys.benchmarks.isolation.histories import ListTransaction, Operation, 
 from agentsys.benchmarks.isolation.predicate_reads import PredicateTransaction, SetRead
 from agentsys.benchmarks.isolation.workloads import workload
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict
-from agentsys.blackboard.transactions import Isolation
 from agentsys.errors import BoardError
 
 

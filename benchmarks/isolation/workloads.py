@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from agentsys.benchmarks.isolation.histories import Operation
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 SLOTS: Final = 32
 """Lists in use at a time: few, so that transactions meet."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from agentsys.blackboard.awaiting import answered_together
+from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.entries import Entry
@@ -38,7 +39,6 @@ from agentsys.blackboard.storage import (
     StaleEpoch,
     StorageFailed,
 )
-from agentsys.blackboard.transactions import Commit, CommitRequest
 from agentsys.blackboard.wire import from_text, to_text
 from agentsys.errors import BoardError
 

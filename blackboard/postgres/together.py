@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, select
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit, CommitRequest, nothing_committed
 from agentsys.blackboard.postgres.connections import RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.link import Parameters
 from agentsys.blackboard.postgres.sharing import HEAD, LeasedCommitter
@@ -22,7 +23,7 @@ from agentsys.blackboard.preparation import check_remembered, prepare
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import BOARD
 from agentsys.blackboard.storage import BoardState, BoardUnreachable
-from agentsys.blackboard.transactions import Commit, CommitRequest, Transaction, nothing_committed
+from agentsys.blackboard.transactions import Transaction
 from agentsys.blackboard.validation import BatchState
 from agentsys.errors import BoardError
 

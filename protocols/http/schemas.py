@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.transactions import Commit
 from agentsys.runs import RunRecord
 from agentsys.views.withholding import may_read
 

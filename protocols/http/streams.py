@@ -13,8 +13,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.transactions import Commit
 from agentsys.events import RunEvent
 from agentsys.protocols.http.schemas import EventDocument
 from agentsys.supervisor import NumberedEvent, RunSupervisor

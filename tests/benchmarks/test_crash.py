@@ -8,9 +8,9 @@ from agentsys.benchmarks.crash.faults import gaps, halves, losses, wrong_effects
 from agentsys.benchmarks.crash.planted import FAULTS
 from agentsys.benchmarks.crash.trial import PROCESSES, run_trial
 from agentsys.benchmarks.postgres_server import OWN, running_server
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.transactions import Commit
 
 KILLS = 10
 CERTAIN = 5

@@ -22,8 +22,8 @@ from agentsys.benchmarks.isolation.predicate_reads import PredicateTransaction, 
 from agentsys.benchmarks.isolation.trial import Plan, run_trial
 from agentsys.benchmarks.isolation.workloads import WORKLOADS
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit, Isolation
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit, Isolation
 
 CLEAN: Script = [
     (1, "ok", "x: +x1"),

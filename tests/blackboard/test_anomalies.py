@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import Change
-from agentsys.blackboard.transactions import Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 OPEN = Predicate(topic="items", equals={"state": "open"})
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.leases import SnapshotLease
@@ -22,7 +23,7 @@ from agentsys.blackboard.merges import Add
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.storage import HistoryCompacted
-from agentsys.blackboard.transactions import Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 from agentsys.blackboard.verification import COMPACTIONS
 
 Model = dict[tuple[str, str], Any]

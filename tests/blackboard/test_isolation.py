@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit, Isolation
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit, Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 
 def write(board: Board, key: str, value: object, topic: str = "items") -> None:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import InvalidValue
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
 from agentsys.blackboard.merges import Add, Discard, Insert, Merge, MergeMismatch, SetFields, UnsetFields, merged
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Isolation
 
 members = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.sampled_from(["a", "b"]), st.just({"n": 1}))
 names = st.sampled_from(["x", "y"])

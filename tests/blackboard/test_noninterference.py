@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 LOW = Label.trusted("low", Readers.of("low", "high"))
 HIGH = Label.trusted("high", Readers.of("high"))

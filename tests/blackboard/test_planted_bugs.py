@@ -15,10 +15,11 @@ from agentsys.benchmarks.isolation.worker import Attempt
 from agentsys.benchmarks.isolation.workloads import WORKLOADS, Workload, workload
 from agentsys.blackboard import validation
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import CommitRequest, Isolation
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import Change
-from agentsys.blackboard.transactions import CommitRequest, Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 CLIENTS = 3
 TRANSACTIONS = 800

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, KeyConflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.resolution import ConflictPolicy, transact
-from agentsys.blackboard.transactions import Isolation, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 
 def put(board: Board, key: str, value: Json, label: Label | None = None, type: str = "note") -> None:

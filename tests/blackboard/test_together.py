@@ -13,11 +13,12 @@ import psycopg
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.postgres.together import BoardsApart, commit_together
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.transactions import Commit, Transaction
+from agentsys.blackboard.transactions import Transaction
 
 TRANSFERS = 25
 
