@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +17,13 @@ from opentelemetry import propagate
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
-from agentsys.serving.engine_errors import UnsupportedFeatureError
+from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatureError
 from agentsys.serving.openai_format import (
     EndOfStream,
     RemoteProtocolError,
+    embedding_bodies,
     endpoint_and_body,
+    parse_embeddings,
     parse_event,
 )
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest, Timings, Usage
@@ -157,8 +159,7 @@ class OpenAIEngine:
         Raises ``UnsupportedConstraintError``, :class:`RemoteUnavailableError`, :class:`RemoteRefusedError` or
         ``RemoteProtocolError``.
         """
-        if self._closed:
-            raise RemoteUnavailableError("the engine is closed.", remedy="Create the engine again.")
+        self._check_open()
         endpoint, body = endpoint_and_body(request, self._capabilities)
         events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
         room = asyncio.Semaphore(_MOST_UNREAD)
@@ -202,8 +203,25 @@ class OpenAIEngine:
         return 0, ()
 
     async def embed(self, request: EmbedRequest) -> Embedding:
-        """Refuse; raises :class:`UnsupportedFeatureError`."""
-        raise UnsupportedFeatureError(f"embeddings are not asked of {self._base_url}.")
+        """Return the server's vectors, scaled to length 1.
+
+        Raises ``UnsupportedFeatureError``, ``RequestAbortedError``, :class:`RemoteUnavailableError`,
+        :class:`RemoteRefusedError` or ``RemoteProtocolError``.
+        """
+        self._check_open()
+        if not self._capabilities.embeddings:
+            raise UnsupportedFeatureError(f"{self._capabilities.model} of {self._base_url} gives no embeddings.")
+        loop, work = asyncio.get_running_loop(), asyncio.ensure_future(self._embed(request))
+        self._aborts[request.request_id] = lambda: _call_soon(loop, work.cancel)
+        try:
+            await asyncio.wait({work})
+            if work.cancelled():
+                raise RequestAbortedError(f"request {request.request_id!r} was aborted.")
+            return work.result()
+        finally:
+            self._aborts.pop(request.request_id, None)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def close(self) -> None:
         """Refuse further requests and abort those in progress."""
@@ -211,24 +229,54 @@ class OpenAIEngine:
         for abort in list(self._aborts.values()):
             abort()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RemoteUnavailableError("the engine is closed.", remedy="Create the engine again.")
+
+    async def _embed(self, request: EmbedRequest) -> Embedding:
+        vectors: dict[int, tuple[float, ...]] = {}
+        counted = 0
+        with self._faults_told():
+            async with self._client() as client:
+                for number, (places, body) in enumerate(embedding_bodies(request, self._capabilities)):
+                    headers = {**self._headers, "Idempotency-Key": f"{request.request_id}#{number}"}
+                    response = await self._open(client, _Post("/embeddings", body, headers))
+                    found, tokens = parse_embeddings(await response.aread(), len(places))
+                    vectors |= dict(zip(places, found, strict=True))
+                    counted += tokens
+        self._count(Usage(prompt_tokens=counted))
+        return Embedding(tuple(vectors[place] for place in range(len(vectors))), counted, self._capabilities.model)
+
     async def _pump(self, post: _Post, events: asyncio.Queue[Chunk | Exception], room: asyncio.Semaphore) -> None:
         started = time.perf_counter()
         try:
-            async with httpx.AsyncClient(verify=self._certificates, timeout=self._timeout) as client:
-                response = await self._open(client, post)
-                try:
-                    async for chunk in self._chunks(response, started):
-                        await room.acquire()
-                        events.put_nowait(chunk)
-                finally:
-                    await response.aclose()
+            with self._faults_told():
+                async with self._client() as client:
+                    response = await self._open(client, post)
+                    try:
+                        async for chunk in self._chunks(response, started):
+                            await room.acquire()
+                            events.put_nowait(chunk)
+                    finally:
+                        await response.aclose()
         except ServingError as error:
             events.put_nowait(error)
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(verify=self._certificates, timeout=self._timeout)
+
+    @contextlib.contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        """Turn whatever is raised into an error that says what it means for the request."""
+        try:
+            yield
+        except ServingError:
+            raise
         except httpx.HTTPError as error:
-            events.put_nowait(RemoteUnavailableError(f"{self._base_url} broke off: {error or type(error).__name__}."))
+            raise RemoteUnavailableError(f"{self._base_url} broke off: {error or type(error).__name__}.") from error
         except Exception as error:  # whatever it is, the reader must not wait for ever
             message = f"the request to {self._base_url} cannot be sent or its answer not read: {error!r}."
-            events.put_nowait(RemoteProtocolError(message))
+            raise RemoteProtocolError(message) from error
 
     async def _open(self, client: httpx.AsyncClient, post: _Post) -> httpx.Response:
         for attempt in range(1, self._attempts + 1):
@@ -308,6 +356,7 @@ def _capabilities(entry: dict[str, Any], context_length: int) -> Capabilities:
         context_length=int(entry.get("max_model_len") or context_length),
         constraints=frozenset(str(kind) for kind in constraints),
         priority=bool(entry.get("priority", extended)),
+        embeddings=bool(entry.get("embeddings", True)),  # a server that does not tell refuses by itself
     )
 
 
@@ -324,7 +373,7 @@ def _retry_after(response: httpx.Response, pause: float) -> float:
     return min(float(header), _LONGEST_PAUSE_SECONDS) if header.replace(".", "", 1).isdigit() else pause
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
     # The reader's loop may have been closed; then nobody waits for the chunk.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, check_adapter
 from agentsys.serving.engine_errors import UnsupportedFeatureError
-from agentsys.serving.requests import Constraint, FinishReason, GenerateRequest, Message, Usage
+from agentsys.serving.requests import Constraint, EmbedRequest, FinishReason, GenerateRequest, Message, Usage
 from agentsys.serving.torch_engine.block_pool import domain_digest
 
 _STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
 _MILLISECONDS = 1000
+MOST_INPUTS = 2048
+"""Texts that one request for embeddings may hold: OpenAI's bound."""
 _LARGEST_PRIORITY = 2**53 - 1  # the integers that every JSON reader keeps exactly
 
 
@@ -71,10 +74,7 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
         body["stop"] = list(sampling.stop)
     if sampling.ignore_eos:
         body["ignore_eos"] = True
-    if capabilities.priority:
-        body["priority"] = _priority(request.urgency)
-        # Whether a prefix is cached, which timing tells, is a fact about somebody's prompt.
-        body["cache_salt"] = domain_digest(request.label.readers).hex()
+    body |= _extensions(request, capabilities)
     messages = [item for item in request.prompt if isinstance(item, Message)]
     if request.constraint is not None:
         body |= _constraint(request.constraint, capabilities, chat=bool(messages))
@@ -106,6 +106,57 @@ def parse_event(line: str) -> Event | EndOfStream | None:
         return Event(text or "", _finish_reason(choices[0].get("finish_reason")), _usage(content.get("usage")))
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
+
+
+def embedding_bodies(request: EmbedRequest, capabilities: Capabilities) -> list[tuple[list[int], dict[str, Any]]]:
+    """Return the JSON bodies that ask for all vectors, each with the places of its prompts.
+
+    A body holds texts or token ids, and no more than OpenAI's servers take.
+    """
+    texts = [place for place, prompt in enumerate(request.prompts) if isinstance(prompt, str)]
+    tokens = [place for place, prompt in enumerate(request.prompts) if not isinstance(prompt, str)]
+    groups = [
+        group[start : start + MOST_INPUTS] for group in (texts, tokens) for start in range(0, len(group), MOST_INPUTS)
+    ]
+    extensions = _extensions(request, capabilities)
+    return [(group, {**_embedding_body(request, group, capabilities.model), **extensions}) for group in groups]
+
+
+def parse_embeddings(content: bytes, count: int) -> tuple[list[tuple[float, ...]], int]:
+    """Read an answer with ``count`` vectors: they, scaled to length 1, and the prompts' tokens.
+
+    Raises :class:`RemoteProtocolError`.
+    """
+    try:
+        answer = json.loads(content)
+        listed = sorted(answer["data"], key=lambda item: int(item["index"]))
+        vectors = [_unit([float(value) for value in item["embedding"]]) for item in listed]
+        if [int(item["index"]) for item in listed] != list(range(count)):
+            raise ValueError(f"{len(listed)} vectors for {count} texts")
+        return vectors, int((answer.get("usage") or {}).get("prompt_tokens") or 0)
+    except (ValueError, AttributeError, TypeError, LookupError) as error:
+        message = f"the server's answer does not hold {count} embeddings ({error}): {content[:200]!r}."
+        raise RemoteProtocolError(message) from error
+
+
+def _embedding_body(request: EmbedRequest, places: list[int], model: str) -> dict[str, Any]:
+    prompts = [request.prompts[place] for place in places]
+    plain = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    return {"model": model, "input": plain, "encoding_format": "float"}
+
+
+def _unit(vector: list[float]) -> tuple[float, ...]:
+    length = math.hypot(*vector)
+    if not 0.0 < length < math.inf:
+        raise ValueError(f"a vector of length {length}")
+    return tuple(value / length for value in vector)
+
+
+def _extensions(request: GenerateRequest | EmbedRequest, capabilities: Capabilities) -> dict[str, Any]:
+    if not capabilities.priority:
+        return {}
+    # Whether a prefix is cached, which timing tells, is a fact about somebody's prompt.
+    return {"priority": _priority(request.urgency), "cache_salt": domain_digest(request.label.readers).hex()}
 
 
 def _priority(urgency: float) -> int:

@@ -16,14 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
-from agentsys.blackboard.labels import Readers
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.answering import Answering, Copy
+from agentsys.serving.dispatcher.embedding import embed_somewhere, embedding_call
 from agentsys.serving.dispatcher.errors import (
     AnswerInterruptedError,
     DispatcherClosedError,
     ReplicaHangsError,
-    ReplicasDownError,
 )
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.loops import LoopWakes
@@ -123,20 +122,17 @@ class Dispatcher:
             await answering.closed()
 
     async def embed(self, request: EmbedRequest) -> Embedding:
-        """Return a vector for each prompt, from the least busy replica that the label permits."""
-        failure: ServingError | None = None
-        readers = _readers(request)
-        able = [one for one in self._replicas.values() if one.up and readers.permits(one.audience)]
-        for one in sorted(able, key=lambda one: one.in_flight):
-            assert one.engine is not None
-            try:
-                return await one.engine.embed(request)
-            except ServingError as error:
-                if not blames_replica(error):
-                    raise
-                failure = error
-                self._watching.blame(one, error)
-        raise failure or ReplicasDownError(f"none of {len(self._replicas)} replicas may and can take the texts.")
+        """Return a vector for each prompt; raises as :meth:`submit` does."""
+        if self._closed:
+            raise DispatcherClosedError("the dispatcher is closed.")
+        self._wakes.begin()
+        self._wakes.soon()
+        try:
+            call = embedding_call(request, now())
+            replicas = self._replicas.values()
+            return await embed_somewhere(request, call, replicas, self._watching, self._health.attempts)
+        finally:
+            self._wakes.end()
 
     def abort(self, request_id: str) -> None:
         answering = self._calls.get(request_id)
@@ -227,7 +223,7 @@ class Dispatcher:
             prompt_tokens=self._sizes.tokens(request.prompt),
             most_tokens=request.sampling.max_tokens,
             domain=domain_digest(request.label.readers),
-            readers=_readers(request),
+            readers=request.label.readers if request.audience is None else request.audience,
             adapter=request.adapter,
             movable=all(movable(request, engine) for engine in self._connected()),
         )
@@ -336,8 +332,7 @@ class Dispatcher:
 
     def ended(self, answering: Answering, copy: Copy, usage: Usage) -> None:
         one = copy.replica
-        one.answered += 1
-        one.breaker.succeeded()
+        one.note_answer()
         one.silence.sign(now())
         self._sizes.learn(answering.request.prompt, usage.prompt_tokens)
         with self._lock:
@@ -361,10 +356,6 @@ class Dispatcher:
         elif waits and answering.failures >= self._health.attempts:
             self._fail(answering, error)
         self._wakes.soon()
-
-
-def _readers(request: GenerateRequest | EmbedRequest) -> Readers:
-    return request.label.readers if request.audience is None else request.audience
 
 
 _STARTED_AT = time.time() - time.monotonic()

@@ -11,10 +11,10 @@ from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import Breaker, CircuitBreaker, HealthLimits, Silence
 from agentsys.serving.engine import Engine
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
-from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteUnavailableError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError, UnsupportedFeatureError
+from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
-from agentsys.serving.requests import Chunk, GenerateRequest, SamplingParams
+from agentsys.serving.requests import Chunk, EmbedRequest, GenerateRequest, SamplingParams
 from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.step_time import StepTime
 
@@ -30,6 +30,7 @@ _BLAMED = (
     ReplicaHangsError,
 )
 _FULL_SECONDS = 1.0
+_PROBE = "1, 2,"  # says nothing about anybody
 
 
 def blames_replica(error: ServingError) -> bool:
@@ -67,7 +68,8 @@ class ReplicaSource:
 @dataclass(eq=False)
 class Replica:
     """A replica as the dispatcher sees it. ``in_flight`` counts the calls that it has, ``unseen`` their prompt tokens
-    of which no token has come yet, ``error`` is why it was last taken out of use, ``asked_at`` when it last failed.
+    of which no token has come yet, ``embedding`` the requests for vectors. ``error`` is why it was last taken out of
+    use, ``asked_at`` when it last failed.
     """
 
     source: ReplicaSource
@@ -76,6 +78,7 @@ class Replica:
     error: ServingError | None = None
     in_flight: int = 0
     unseen: int = 0
+    embedding: int = 0
     answered: int = 0
     failed: int = 0
     down_since: float = 0.0
@@ -155,12 +158,28 @@ class Replica:
         expected = _GUESS.seconds(self.unseen, self.in_flight, self.unseen)
         return self.silence.hangs(now, expected, alone=alone)
 
-    async def answer_one_token(self) -> None:
-        """Ask for one token, which says more than a server's word that it is well. Raises what the engine raises."""
+    def note_answer(self) -> None:
+        """Count an answer; to a replica that was taken out of use meanwhile a probe is the way back."""
+        self.answered += 1
+        if self.up:
+            self.breaker.succeeded()
+
+    async def answer_probe(self) -> None:
+        """Ask for one token, or of a model that writes none for one vector. Raises what the engine raises.
+
+        Either says more than a server's word that it is well.
+        """
         assert self.engine is not None
-        # Its prompt says nothing about anybody.
-        request = GenerateRequest("1, 2,", SamplingParams(max_tokens=1), label=Label(readers=PUBLIC))
-        async with reading(self.engine, request) as chunks:
+        try:
+            await self._answer_one_token(self.engine)
+        except (RemoteRefusedError, UnsupportedFeatureError):
+            if not self.engine.capabilities().embeddings:
+                raise
+            await self.engine.embed(EmbedRequest((_PROBE,), label=Label(readers=PUBLIC)))
+
+    async def _answer_one_token(self, engine: Engine) -> None:
+        request = GenerateRequest(_PROBE, SamplingParams(max_tokens=1), label=Label(readers=PUBLIC))
+        async with reading(engine, request) as chunks:
             async for _ in chunks:
                 return
         raise ReplicaFailedError(f"{self.name} ended its answer without a token.")

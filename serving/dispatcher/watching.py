@@ -111,7 +111,7 @@ class Watching:
             if one.engine is None or isinstance(one.error, EngineClosedError | EngineFailedError):
                 await asyncio.to_thread(one.connect)
             async with asyncio.timeout(one.breaker.probe_seconds):
-                await one.answer_one_token()
+                await one.answer_probe()
             answered = True
         except ServingError as error:
             one.error = error

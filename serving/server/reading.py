@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
+from agentsys.serving.openai_format import MOST_INPUTS
 from agentsys.serving.requests import Constraint, EmbedRequest, GenerateRequest, Message, SamplingParams, WorkflowCall
 from agentsys.serving.server.errors import InvalidRequestError, UnsupportedFieldError
 from agentsys.serving.server.schemas import (
@@ -23,7 +24,6 @@ CLIENT_READERS = Readers.of("openai-client")
 _DEFAULT_COMPLETION_TOKENS = 16
 _DEFAULT_TEMPERATURE = 1.0
 _MOST_PROMPTS = 64
-_MOST_INPUTS = 2048  # as OpenAI has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def echoes_of(body: CompletionBody) -> list[str]:
 
 def embed_request(body: EmbeddingBody, urgency: float, call: WorkflowCall | None) -> EmbedRequest:
     """Return what the engine is asked; raises :class:`InvalidRequestError`."""
-    prompts = prompts_of(body.input, "input", _MOST_INPUTS)
+    prompts = prompts_of(body.input, "input", MOST_INPUTS)
     if not all(prompts):
         raise InvalidRequestError("input: an empty text has no vector.", param="input")
     label = Label(readers=_readers(body.cache_salt))

@@ -13,7 +13,9 @@ from transformers import AutoModel
 
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine_errors import RequestAbortedError, RequestTooLongError
+from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError
 from agentsys.serving.requests import EmbedRequest, GenerateRequest, SamplingParams
+from agentsys.serving.server.app import serving_app
 from agentsys.serving.tokenizer import ModelTokenizer, PromptError
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.torch_engine.limits import Tuning
@@ -116,3 +118,21 @@ async def test_real_vectors_are_those_of_transformers_and_know_likeness(smollm2_
     torch.set_num_threads(threads)
     cat, rug, rates = (np.array(vector) for vector in found)
     assert cat @ rug > cat @ rates
+
+
+@pytest.mark.model
+async def test_real_vectors_over_http_are_those_of_the_engine_behind(smollm2_dir, listening) -> None:
+    inner = TorchEngine.load(smollm2_dir, threads=1, kv_cache_bytes=2**25)
+    prompts = ("The cat sat on the mat.", inner.tokenizer.encode("Interest rates rose."), "A cat is sitting on a rug.")
+    request = EmbedRequest(prompts)
+    with listening(serving_app(ServingClient({"m": inner}, "m"))) as address:
+        outer = OpenAIEngine.connect(f"{address}/v1")
+        assert outer.capabilities().embeddings
+        here, there = await inner.embed(request), await outer.embed(EmbedRequest(prompts, urgency=1.0))
+        with pytest.raises(RemoteRefusedError, match="an empty text has no vector"):
+            await outer.embed(EmbedRequest(("",)))
+        await outer.close()
+    await inner.close()
+    assert there.prompt_tokens == here.prompt_tokens and len(there.vectors) == 3
+    for vector, expected_one in zip(there.vectors, here.vectors, strict=True):
+        assert vector == pytest.approx(expected_one, abs=1e-7)  # both are scaled, one of them in float32

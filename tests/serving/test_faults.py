@@ -23,7 +23,7 @@ from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine_errors import EngineFailedError
 from agentsys.serving.openai_engine import OpenAIEngine, RemoteOverloadedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, SamplingParams
+from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, GenerateRequest, SamplingParams
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.scheduling.dispatch import DispatchCore
 from agentsys.serving.scheduling.in_flight import DispatchLimits
@@ -48,11 +48,38 @@ class ScriptedServer:
     finished: list[str] = field(default_factory=list)
     salts: set[str] = field(default_factory=set)
     pace: float = 0.002
+    embedded: list[str] = field(default_factory=list)
+    only_embeds: bool = False
+    failures: int = 0
 
     @property
     def app(self) -> Starlette:
-        routes = [Route("/v1/models", self.models), Route("/v1/completions", self.complete, methods=["POST"])]
-        return Starlette(routes=routes)
+        return Starlette(
+            routes=[
+                Route("/v1/models", self.models),
+                Route("/v1/completions", self.complete, methods=["POST"]),
+                Route("/v1/embeddings", self.embed, methods=["POST"]),
+            ]
+        )
+
+    async def embed(self, request: Request) -> Response:
+        body = await request.json()
+        self.embedded.extend(body["input"])
+        await asyncio.sleep(self.pace)
+        if self.failures:
+            self.failures -= 1
+            return PlainTextResponse("planted", 500)
+        if (fault := self.fault()) is not None:
+            return fault
+        listed = [{"index": index, "embedding": [3.0, 4.0]} for index, _ in enumerate(body["input"])]
+        return JSONResponse({"data": listed, "usage": {"prompt_tokens": 3}})
+
+    def fault(self) -> Response | None:
+        if self.mode == "busy":
+            return PlainTextResponse("come back later", 429, headers={"Retry-After": "0.1"})
+        if self.mode == "broken":
+            return PlainTextResponse("the disk is full", 500)
+        return PlainTextResponse("<html>who are you?</html>") if self.mode == "login page" else None
 
     async def models(self, _: Request) -> Response:
         return JSONResponse({"data": [{"id": "scripted", "owned_by": "vllm", "max_model_len": 4096}]})
@@ -63,12 +90,10 @@ class ScriptedServer:
         if prompt != PROBE:
             self.asked.append((request.headers["idempotency-key"], prompt))
             self.salts.add(body["cache_salt"])
-        if self.mode == "busy":
-            return PlainTextResponse("come back later", 429, headers={"Retry-After": "0.1"})
-        if self.mode == "broken":
-            return PlainTextResponse("the disk is full", 500)
-        if self.mode == "login page":
-            return PlainTextResponse("<html>who are you?</html>")
+        if self.only_embeds:
+            return PlainTextResponse("this model writes nothing", 404)
+        if (fault := self.fault()) is not None:
+            return fault
         return StreamingResponse(self.stream(prompt), media_type="text/event-stream")
 
     async def stream(self, prompt: str) -> AsyncIterator[str]:
@@ -181,6 +206,19 @@ async def test_a_second_try_at_the_same_server_says_that_it_is_the_same_call(clu
     assert len(keys) > 1 and len(set(keys)) == 1
 
 
+async def test_an_answer_that_ends_at_a_replica_out_of_use_does_not_hide_that_it_is(cluster, until) -> None:
+    dispatcher, servers = cluster(1, health=HealthLimits(first_pause=1.0, longest_pause=1.0, attempts=8))
+    servers[0].pace = 0.05
+    slow = asyncio.create_task(text_of(dispatcher, "slow"))
+    await asyncio.to_thread(until, lambda: bool(servers[0].asked))
+    servers[0].mode = "busy"
+    late = asyncio.create_task(text_of(dispatcher, "late"))
+    await asyncio.to_thread(until, lambda: dispatcher.replicas()[0].state == "open")
+    assert await slow == "".join(answer_to("slow"))
+    servers[0].mode = "well"
+    assert await asyncio.wait_for(late, 20) == "".join(answer_to("late"))
+
+
 async def test_what_a_server_cannot_tell_is_salted_by_who_may_read_it(cluster) -> None:
     dispatcher, servers = cluster(1)
     await text_of(dispatcher, "a")
@@ -210,6 +248,44 @@ async def test_with_all_replicas_down_calls_end_with_a_typed_error(cluster) -> N
     assert all(isinstance(result, RemoteProtocolError | ReplicasDownError) for result in results)
     assert any(isinstance(result, ReplicasDownError) for result in await ask_many(dispatcher, 4))
     assert dispatcher.queue() == ()
+
+
+@pytest.mark.parametrize("mode", ["busy", "broken", "login page"])
+async def test_vectors_of_a_failing_replica_come_from_another(cluster, mode: str) -> None:
+    dispatcher, servers = cluster()
+    servers[0].mode = mode
+    asked = [dispatcher.embed(EmbedRequest((f"t{index}",))) for index in range(12)]
+    found = await asyncio.wait_for(asyncio.gather(*asked), 30)
+    assert all(embedding.vectors == ((0.6, 0.8),) for embedding in found)
+    assert servers[0].embedded and dispatcher.replicas()[0].failed > 0 == dispatcher.replicas()[1].failed
+    assert dispatcher.replicas()[1].answered == 12
+
+
+@pytest.mark.parametrize("only_embeds", [False, True])
+async def test_vectors_wait_for_a_replica_to_come_back(cluster, only_embeds: bool) -> None:
+    dispatcher, servers = cluster(1)
+    servers[0].mode, servers[0].only_embeds = "busy", only_embeds
+    asking = asyncio.create_task(dispatcher.embed(EmbedRequest(("text",))))
+    while dispatcher.replicas()[0].state != "open":
+        await asyncio.sleep(0.005)
+    servers[0].mode = "well"
+    assert (await asyncio.wait_for(asking, 20)).vectors == ((0.6, 0.8),)
+
+
+async def test_vectors_that_nobody_gives_end_with_the_fault_by_name(cluster) -> None:
+    dispatcher, servers = cluster(1, health=HealthLimits(first_pause=0.01, longest_pause=0.05, attempts=3))
+    servers[0].mode = "broken"
+    with pytest.raises(RemoteUnavailableError, match="the disk is full"):
+        await asyncio.wait_for(dispatcher.embed(EmbedRequest(("text",))), 30)
+    assert servers[0].embedded.count("text") == 3
+
+
+async def test_failures_between_vectors_do_not_add_up(cluster) -> None:
+    dispatcher, servers = cluster(1, health=HealthLimits(first_pause=60.0, longest_pause=60.0))
+    for _ in range(2 * QUICK.failures):
+        servers[0].failures = 1
+        await asyncio.wait_for(dispatcher.embed(EmbedRequest(("text",))), 8)
+    assert dispatcher.replicas()[0].failed == 2 * QUICK.failures
 
 
 async def test_a_sampled_answer_that_was_shown_in_part_is_not_passed_off_as_another(cluster) -> None:

@@ -15,10 +15,20 @@ import pytest
 from agentsys.blackboard.labels import PUBLIC
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatureError
 from agentsys.serving.models import engine_factory
 from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError, UnsupportedConstraintError
-from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
+from agentsys.serving.requests import (
+    Chunk,
+    Constraint,
+    Embedding,
+    EmbedRequest,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    SamplingParams,
+)
 
 VLLM = {"id": "big", "owned_by": "vllm", "max_model_len": 1234}
 PLAIN = {"id": "plain", "owned_by": "somebody"}
@@ -31,6 +41,12 @@ def events(*texts: str, reason: str | None = "stop", usage: dict[str, Any] | Non
     if usage:
         lines.append(json.dumps({"choices": [], "usage": usage}))
     return [f"data: {line}\n\n" for line in [*lines, "[DONE]"]]
+
+
+def embedded(prompts: list[Any]) -> str:
+    """Vectors that tell their prompts apart, in no order."""
+    listed = [{"index": place, "embedding": [3.0 * len(prompt), 4.0]} for place, prompt in enumerate(prompts)]
+    return json.dumps({"data": listed[::-1], "usage": {"prompt_tokens": 2 * len(prompts)}})
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,6 +62,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status = server.statuses.pop(0) if server.statuses else 200
         if status != 200:
             self._reply(status, "the reason why")
+            return
+        if self.path == "/v1/embeddings":
+            server.gate.wait(20)
+            self._reply(200, server.vectors if server.vectors is not None else embedded(body["input"]))
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -76,6 +96,7 @@ def server():
     instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     instance.models, instance.models_status, instance.requests, instance.statuses = [VLLM, PLAIN], 200, [], []
     instance.events, instance.gate, instance.dropped = events("Hel", "lo"), threading.Event(), threading.Event()
+    instance.vectors = None
     instance.url = f"http://127.0.0.1:{instance.server_port}/v1"
     # Clients of these tests drop connections on purpose; the default prints a traceback for each.
     instance.handle_error = lambda *_: None
@@ -164,6 +185,85 @@ async def test_a_constraint_the_server_cannot_take_is_refused_before_sending(ser
     with pytest.raises(UnsupportedConstraintError):
         await collect(connect(server, "plain"), chat(constraint=constraint))
     assert server.requests == []
+
+
+async def vectors_of(server, *prompts: Any, **options: Any) -> Embedding:
+    server.gate.set()
+    return await connect(server, **options).embed(EmbedRequest(prompts, request_id="e"))
+
+
+async def test_vectors_come_in_the_order_asked_and_of_length_one(server) -> None:
+    found = await vectors_of(server, "one", [5, 6, 7, 8], "seven..", api_key="secret")
+    expected = [(3 * length, 4) for length in (3, 4, 7)]
+    for vector, (x, y) in zip(found.vectors, expected, strict=True):
+        assert vector == pytest.approx((x / math.hypot(x, y), y / math.hypot(x, y)))
+    assert (found.prompt_tokens, found.model) == (6, "big")
+    (path, texts, authorization), (_, tokens, _) = server.requests
+    assert (path, authorization) == ("/v1/embeddings", "Bearer secret")
+    assert (texts["input"], tokens["input"]) == (["one", "seven.."], [[5, 6, 7, 8]])
+    assert texts["model"] == "big" and texts["priority"] > 0 and len(texts["cache_salt"]) == 32
+    await vectors_of(server, "one", model="plain")
+    assert not {"priority", "cache_salt"} & set(server.requests[-1][1])
+
+
+async def test_more_texts_than_a_server_takes_are_asked_for_in_parts(server) -> None:
+    found = await vectors_of(server, *["x" * (1 + index % 7) for index in range(4100)])
+    assert [len(body["input"]) for _, body, _ in server.requests] == [2048, 2048, 4]
+    assert len(found.vectors) == 4100 and found.vectors[0] == found.vectors[2051] == found.vectors[4095]
+
+
+async def test_vectors_are_asked_for_again_and_faults_named(server) -> None:
+    server.statuses = [503, 429]
+    await vectors_of(server, "one")
+    assert len(server.requests) == 3
+    for status, error in ((400, RemoteRefusedError), (500, RemoteUnavailableError)):
+        server.statuses = [status] * 3
+        with pytest.raises(error, match=f"HTTP {status}: the reason why"):
+            await vectors_of(server, "one")
+    with pytest.raises(RemoteProtocolError, match="surrogates"):
+        await vectors_of(server, "a file name \udcff")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<html>login</html>",
+        "[]",
+        '{"data": []}',
+        '{"error": {"message": "out of memory"}}',
+        '{"data": [{"index": 1, "embedding": [1.0]}]}',
+        '{"data": [{"index": 0, "embedding": [0.0, 0.0]}]}',
+        '{"data": [{"index": 0, "embedding": "AAAAAA=="}]}',
+    ],
+)
+async def test_an_answer_without_the_vectors_is_named(server, answer: str) -> None:
+    server.vectors = answer
+    with pytest.raises(RemoteProtocolError, match="does not hold 1 embeddings"):
+        await vectors_of(server, "one")
+
+
+async def test_a_model_that_says_that_it_has_no_vectors_is_not_asked(server) -> None:
+    server.models = [VLLM | {"embeddings": False}]
+    assert not connect(server).capabilities().embeddings
+    with pytest.raises(UnsupportedFeatureError, match="gives no embeddings"):
+        await vectors_of(server, "one")
+    assert server.requests == []
+
+
+async def test_embedding_can_be_aborted_and_cancelled_and_is_refused_when_closed(server) -> None:
+    engine = connect(server)
+    for stop in (lambda _: engine.abort("e"), lambda task: task.cancel()):
+        task = asyncio.create_task(engine.embed(EmbedRequest(("one",), request_id="e")))
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.005)
+        stop(task)
+        with pytest.raises((RequestAbortedError, asyncio.CancelledError)) as caught:
+            await asyncio.wait_for(task, 20)
+        assert isinstance(caught.value, asyncio.CancelledError) == task.cancelled()
+        assert engine.stats().running == 0
+    await engine.close()
+    with pytest.raises(RemoteUnavailableError, match="closed"):
+        await engine.embed(EmbedRequest(("one",)))
 
 
 async def test_overload_is_retried(server) -> None:

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from agentsys.blackboard.labels import OWNER, Label, Readers
+from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
 from agentsys.serving.dispatcher.errors import DispatcherClosedError
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import DuplicateRequestError, RequestTooLongError
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, SamplingParams, WorkflowCall
+from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, GenerateRequest, SamplingParams, WorkflowCall
 from agentsys.serving.scheduling.calls import NoReplicaError, OverloadedError
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.tokenizer import ModelTokenizer
@@ -102,10 +102,22 @@ async def test_a_call_goes_only_where_its_label_lets_it(start) -> None:
     assert [view.answered for view in dispatcher.replicas()] == [0, 8]
 
 
+async def test_vectors_come_from_where_the_label_lets_the_texts_go(start) -> None:
+    dispatcher = start(3, audiences={"r0": Readers.of("model-server:far")})
+    owner = Label(readers=Readers.of(OWNER))
+    await asyncio.gather(*(dispatcher.embed(EmbedRequest(([5 + index],), label=owner)) for index in range(12)))
+    counts = [view.answered for view in dispatcher.replicas()]
+    assert counts[0] == 0 and min(counts[1:]) > 2, "and are spread over those"
+    public = EmbedRequest(([5],), label=owner, audience=PUBLIC)
+    assert (await dispatcher.embed(public)).vectors == (await dispatcher.embed(EmbedRequest(([5],)))).vectors
+
+
 async def test_a_call_that_no_replica_may_see_is_refused(start) -> None:
     dispatcher = start(audiences={"r0": Readers.of("model-server:far")})
     with pytest.raises(NoReplicaError):
         await collect(dispatcher, request(label=Label(readers=Readers.of(OWNER))))
+    with pytest.raises(NoReplicaError):
+        await dispatcher.embed(EmbedRequest(([5],), label=Label(readers=Readers.of(OWNER))))
 
 
 async def test_an_id_in_use_is_refused_and_free_again_after(start) -> None:

@@ -1,0 +1,63 @@
+"""Embeddings over several replicas: from the least busy one that may see the texts, or from another if it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from agentsys.errors import ServingError
+from agentsys.serving.dispatcher.loops import TICK
+from agentsys.serving.dispatcher.replica import Replica, blames_replica
+from agentsys.serving.dispatcher.watching import Watching
+from agentsys.serving.requests import Embedding, EmbedRequest, WorkflowCall
+from agentsys.serving.scheduling.calls import Call, NoReplicaError
+
+
+async def embed_somewhere(
+    request: EmbedRequest, call: Call, replicas: Iterable[Replica], watching: Watching, attempts: int
+) -> Embedding:
+    """Return the vectors, trying up to ``attempts`` times, or each replica once if there are more of them.
+
+    Where all are down it waits for one to come back, as long as a call does. Raises ``NoReplicaError`` if none may see
+    the texts, the last error if none answers, and what an engine raises about the request itself.
+    """
+    permitted = [one for one in replicas if one.permits(call)]
+    if not permitted:
+        raise NoReplicaError(f"none of the replicas may see the texts of {request.request_id!r}.")
+    tried: list[str] = []
+    while True:
+        able = [one for one in permitted if one.up]
+        if not able:
+            hopeless = watching.hopeless(call)
+            if hopeless is not None:
+                raise hopeless
+            await asyncio.sleep(TICK)
+            continue
+        one = min(able, key=lambda each: (tried.count(each.name), each.in_flight + each.embedding))
+        try:
+            return await _embed_at(one, request)
+        except ServingError as error:
+            if not blames_replica(error):
+                raise
+            watching.blame(one, error)
+            tried.append(one.name)
+            if len(tried) >= max(attempts, len(permitted)):
+                raise
+
+
+def embedding_call(request: EmbedRequest, arrived: float) -> Call:
+    """Return what says who may see the texts, and since when they wait."""
+    readers = request.label.readers if request.audience is None else request.audience
+    place = request.call or WorkflowCall(request.request_id)
+    return Call(request.request_id, place, arrived, prompt_tokens=0, most_tokens=0, readers=readers)
+
+
+async def _embed_at(one: Replica, request: EmbedRequest) -> Embedding:
+    assert one.engine is not None, "a replica that is up has its engine"
+    one.embedding += 1
+    try:
+        embedding = await one.engine.embed(request)
+    finally:
+        one.embedding -= 1
+    one.note_answer()
+    return embedding
