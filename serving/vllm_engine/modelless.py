@@ -20,7 +20,10 @@ _FIRST_MADE_UP: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class ModellessOptions:
-    """``urgency`` None is vLLM's own scheduler under ``policy``; otherwise it is ours. Counts are tokens."""
+    """``urgency`` None is vLLM's own scheduler under ``policy``; otherwise it is ours. Counts are tokens.
+
+    There are so many ``adapters``, of which ``adapters_at_once`` share a step.
+    """
 
     slots: int = 16
     step_tokens: int = 2048
@@ -29,6 +32,8 @@ class ModellessOptions:
     context_length: int = 2048
     policy: Literal["fcfs", "priority"] = "priority"
     urgency: UrgencyLimits | None = None
+    adapters: int = 0
+    adapters_at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,22 @@ class ModellessScheduler:
         """vLLM's scheduler itself."""
         return self._scheduler
 
-    def add(self, name: str, prompt: Sequence[int], tokens: int, *, priority: int = 0, arrived: float = 0.0) -> None:
-        """Queue a request that ends after ``tokens`` tokens. A smaller ``priority`` is served first."""
+    def add(
+        self,
+        name: str,
+        prompt: Sequence[int],
+        tokens: int,
+        *,
+        priority: int = 0,
+        arrived: float = 0.0,
+        adapter: int = 0,
+    ) -> None:
+        """Queue a request that ends after ``tokens`` tokens. A smaller ``priority`` is served first.
+
+        ``adapter`` is the number of its LoRA adapter, from 1; 0: none.
+        """
         from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
         from vllm.v1.request import Request
 
         params = SamplingParams(max_tokens=tokens, ignore_eos=True)
@@ -74,6 +92,7 @@ class ModellessScheduler:
                 arrival_time=arrived,
                 priority=priority,
                 block_hasher=self._hasher,
+                lora_request=LoRARequest(f"adapter {adapter}", adapter, "-") if adapter else None,
             )
         )
 
@@ -173,6 +192,9 @@ def _configuration(model_dir: Path, options: ModellessOptions) -> Any:
         max_model_len=options.context_length,
         async_scheduling=False,
         additional_config={} if options.urgency is None else {"agentsys": options.urgency.as_config()},
+        enable_lora=options.adapters > 0,
+        max_loras=options.adapters_at_once,
+        max_cpu_loras=max(options.adapters, options.adapters_at_once),
     ).create_engine_config()
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agentsys.serving.vllm_engine import versions
 from agentsys.serving.vllm_engine.parameters import NAME_ARGUMENT
-from agentsys.serving.vllm_engine.preemption import Held, Room, UrgencyLimits, victims
+from agentsys.serving.vllm_engine.preemption import Held, Room, UrgencyLimits, Wanted, victims, without_place
 from agentsys.serving.vllm_engine.step_log import StepLog
 
 CONFIG: Final = "agentsys"
@@ -40,6 +40,7 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         self._chunk_left = 0
         self._uncapped: tuple[int, float] | None = None
         self._taken: set[str] = set()
+        self._adapter_places = _adapter_places(self.lora_config)
         self.limit_running(self.limits.most_running)
 
     def add_request(self, request: Any) -> None:
@@ -53,7 +54,10 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         # Each that decodes needs one token and is sure of it; prefills share what is left in order of κ.
         self.running.sort(key=lambda request: (_prefill_left(request) > 1, _key(request)))
         self._set_chunk()
+        held_back = self._hold_back()
         output = super().schedule(*arguments, **keywords)
+        for queue, request in held_back:
+            queue.add_request(request)
         self._note_holders()
         versions.report_preempted(output, self._taken)
         self._taken = set()
@@ -115,11 +119,14 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         if self.waiting.peek_request().priority + self.limits.margin_ms >= least[0]:
             return
         held = [self._held(request) for request in self.running]
-        room = Room(self._most - len(self.running), self.kv_cache_manager.block_pool.get_num_free_blocks())
+        blocks = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        room = Room(self._most - len(self.running), blocks, self._adapter_places)
         # An iteration over vLLM's heap copies and empties it; those that could start are few.
         first = heapq.nsmallest(self._most, self.waiting._heap)
         waiting = [
-            (_key(request), self._blocks_needed(request)) for request in first if request.status.name in _MAY_START
+            Wanted(_key(request), self._blocks_needed(request), _adapter(request))
+            for request in first
+            if request.status.name in _MAY_START
         ]
         for request in [self.running[place] for place in victims(self.limits, held, waiting, room)]:
             self._take_slot(request)
@@ -133,7 +140,8 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
 
     def _held(self, request: Any) -> Held:
         steps = self._step - self._held_since.get(request.request_id, self._step)
-        return Held(_key(request), steps, request.num_preemptions, -(-request.num_computed_tokens // self.block_size))
+        blocks = -(-request.num_computed_tokens // self.block_size)
+        return Held(_key(request), steps, request.num_preemptions, blocks, _adapter(request))
 
     def _blocks_needed(self, request: Any) -> int:
         # Those of a prefix in the cache are not counted off: to look it up would touch vLLM's statistics.
@@ -148,6 +156,25 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         capped = chunk > 0 and len(active) > 1
         self._uncapped = min(map(_key, active)) if capped else None
         versions.cap_all_prefills(self, chunk if capped else 0)
+
+    def _hold_back(self) -> list[tuple[Any, Any]]:
+        """Take the calls whose adapters have no place from the queues; returns them with their queues.
+
+        vLLM counts the adapters of what it has scheduled in a step, not of what runs: where a prefill has no token of
+        a step's chunk, it would start one adapter too many, and fail in the next step.
+        """
+        if not self._adapter_places:
+            return []
+        queues = versions.waiting_queues(self)
+        waiting = sorted(
+            ((queue, request) for queue in queues for request in queue._heap), key=lambda one: _key(one[1])
+        )
+        running = [(_key(request), _adapter(request)) for request in self.running]
+        adapters = [_adapter(request) for _queue, request in waiting]
+        back = [waiting[index] for index in without_place(running, adapters, self._adapter_places)]
+        for queue in queues:
+            queue.remove_requests([request for of, request in back if of is queue])
+        return back
 
     def _note_holders(self) -> None:
         for request in self.running:
@@ -181,6 +208,15 @@ def _name(request: Any) -> str:
 
 def _key(request: Any) -> tuple[int, float]:
     return request.priority, request.arrival_time
+
+
+def _adapter(request: Any) -> int:
+    return 0 if request.lora_request is None else int(request.lora_request.lora_int_id)
+
+
+def _adapter_places(config: Any) -> int:
+    """Return how many adapters may share a step, 0: all that are loaded."""
+    return int(config.max_loras) if config is not None and config.max_cpu_loras > config.max_loras else 0
 
 
 def _prefill_left(request: Any) -> int:

@@ -96,6 +96,73 @@ def test_alone_a_long_prefill_has_every_token(smollm2_dir: Path) -> None:
     assert vllm.step().prefill_tokens == 128
 
 
+def many_adapters(folder: Path, **options: int) -> ModellessScheduler:
+    return scheduler(folder, **{"slots": 4, "adapters": 3, "adapters_at_once": 1} | options)
+
+
+def test_an_urgent_request_of_another_adapter_takes_the_place_of_all_of_one(smollm2_dir: Path) -> None:
+    vllm = many_adapters(smollm2_dir)
+    for number in range(3):
+        vllm.add(f"busy {number}", prompt(number), 50, priority=LATER, arrived=number, adapter=1)
+    vllm.add("base", prompt(5), 50, priority=LATER)
+    for _ in range(5):
+        vllm.step()
+    vllm.add("urgent", prompt(9), 3, priority=1, arrived=99.0, adapter=2)
+    assert set(vllm.step().tokens) == {"urgent", "base"}
+    assert ends(vllm)[0] == "urgent"
+
+
+def test_a_stream_of_one_adapter_does_not_starve_another(smollm2_dir: Path) -> None:
+    vllm = many_adapters(smollm2_dir)
+    vllm.add("first", prompt(0), 20, priority=LATER, adapter=1)
+    vllm.step()
+    vllm.add("other", prompt(9), 3, priority=LATER + 1, adapter=2)
+    order: list[str] = []
+    for number in range(1, 40):
+        vllm.add(f"more {number}", prompt(number), 20, priority=LATER + 1 + number, adapter=1)
+        order += vllm.step().ended
+    assert order[:2] == ["first", "other"]
+
+
+def test_a_prefill_without_a_token_in_a_step_keeps_the_place_of_its_adapter(smollm2_dir: Path) -> None:
+    # vLLM alone counts what it has scheduled in a step, starts "urgent", and fails once all three have tokens in one.
+    patient = UrgencyLimits(margin_ms=10, quantum=1000, prefill_chunk=32, prefill_steps=0)
+    vllm = scheduler(smollm2_dir, patient, slots=4, adapters=3, adapters_at_once=1)
+    vllm.add("held", prompt(1, 400), 40, priority=LATER + 500, adapter=1)
+    vllm.step()
+    vllm.add("between", prompt(2, 400), 40, priority=LATER)
+    vllm.step()
+    vllm.add("urgent", prompt(3), 40, priority=1, adapter=2)
+    assert set(vllm.step().tokens) == set(), "the place is taken, and who has it has its quantum"
+    assert ends(vllm) == ["between", "held", "urgent"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_more_adapters_than_places_everything_ends_and_no_step_holds_too_many(
+    smollm2_dir: Path, seed: int
+) -> None:
+    draw = random.Random(seed)
+    vllm = many_adapters(smollm2_dir, slots=5, adapters=4, adapters_at_once=2, step_tokens=64)
+    adapters: dict[str, int] = {}
+    ended: list[str] = []
+    for number in range(120):
+        name = f"r{number}"
+        adapters[name] = draw.randint(0, 4)
+        vllm.add(
+            name,
+            prompt(number, draw.randint(5, 300)),
+            draw.randint(1, 30),
+            priority=draw.choice([1, LATER, 2 * LATER]) + number,
+            arrived=number,
+            adapter=adapters[name],
+        )
+        for _ in range(draw.randint(0, 6)):
+            ended += vllm.step().ended
+            running = {adapters[request.request_id] for request in vllm.scheduler.running} - {0}
+            assert len(running) <= 2
+    assert Counter(ended + ends(vllm, 20_000)) == Counter(list(adapters))
+
+
 def test_a_new_key_of_a_waiting_request_changes_the_order(smollm2_dir: Path) -> None:
     vllm = scheduler(smollm2_dir)
     busy(vllm)
