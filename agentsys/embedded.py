@@ -75,9 +75,9 @@ def adapted_models(settings: Settings) -> dict[str, AdaptedModel]:
                 remedy="Name a model with an engine of its own: model.name, or one of [models] that is no adapter.",
             )
         if not any(runs_adapters(spec) for spec in own[one.base]):
-            runs = ", ".join(own[one.base])
+            engines = ", ".join(own[one.base])
             raise ConfigurationError(
-                f"models.{name} is an adapter of {one.base!r}, which does not run in vLLM here but as {runs}.",
+                f"models.{name} is an adapter of {one.base!r}, and of its engines ({engines}) none loads adapters.",
                 remedy="Run it in vLLM, as vllm:NAME; an adapter of a server elsewhere is a model of its own there: "
                 'spec = "http://HOST/v1#NAME".',
             )

@@ -261,6 +261,8 @@ class VllmEngine:
         if self._link is not None:
             await self._link.close()
         self._llm.shutdown(timeout=0)
+        # vLLM shuts down once more when the interpreter ends, and then complains about what is no longer there.
+        self._llm.shutdown = lambda **_options: None
         await asyncio.sleep(0)  # the output handler, cancelled by the shutdown, ends in the next turn of the loop
 
     def _check_usable(self) -> None:

@@ -79,7 +79,10 @@ def test_settings_that_contradict_themselves_are_refused(given: dict[str, Any], 
     [
         ({"models.x.adapter": "x", "models.x.adapter_of": "y"}, r"names 'y', which is no model; there are vllm:m"),
         ({"models.x.adapter": "x", "models.x.adapter_of": "x"}, r"names 'x', which is no model"),
-        ({"models.x.adapter": "x", "model.name": "smollm2-135m"}, r"does not run in vLLM here but as smollm2-135m"),
+        (
+            {"models.x.adapter": "x", "model.name": "smollm2-135m"},
+            r"engines \(smollm2-135m\) none loads adapters",
+        ),
         ({"models.x.adapter": "x", "model.name": "http://a.org/v1"}, r"a model of its own there.*http://HOST/v1#NAME"),
     ],
 )
