@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo record console test test-all setup-vllm bench-serving-vllm test-vllm test-peers test-board test-browser chromium screenshots check format docs lock clean
+.PHONY: help setup demo record console test test-all setup-vllm bench-serving-vllm test-vllm test-ray test-peers test-board test-browser chromium screenshots check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -71,12 +71,17 @@ test-vllm: $(VLLM_READY) ## vLLM on the CPU: engine conformance, our scheduler i
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_engine.py \
 	  tests/serving/test_vllm_scheduler.py tests/serving/test_vllm_equality.py tests/serving/test_vllm_adapters.py
 
+test-ray: $(READY) ## the launcher on a real Ray cluster of this machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[ray]'
+	$(BIN)/agentsys models pull
+	$(BIN)/python -m pytest -q tests/serving/test_ray.py
+
 test-board: $(READY) ## clients of one board under checkers, and kill -9: a tenth of the full benchmarks
 	$(BIN)/agentsys bench isolation --quick --check
 	$(BIN)/agentsys bench crash --quick --check
 	$(BIN)/agentsys bench crash --check --set server=own --set kills=25
 
-test-all: test test-peers test-browser test-vllm ## all suites
+test-all: test test-peers test-browser test-vllm test-ray ## all suites
 	$(BIN)/python -m pytest -q -m "slow and not browser and not peers"
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from agentsys.errors import ServingError
 
 _COMMAND = (sys.executable, "-c", "from agentsys.cli.app import main; main()", "models", "serve", "--json")
 _STOP_SECONDS = 40.0
+_CONNECT_SECONDS = 10.0
 
 
 class LaunchError(ServingError):
@@ -76,9 +80,11 @@ class ServerProcess:
             told += line
             try:
                 self.url = str(json.loads(told)["url"])
-                return self.url
             except ValueError:
                 continue  # the object goes on in the next line
+            # Whoever knows this address finds it there again after a repair.
+            self.spec = replace(self.spec, port=urlsplit(self.url).port or self.spec.port)
+            return self.url
         code = self._process.wait()
         raise LaunchError(f"a server of {self.spec.model or 'the default model'} ended with status {code}.")
 
@@ -116,11 +122,11 @@ class LocalFleet:
             self.stop()
             raise
 
-    def repair(self) -> list[str]:
-        """Start again what has ended, at the same address if it has a fixed port; returns the URLs of those."""
+    def repair(self) -> list[str | LaunchError]:
+        """Start again what has ended, at the same address; returns their URLs, or why one could not be started."""
         ended = [number for number, process in enumerate(self.processes) if not process.alive]
         due = [number for number in ended if time.monotonic() >= self._started[number] + self._pause]
-        return [self._start(number) for number in due]
+        return [self._repaired(number) for number in due]
 
     def stop(self) -> None:
         """End all."""
@@ -130,6 +136,12 @@ class LocalFleet:
     def _start(self, number: int) -> str:
         self._started[number] = time.monotonic()
         return self.processes[number].start()
+
+    def _repaired(self, number: int) -> str | LaunchError:
+        try:
+            return self._start(number)
+        except LaunchError as error:
+            return error
 
 
 class RayFleet:
@@ -148,6 +160,7 @@ class RayFleet:
             raise RayMissingError(f"Ray cannot be imported: {error}.") from error
         self._ray: Any = ray
         try:
+            _check_that_somebody_listens(address)
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=True)
         except Exception as error:
             raise RayMissingError(f"the Ray cluster at {address} cannot be reached: {error}.") from error
@@ -159,15 +172,26 @@ class RayFleet:
         urls: list[str] = self._ray.get([server.start.remote() for server in self._servers])
         return urls
 
-    def repair(self) -> list[str]:
-        """Start again what has ended; returns the URLs of those."""
-        urls: list[str] = self._ray.get([server.repair.remote() for server in self._servers])
-        return [url for url in urls if url]
+    def repair(self) -> list[str | LaunchError]:
+        """Start again what has ended; returns their URLs, or why one could not be started."""
+        found = [self._repaired(server) for server in self._servers]
+        return [one for one in found if one]
 
     def stop(self) -> None:
         """End all, and leave the cluster."""
-        self._ray.get([server.stop.remote() for server in self._servers])
+        stopping = [server.stop.remote() for server in self._servers]
+        with contextlib.suppress(self._ray.exceptions.RayActorError):  # its machine is gone
+            self._ray.get(stopping)
         self._ray.shutdown()
+
+    def _repaired(self, server: Any) -> str | LaunchError:
+        try:
+            url: str = self._ray.get(server.repair.remote())
+            return url
+        except self._ray.exceptions.RayActorError:
+            return ""  # Ray is about to start it again, on a machine that is there
+        except LaunchError as error:
+            return error
 
 
 class RayServer:
@@ -190,3 +214,10 @@ class RayServer:
     def stop(self) -> None:
         """End the server."""
         self._process.stop()
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Raise :class:`OSError` at once where Ray would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in address:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()

@@ -15,7 +15,7 @@ from agentsys.errors import AgentsysError
 from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
-    from agentsys.serving.launcher import LocalFleet, RayFleet
+    from agentsys.serving.launcher import LaunchError, LocalFleet, RayFleet
 
 
 def _completed(incomplete: str) -> list[str]:
@@ -99,12 +99,16 @@ def _keep_running(fleet: LocalFleet | RayFleet, *, as_json: bool) -> None:
         _tell(fleet.start(), as_json=as_json)
         while True:
             time.sleep(_REPAIR_SECONDS)
-            for url in fleet.repair():
-                err.print(f"started again: {url}", highlight=False)
+            for repaired in fleet.repair():
+                err.print(_told(repaired), highlight=False, markup=False)
     except KeyboardInterrupt:
         err.print("stopping", highlight=False)
     finally:
         fleet.stop()
+
+
+def _told(repaired: str | LaunchError) -> str:
+    return f"started again: {repaired}" if isinstance(repaired, str) else f"not started again yet: {repaired}"
 
 
 def _interrupt(*_: object) -> None:

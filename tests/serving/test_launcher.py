@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,33 @@ def test_a_server_that_cannot_start_is_told_and_leaves_no_other_behind(tmp_path:
     with pytest.raises(LaunchError, match="status"):
         fleet.start()
     assert not any(process.alive for process in fleet.processes)
+
+
+def test_a_server_that_cannot_be_started_again_keeps_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"""
+import json, pathlib, sys, time
+port = int(sys.argv[sys.argv.index("--port") + 1])
+if pathlib.Path({str(tmp_path)!r}, str(port)).exists():
+    sys.exit(3)
+print(json.dumps({{"url": f"http://127.0.0.1:{{port or 7}}/v1"}}), flush=True)
+time.sleep(600)
+"""
+    monkeypatch.setattr("agentsys.serving.launcher._COMMAND", (sys.executable, "-c", script))
+    fleet = LocalFleet([ServerSpec(port=8), ServerSpec(port=9), ServerSpec()], pause=0.0)
+    try:
+        assert fleet.start()[2] == "http://127.0.0.1:7/v1"
+        assert fleet.repair() == []
+        (tmp_path / "8").touch()
+        for process in fleet.processes:
+            os.kill(process.pid, signal.SIGKILL)
+        while any(process.alive for process in fleet.processes):
+            time.sleep(0.01)
+        broken, *repaired = fleet.repair()
+        assert isinstance(broken, LaunchError) and "status 3" in str(broken)
+        assert repaired == ["http://127.0.0.1:9/v1", "http://127.0.0.1:7/v1"], "at the addresses that they had"
+        (tmp_path / "8").unlink()
+        assert fleet.repair() == ["http://127.0.0.1:8/v1"]
+    finally:
+        fleet.stop()
