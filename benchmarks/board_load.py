@@ -116,6 +116,8 @@ def throughput(
         for count in AGENTS:
             load = agents_on(name(), count, seconds)
             rate = load.commits / raw(name(), load.batches)
+            # The next load's board would else share the garbage collector with all commits of this one.
+            load.batches.clear()
             loads[count].append(load)
             figures.add(f"board {count}", load.rate)
             figures.add(f"raw {count}", rate)
