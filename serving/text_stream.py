@@ -69,9 +69,9 @@ class TextStream:
         if (end - self._read) % _MOST_UNCLEAR:
             return "", self._read
         for cut in range(end - 1, end - 1 - _LONGEST_CHARACTER, -1):
-            head, tail = self._tokens[self._read : cut], self._tokens[cut:]
-            if piece == self._tokenizer.decode(head) + self._tokenizer.decode(tail):
-                return self._tokenizer.decode(head), cut
+            text = self._tokenizer.decode(self._tokens[self._read : cut])
+            if piece == text + self._tokenizer.decode(self._tokens[cut:]):
+                return text, cut
         return "", self._read
 
     def _send(self, end: int) -> str:

@@ -64,7 +64,9 @@ class DecodeGraphs:
             return None
         nobody = SequenceSlice([0], 0, [self._kv.spare_block], 0)
         padding = _ROWS[bisect_left(_ROWS, len(pieces))] - len(pieces)
-        rows = GpuRows.of(FlatBatch.of([*pieces, *[nobody] * padding], self._kv.block_size), self._kv)
+        if padding:
+            batch = FlatBatch.of([*pieces, *[nobody] * padding], self._kv.block_size)
+        rows = GpuRows.of(batch, self._kv)
         size = (
             len(rows.tokens),
             _KEYS[bisect_left(_KEYS, len(rows.attention.gathered))],
