@@ -214,6 +214,11 @@ class EmbedRequest:
     audience: Readers | None = None
 
 
+def learners(request: GenerateRequest | EmbedRequest) -> Readers:
+    """Return whom the caller lets learn the prompts."""
+    return request.label.readers if request.audience is None else request.audience
+
+
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """One vector of length 1 for each prompt, in the order asked; ``prompt_tokens`` counts those of all prompts."""

@@ -40,6 +40,7 @@ from agentsys.serving.requests import (
     GenerateRequest,
     Usage,
     WorkflowCall,
+    learners,
 )
 from agentsys.serving.scheduling.calls import Call, Cancel, Decision, Fail, Hedge, Move, Rekey, Start
 from agentsys.serving.scheduling.dispatch import DispatchCore
@@ -223,7 +224,7 @@ class Dispatcher:
             prompt_tokens=self._sizes.tokens(request.prompt),
             most_tokens=request.sampling.max_tokens,
             domain=domain_digest(request.label.readers),
-            readers=request.label.readers if request.audience is None else request.audience,
+            readers=learners(request),
             adapter=request.adapter,
             movable=all(movable(request, engine) for engine in self._connected()),
         )

@@ -9,7 +9,7 @@ from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.loops import TICK
 from agentsys.serving.dispatcher.replica import Replica, blames_replica
 from agentsys.serving.dispatcher.watching import Watching
-from agentsys.serving.requests import Embedding, EmbedRequest, WorkflowCall
+from agentsys.serving.requests import Embedding, EmbedRequest, WorkflowCall, learners
 from agentsys.serving.scheduling.calls import Call, NoReplicaError
 
 
@@ -47,9 +47,8 @@ async def embed_somewhere(
 
 def embedding_call(request: EmbedRequest, arrived: float) -> Call:
     """Return what says who may see the texts, and since when they wait."""
-    readers = request.label.readers if request.audience is None else request.audience
     place = request.call or WorkflowCall(request.request_id)
-    return Call(request.request_id, place, arrived, prompt_tokens=0, most_tokens=0, readers=readers)
+    return Call(request.request_id, place, arrived, prompt_tokens=0, most_tokens=0, readers=learners(request))
 
 
 async def _embed_at(one: Replica, request: EmbedRequest) -> Embedding:

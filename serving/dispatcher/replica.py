@@ -112,8 +112,7 @@ class Replica:
 
     def permits(self, call: Call) -> bool:
         """Whether the call may be shown to those who learn its prompts, and its adapter is there."""
-        able = call.adapter is None or call.adapter in self.adapters
-        return able and call.readers.permits(self.audience)
+        return call.may_go_to(self.audience, self.adapters)
 
     @property
     def up(self) -> bool:

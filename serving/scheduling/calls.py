@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
@@ -66,6 +67,10 @@ class Call:
     readers: Readers = PUBLIC
     adapter: str | None = None
     movable: bool = True
+
+    def may_go_to(self, audience: Readers, adapters: Set[str]) -> bool:
+        """Whether ``audience``, who learn a replica's prompts, may see it, and its adapter is among ``adapters``."""
+        return (self.adapter is None or self.adapter in adapters) and self.readers.permits(audience)
 
 
 @dataclass(frozen=True, slots=True)

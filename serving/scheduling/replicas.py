@@ -68,10 +68,7 @@ class Replica:
 
     def permits(self, call: Call) -> bool:
         """Whether the call may be shown to those who learn this replica's prompts, and can run there."""
-        spec = self.spec
-        if call.adapter is not None and call.adapter not in spec.adapters:
-            return False
-        return call.readers.permits(spec.audience)
+        return call.may_go_to(self.spec.audience, self.spec.adapters)
 
     def has_at_work(self, adapter: str) -> bool:
         """Whether the adapter is one of the last that calls came for here."""
