@@ -108,7 +108,8 @@ def admit(head: Entry | None, claim: Claim | None, place: Place, parent: str | N
     else:
         admitted = head is None or parent is None or parent == newest(head)
     if not admitted:
+        lineage = f"{place.thread!r} ({place.namespace})" if place.namespace else repr(place.thread)
         raise StaleCheckpoint(
-            f"Thread {place.thread!r}{f' ({place.namespace})' if place.namespace else ''} was at checkpoint "
-            f"{parent or 'none'} when this writer read it, and another has written since: it is at {newest(head)}."
+            f"Thread {lineage} was at checkpoint {parent or 'none'} when this writer read it, and another has written "
+            f"since: it is at {newest(head) or 'none'}."
         )

@@ -1,13 +1,14 @@
 """Calls of one turn of an event loop that write to one lineage go into one commit.
 
 LangGraph starts the writes of a superstep's tasks and the checkpoint after them without waiting in between: together
-they need one place in the log and one trip to the disk. Each call ends when the commit is durable, and fails alone.
+they need one place in the log and one trip to the disk. Each call ends when the commit is durable, and fails alone: it
+may have been refused for what another of its turn writes, so it is told only once that stands.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -87,39 +88,59 @@ class Turns:
     def _submit(self, turn: Sequence[_Asked]) -> None:
         try:
             transaction = self._board.begin(PRINCIPAL)
-            written = list(_written(transaction, turn))
-            if written:
+            written = _Written.of(transaction, turn)
+            if written.done:
                 call_when_done(self._board.submit(transaction), lambda committed: self._settle(committed, written))
+            else:
+                written.refuse()
         except Exception as error:
             # Nobody waits for this function itself.
             for asked in turn:
                 asked.fail(error)
 
-    def _settle(self, committed: Future[Commit], written: Sequence[tuple[_Asked, Any]]) -> None:
+    def _settle(self, committed: Future[Commit], written: _Written) -> None:
         error = committed.exception()
         if isinstance(error, Conflict):
-            self._known.forget(written[0][0].operation.place)
-            self._submit([asked for asked, _ in written])
-            return
-        for asked, result in written:
-            if error is not None:
+            self._known.forget(written.turn[0].operation.place)
+            # Also who was refused: perhaps for what is not written now.
+            self._submit(written.turn)
+        elif error is not None:
+            for asked in written.turn:
                 asked.fail(error)
+        else:
+            written.succeed(committed.result())
+            written.refuse()
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What became of a turn in one transaction: results of those it carries out, errors of those it refused."""
+
+    turn: Sequence[_Asked]
+    done: list[tuple[_Asked, Any]]
+    refused: list[tuple[_Asked, Exception]]
+
+    @staticmethod
+    def of(transaction: Transaction, turn: Sequence[_Asked]) -> _Written:
+        """Let ``transaction`` write what was asked for, without what fails."""
+        written = _Written(turn, [], [])
+        for asked in turn:
+            if asked.done.done():
                 continue
-            asked.operation.keep(committed.result(), result)
+            mark = transaction.savepoint()
+            try:
+                written.done.append((asked, asked.operation.write(transaction)))
+            except Exception as error:
+                transaction.rollback_to(mark)
+                written.refused.append((asked, error))
+        return written
+
+    def succeed(self, commit: Commit) -> None:
+        for asked, result in self.done:
+            asked.operation.keep(commit, result)
             if not asked.done.done():
                 asked.done.set_result(None)
 
-
-def _written(transaction: Transaction, turn: Sequence[_Asked]) -> Iterator[tuple[_Asked, Any]]:
-    """Write what was asked for, and yield each operation that is not refused with its result."""
-    for asked in turn:
-        if asked.done.done():
-            continue
-        mark = transaction.savepoint()
-        try:
-            result = asked.operation.write(transaction)
-        except Exception as error:
-            transaction.rollback_to(mark)
+    def refuse(self) -> None:
+        for asked, error in self.refused:
             asked.fail(error)
-        else:
-            yield asked, result

@@ -1,6 +1,7 @@
 """Calls of one turn of the event loop share a commit and fail alone; what a saver remembers is never trusted."""
 
 import asyncio
+import contextvars
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
@@ -8,7 +9,7 @@ from langgraph.checkpoint.base.id import uuid6
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.storage import BoardClosed
-from agentsys.langgraph.ownership import StaleCheckpoint
+from agentsys.langgraph.ownership import RUNNING, StaleCheckpoint
 from agentsys.langgraph.saver import BlackboardSaver
 from tests.langgraph.write_ownership import named
 
@@ -126,3 +127,43 @@ def test_a_deleted_thread_begins_anew(board):
     again = put(one, {"configurable": {**first["configurable"], "checkpoint_id": None}}, 5)
     assert one.get_tuple(again).checkpoint["channel_values"] == {"n": 5}
     assert one.get_tuple(first) is None
+
+
+async def test_nobody_is_refused_for_what_was_not_written(board, monkeypatch):
+    """Two began an empty thread. A task of the second comes before a task of the first, but after its checkpoint."""
+    saver, elsewhere = BlackboardSaver(board), BlackboardSaver(board)
+    thread = {"configurable": {**named("turns")["configurable"], "checkpoint_ns": "", RUNNING: None}}
+    first, second = Writer(saver, thread), Writer(saver, thread)
+    submit = board.submit
+
+    def submit_after_the_checkpoint(transaction):
+        monkeypatch.setattr(board, "submit", submit)
+        first.does(lambda: elsewhere.put(thread, first.checkpoint, {"source": "input", "step": -1}, {"n": 1}))
+        return submit(transaction)
+
+    monkeypatch.setattr(board, "submit", submit_after_the_checkpoint)
+    outcomes = await asyncio.gather(
+        second.asks(lambda: saver.aput_writes(second.config, [("n", 5)], "of the second")),
+        first.asks(lambda: saver.aput_writes(first.config, [("n", 2)], "of the first")),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], StaleCheckpoint)
+    assert outcomes[1] is None
+    assert written(saver, first.config) == {("of the first", 2)}
+    assert saver.get_tuple(second.config) is None
+
+
+class Writer:
+    """Who has read a thread, in a context of its own as each run of a graph has one, and has a checkpoint for it."""
+
+    def __init__(self, saver, thread):
+        self.context = contextvars.copy_context()
+        self.context.run(saver.get_tuple, thread)
+        self.checkpoint = checkpoint(1)
+        self.config = {"configurable": {**thread["configurable"], "checkpoint_id": self.checkpoint["id"]}}
+
+    def does(self, call):
+        return self.context.run(call)
+
+    def asks(self, call):
+        return asyncio.get_running_loop().create_task(call(), context=self.context)

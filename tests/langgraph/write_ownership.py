@@ -108,6 +108,11 @@ async def used_thread(saver):
         await concurrent_invokes(saver, named("used"), "sync")
 
 
+async def used_thread_async(saver):
+    for _ in range(2):
+        await concurrent_invokes(saver, named("used-async"), "async")
+
+
 async def used_thread_exit(saver):
     for _ in range(2):
         await concurrent_invokes(saver, named("used-exit"), "exit")
@@ -215,6 +220,7 @@ ASYNC_CHECKS = [
     empty_thread_async,
     empty_thread_exit,
     used_thread,
+    used_thread_async,
     used_thread_exit,
     updates_beside_a_run,
     answers_to_one_question,
