@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -163,11 +164,12 @@ class Cursor:
         self._seen: dict[str, int] = {}
         self._earlier = _steps_before(journal.steps, path, attempt) if attempt > 1 else {}
 
-    def take(self, kind: str, arguments: Json) -> tuple[Step, Step | None]:
+    def take(self, kind: str, arguments: Json, once: Sequence[Json] = ()) -> tuple[Step, Step | None]:
         """Return the step to execute (value not yet known) and, where it was recorded before, the recorded one.
 
-        Raises :class:`ReplayDivergence` when the record holds another step at this position, and
-        :class:`RecordEnded` when a replay would need a step that was never recorded.
+        ``once`` are other forms in which the same arguments were recorded in the past. Raises
+        :class:`ReplayDivergence` when the record holds another step at this position, and :class:`RecordEnded` when a
+        replay would need a step that was never recorded.
         """
         key = f"{self.path}#{self.attempt}:{self._next:04d}"
         content = digest([kind, arguments])
@@ -175,12 +177,15 @@ class Cursor:
         self._next += 1
         self._seen[content] = occurrence + 1
         recorded = self._journal.get(key)
-        if recorded is not None and (recorded.kind, recorded.input) != (kind, content):
+        forms = itertools.chain([content], (digest([kind, form]) for form in once))
+        if recorded is not None and (recorded.kind != kind or recorded.input not in forms):
             raise ReplayDivergence(
                 f"Step {key} of run {self._journal.run} was recorded as {recorded.kind} {recorded.input} and is now "
                 f"{kind} {content}."
             )
-        recorded = recorded or self._earlier.get((content, occurrence))
+        if recorded is None and self._earlier:
+            found = (self._earlier.get((form, occurrence)) for form in forms)
+            recorded = next((step for step in found if step is not None), None)
         if recorded is None and self._journal.mode is Mode.REPLAY:
             raise RecordEnded(f"Run {self._journal.run} has no record of step {key} ({kind}).")
         return Step(key, kind, content, occurrence, None, Label(), 0), recorded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
@@ -24,6 +24,7 @@ from agentsys.policy.domains import Member
 from agentsys.policy.endorsers import PERSON, Endorser, answer_form
 from agentsys.questions import UNKNOWN_ENDORSER, about_endorser, about_person
 from agentsys.quotas import QuotaExceeded, charges_of_endorsement
+from agentsys.recorded_sampling import sampling_forms
 from agentsys.rounds import Failure
 from agentsys.schemas import extraction_prompt, parse_answer, schema_constraint
 from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
@@ -234,8 +235,8 @@ class ModelAsking(ToolCalling):
         label = self._label.join(*labels)
         chat: list[Json] = [[message.role, message.content] for message in messages]
         grammar: Json = None if constraint is None else [constraint.kind, constraint.source]
-        parameters: Json = [chat, grammar, to_json(asdict(sampling)), model]
-        step, recorded = self._take(kind, parameters)
+        parameters, *once = [[chat, grammar, form, model] for form in sampling_forms(sampling)]
+        step, recorded = self._take(kind, parameters, once)
         if recorded is None:
             urgency, tags = self._scope.urgency(self.actor.deadline), {"run": self.run, "agent": self.agent}
             place = self._scope.place(self.agent, self.actor.deadline)

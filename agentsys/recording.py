@@ -108,10 +108,10 @@ class Recording:
             recorded = await self._record(replace(step, value=produce(), label=self._label))
         return recorded.value
 
-    def _take(self, kind: str, arguments: Json) -> tuple[Step, Step | None]:
+    def _take(self, kind: str, arguments: Json, once: Sequence[Json] = ()) -> tuple[Step, Step | None]:
         self._check()
         try:
-            step, recorded = self._cursor.take(kind, arguments)
+            step, recorded = self._cursor.take(kind, arguments, once)
         except AgentsysError as error:
             self._fault = error
             raise

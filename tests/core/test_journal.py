@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
+from agentsys import topics
 from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectState
 from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.blackboard.predicates import Predicate
-from agentsys.journal import ReplayDivergence
+from agentsys.journal import ReplayDivergence, digest
 from agentsys.runtime import Runtime
+from agentsys.serving.requests import SamplingParams
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
 
@@ -238,3 +242,86 @@ async def test_a_call_without_outcome_is_redriven_only_if_repeatable(tmp_path, e
     if status == "failed":
         assert result.failure.code == "AGS-0631"
         assert states == [EffectState.IN_DOUBT]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOfTomorrow(SamplingParams):
+    """Sampling with a parameter that nobody has thought of yet."""
+
+    novelty: float = 0.0
+
+
+FIRST = {"max_tokens": 9, "temperature": 0.0, "top_p": 1.0, "seed": None, "stop": ["."], "ignore_eos": False}
+RECORDED_AS = {
+    "at first": FIRST,
+    "since there were log-probabilities": FIRST | {"logprobs": None},
+    "since there were penalties": FIRST
+    | {"logprobs": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": {}},
+}
+
+
+def record_as(board: Board, run: str, sampling: dict[str, object]) -> None:
+    """Put the model calls of a run on record anew, as they were while sampling had these parameters."""
+    transaction = board.begin("owner")
+    for entry in board.query(Predicate(topic=topics.steps(run))):
+        if entry.value["kind"] == "generate":
+            arguments = [[["user", "hello"]], None, sampling, None]
+            value = {**entry.value, "input": digest(["generate", arguments])}
+            transaction.put(topics.steps(run), entry.key, value, type="step", label=entry.label)
+    board.commit(transaction)
+
+
+@pytest.mark.parametrize("shape", RECORDED_AS)
+async def test_runs_replay_and_resume_that_were_recorded_before_sampling_had_more_parameters(
+    make_runtime, board, shape
+):
+    async def body(context, value):
+        twice = [await context.generate("hello", sampling=SamplingParams(max_tokens=9, stop=(".",))) for _ in range(2)]
+        return [answer.value for answer in twice]
+
+    workflow, state = interrupted(body)
+    runtime = make_runtime()
+    await start_and_die(runtime, workflow)
+    record_as(board, "r1", RECORDED_AS[shape])
+    state["alive"] = True
+    assert (await runtime.resume("r1", workflow)).value == ["hello", "hello"]
+    assert len(runtime.model.requests) == 2, "nothing is asked again"
+    assert (await runtime.replay("r1", workflow)).identical
+    record_as(board, "r1", RECORDED_AS[shape] | {"top_p": 0.5})
+    assert not (await runtime.replay("r1", workflow)).identical
+
+
+async def test_an_attempt_takes_over_answers_that_were_recorded_before_sampling_had_more_parameters(
+    make_runtime, board
+):
+    @agent(kind="question")
+    async def loser(context, request):
+        context.read("shared", "x")
+        await context.generate("hello", sampling=SamplingParams(max_tokens=9, stop=(".",)))
+        if context.actor.attempt == 1:
+            record_as(board, "r1", RECORDED_AS["at first"] | {"logprobs": None})
+            other = board.begin("somebody")
+            other.put("shared", "x", 1, type="number", label=Label.trusted())
+            board.commit(other)
+        return 1
+
+    async def workflow(context, value):
+        return (await context.ask("question")).value
+
+    runtime = make_runtime(agents=[loser])
+    assert (await runtime.run(workflow, run_id="r1")).value == 1
+    assert len(runtime.model.requests) == 1
+
+
+async def test_a_new_sampling_parameter_counts_on_record_once_it_is_used(make_runtime):
+    sampling = SamplingParams(seed=3)
+
+    async def workflow(context, value):
+        return (await context.generate("hello", sampling=sampling)).value
+
+    runtime = make_runtime()
+    await runtime.run(workflow, run_id="r1")
+    sampling = SamplingOfTomorrow(seed=3)
+    assert (await runtime.replay("r1", workflow)).identical
+    sampling = SamplingOfTomorrow(seed=3, novelty=0.1)
+    assert not (await runtime.replay("r1", workflow)).identical
