@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
 
-from agentsys.serving.weights.catalogue import DEFAULT_MODEL
+from agentsys.serving.weights.catalogue import DEFAULT_MODEL, weights_of
 
 SHORTEST_TOKEN = 16
 """Characters of a bearer token."""
@@ -33,7 +33,8 @@ class ModelSettings(Section):
 
     name: str = Field(
         DEFAULT_MODEL,
-        description="a pulled model, a folder, a Hugging Face id, or http://host/v1#model for an OpenAI-compatible URL",
+        description="a pulled model, a folder, or a Hugging Face id; vllm:NAME runs one in vLLM; or "
+        "http://host/v1#model for an OpenAI-compatible URL",
     )
     api_key: str | None = Field(None, description="bearer token of an OpenAI-compatible URL", repr=False)
     weight_format: Literal["auto", "float32", "bfloat16", "int8"] = Field(
@@ -60,7 +61,7 @@ class ModelSettings(Section):
     @property
     def is_default(self) -> bool:
         """Whether this is the small model that every installation can run."""
-        return self.name == DEFAULT_MODEL
+        return weights_of(self.name) == DEFAULT_MODEL
 
 
 class NamedModelSettings(Section):

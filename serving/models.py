@@ -18,10 +18,8 @@ from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.scheduling.policy import Policy
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
-from agentsys.serving.weights.catalogue import is_remote
+from agentsys.serving.weights.catalogue import is_remote, runs_in_vllm
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
-
-_VLLM = "vllm:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +72,14 @@ class SpecifiedEngine:
     def __call__(self) -> Engine:
         if is_remote(self.spec):
             return _remote(self.spec, self.options)
-        if self.spec.startswith(_VLLM):
-            return _vllm(self.spec.removeprefix(_VLLM), self.options, self.progress)
+        if runs_in_vllm(self.spec):
+            return _vllm(self.spec, self.options, self.progress)
         return _in_process(self.spec, self.options, self.progress)
 
 
 def runs_adapters(spec: str) -> bool:
     """Whether the engine of a model's name loads LoRA adapters. A server elsewhere has them as models of its own."""
-    return spec.startswith(_VLLM)
+    return runs_in_vllm(spec)
 
 
 def engine_factory(
@@ -170,13 +168,13 @@ def _remote(spec: str, options: EngineOptions) -> Engine:
     )
 
 
-def _vllm(name: str, options: EngineOptions, progress: ProgressListener) -> Engine:
+def _vllm(spec: str, options: EngineOptions, progress: ProgressListener) -> Engine:
     from agentsys.serving.vllm_engine.engine import VllmEngine
     from agentsys.serving.vllm_engine.loading import VllmOptions
     from agentsys.serving.weights.pull import pull
 
     return VllmEngine(
-        pull(name, progress=progress, directory=options.models_dir),
+        pull(spec, progress=progress, directory=options.models_dir),
         VllmOptions(
             dtype="float32" if options.weight_format == "float32" else "bfloat16",
             threads=options.threads,

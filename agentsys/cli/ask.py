@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from agentsys.cli.composition import open_lake, settings_with
 from agentsys.cli.live import LiveRun
+from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, exit_code_of_run, out, print_failure, print_json, reported_errors
 from agentsys.cli.recorded import LATEST, origin_of, recorded_run
 from agentsys.errors import ConfigurationError
@@ -37,9 +38,7 @@ def ask(
         Path | None, typer.Option("--questions", help="JSON list of questions, or of objects with a `question`.")
     ] = None,
     take: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or http://host/v1#model.")
-    ] = None,
+    model: ModelOption = None,
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     planner: Annotated[
         str | None, typer.Option(help="auto, focused, grammar or free: for small, larger and capable models.")

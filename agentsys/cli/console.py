@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from agentsys.cli.composition import settings_with
+from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import err, reported_errors
 from agentsys.cli.serve import composed, listening, run_server
 from agentsys.errors import ConfigurationError
@@ -37,7 +38,7 @@ def console(
         Path | None, typer.Argument(help="Python file with workflows, agents and tools at module level.")
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
+    model: ModelOption = None,
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     url: Annotated[
         str | None, typer.Option(help="Show this server, with the token in AGENTSYS_TOKEN, and start none.")

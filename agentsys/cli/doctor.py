@@ -91,11 +91,15 @@ def check_torch(settings: Settings) -> Finding:
 
 def _options_of_local_models(settings: Settings) -> list[EngineOptions]:
     from agentsys.embedded import options_of
-    from agentsys.serving.weights.catalogue import is_remote
+    from agentsys.serving.weights.catalogue import is_remote, runs_in_vllm
 
     default = (None, (settings.model.name, *settings.model.replicas))
     every = [default, *((named, named.specs) for named in settings.models.values())]
-    return [options_of(settings, named) for named, specs in every if not all(is_remote(spec) for spec in specs)]
+    return [
+        options_of(settings, named)
+        for named, specs in every
+        if not all(is_remote(spec) or runs_in_vllm(spec) for spec in specs)
+    ]
 
 
 def check_kernels(_: Settings) -> Finding:
@@ -110,16 +114,26 @@ def check_kernels(_: Settings) -> Finding:
 
 
 def check_model(settings: Settings) -> Finding:
-    """The configured model is pulled or reachable."""
-    from agentsys.serving.weights.cache import find_pulled
-    from agentsys.serving.weights.catalogue import is_remote
+    """The configured models are pulled or elsewhere, and those for vLLM have it here."""
+    from agentsys.serving.vllm_engine.versions import VllmMissingError, VllmVersionError, checked_version
+    from agentsys.serving.weights.catalogue import is_remote, runs_in_vllm
+    from agentsys.serving.weights.pull import is_at_hand
 
-    name = settings.model.name
-    if is_remote(name):
-        return Finding("model", "ok", f"{name} (remote; not contacted)")
-    if find_pulled(settings.models_dir, name) or Path(name).expanduser().exists():
-        return Finding("model", "ok", name)
-    return Finding("model", "warning", f"{name} is not pulled", f"Run `agentsys models pull {name}`.")
+    named = (spec for one in settings.models.values() for spec in one.specs)
+    specs = list(dict.fromkeys((settings.model.name, *settings.model.replicas, *named)))
+    if any(runs_in_vllm(spec) for spec in specs):
+        try:
+            checked_version()
+        except (VllmMissingError, VllmVersionError) as error:
+            return Finding("model", "fault", error.message, error.remedy)
+    missing = [spec for spec in specs if not (is_remote(spec) or is_at_hand(spec, settings.models_dir))]
+    if missing:
+        commands = " and ".join(f"`agentsys models pull {spec}`" for spec in missing)
+        verb = "is" if len(missing) == 1 else "are"
+        return Finding("model", "warning", f"{', '.join(missing)} {verb} not pulled", f"Run {commands}.")
+    return Finding(
+        "model", "ok", ", ".join(f"{spec} (remote; not contacted)" if is_remote(spec) else spec for spec in specs)
+    )
 
 
 def check_adapters(settings: Settings) -> Finding:

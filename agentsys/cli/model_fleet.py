@@ -10,24 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli.model_admin import ask_server
+from agentsys.cli.model_names import ModelArgument, ServedModelOption
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
-from agentsys.errors import AgentsysError
 from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
     from agentsys.serving.launcher import LaunchError, LocalFleet, RayFleet
 
 
-def _completed(incomplete: str) -> list[str]:
-    """Complete the names of the configured models."""
-    try:
-        settings = load_settings().settings
-    except AgentsysError:
-        return []
-    return [name for name in (settings.model.name, *settings.models) if name.startswith(incomplete)]
-
-
-ModelArgument = Annotated[str, typer.Argument(help="The model's name.", autocompletion=_completed)]
 UrlOption = Annotated[
     str,
     typer.Option("--url", envvar="AGENTSYS_URL", help="The server: of `agentsys models serve` or `agentsys serve`."),
@@ -69,7 +59,7 @@ def unload(
 
 def launch(
     count: Annotated[int, typer.Option("--count", min=1, help="Servers to start.")] = 2,
-    model: Annotated[str | None, typer.Option("--model", help="The model to serve; default: model.name.")] = None,
+    model: ServedModelOption = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the first; others follow.")] = 8710,
     ray: Annotated[
         str | None, typer.Option("--ray", help="Address of a Ray cluster to start them on, or auto.")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agentsys.cli.model_names import ServedModelOption
 from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
 from agentsys.cli.serve import tell_draining
 from agentsys.errors import ServingError
@@ -25,7 +26,7 @@ class PortUnavailable(ServingError):
 
 
 def serve(
-    model: Annotated[str | None, typer.Option("--model", help="The model to serve; default: model.name.")] = None,
+    model: ServedModelOption = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen at.")] = None,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0 picks a free one.")

@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from agentsys.cli.model_fleet import launch, load, ps, unload
+from agentsys.cli.model_names import completed_source
 from agentsys.cli.model_server import serve
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
 from agentsys.settings import Settings, load_settings
@@ -31,7 +32,10 @@ STAGES = {"resolve": "asking the index", "download": "downloading", "convert": "
 def pull(
     source: Annotated[
         str | None,
-        typer.Argument(help="A catalogue name, a Hugging Face id, a folder or a .gguf file; default: model.name."),
+        typer.Argument(
+            help="A catalogue name, a Hugging Face id, a folder or a .gguf file; default: model.name.",
+            autocompletion=completed_source,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from agentsys.cli.model_names import completed_source
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
 
 if TYPE_CHECKING:
@@ -97,7 +98,10 @@ def evolve(
     ] = None,
     gate: Annotated[bool, typer.Option(help="Accept only what does no worse on the torch engine.")] = True,
     model: Annotated[
-        str | None, typer.Option(help="Model that the gate serves with; default: the configured one.")
+        str | None,
+        typer.Option(
+            help="Model that the gate serves with; default: the configured one.", autocompletion=completed_source
+        ),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Slots of each simulated replica.")] = 16,
     training: TrainingOption = None,

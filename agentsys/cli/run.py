@@ -10,6 +10,7 @@ import typer
 
 from agentsys.cli.attendance import attended
 from agentsys.cli.composition import file_runtime, settings_with
+from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import (
     JsonOption,
     err,
@@ -41,7 +42,7 @@ def run(
     enqueue: Annotated[
         bool, typer.Option("--enqueue", help="Only put the run on record, for a worker (`agentsys work`) to execute.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
+    model: ModelOption = None,
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
+from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
 from agentsys.cli.startup import keep_what_is_loaded
 from agentsys.errors import BoardError, ConfigurationError
@@ -37,7 +38,7 @@ def serve(
         Path | None, typer.Argument(help="Python file with workflows, agents and tools at module level.")
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
+    model: ModelOption = None,
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; beyond this machine only with a token.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentsys.cli.composition import file_runtime, settings_with
+from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import ExitCode, err, reported_errors
 from agentsys.errors import ConfigurationError
 
@@ -22,7 +23,7 @@ def work(
     file: Annotated[Path, typer.Argument(help="Python file with the workflows, agents and tools of the runs.")],
     most: Annotated[int, typer.Option(min=1, help="At most so many runs at once.")] = 16,
     drain: Annotated[bool, typer.Option("--drain", help="End once no run is unfinished.")] = False,
-    model: Annotated[str | None, typer.Option(help="Model: a name, folder, Hugging Face id, or URL.")] = None,
+    model: ModelOption = None,
     board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
 ) -> None:
     """Take runs that wait (`agentsys run --enqueue`), and those whose process died; any number of workers may."""

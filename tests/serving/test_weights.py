@@ -29,7 +29,7 @@ from agentsys.serving.weights.errors import (
 )
 from agentsys.serving.weights.gguf_conversion import convert_gguf
 from agentsys.serving.weights.progress import PullProgress, ignore_progress
-from agentsys.serving.weights.pull import pull
+from agentsys.serving.weights.pull import is_at_hand, pull
 
 CONTENT = bytes(range(256)) * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -192,6 +192,28 @@ def test_a_folder_is_used_where_it_lies_if_complete(tiny_model_dir, tmp_path) ->
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert pull(str(tmp_path)) == tmp_path
+
+
+def test_the_engine_before_a_name_is_no_part_of_it(tmp_path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    assert pull(f"vllm:{folder}") == folder
+    assert is_at_hand(f"vllm:{folder}", tmp_path) and is_at_hand(str(folder), tmp_path)
+    for absent in ("vllm:smollm2-135m", "smollm2-135m", "vllm:", "vllm:some/model-of-nobody"):
+        assert not is_at_hand(absent, tmp_path)
+    with publish(tmp_path, "smollm2-135m", source="x", sha256="0") as staging:
+        (staging / "config.json").write_text("{}")
+    assert is_at_hand("vllm:smollm2-135m", tmp_path)
+    with pytest.raises(UnknownModelError, match="no-such-model"):
+        pull("vllm:no-such-model", directory=tmp_path)
+
+
+def test_a_model_of_a_server_is_not_pulled(tmp_path) -> None:
+    with pytest.raises(UnknownModelError, match="of a server") as caught:
+        pull("http://127.0.0.1:9/v1#m", directory=tmp_path)
+    assert "nothing is to pull" in caught.value.remedy
 
 
 def test_the_hub_offline_is_a_clear_error(tmp_path, monkeypatch) -> None:
