@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, print_table, reported_errors
-from agentsys.cli.startup import keep_what_is_loaded
+from agentsys.cli.startup import calm_the_collector
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def bench(
 
         module = importlib.import_module(f"agentsys.benchmarks.{name}")
         # Boards are measured as in a server.
-        keep_what_is_loaded()
+        calm_the_collector()
         named = {"peer": peer, "engine": engine, "device": device}
         named_arguments = {key: value for key, value in named.items() if value is not None}
         result: BenchResult = module.main(Options(quick, repeats, _arguments(arguments or []) | named_arguments))

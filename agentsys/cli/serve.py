@@ -15,7 +15,7 @@ import typer
 from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
-from agentsys.cli.startup import keep_what_is_loaded
+from agentsys.cli.startup import calm_the_collector
 from agentsys.errors import BoardError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def _serve(
         stopping, operation = Stopping(), Operation(limits_of(settings))
         app = create_app(supervisor, options, stopping, operation)
         async with _taking_runs(supervisor, wanted=resume):
-            keep_what_is_loaded()
+            calm_the_collector()
             _announce(options, as_json=as_json)
             compacting = asyncio.create_task(_compact_regularly(runtime, settings.board.keep))
             try:
