@@ -26,6 +26,7 @@ from agentsys.serving.openai_format import (
     parse_embeddings,
     parse_event,
 )
+from agentsys.serving.openai_logprobs import LogprobsWithheldError, wanted_alternatives
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest, Timings, Usage
 from agentsys.serving.scheduling.step_time import Iteration
 
@@ -92,7 +93,7 @@ class _Post:
 
 
 class OpenAIEngine:
-    """One model of a remote server. Answers carry text only: a remote server does not tell token ids."""
+    """One model of a remote server. Answers carry text and log-probabilities: a server does not tell token ids."""
 
     def __init__(
         self,
@@ -156,8 +157,8 @@ class OpenAIEngine:
     async def submit(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator drops the connection, on which servers stop generating.
 
-        Raises ``UnsupportedConstraintError``, :class:`RemoteUnavailableError`, :class:`RemoteRefusedError` or
-        ``RemoteProtocolError``.
+        Raises ``UnsupportedConstraintError``, ``UnsupportedFeatureError``, :class:`RemoteUnavailableError`,
+        :class:`RemoteRefusedError` or ``RemoteProtocolError``.
         """
         self._check_open()
         endpoint, body = endpoint_and_body(request, self._capabilities)
@@ -254,7 +255,7 @@ class OpenAIEngine:
                 async with self._client() as client:
                     response = await self._open(client, post)
                     try:
-                        async for chunk in self._chunks(response, started):
+                        async for chunk in self._chunks(response, started, wanted_alternatives(post.body)):
                             await room.acquire()
                             events.put_nowait(chunk)
                     finally:
@@ -300,19 +301,25 @@ class OpenAIEngine:
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _chunks(self, response: httpx.Response, started: float) -> AsyncGenerator[Chunk]:
-        answered = _Answered()
+    async def _chunks(
+        self, response: httpx.Response, started: float, alternatives: int | None
+    ) -> AsyncGenerator[Chunk]:
+        answered, withheld = _Answered(), alternatives is not None
         async for line in response.aiter_lines():
-            event = parse_event(line)
+            event = parse_event(line, alternatives or 0)
             if isinstance(event, EndOfStream):
                 break
             if event is None:
                 continue
             answered = replace(answered, usage=event.usage or answered.usage, reason=event.reason or answered.reason)
-            if event.text:
+            logprobs = () if alternatives is None else event.logprobs
+            withheld = withheld and not logprobs
+            if withheld and event.text:
+                raise LogprobsWithheldError(f"{self._capabilities.model} of {self._base_url} tells no logprobs.")
+            if event.text or logprobs:
                 first_at = answered.first_at or time.perf_counter()
                 answered = replace(answered, chunks=answered.chunks + 1, first_at=first_at)
-                yield Chunk(event.text)
+                yield Chunk(event.text, logprobs=logprobs)
         if answered.reason is None:
             raise RemoteProtocolError(f"{self._base_url} ended its answer without a finish reason.")
         now = time.perf_counter()
@@ -356,7 +363,9 @@ def _capabilities(entry: dict[str, Any], context_length: int) -> Capabilities:
         context_length=int(entry.get("max_model_len") or context_length),
         constraints=frozenset(str(kind) for kind in constraints),
         priority=bool(entry.get("priority", extended)),
-        embeddings=bool(entry.get("embeddings", True)),  # a server that does not tell refuses by itself
+        # A server that does not tell is asked: it refuses by itself, or is found out by its answer.
+        logprobs=bool(entry.get("logprobs", True)),
+        embeddings=bool(entry.get("embeddings", True)),
     )
 
 

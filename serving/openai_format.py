@@ -10,7 +10,16 @@ from typing import Any
 from agentsys.errors import ServingError
 from agentsys.serving.engine import Capabilities, check_adapter
 from agentsys.serving.engine_errors import UnsupportedFeatureError
-from agentsys.serving.requests import Constraint, EmbedRequest, FinishReason, GenerateRequest, Message, Usage
+from agentsys.serving.openai_logprobs import logprobs_fields, parse_logprobs
+from agentsys.serving.requests import (
+    Constraint,
+    EmbedRequest,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    TokenLogprobs,
+    Usage,
+)
 from agentsys.serving.torch_engine.block_pool import domain_digest
 
 _STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"}
@@ -41,6 +50,7 @@ class Event:
     text: str = ""
     reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +65,8 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
     """
     check_adapter(request.adapter, capabilities.adapters, f"{capabilities.model}'s server")
     sampling = request.sampling
-    if sampling.logprobs is not None:
-        raise UnsupportedFeatureError(f"logprobs are not asked of {capabilities.model}'s server.")
+    if sampling.logprobs is not None and not capabilities.logprobs:
+        raise UnsupportedFeatureError(f"{capabilities.model}'s server tells no log-probabilities.")
     body: dict[str, Any] = {
         "model": capabilities.model,
         "stream": True,
@@ -68,6 +78,9 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
     for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
         if value := getattr(sampling, name):
             body[name] = value
+    messages = [item for item in request.prompt if isinstance(item, Message)]
+    if sampling.logprobs is not None:
+        body |= logprobs_fields(sampling.logprobs, chat=bool(messages))
     if sampling.seed is not None:
         body["seed"] = sampling.seed
     if sampling.stop:
@@ -75,7 +88,6 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
     if sampling.ignore_eos:
         body["ignore_eos"] = True
     body |= _extensions(request, capabilities)
-    messages = [item for item in request.prompt if isinstance(item, Message)]
     if request.constraint is not None:
         body |= _constraint(request.constraint, capabilities, chat=bool(messages))
     if messages:
@@ -85,8 +97,11 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
     return "/completions", body
 
 
-def parse_event(line: str) -> Event | EndOfStream | None:
-    """Read one line of server-sent events; None for lines without data. Raises :class:`RemoteProtocolError`."""
+def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:
+    """Read one line of server-sent events; None for lines without data.
+
+    ``alternatives`` is how many tokens are told at most at each one's place. Raises :class:`RemoteProtocolError`.
+    """
     if not line.startswith("data:"):
         if line.lstrip().startswith(("{", "<")):
             raise RemoteProtocolError(f"expected a stream of events, got {line[:200]!r}.")
@@ -103,7 +118,12 @@ def parse_event(line: str) -> Event | EndOfStream | None:
         text = choices[0].get("text") if delta is None else delta.get("content")
         if not isinstance(text, str | None):
             raise TypeError(f"text of type {type(text).__name__}")
-        return Event(text or "", _finish_reason(choices[0].get("finish_reason")), _usage(content.get("usage")))
+        return Event(
+            text or "",
+            _finish_reason(choices[0].get("finish_reason")),
+            _usage(content.get("usage")),
+            parse_logprobs(choices[0].get("logprobs"), alternatives),
+        )
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
 

@@ -156,9 +156,12 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and the natural logarithm of its probability; ``text`` is its bytes, perhaps half a character."""
+    """A token and the natural logarithm of its probability; ``text`` is its bytes, perhaps half a character.
 
-    token_id: int
+    ``token_id`` is ``None`` where a server elsewhere does not tell it.
+    """
+
+    token_id: int | None
     text: bytes
     logprob: float
 
@@ -178,7 +181,8 @@ class TokenLogprobs:
 class Chunk:
     """A piece of a streamed answer; the last one carries ``finish_reason``, ``usage`` and ``timings``.
 
-    ``logprobs`` has one item for each of ``token_ids`` if the request asked for them, and is empty otherwise.
+    ``logprobs`` has one item for each token if the request asked for them, and is empty otherwise; ``token_ids`` is
+    empty if the engine tells none.
     """
 
     text: str

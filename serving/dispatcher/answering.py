@@ -192,7 +192,7 @@ class Answering:
             first, copy.tokens = not copy.tokens, copy.tokens + (len(chunk.token_ids) or 1)
             copy.first_at = copy.first_at or time.perf_counter()
             self._reports.progressed(self, copy, first=first)
-            if new.text or new.token_ids:
+            if new.text or new.token_ids or new.logprobs:
                 self.mailbox.put(new)
             return True
         last = self._last(new)

@@ -40,11 +40,14 @@ class Resumable(Protocol):
 
 @dataclass(slots=True)
 class Shown:
-    """What of an answer the caller has: text, and the token ids where the engine tells them, ``tokens`` in all."""
+    """What of an answer the caller has: text, and the token ids where the engine tells them, ``tokens`` in all, of
+    ``logprobs`` of which the log-probability.
+    """
 
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     tokens: int = 0
+    logprobs: int = 0
 
     @property
     def text(self) -> str:
@@ -59,7 +62,8 @@ class Shown:
         """Take a chunk that was shown."""
         self.texts.append(chunk.text)
         self.token_ids.extend(chunk.token_ids)
-        self.tokens += len(chunk.token_ids) or (1 if chunk.text else 0)
+        self.tokens += len(chunk.token_ids) or len(chunk.logprobs) or (1 if chunk.text else 0)
+        self.logprobs += len(chunk.logprobs)
 
 
 def movable(request: GenerateRequest, engine: Engine) -> bool:
@@ -170,7 +174,8 @@ class _Repeating:
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown.text
-        self._left = len(shown.token_ids)
+        self._tokens_left = len(shown.token_ids)
+        self._logprobs_left = shown.logprobs
         self._text = ""
 
     def __call__(self, chunk: Chunk) -> Chunk:
@@ -180,7 +185,8 @@ class _Repeating:
             raise AnswerInterruptedError(
                 f"the answer that a replica broke off after {len(self._shown)} characters came out otherwise elsewhere."
             )
-        skipped = min(len(chunk.token_ids), self._left)
-        self._left -= skipped
+        tokens, logprobs = chunk.token_ids[self._tokens_left :], chunk.logprobs[self._logprobs_left :]
+        self._tokens_left -= len(chunk.token_ids) - len(tokens)
+        self._logprobs_left -= len(chunk.logprobs) - len(logprobs)
         new = self._text[max(len(before), len(self._shown)) :]
-        return replace(chunk, text=new, token_ids=chunk.token_ids[skipped:], logprobs=chunk.logprobs[skipped:])
+        return replace(chunk, text=new, token_ids=tokens, logprobs=logprobs)

@@ -19,6 +19,7 @@ from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatu
 from agentsys.serving.models import engine_factory
 from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError, UnsupportedConstraintError
+from agentsys.serving.openai_logprobs import LogprobsWithheldError
 from agentsys.serving.requests import (
     Chunk,
     Constraint,
@@ -28,6 +29,8 @@ from agentsys.serving.requests import (
     GenerateRequest,
     Message,
     SamplingParams,
+    TokenLogprob,
+    TokenLogprobs,
 )
 
 VLLM = {"id": "big", "owned_by": "vllm", "max_model_len": 1234}
@@ -185,6 +188,89 @@ async def test_a_constraint_the_server_cannot_take_is_refused_before_sending(ser
     with pytest.raises(UnsupportedConstraintError):
         await collect(connect(server, "plain"), chat(constraint=constraint))
     assert server.requests == []
+
+
+def telling(*pieces: tuple[str, Any]) -> list[str]:
+    """Events of a chat whose pieces of text come with log-probabilities."""
+    lines = [{"choices": [{"delta": {"content": text}, "logprobs": logprobs}]} for text, logprobs in pieces]
+    lines.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    return [f"data: {json.dumps(line)}\n\n" for line in lines] + ["data: [DONE]\n\n"]
+
+
+def told(token: str, logprob: float, *top: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "top_logprobs": list(top), **more}
+
+
+async def test_logprobs_of_a_chat_are_asked_for_and_read(server) -> None:
+    likely, other = told("Hel", -0.1, bytes=[72, 101, 108]), told("X", -2.0)
+    half = told("\ufffd", -0.5, bytes=[0xE2, 0x82])
+    server.events = telling(
+        ("Hel", {"content": [told("Hel", -0.1, other, likely, told("Y", -9.0))]}), ("", {"content": [half]})
+    )
+    server.models = [VLLM, PLAIN | {"logprobs": True}]
+    for name in ("big", "plain"):
+        chunks = await collect(connect(server, name), chat(sampling=SamplingParams(logprobs=2)))
+        assert [(chunk.text, len(chunk.logprobs)) for chunk in chunks] == [("Hel", 1), ("", 1), ("", 0)]
+        assert chunks[0].logprobs[0].chosen == TokenLogprob(None, b"Hel", -0.1)
+        assert chunks[0].logprobs[0].top == (TokenLogprob(None, b"Hel", -0.1), TokenLogprob(None, b"X", -2.0))
+        assert chunks[1].logprobs[0] == TokenLogprobs(TokenLogprob(None, b"\xe2\x82", -0.5))
+        body = server.requests[-1][1]
+        assert (body["logprobs"], body["top_logprobs"]) == (True, 2)
+    await collect(connect(server), chat())
+    assert not {"logprobs", "top_logprobs"} & set(server.requests[-1][1])
+
+
+async def test_logprobs_of_a_text_are_asked_for_and_read(server) -> None:
+    logprobs = {
+        "tokens": ["ok", "bytes:\\xe2\\x82"],
+        "token_logprobs": [-0.5, -0.25],
+        "top_logprobs": [{"no": -1.5, "ok": -0.5, "maybe": -3.0}, None],
+        "text_offset": [0, 2],
+    }
+    event = {"choices": [{"text": "ok", "logprobs": logprobs, "finish_reason": "length"}]}
+    server.events = [f"data: {json.dumps(event)}\n\n", "data: [DONE]\n\n"]
+    for count in (0, 2):
+        request = GenerateRequest("once upon", SamplingParams(logprobs=count))
+        first, second = (await collect(connect(server), request))[0].logprobs
+        likeliest = (TokenLogprob(None, b"ok", -0.5), TokenLogprob(None, b"no", -1.5))
+        assert first == TokenLogprobs(TokenLogprob(None, b"ok", -0.5), likeliest[:count])
+        assert second == TokenLogprobs(TokenLogprob(None, b"\xe2\x82", -0.25))
+        assert server.requests[-1][1]["logprobs"] == count and "top_logprobs" not in server.requests[-1][1]
+
+
+async def test_an_answer_without_the_logprobs_asked_for_is_an_error_of_its_own(server) -> None:
+    for withholding in (events("Hello"), telling(("Hello", None)), telling(("Hello", {"content": None}))):
+        server.events = withholding
+        with pytest.raises(LogprobsWithheldError, match="big of http") as caught:
+            await collect(connect(server), chat(sampling=SamplingParams(logprobs=0)))
+        assert isinstance(caught.value, UnsupportedFeatureError) and caught.value.code == "AGS-0445"
+    server.models = [VLLM | {"logprobs": False}]
+    before = len(server.requests)
+    with pytest.raises(UnsupportedFeatureError, match="tells no log-probabilities"):
+        await collect(connect(server), chat(sampling=SamplingParams(logprobs=0)))
+    assert len(server.requests) == before, "a server that says so is not asked"
+
+
+async def test_logprobs_that_nobody_asked_for_are_left_out(server) -> None:
+    server.events = telling(("Hel", {"content": [told("Hel", -0.1)]}))
+    assert all(not chunk.logprobs for chunk in await collect(connect(server), chat()))
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": [{"token": "a"}]},
+        {"content": [told("a", -1.0, bytes=[256])]},
+        {"content": 5},
+        [1],
+        {"tokens": ["a", "b"], "token_logprobs": [-1.0]},
+        {"tokens": ["a"], "token_logprobs": [None]},
+    ],
+)
+async def test_malformed_logprobs_are_named(server, logprobs: Any) -> None:
+    server.events = telling(("a", logprobs))
+    with pytest.raises(RemoteProtocolError, match="not a completion"):
+        await collect(connect(server), chat(sampling=SamplingParams(logprobs=1)))
 
 
 async def vectors_of(server, *prompts: Any, **options: Any) -> Embedding:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from agentsys.serving.dispatcher.errors import AnswerInterruptedError
 from agentsys.serving.dispatcher.resumption import Shown, continuable, continuation, movable
-from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams, Usage
+from agentsys.serving.requests import (
+    Chunk,
+    Constraint,
+    FinishReason,
+    GenerateRequest,
+    SamplingParams,
+    TokenLogprob,
+    TokenLogprobs,
+    Usage,
+)
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.engine import TorchEngine
 
@@ -86,6 +95,19 @@ def test_a_repeated_answer_leaves_out_what_was_shown() -> None:
     assert again is request
     texts = [transform(Chunk(text)).text for text in ("H", "ello w", "orld")]
     assert texts == ["", " w", "orld"]
+
+
+def test_a_repeated_answer_tells_no_log_probability_twice() -> None:
+    """Of engines that tell token ids and of those that tell none, however the repetition is cut."""
+    told = [TokenLogprobs(TokenLogprob(None, letter.encode(), -1.0 - place)) for place, letter in enumerate("abcde")]
+    for ids in ((), (5, 6)):
+        shown = Shown()
+        shown.add(Chunk("ab", ids, logprobs=tuple(told[:2])))
+        _, transform = continuation(GenerateRequest([1], SamplingParams(logprobs=0)), shown, TextOnly())
+        again = [("a", told[:1]), ("bcd", told[1:4]), ("", []), ("e", told[4:])]
+        chunks = [transform(Chunk(text, logprobs=tuple(each))) for text, each in again]
+        assert [chunk.text for chunk in chunks] == ["", "cd", "", "e"]
+        assert [item for chunk in chunks for item in chunk.logprobs] == told[2:]
 
 
 def test_a_repetition_that_says_otherwise_is_no_continuation() -> None:

@@ -11,8 +11,9 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from agentsys.serving.client import ServingClient
-from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest
+from agentsys.serving.engine import Capabilities, Engine, EngineStats, QueuedRequest
 from agentsys.serving.engine_errors import UnsupportedFeatureError
+from agentsys.serving.loading import EngineFactory
 from agentsys.serving.requests import (
     Chunk,
     Embedding,
@@ -94,7 +95,7 @@ class ScriptedEngine:
 
 
 @contextlib.contextmanager
-def operated(engine: ScriptedEngine, limits: ServerLimits | None = None) -> Iterator[tuple[str, Operation]]:
+def operated(engine: Engine | EngineFactory, limits: ServerLimits | None = None) -> Iterator[tuple[str, Operation]]:
     """Serve the engine as ``agentsys models serve`` does, in a thread; yields the address and its operation."""
     operation = Operation(limits)
     listener = socket.create_server(("127.0.0.1", 0))

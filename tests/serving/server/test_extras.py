@@ -11,15 +11,23 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
+from agentsys.serving.models import EngineOptions, replicated
+from agentsys.serving.scheduling.workflows import WorkflowTable
 from tests.serving.server.scripted import ScriptedEngine, operated
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
+@pytest.fixture(params=["itself", "behind another server"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of the scripted engine, or one whose dispatcher has the first as a replica."""
     with operated(ScriptedEngine()) as (address, _):
-        yield f"{address}/v1"
+        if request.param == "itself":
+            yield f"{address}/v1"
+            return
+        before = replicated([f"{address}/v1#scripted"], EngineOptions(), WorkflowTable())
+        with operated(before) as (outer, _):
+            yield f"{outer}/v1"
 
 
 @pytest.fixture
