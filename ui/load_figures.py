@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agentsys.protocols.http.serving_documents import LatencyDocument, LoadDocument, RequestDocument
-from agentsys.ui.formatting import duration_text
+from agentsys.protocols.http.serving_documents import LatencyDocument, LoadDocument, RequestDocument, ResidenceDocument
+from agentsys.ui.formatting import Chip, Tone, count_text, duration_text
 
 RATE_SECONDS: Final = 10
 """Seconds over which the rate of tokens is taken."""
+
+_MIB: Final = 2**20
+_STATE_TONES: Final[dict[str, Tone]] = {"loaded": "green", "loaded ahead": "blue", "loading": "orange"}
 
 LONGEST_OVERDUE_SECONDS: Final = 86400
 """A latest start longer ago than this is a priority rather than a time."""
@@ -55,6 +58,25 @@ def headline(stats: Mapping[str, int], load: LoadDocument) -> list[tuple[str, st
         ("drafts accepted", share_text(stats["accepted_tokens"], stats["drafted_tokens"])),
         ("preemptions", f"{stats['preemptions']:,}"),
     ]
+
+
+def residence_chips(residence: ResidenceDocument) -> list[Chip]:
+    """Return whether a model is in memory and how much it takes, what was loaded ahead of a call, and when the next
+    call is expected.
+    """
+    facts = [] if residence.adapter_of is None else [f"adapter of {residence.adapter_of}"]
+    if residence.memory_bytes:
+        facts.append(f"{residence.memory_bytes / _MIB:,.0f} MiB")
+    if residence.gpu_bytes:
+        facts.append(f"{residence.gpu_bytes / _MIB:,.0f} MiB of the GPU")
+    if residence.next_use is not None:
+        facts.append(f"next call expected in {duration_text(residence.next_use)}")
+    if residence.loads:
+        ahead = f", {residence.loads_ahead} ahead of a call" if residence.loads_ahead else ""
+        facts.append(f"{count_text(residence.loads, 'load')}{ahead}")
+    if residence.load_seconds is not None:
+        facts.append(f"loads in {duration_text(residence.load_seconds)}")
+    return [Chip(residence.state, _STATE_TONES.get(residence.state, "gray")), *(Chip(fact, "gray") for fact in facts)]
 
 
 def latency_rows(load: LoadDocument) -> list[dict[str, Any]]:

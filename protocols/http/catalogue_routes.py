@@ -58,9 +58,11 @@ def catalogue_router(runtime: Runtime, measured: Collector | None = None) -> API
 
     @router.get("/serving", dependencies=[Depends(operating)])
     def serving() -> list[EngineDocument]:
-        """Describe the load of each model's engine: its queue, its latencies, its throughput."""
+        """Describe each model: whether it is in memory, and its engine's queue, latencies and throughput."""
+        if not isinstance(runtime.model, ServingClient):
+            return []
         views = engine_views(runtime)
-        return [EngineDocument.of(name, views.get(name)) for name in models()]
+        return [EngineDocument.of(one.name, views.get(one.name), one) for one in runtime.model.residents()]
 
     @router.get(
         "/metrics",

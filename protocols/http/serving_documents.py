@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from agentsys.serving.engine import EngineStats
 from agentsys.serving.observation import EngineView, LatencyView, RequestView
+from agentsys.serving.residence import Resident
 
 
 class UsageDocument(BaseModel):
@@ -99,18 +100,45 @@ class LoadDocument(BaseModel):
         )
 
 
+class ResidenceDocument(BaseModel):
+    """How a model stands to memory. ``state`` is ``loaded``, ``loaded ahead`` of a call, ``loading`` or ``not loaded``.
+
+    ``next_use`` is in how many seconds its next call is expected, null where nothing tells; ``loads_ahead`` of its
+    ``loads`` were made for a call that was expected, and the last load took ``load_seconds``. An adapter is in the
+    memory of ``adapter_of``.
+    """
+
+    state: str
+    memory_bytes: int
+    gpu_bytes: int
+    next_use: float | None
+    loads: int
+    loads_ahead: int
+    load_seconds: float | None
+    adapter_of: str | None
+
+    @staticmethod
+    def of(resident: Resident) -> ResidenceDocument:
+        return ResidenceDocument(**{name: getattr(resident, name) for name in ResidenceDocument.model_fields})
+
+
 class EngineDocument(BaseModel):
-    """A model and the load of its engine; ``stats`` and ``load`` are null while it is not loaded."""
+    """A model, how it stands to memory, and the load of its engine; ``stats`` and ``load`` are null while it is not
+    loaded.
+    """
 
     model: str
     stats: dict[str, int] | None
     load: LoadDocument | None
+    residence: ResidenceDocument | None = None
 
     @staticmethod
-    def of(model: str, view: EngineView | None) -> EngineDocument:
+    def of(model: str, view: EngineView | None, resident: Resident | None = None) -> EngineDocument:
+        residence = None if resident is None else ResidenceDocument.of(resident)
         if view is None:
-            return EngineDocument(model=model, stats=None, load=None)
-        return EngineDocument(model=model, stats=stats_of(view.stats), load=LoadDocument.of(view))
+            return EngineDocument(model=model, stats=None, load=None, residence=residence)
+        load = LoadDocument.of(view)
+        return EngineDocument(model=model, stats=stats_of(view.stats), load=load, residence=residence)
 
 
 def stats_of(stats: EngineStats) -> dict[str, int]:

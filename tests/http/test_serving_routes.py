@@ -39,6 +39,7 @@ def raw(client, path):
 
 def test_requests_are_told_with_their_run_and_without_their_text(client, engine):
     assert client.serving()[0].load is None
+    assert client.serving()[0].residence.state == "not loaded"
     run = client.start("think", SECRET)
     while not (load := client.serving()[0].load) or not load.requests or not load.requests[0].tokens:
         pass
@@ -50,6 +51,8 @@ def test_requests_are_told_with_their_run_and_without_their_text(client, engine)
     engine.go_on.set()
     assert [event.type for event in client.watch(run)][-1] == "run_finished"
     load = client.serving()[0].load
+    residence = client.serving()[0].residence
+    assert (residence.state, residence.loads, residence.loads_ahead, residence.next_use) == ("loaded", 1, 0, None)
     ended = load.recent[0]
     assert load.requests == [] and (ended.run, ended.phase, ended.queued) == (run, "stop", 0.25)
     assert (ended.usage.drafted_tokens, ended.usage.accepted_tokens) == (4, 1)

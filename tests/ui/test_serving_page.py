@@ -10,12 +10,12 @@ from streamlit.testing.v1 import AppTest
 import agentsys.ui
 from agentsys.blackboard.board import Board
 from agentsys.protocols.http.client import RuntimeClient
-from agentsys.protocols.http.serving_documents import LatencyDocument, LoadDocument
+from agentsys.protocols.http.serving_documents import LatencyDocument, LoadDocument, ResidenceDocument
 from agentsys.runtime import Runtime
 from agentsys.serving.client import ServingClient
 from agentsys.testing import ScriptedModel
 from agentsys.ui import connection
-from agentsys.ui.load_figures import due_text, headline, rate, seconds_text, share_text
+from agentsys.ui.load_figures import due_text, headline, rate, residence_chips, seconds_text, share_text
 from agentsys.ui.screens.addresses import SERVING_PAGE
 from agentsys.workflow import Workflow
 from tests.http.conftest import TOKEN, served
@@ -62,11 +62,12 @@ def said(app):
 def test_the_queue_and_what_ended_are_shown(serving, tells_queue):
     engine = ScriptedEngine(tells_queue=tells_queue)
     client = serving(ServingClient({"scripted": engine}, "scripted"))
-    assert "not loaded yet" in said(page())
+    assert "not loaded: the next call" in said(page())
     run = client.start("think", "hello")
     while not (load := client.serving()[0].load) or not load.requests or not load.requests[0].tokens:
         pass
     app = page()
+    assert ":green-badge[loaded]" in said(app) and "1 load" in said(app)
     assert [metric.value for metric in app.metric][:2] == ["1 of 4", "0"]
     assert run in app.page_link[0].label and "2 tokens" in said(app) and "decode" in said(app)
     assert ("does not tell its queue" in said(app)) is not tells_queue
@@ -93,6 +94,40 @@ STATS = {
     "drafted_tokens": 0,
     "preemptions": 0,
 }
+
+
+RESIDENCE = ResidenceDocument(
+    state="loaded ahead",
+    memory_bytes=300 * 2**20,
+    gpu_bytes=2**31,
+    next_use=130.0,
+    loads=12,
+    loads_ahead=3,
+    load_seconds=4.5,
+    adapter_of=None,
+)
+
+
+def test_what_was_loaded_ahead_and_what_is_expected_next_is_told():
+    assert [chip.text for chip in residence_chips(RESIDENCE)] == [
+        "loaded ahead",
+        "300 MiB",
+        "2,048 MiB of the GPU",
+        "next call expected in 2 min 10 s",
+        "12 loads, 3 ahead of a call",
+        "loads in 4.5 s",
+    ]
+    quiet = {
+        "state": "not loaded",
+        "memory_bytes": 0,
+        "gpu_bytes": 0,
+        "next_use": None,
+        "loads": 0,
+        "load_seconds": None,
+    }
+    assert [chip.text for chip in residence_chips(RESIDENCE.model_copy(update=quiet))] == ["not loaded"]
+    adapter = RESIDENCE.model_copy(update=quiet | {"adapter_of": "base"})
+    assert [chip.text for chip in residence_chips(adapter)] == ["not loaded", "adapter of base"]
 
 
 def test_figures_are_written_for_people():

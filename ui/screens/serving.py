@@ -10,7 +10,7 @@ from agentsys.protocols.http.serving_documents import EngineDocument, LoadDocume
 from agentsys.ui.boards import BoardTrouble, trouble_of
 from agentsys.ui.connection import connect
 from agentsys.ui.formatting import Chip, Tone, count_text, escape_markdown
-from agentsys.ui.load_figures import due_text, headline, latency_rows, recent_rows
+from agentsys.ui.load_figures import due_text, headline, latency_rows, recent_rows, residence_chips
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.widgets import draw_chips, draw_section, draw_table, draw_trouble
 from agentsys.views.texts import shorten
@@ -47,10 +47,10 @@ def _live_load(model: str) -> None:
         draw_trouble(trouble_of(error))
         return
     st.caption(escape_markdown(engine.model))
+    if engine.residence is not None:
+        draw_chips(residence_chips(engine.residence))
     if engine.load is None or engine.stats is None:
-        st.info(
-            "The engine is not loaded yet: the first call of the model loads it.", icon=":material/hourglass_empty:"
-        )
+        st.info("The engine is not loaded: the next call of the model loads it.", icon=":material/hourglass_empty:")
         return
     _draw_load(engine, engine.stats, engine.load)
 
