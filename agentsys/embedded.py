@@ -55,8 +55,17 @@ def client_of(settings: Settings) -> ServingClient:
         models[name] = replicated(
             specs, options, workflows, slots=slots or model.slots or 0, limits=limits, policy=policy
         )
-    budget = None if model.memory_mib is None else model.memory_mib * 2**20
-    return ServingClient(models, default=model.name, workflows=workflows, memory_bytes=budget)
+    return ServingClient(
+        models,
+        default=model.name,
+        workflows=workflows,
+        memory_bytes=_bytes(model.memory_mib),
+        gpu_memory_bytes=_bytes(model.gpu_memory_mib),
+    )
+
+
+def _bytes(mib: int | None) -> int | None:
+    return None if mib is None else mib * 2**20
 
 
 def adapted_models(settings: Settings) -> dict[str, AdaptedModel]:
@@ -114,6 +123,7 @@ def options_of(settings: Settings, named: NamedModelSettings | None = None) -> E
         threads=model.threads,
         kv_cache_bytes=model.kv_cache_mib * 2**20,
         max_batch=model.max_batch,
+        adapters_at_once=model.adapters_at_once,
         drafter="auto" if model.speculation else None,
         models_dir=settings.models_dir,
         api_key=key.get_secret_value() if isinstance(key, SecretStr) else model.api_key,

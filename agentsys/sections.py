@@ -55,6 +55,10 @@ class ModelSettings(Section):
     memory_mib: int | None = Field(
         None, ge=1, description="memory of loaded models, beyond which those not needed soon are unloaded; default: any"
     )
+    gpu_memory_mib: int | None = Field(
+        None, ge=1, description="the same of the GPU; default: nine tenths of what is free when the first is loaded"
+    )
+    adapters_at_once: int = Field(8, ge=1, description="LoRA adapters whose calls share a step, in vLLM on a GPU")
 
     _split = field_validator("replicas", mode="before")(words)
 
@@ -77,6 +81,9 @@ class NamedModelSettings(Section):
     device: Literal["cpu", "cuda"] | None = Field(None, description="where the in-process engine runs")
     kv_cache_mib: int | None = Field(None, ge=1, description="upper bound of the key-value cache, in MiB")
     max_batch: int | None = Field(None, ge=1, description="requests that run at once")
+    adapters_at_once: int | None = Field(
+        None, ge=1, description="LoRA adapters whose calls share a step, in vLLM on a GPU"
+    )
     adapter: Path | None = Field(
         None, description="folder of a LoRA adapter, as PEFT writes it; it runs in the engines of another model"
     )

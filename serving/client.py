@@ -9,6 +9,7 @@ from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.errors import ServingError
 from agentsys.serving.adapted import AdaptedModel, AdaptedModels
 from agentsys.serving.audiences import joint_audience
+from agentsys.serving.device_memory import GPU, HOST, DeviceBudgets
 from agentsys.serving.dispatcher.errors import ReplicasDownError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
@@ -40,15 +41,16 @@ class ServingClient:
         audience: Readers | None = None,
         workflows: WorkflowTable | None = None,
         memory_bytes: int | None = None,
+        gpu_memory_bytes: int | None = None,
     ) -> None:
         """``engines`` maps names to engines, to functions that load one, or to another name with an adapter for it;
         ``default`` names one of them.
 
         ``audience`` is who learns the prompts beside this machine; by default what the engines and functions state
         in an attribute of that name (``OpenAIEngine`` and ``engine_factory`` do), all together.
-        ``workflows`` is what its dispatchers know of workflows. Beyond ``memory_bytes`` idle models are unloaded, and
-        loaded again shortly before a call of theirs is expected. Raises ``UnknownEngineError`` if ``default`` or
-        an adapter's base names none.
+        ``workflows`` is what its dispatchers know of workflows. Beyond ``memory_bytes`` of this machine and
+        ``gpu_memory_bytes`` (by default most of what is free) idle models are unloaded, and loaded again shortly before
+        a call of theirs is expected. Raises ``UnknownEngineError`` if ``default`` or an adapter's base names none.
         """
         self.workflows = workflows
         self.audience = (
@@ -58,7 +60,8 @@ class ServingClient:
         )
         self._adapted = AdaptedModels(engines)
         self._sources = {name: one for name, one in engines.items() if not isinstance(one, AdaptedModel)}
-        self._models = LoadedModels(self._sources, Residence(memory_bytes), self._adapted.names)
+        budgets = DeviceBudgets({HOST: memory_bytes, GPU: gpu_memory_bytes})
+        self._models = LoadedModels(self._sources, Residence(budgets), self._adapted.names)
         self._records = {name: ModelRecord() for name in self._sources}
         self._names: dict[str, str] = {}
         self._default = default

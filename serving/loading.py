@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 from agentsys.errors import ServingError
+from agentsys.serving.device_memory import memory_claims, release_cached
 from agentsys.serving.engine import Engine
 from agentsys.serving.residence import Residence, Resident
 
@@ -102,7 +103,7 @@ class LoadedModels:
             if name not in self.engines:
                 source = self.source(name)
                 self.failed.add(name)
-                with self._residence.measured(name, source):
+                with self._residence.measured(name, source, memory_claims(source)):
                     self.engines[name] = source if isinstance(source, Engine) else source()
                 self.failed.discard(name)
             return self.engines[name]
@@ -126,17 +127,26 @@ class LoadedModels:
         return self._loading[name]
 
     async def _load_with_room(self, name: str) -> Engine:
-        await self._make_room(name)
+        claims = await asyncio.to_thread(self._claims, name)
+        await self._unload(self._residence.admit(name, claims))
         engine = await asyncio.to_thread(self.load, name)
-        await self._make_room(name)  # it may have taken more than was known
+        await self._unload(self._residence.victims(keep=name))  # it may have taken more than was known
         return engine
 
-    async def _make_room(self, name: str) -> None:
+    def _claims(self, name: str) -> Mapping[str, int]:
+        try:
+            return memory_claims(self._sources[name])
+        except Exception:
+            self.failed.add(name)
+            raise
+
+    async def _unload(self, names: Sequence[str]) -> None:
         # All are taken before the first is closed: while it closes, a call may come for another.
-        victims = [self._take(victim) for victim in self._residence.victims(keep=name)]
-        for engine in victims:
+        for engine in [self._take(name) for name in names]:
             if engine is not None:
                 await engine.close()
+        if names:
+            await asyncio.to_thread(release_cached)
 
     def _take(self, name: str) -> Engine | None:
         engine = self.engines.pop(name, None)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urldefrag
 
 from agentsys.blackboard.labels import NOBODY, Readers
 from agentsys.serving.audiences import joint_audience
+from agentsys.serving.device_memory import GPU, HOST
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Engine
@@ -20,6 +22,12 @@ from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
 from agentsys.serving.weights.catalogue import is_remote, runs_in_vllm
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
+from agentsys.serving.weights.pull import pull
+
+if TYPE_CHECKING:
+    from agentsys.serving.vllm_engine.loading import VllmOptions
+
+_GPU_NUMBER_BYTES = 2  # the torch engine holds bfloat16 there
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,8 @@ class EngineOptions:
 
     ``weight_format`` "auto" is the engine's fastest batch-invariant format. ``threads`` None is all cores, at most 16.
     ``context_length`` is what to assume of a remote server that does not tell. ``adapters`` are folders of LoRA
-    adapters, by the names that calls use; only vLLM in this process loads them.
+    adapters, by the names that calls use, of which ``adapters_at_once`` share a step on a GPU; only vLLM in this
+    process loads them.
     """
 
     weight_format: str = "auto"
@@ -44,6 +53,7 @@ class EngineOptions:
     context_length: int = 8192
     tuning: Tuning = ADAPTIVE
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    adapters_at_once: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,23 @@ class SpecifiedEngine:
     def identity(self) -> str:
         """What decides about answers beside the name: the model, and the format that its weights are held in."""
         return f"{self.spec} {self.options.weight_format}"
+
+    def memory_claims(self) -> Mapping[str, int]:
+        """Return the bytes that it will take beside what this process grows by, by device; pulls the weights first.
+
+        Blocks, and raises what loading the weights would.
+        """
+        options = self.options
+        if is_remote(self.spec) or (options.device == HOST and not runs_in_vllm(self.spec)):
+            return {}
+        folder = pull(self.spec, progress=self.progress, directory=options.models_dir)
+        if runs_in_vllm(self.spec):
+            from agentsys.serving.vllm_engine import loading
+
+            return loading.memory_claims(folder, _vllm_options(options))
+        from agentsys.serving.torch_engine.checkpoint import held_bytes
+
+        return {GPU: held_bytes(folder, _GPU_NUMBER_BYTES) + options.kv_cache_bytes}
 
     def __call__(self) -> Engine:
         if is_remote(self.spec):
@@ -125,6 +152,13 @@ class ReplicatedModel:
         """What decides about answers beside the name; replicas of one model give the same."""
         return self.replicas[0].identity
 
+    def memory_claims(self) -> Mapping[str, int]:
+        """Return the bytes that all replicas here will take beside what this process grows by, by device."""
+        claims: Counter[str] = Counter()
+        for one in self.replicas:
+            claims.update(one.memory_claims())
+        return claims
+
     @property
     def in_process(self) -> bool:
         """Whether it takes memory of this machine."""
@@ -170,25 +204,26 @@ def _remote(spec: str, options: EngineOptions) -> Engine:
 
 def _vllm(spec: str, options: EngineOptions, progress: ProgressListener) -> Engine:
     from agentsys.serving.vllm_engine.engine import VllmEngine
-    from agentsys.serving.vllm_engine.loading import VllmOptions
-    from agentsys.serving.weights.pull import pull
 
-    return VllmEngine(
-        pull(spec, progress=progress, directory=options.models_dir),
-        VllmOptions(
-            dtype="float32" if options.weight_format == "float32" else "bfloat16",
-            threads=options.threads,
-            kv_cache_bytes=options.kv_cache_bytes,
-            max_batch=options.max_batch,
-            adapters=options.adapters,
-        ),
+    return VllmEngine(pull(spec, progress=progress, directory=options.models_dir), _vllm_options(options))
+
+
+def _vllm_options(options: EngineOptions) -> VllmOptions:
+    from agentsys.serving.vllm_engine.loading import VllmOptions
+
+    return VllmOptions(
+        dtype="float32" if options.weight_format == "float32" else "bfloat16",
+        threads=options.threads,
+        kv_cache_bytes=options.kv_cache_bytes,
+        max_batch=options.max_batch,
+        adapters=options.adapters,
+        adapters_at_once=options.adapters_at_once,
     )
 
 
 def _in_process(spec: str, options: EngineOptions, progress: ProgressListener) -> Engine:
     # torch takes seconds to import, which callers with a remote model need not wait for.
     from agentsys.serving.torch_engine.engine import TorchEngine
-    from agentsys.serving.weights.pull import pull
 
     return TorchEngine.load(
         pull(spec, progress=progress, directory=options.models_dir),

@@ -133,6 +133,18 @@ def _show(models: list[dict[str, Any]], *, as_json: bool) -> None:
     print_table(columns, [_row(model) for model in models])
 
 
+def _memory(model: dict[str, Any]) -> str:
+    told = ((model["memory_bytes"], "MiB"), (model.get("gpu_bytes", 0), "MiB GPU"))
+    return ", ".join(f"{size / 2**20:.0f} {unit}" for size, unit in told if size) or "-"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as one number that is neither long nor wrong by much."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
 def _loads(model: dict[str, Any]) -> str:
     if not model["loads"]:
         return "-"
@@ -141,15 +153,15 @@ def _loads(model: dict[str, Any]) -> str:
 
 
 def _row(model: dict[str, Any]) -> list[str]:
-    megabytes, expected = model["memory_bytes"] / 2**20, model["next_use"]
+    expected = model["next_use"]
     replicas = [f"{one['name']} {one['state']} {one['in_flight']}/{one['slots']}" for one in model["replicas"]]
     base = model.get("adapter_of")
     return [
         model["name"],
         model["state"] if base is None else f"{model['state']}, adapter of {base}",
-        f"{megabytes:.0f} MiB" if megabytes else "-",
+        _memory(model),
         str(model["open"]),
-        "-" if expected is None else f"in {expected:.0f} s",
+        "-" if expected is None else f"in {_duration(expected)}",
         _loads(model),
         "\n".join(replicas) or "-",
     ]

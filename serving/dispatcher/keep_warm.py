@@ -8,7 +8,7 @@ Pure: ``now`` is an argument, in seconds of one steady clock.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -25,28 +25,43 @@ _EARLY: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a loaded model takes of memory, and how many seconds loading it took."""
+    """The bytes that a loaded model takes of each device's memory, and how many seconds loading it took."""
 
-    memory_bytes: int
+    memory: Mapping[str, int]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Models that are loaded or being loaded, those of them that must stay, and the bytes that they may take."""
+    """Models that are loaded or being loaded, those of them that must stay, and the bytes that all may take together.
+
+    ``budgets`` are by device; a device without one has no bound.
+    """
 
     held: Mapping[str, Footprint]
     busy: Collection[str]
-    budget: int
+    budgets: Mapping[str, int]
 
     @property
-    def excess(self) -> int:
-        """Bytes beyond the budget; negative while there is room."""
-        return sum(one.memory_bytes for one in self.held.values()) - self.budget
+    def excess(self) -> dict[str, int]:
+        """Bytes beyond the budget, of each device where there are any."""
+        taken: Counter[str] = Counter()
+        for one in self.held.values():
+            taken.update(one.memory)
+        beyond = {device: taken[device] - budget for device, budget in self.budgets.items()}
+        return {device: over for device, over in beyond.items() if over > 0}
+
+    def share(self, its: Footprint) -> float:
+        """Return what part of the budgets a model takes, all devices added up."""
+        return sum(its.memory.get(device, 0) / max(budget, 1) for device, budget in self.budgets.items())
 
     def with_(self, name: str, its: Footprint) -> Memory:
         """Return this with one model more, which must stay."""
-        return Memory({**self.held, name: its}, {*self.busy, name}, self.budget)
+        return Memory({**self.held, name: its}, {*self.busy, name}, self.budgets)
+
+    def without(self, names: Collection[str]) -> Memory:
+        """Return this with these models unloaded."""
+        return Memory({name: its for name, its in self.held.items() if name not in names}, self.busy, self.budgets)
 
 
 class ArrivalHistory:
@@ -131,20 +146,24 @@ class KeepWarm:
         """Return the seconds until a model's next call is expected; infinite if it never had one."""
         return self._history[name].next_use(now) if name in self._history else math.inf
 
+    def foreseen(self, name: str, now: float) -> float | None:
+        """Return :meth:`next_use` where the gaps seen say it; ``None`` where the quiet is longer than any of them."""
+        known = name in self._history and self._history[name].expects(now)
+        return self._history[name].next_use(now) if known else None
+
     def victims(self, memory: Memory, now: float) -> list[str]:
-        """Return what to unload to come down to the budget.
+        """Return what to unload to come down to the budgets.
 
         First goes what saves its callers the least waiting for each byte and second that it is held: seconds to load
-        it, over its bytes and the time to its next call. Models that are busy stay, even if what is left is too much.
+        it, over its share of the budgets and the time to its next call. Models that are busy stay, even if what is left
+        is too much.
         """
-        held, excess = memory.held, memory.excess
-        idle = [name for name in sorted(held) if name not in memory.busy and held[name].memory_bytes > 0]
+        idle = [name for name in sorted(memory.held) if name not in memory.busy and memory.share(memory.held[name]) > 0]
         chosen: list[str] = []
-        for name in sorted(idle, key=lambda name: self._value(name, held[name], now)):
-            if excess <= 0:
-                break
-            chosen.append(name)
-            excess -= held[name].memory_bytes
+        for name in sorted(idle, key=lambda name: self._value(name, memory, now)):
+            excess = memory.without(chosen).excess
+            if any(memory.held[name].memory.get(device, 0) for device in excess):
+                chosen.append(name)
         return chosen
 
     def guess(self, absent: Mapping[str, Footprint], memory: Memory, now: float) -> str | None:
@@ -170,7 +189,7 @@ class KeepWarm:
         right = history.chance(now, window, imagined=0.0)
         full = memory.with_(name, its)
         victims = self.victims(full, now) if right > 0.5 else []
-        if full.excess > sum(memory.held[victim].memory_bytes for victim in victims):
+        if full.without(victims).excess:
             return -math.inf
         lost = (1.0 - right) * its.seconds
         for victim in victims:
@@ -179,9 +198,9 @@ class KeepWarm:
             lost += memory.held[victim].seconds * (1.0 - right * (1.0 - needed))
         return right * its.seconds - lost
 
-    def _value(self, name: str, its: Footprint, now: float) -> tuple[float, float]:
-        expected = max(self.next_use(name, now), 1e-3)
-        return its.seconds / (its.memory_bytes * expected), -expected
+    def _value(self, name: str, memory: Memory, now: float) -> tuple[float, float]:
+        its, expected = memory.held[name], max(self.next_use(name, now), 1e-3)
+        return its.seconds / (memory.share(its) * expected), -expected
 
 
 def _bin(gap: float) -> int:

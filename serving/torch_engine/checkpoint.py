@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,31 @@ class Checkpoint:
     def optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
         """Return the tensor, or None when the checkpoint has none of that name."""
         return self.tensor(name, shape) if name in self else None
+
+
+def held_bytes(model_dir: Path, number_bytes: int) -> int:
+    """Return what a folder's tensors take where floating-point numbers have ``number_bytes``, and others are as stored.
+
+    Raises:
+        InvalidWeightsError: as opening a :class:`Checkpoint`.
+    """
+    total = 0
+    for path in _weight_files(model_dir):
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                slices = [opened.get_slice(name) for name in opened.keys()]  # noqa: SIM118 - no dictionary
+                total += sum(math.prod(one.get_shape()) * _size(one.get_dtype(), number_bytes) for one in slices)
+        except (OSError, SafetensorError) as error:
+            raise InvalidWeightsError(f"{path} cannot be read: {error}.") from error
+    return total
+
+
+def _size(stored: str, number_bytes: int) -> int:
+    """Return the bytes of one number of a tensor, by its type's name in safetensors, as BF16, F8_E4M3 or BOOL."""
+    if stored in ("F64", "F32", "F16", "BF16"):
+        return number_bytes
+    width = re.search(r"\d+", stored)
+    return max(int(width.group()) // 8, 1) if width else 1
 
 
 def _weight_files(model_dir: Path) -> list[Path]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentsys.errors import ServingError
+from agentsys.serving.device_memory import GPU, HOST
+from agentsys.serving.torch_engine.checkpoint import held_bytes
 from agentsys.serving.vllm_engine import versions
-from agentsys.serving.vllm_engine.adapters import Adapter, adapter_arguments
+from agentsys.serving.vllm_engine.adapters import Adapter, adapter_arguments, read_adapter
 from agentsys.serving.vllm_engine.preemption import UrgencyLimits
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ _CPU_BLOCK_TOKENS: Final = 32
 # vLLM starts only where this share of the GPU is free, by default nearly all of it, although `kv_cache_memory_bytes`
 # says what it takes: with other engines on the same GPU none would start.
 _SHARE_THAT_MUST_BE_FREE: Final = 0.02
+_NUMBER_BYTES: Final = {"float32": 4}
 # Graphs of the steps that only decode, and nothing compiled.
 _GRAPHS_ALONE: Final = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 _SCHEDULERS: Final = "agentsys.serving.vllm_engine.scheduler"
@@ -66,6 +69,19 @@ class VllmOptions:
     def urgent(self) -> bool:
         """Whether our scheduler runs in vLLM."""
         return self.scheduling == "urgency"
+
+
+def memory_claims(model_dir: Path, options: VllmOptions) -> dict[str, int]:
+    """Return the bytes that vLLM's own process takes for weights, adapters, keys and values, by device.
+
+    Raises ``VllmMissingError``, ``VllmVersionError``, ``InvalidWeightsError`` or ``AdapterError``.
+    """
+    versions.checked_version()
+    from vllm.platforms import current_platform
+
+    weights = held_bytes(model_dir, _NUMBER_BYTES.get(options.dtype, 2))
+    adapters = sum(read_adapter(name, path).size_bytes for name, path in options.adapters.items())
+    return {HOST if current_platform.is_cpu() else GPU: weights + adapters + options.kv_cache_bytes}
 
 
 def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = ()) -> AsyncLLM:

@@ -74,6 +74,19 @@ def test_a_model_runs_on_its_own_device_or_on_that_of_all(settings, tmp_path) ->
         load_settings({"models.small.spec": "m", "models.small.device": "tpu"}, directory=tmp_path, environment={})
 
 
+def test_adapters_that_share_a_step_are_set_for_all_models_or_for_one(tmp_path) -> None:
+    given = {"models.large.spec": "vllm:m", "models.large.adapters_at_once": 2, "model.adapters_at_once": 5}
+    settings = load_settings(given, directory=tmp_path, environment={}).settings
+    assert [options_of(settings, one).adapters_at_once for one in (None, settings.models["large"])] == [5, 2]
+    assert options_of(load_settings(directory=tmp_path, environment={}).settings).adapters_at_once == 8
+    for bad in (0, "many"):
+        with pytest.raises(ConfigurationError, match="adapters_at_once"):
+            load_settings({"model.adapters_at_once": bad}, directory=tmp_path, environment={})
+    with pytest.raises(ConfigurationError, match="takes no adapters_at_once"):
+        given = {"models.legal.adapter": "x", "models.legal.adapters_at_once": 2}
+        load_settings(given, directory=tmp_path, environment={})
+
+
 @pytest.mark.model
 async def test_a_device_that_is_not_there_fails_its_own_model_alone(
     smollm2_dir: Path,  # noqa: F811

@@ -12,8 +12,10 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from agentsys.cli import model_fleet
 from agentsys.cli.app import app as cli
 from agentsys.serving.client import ServingClient
+from agentsys.serving.device_memory import DeviceBudgets
 from agentsys.serving.engine_errors import EngineClosedError
 from agentsys.serving.loading import LoadedModels, ModelBusyError, UnknownEngineError
 from agentsys.serving.models import EngineOptions, replicated
@@ -115,7 +117,7 @@ async def two_in_turn(factories, monkeypatch):
         clock.now += 5.0
         return factories[name]()
 
-    models = LoadedModels({name: partial(slow, name) for name in "ab"}, Residence(150, clock))
+    models = LoadedModels({name: partial(slow, name) for name in "ab"}, Residence(DeviceBudgets({"cpu": 150}), clock))
     for number in range(20):
         clock.now = 50.0 * number
         with models.in_use("ab"[number % 2]):
@@ -146,6 +148,17 @@ async def test_a_model_is_loaded_before_its_call_in_the_place_of_one_needed_late
     assert states(models) == ["loaded", "not loaded"] and len(factories["a"].made) == before
     seen = models.resident("a")
     assert (seen.loads, seen.loads_ahead) == (11, 1)
+
+
+def test_the_command_line_tells_what_was_loaded_ahead_and_what_comes_next(monkeypatch) -> None:
+    told = {
+        "name": "m", "state": "loaded ahead", "open": 0, "memory_bytes": 300 * 2**20, "gpu_bytes": 2**31,
+        "next_use": 400.0, "loads": 12, "loads_ahead": 3, "load_seconds": 4.5, "replicas": [],
+    }  # fmt: skip
+    monkeypatch.setattr(model_fleet, "ask_server", lambda *_: [told, told | {"next_use": 30.0, "gpu_bytes": 0}])
+    table = CliRunner().invoke(cli, ["models", "ps"], env={"COLUMNS": "200"}).output
+    for text in ("loaded ahead", "300 MiB, 2048 MiB GPU", "in 7 min", "in 30 s", "12, 3 ahead, 4.5 s"):
+        assert text in table, text
 
 
 async def test_what_its_owner_unloaded_waits_for_its_call(two_in_turn) -> None:
@@ -198,7 +211,7 @@ async def test_a_model_that_another_is_unloaded_for_may_be_called_meanwhile(fact
         await close(self)
 
     monkeypatch.setattr(TorchEngine, "close", close_slowly)
-    monkeypatch.setattr(client._models._residence, "_budget", 50)
+    monkeypatch.setitem(client._models._residence._budgets._known, "cpu", 50)
     await client.generate(GenerateRequest([5], ASKED), model="c")
     assert [chunk async for chunk in streams[0]][-1].usage.completion_tokens == 200
     await client.close()

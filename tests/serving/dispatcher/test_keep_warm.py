@@ -29,6 +29,11 @@ def warm_of(**calls: list[float]) -> KeepWarm:
     return warm
 
 
+def taking(size: int, seconds: float) -> Footprint:
+    """What takes memory of this machine alone."""
+    return Footprint({"cpu": size}, seconds)
+
+
 def regular(gap: float, count: int = 20) -> list[float]:
     return [gap * number for number in range(count)]
 
@@ -39,6 +44,9 @@ def test_regular_calls_are_expected_at_their_pace() -> None:
     assert history.next_use(1900.0) == pytest.approx(100)
     assert history.next_use(1960.0) == pytest.approx(40)
     assert history.next_use(100_000.0) >= 90_000.0, "as long again, where no gap was ever so long"
+    warm = warm_of(due=regular(100.0), once=[1900.0])
+    assert warm.foreseen("due", 1960.0) == pytest.approx(40)
+    assert warm.foreseen("due", 2001.0) is warm.foreseen("once", 1960.0) is warm.foreseen("never", 0.0) is None
 
 
 def test_a_chance_is_the_share_of_gaps_that_end_in_time_with_two_imagined_ones() -> None:
@@ -67,10 +75,10 @@ def test_chances_are_probabilities_that_grow_with_time_and_with_doubt(calls, lat
 
 def test_what_is_needed_last_is_unloaded_first_and_no_more_than_must_be() -> None:
     warm = warm_of(often=regular(10.0, 100), seldom=regular(300.0, 4))
-    held = {name: Footprint(size, 1.0) for name, size in {"often": 4, "seldom": 4, "never": 4, "remote": 0}.items()}
+    held = {name: taking(size, 1.0) for name, size in {"often": 4, "seldom": 4, "never": 4, "remote": 0}.items()}
 
     def victims(budget: int, *busy: str) -> list[str]:
-        return warm.victims(Memory(held, set(busy), budget), 1000.0)
+        return warm.victims(Memory(held, set(busy), {"cpu": budget}), 1000.0)
 
     assert victims(12) == []
     assert victims(8) == ["never"]
@@ -80,9 +88,37 @@ def test_what_is_needed_last_is_unloaded_first_and_no_more_than_must_be() -> Non
 
 def test_of_two_that_are_called_alike_the_one_that_costs_more_waiting_stays() -> None:
     warm = warm_of(slow=regular(100.0), quick=regular(100.0), big=regular(100.0))
-    held = {"slow": Footprint(4, 30.0), "quick": Footprint(4, 1.0), "big": Footprint(40, 30.0)}
-    assert warm.victims(Memory(held, set(), 44), 1950.0) == ["quick"]
-    assert warm.victims(Memory({"slow": held["slow"], "big": held["big"]}, set(), 43), 1950.0) == ["big"]
+    held = {"slow": taking(4, 30.0), "quick": taking(4, 1.0), "big": taking(40, 30.0)}
+    assert warm.victims(Memory(held, set(), {"cpu": 44}), 1950.0) == ["quick"]
+    assert warm.victims(Memory({"slow": held["slow"], "big": held["big"]}, set(), {"cpu": 43}), 1950.0) == ["big"]
+
+
+def test_only_what_is_on_the_full_device_is_unloaded() -> None:
+    warm = warm_of(here=regular(300.0, 4), there=regular(10.0, 100), both=regular(10.0, 100))
+    held = {"here": taking(8, 1.0), "there": Footprint({"cuda": 8}, 1.0), "both": Footprint({"cpu": 1, "cuda": 4}, 1.0)}
+
+    def victims(*busy: str, **budgets: int) -> list[str]:
+        return warm.victims(Memory(held, set(busy), budgets), 1000.0)
+
+    assert victims(cpu=9, cuda=12) == [] == victims()
+    assert victims(cpu=9, cuda=11) == ["there"], "the one in no hurry takes nothing of the GPU"
+    assert victims("there", cpu=9, cuda=11) == ["both"]
+    assert victims(cpu=8) == ["here"] and victims("here", cpu=8) == ["both"]
+    assert victims(cpu=0, cuda=0) == ["here", "there", "both"]
+
+
+@given(
+    sizes=st.dictionaries(st.text("abcdef", min_size=1, max_size=1), st.tuples(st.integers(0, 9), st.integers(0, 9))),
+    busy=st.sets(st.text("abcdef", min_size=1, max_size=1)),
+    budgets=st.fixed_dictionaries({}, optional={"cpu": st.integers(0, 30), "cuda": st.integers(0, 30)}),
+)
+def test_every_budget_holds_where_it_can(sizes, busy, budgets) -> None:
+    held = {name: Footprint({"cpu": here, "cuda": there}, 1.0) for name, (here, there) in sizes.items()}
+    chosen = KeepWarm().victims(Memory(held, busy, budgets), 0.0)
+    assert not set(chosen) & busy
+    for device, budget in budgets.items():
+        left = sum(its.memory[device] for name, its in held.items() if name not in chosen)
+        assert left <= max(budget, sum(its.memory[device] for name, its in held.items() if name in busy))
 
 
 NAMES = st.text("abcdef", min_size=1, max_size=1)
@@ -90,15 +126,15 @@ NAMES = st.text("abcdef", min_size=1, max_size=1)
 
 @given(sizes=st.dictionaries(NAMES, st.integers(0, 9)), busy=st.sets(NAMES), budget=st.integers(0, 30))
 def test_nothing_busy_is_unloaded_and_the_budget_holds_where_it_can(sizes, busy, budget) -> None:
-    held = {name: Footprint(size, 1.0) for name, size in sizes.items()}
-    chosen = KeepWarm().victims(Memory(held, busy, budget), 0.0)
+    held = {name: taking(size, 1.0) for name, size in sizes.items()}
+    chosen = KeepWarm().victims(Memory(held, busy, {"cpu": budget}), 0.0)
     assert not set(chosen) & busy
     left = sum(size for name, size in sizes.items() if name not in chosen)
     assert left <= max(budget, sum(size for name, size in sizes.items() if name in busy))
 
 
 def guess(warm: KeepWarm, now: float, *, held: dict[str, Footprint], busy: set[str] = frozenset(), budget: int = 4):
-    return warm.guess({"due": Footprint(4, 5.0)}, Memory(held, busy, budget), now)
+    return warm.guess({"due": taking(4, 5.0)}, Memory(held, busy, {"cpu": budget}), now)
 
 
 def test_a_regular_call_is_foreseen_shortly_before_it_comes() -> None:
@@ -123,7 +159,7 @@ def test_few_gaps_are_no_rule(gaps: int, foreseen: bool) -> None:
 def test_a_guess_takes_nobodys_place_who_is_needed_as_much() -> None:
     due = regular(600.0, 8)
     now = 7 * 600.0 + 590.0
-    other = {"other": Footprint(4, 5.0)}
+    other = {"other": taking(4, 5.0)}
     idle = warm_of(due=due, other=[*regular(600.0, 7), 7 * 600.0 + 300.0])
     assert guess(idle, now, held=other) == "due", "the other's next call is far"
     assert guess(idle, now, held=other, budget=8) == "due"
@@ -132,7 +168,7 @@ def test_a_guess_takes_nobodys_place_who_is_needed_as_much() -> None:
     assert guess(idle, now, held={}, budget=3) is None, "it does not fit at all"
     needed = warm_of(due=due, other=[590.0 + 20.0 * number for number in range(200) if 590 + 20 * number < now])
     assert guess(needed, now, held=other) is None
-    costly = {"other": Footprint(4, 90.0)}
+    costly = {"other": taking(4, 90.0)}
     assert guess(idle, now, held=costly) is None, "to load it again costs more than the guess can save"
 
 
@@ -146,17 +182,17 @@ def test_a_guess_takes_nobodys_place_who_is_needed_as_much() -> None:
 )
 def test_a_guess_fits_beside_what_is_busy_and_stands_on_gaps(calls, sizes, loaded, busy, budget, later) -> None:
     warm = warm_of(**calls)
-    prints = {name: Footprint(*each) for name, each in sizes.items()}
+    prints = {name: taking(*each) for name, each in sizes.items()}
     held = {name: its for name, its in prints.items() if name in loaded}
     absent = {name: its for name, its in prints.items() if name not in loaded}
     now = max(itertools.chain([0.0], *calls.values())) + later
-    name = warm.guess(absent, Memory(held, busy, budget), now)
+    name = warm.guess(absent, Memory(held, busy, {"cpu": budget}), now)
     if name is not None:
-        stays = sum(its.memory_bytes for other, its in held.items() if other in busy)
-        assert name in absent and absent[name].memory_bytes + stays <= budget
+        stays = sum(its.memory["cpu"] for other, its in held.items() if other in busy)
+        assert name in absent and absent[name].memory["cpu"] + stays <= budget
         assert len(calls[name]) > 3 and warm.expects([name], now)
         warm.rest(name)
-        assert warm.guess({name: absent[name]}, Memory(held, busy, budget), now) is None
+        assert warm.guess({name: absent[name]}, Memory(held, busy, {"cpu": budget}), now) is None
 
 
 @dataclass
@@ -181,7 +217,7 @@ class Machine:
             else:
                 self._look(now)
             memory = self._memory(now)
-            assert memory.excess <= 0 or memory.busy >= set(self.ready), "only what is being loaded exceeds it"
+            assert not memory.excess or memory.busy >= set(self.ready), "only what is being loaded exceeds it"
         return self
 
     def _call(self, name: str, now: float) -> None:
@@ -209,7 +245,7 @@ class Machine:
 
     def _memory(self, now: float) -> Memory:
         busy = {name for name, at in self.ready.items() if at > now}
-        return Memory({name: self.prints[name] for name in self.ready}, busy, self.budget)
+        return Memory({name: self.prints[name] for name in self.ready}, busy, {"cpu": self.budget})
 
 
 def calls_of(**moments: list[float]) -> list[tuple[float, str]]:
@@ -224,7 +260,7 @@ def poisson(rng: random.Random, gap: float, count: int) -> list[float]:
     return list(itertools.accumulate((rng.expovariate(1 / gap) for _ in range(count)), initial=0.0))
 
 
-THREE = {name: Footprint(4, 6.0) for name in "abc"}
+THREE = {name: taking(4, 6.0) for name in "abc"}
 
 
 @pytest.mark.parametrize("seed", range(3))
