@@ -34,7 +34,7 @@ class NewestCheckpoints:
     """The newest checkpoint of each lineage. Thread-safe."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Place, Newest] = OrderedDict()
+        self._kept: OrderedDict[str, Newest] = OrderedDict()
         self._size = 0
         self._guard = threading.Lock()
 
@@ -51,35 +51,37 @@ class NewestCheckpoints:
         """Keep what ``commit`` wrote on ``checkpoint``, if that is still the newest."""
         written = _written(commit, place)
         with self._guard:
-            known = self._kept.get(place)
+            known = self._kept.get(place.name)
             if known is None or known.checkpoint.key != place.checkpoint(checkpoint):
                 return
             if known.head.seq < commit.seq:
                 known.head = written.pop(place.head, known.head)
             known.writes.update(written)
 
-    def forget(self, place: Place) -> None:
-        """Forget a lineage: it turned out to be another than what was kept."""
+    def forget(self, place: Place, head: Entry | None) -> None:
+        """Forget a lineage that turned out not to be at ``head``, unless what is kept is another one by now."""
         with self._guard:
-            self._drop(place)
+            known = self._kept.get(place.name)
+            if known is not None and known.head is head:
+                self._drop(place.name)
 
     def state(self, place: Place, entry: Entry) -> State | None:
         """Return the state of the checkpoint in ``entry`` if it is what is kept, in the very version."""
         with self._guard:
-            known = self._kept.get(place)
+            known = self._kept.get(place.name)
         found = known is not None and (known.checkpoint.key, known.checkpoint.seq) == (entry.key, entry.seq)
         return known.state if known is not None and found else None
 
     def head(self, place: Place) -> Entry | None:
         """Return the head as it was known last."""
         with self._guard:
-            known = self._kept.get(place)
+            known = self._kept.get(place.name)
         return None if known is None else known.head
 
     def rely(self, transaction: Transaction, place: Place, key: str, checkpoint: str) -> None:
         """Let ``transaction`` rely on what is known of ``key``: ``checkpoint`` itself, or a task's writes on it."""
         with self._guard:
-            known = self._kept.get(place)
+            known = self._kept.get(place.name)
             if known is None or known.checkpoint.key != place.checkpoint(checkpoint):
                 return
             entry = known.checkpoint if known.checkpoint.key == key else known.writes.get(key)
@@ -87,17 +89,17 @@ class NewestCheckpoints:
 
     def _keep(self, place: Place, newest: Newest) -> None:
         with self._guard:
-            before = self._kept.get(place)
+            before = self._kept.get(place.name)
             if before is not None and before.head.seq > newest.head.seq:
                 return
-            self._drop(place)
-            self._kept[place] = newest
+            self._drop(place.name)
+            self._kept[place.name] = newest
             self._size += newest.state.size
             while self._size > KEPT_BYTES:
                 self._drop(next(iter(self._kept)))
 
-    def _drop(self, place: Place) -> None:
-        known = self._kept.pop(place, None)
+    def _drop(self, name: str) -> None:
+        known = self._kept.pop(name, None)
         if known is not None:
             self._size -= known.state.size
 

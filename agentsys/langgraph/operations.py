@@ -46,7 +46,7 @@ class Writing:
                 tx.rely_on(place.topic, place.head, known)
             except StaleCheckpoint:
                 # What is known may be old; what stands on the board decides.
-                self.known.forget(place)
+                self.known.forget(place, known)
         head = tx.get(place.topic, place.head)
         self._admit(head, claim, place, parent)
         return head

@@ -224,11 +224,11 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         """Return the checkpoint in ``entry``, its state, and what tasks wrote on it."""
         body: Any = entry.value
         _, checkpoint = Place.at(entry.topic, entry.key)
-        values = reader.values(entry)
         skeleton: Checkpoint = decoded(self.serde, body["checkpoint"])
         writes = transaction.query(place.all_writes(checkpoint))
-        state = State(values, skeleton["channel_versions"])
-        for name, value in values.items():
+        # Else each value is put together out of the differences that up to 32 checkpoints hold.
+        state = self._known.state(place, entry) or State(reader.values(entry), skeleton["channel_versions"])
+        for name, value in state.values.items():
             skeleton["channel_values"][name] = self.serde.loads_typed((value.kind, value.data))
         found = CheckpointTuple(
             config=_config(place, checkpoint, claim),

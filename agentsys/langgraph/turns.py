@@ -17,6 +17,7 @@ from agentsys.blackboard.awaiting import call_when_done
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict
+from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph.addresses import Place
 from agentsys.langgraph.newest import NewestCheckpoints
@@ -46,7 +47,8 @@ class _Asked:
             self.done.set_exception(error)
 
 
-_Turn: TypeAlias = tuple[asyncio.AbstractEventLoop, Place]
+_Turn: TypeAlias = tuple[asyncio.AbstractEventLoop, str]
+"""An event loop, and the name of a lineage."""
 
 
 class Turns:
@@ -60,6 +62,7 @@ class Turns:
     def commit(self, operation: Operation[Any]) -> None:
         """Carry out one operation and wait until it is durable."""
         while True:
+            known = self._known.head(operation.place)
             transaction = self._board.begin(PRINCIPAL)
             result = operation.write(transaction)
             try:
@@ -67,13 +70,13 @@ class Turns:
                 return
             except Conflict:
                 # What to write depends on nothing but what is there now, so it is decided again.
-                self._known.forget(operation.place)
+                self._known.forget(operation.place, known)
 
     async def ask(self, operation: Operation[Any]) -> None:
         """Carry out ``operation`` at the end of this turn, and wait until it is durable."""
         loop = asyncio.get_running_loop()
         asked = _Asked(operation, loop.create_future())
-        turn = loop, operation.place
+        turn = loop, operation.place.name
         others = self._asked.get(turn)
         if others is None:
             self._asked[turn] = [asked]
@@ -87,8 +90,9 @@ class Turns:
 
     def _submit(self, turn: Sequence[_Asked]) -> None:
         try:
+            known = self._known.head(turn[0].operation.place)
             transaction = self._board.begin(PRINCIPAL)
-            written = _Written.of(transaction, turn)
+            written = _Written.of(transaction, turn, known)
             if written.done:
                 call_when_done(self._board.submit(transaction), lambda committed: self._settle(committed, written))
             else:
@@ -101,7 +105,7 @@ class Turns:
     def _settle(self, committed: Future[Commit], written: _Written) -> None:
         error = committed.exception()
         if isinstance(error, Conflict):
-            self._known.forget(written.turn[0].operation.place)
+            self._known.forget(written.turn[0].operation.place, written.known)
             # Also who was refused: perhaps for what is not written now.
             self._submit(written.turn)
         elif error is not None:
@@ -114,16 +118,20 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What became of a turn in one transaction: results of those it carries out, errors of those it refused."""
+    """What became of a turn in one transaction: results of those it carries out, errors of those it refused.
+
+    ``known`` is the lineage's head as it was known before.
+    """
 
     turn: Sequence[_Asked]
+    known: Entry | None
     done: list[tuple[_Asked, Any]]
     refused: list[tuple[_Asked, Exception]]
 
     @staticmethod
-    def of(transaction: Transaction, turn: Sequence[_Asked]) -> _Written:
+    def of(transaction: Transaction, turn: Sequence[_Asked], known: Entry | None) -> _Written:
         """Let ``transaction`` write what was asked for, without what fails."""
-        written = _Written(turn, [], [])
+        written = _Written(turn, known, [], [])
         for asked in turn:
             if asked.done.done():
                 continue

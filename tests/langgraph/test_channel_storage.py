@@ -13,7 +13,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardCorrupt
 from agentsys.errors import ConfigurationError
-from agentsys.langgraph.channels import LONGEST_CHAIN
+from agentsys.langgraph.channels import LONGEST_CHAIN, ValueReader
 from agentsys.langgraph.deltas import difference
 from agentsys.langgraph.encoding import packed, unpacked
 from agentsys.langgraph.saver import BlackboardSaver
@@ -158,3 +158,14 @@ def test_a_missing_base_is_noticed(board):
     board.commit(transaction)
     with pytest.raises(BoardCorrupt):
         list(looping_graph(BlackboardSaver(board)).get_state_history(THREAD))
+
+
+def test_the_newest_reads_alike_from_who_wrote_it_and_from_the_board(board, monkeypatch):
+    saver = BlackboardSaver(board)
+    compiled_after(saver)
+    found = BlackboardSaver(board).get_tuple(THREAD)
+    with monkeypatch.context() as without_reading:
+        without_reading.delattr(ValueReader, "values")
+        known = saver.get_tuple(THREAD)
+    assert known.checkpoint == found.checkpoint
+    assert known.pending_writes == found.pending_writes
