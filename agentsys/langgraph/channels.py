@@ -18,6 +18,7 @@ from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.records import quickly
 from agentsys.blackboard.storage import BoardCorrupt
 from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph.addresses import Place
@@ -38,6 +39,7 @@ class Stored:
     chain: int
 
 
+new_stored: Final = quickly(Stored)
 Values: TypeAlias = dict[str, Stored]
 
 
@@ -113,7 +115,7 @@ class ValueReader:
             (start, length), split = record["copy"], record["split"]
             data, chain = Delta(start, length, data[:split], data[split:]).apply(base.data), base.chain + 1
         _, checkpoint = Place.at(entry.topic, entry.key)
-        return Stored(record["kind"], data, checkpoint, chain)
+        return new_stored(record["kind"], data, checkpoint, chain)
 
     def _held(self, checkpoint: str, channel: str) -> Stored:
         known = self._read.get((checkpoint, channel))
@@ -138,5 +140,5 @@ def _new(holder: str, kind: str, data: bytes, old: Stored | None) -> tuple[Json,
                 "copy": [delta.start, delta.length],
                 "split": len(delta.before),
             }
-            return record, Stored(kind, data, holder, old.chain + 1)
-    return {"kind": kind, "data": packed(data)}, Stored(kind, data, holder, 0)
+            return record, new_stored(kind, data, holder, old.chain + 1)
+    return {"kind": kind, "data": packed(data)}, new_stored(kind, data, holder, 0)

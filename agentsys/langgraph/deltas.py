@@ -6,6 +6,7 @@ says almost everything; comparing slices keeps the search in native code.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,12 +42,25 @@ def difference(old: bytes, new: bytes) -> Delta | None:
     """Return how ``new`` follows from ``old``, or ``None`` where no run of both was found."""
     if len(old) < SKIP + ANCHOR:
         return None
-    anchor = old[SKIP : SKIP + ANCHOR]
-    # Repetitive values hold the anchor in many places; those where a length took more or fewer bytes come first.
-    likely = [SKIP + shift for shift in SHIFTS if new.startswith(anchor, SKIP + shift)]
+    best: Delta | None = None
+    for at in _places(old[SKIP : SKIP + ANCHOR], new):
+        run = _run(old, new, at)
+        if best is None or run.length > best.length:
+            best = run
+        if run.start + run.length == len(old):
+            # All that was there is there still.
+            break
+    return best
+
+
+def _places(anchor: bytes, new: bytes) -> Iterator[int]:
+    """Yield where the anchor is: repetitive values hold it in many places, so first where a length made it move."""
+    for shift in SHIFTS:
+        if new.startswith(anchor, SKIP + shift):
+            yield SKIP + shift
     found = new.find(anchor, 0, SEARCHED)
-    runs = [_run(old, new, at) for at in dict.fromkeys((*likely, *([found] if found >= 0 else [])))]
-    return max(runs, key=lambda run: run.length, default=None)
+    if found >= 0 and found - SKIP not in SHIFTS:
+        yield found
 
 
 def _run(old: bytes, new: bytes, at: int) -> Delta:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import zlib
 from typing import Any, Final
 
@@ -20,13 +20,13 @@ def packed(data: bytes) -> str:
     if len(data) >= WORTH_COMPRESSING:
         smaller = zlib.compress(data, FAST)
         if len(smaller) < len(data):
-            return "z" + base64.b64encode(smaller).decode("ascii")
-    return "r" + base64.b64encode(data).decode("ascii")
+            return "z" + _base64(smaller)
+    return "r" + _base64(data)
 
 
 def unpacked(text: str) -> bytes:
     """Return the bytes that :func:`packed` wrote."""
-    data = base64.b64decode(text[1:])
+    data = binascii.a2b_base64(text[1:])
     return zlib.decompress(data) if text[0] == "z" else data
 
 
@@ -39,3 +39,7 @@ def encoded(serde: SerializerProtocol, value: Any) -> list[Json]:
 def decoded(serde: SerializerProtocol, found: Any) -> Any:
     """Return the value that :func:`encoded` wrote."""
     return serde.loads_typed((found[0], unpacked(found[1])))
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
