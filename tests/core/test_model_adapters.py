@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from agentsys.cli.app import app
 from agentsys.cli.doctor import check_adapters
-from agentsys.cli.model_fleet import _completed
+from agentsys.cli.model_names import completed_name
 from agentsys.embedded import adapters_of, client_of
 from agentsys.errors import ConfigurationError
 from agentsys.settings import Settings, load_settings
@@ -92,7 +92,7 @@ def test_an_adapter_without_a_model_that_runs_it_is_refused(given: dict[str, Any
 
 
 def test_the_command_line_lists_completes_and_checks_adapters(settings: Settings) -> None:
-    assert _completed("l") == ["law", "large"]
+    assert completed_name("l") == ["law", "large"]
     listed = json.loads(CliRunner().invoke(app, ["models", "list", "--json"]).stdout)["adapters"]
     assert [(one["name"], one["adapter_of"], one["rank"]) for one in listed] == [
         ("law", "vllm:smollm2-135m", 8),
