@@ -3,6 +3,9 @@
 LangGraph starts the writes of a superstep's tasks and the checkpoint after them without waiting in between: together
 they need one place in the log and one trip to the disk. Each call ends when the commit is durable, and fails alone: it
 may have been refused for what another of its turn writes, so it is told only once that stands.
+
+A lineage has one commit under way at a time. The next one would build on what that one writes, and so takes along all
+that is asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from agentsys.blackboard.awaiting import call_when_done
 from agentsys.blackboard.board import Board
@@ -47,8 +50,11 @@ class _Asked:
             self.done.set_exception(error)
 
 
-_Turn: TypeAlias = tuple[asyncio.AbstractEventLoop, str]
-"""An event loop, and the name of a lineage."""
+_Line: TypeAlias = tuple[asyncio.AbstractEventLoop, str]
+"""Who waits for each other: an event loop, and the name of a lineage."""
+
+PATIENCE: Final = 2
+"""Turns of the loop in which who was told of a commit asks for what comes next, such as a graph's next checkpoint."""
 
 
 class Turns:
@@ -57,7 +63,8 @@ class Turns:
     def __init__(self, board: Board, known: NewestCheckpoints) -> None:
         self._board = board
         self._known = known
-        self._asked: dict[_Turn, list[_Asked]] = {}
+        self._waiting: dict[_Line, list[_Asked]] = {}
+        """What to commit next, for each line that has a commit to end or to begin."""
 
     def commit(self, operation: Operation[Any]) -> None:
         """Carry out one operation and wait until it is durable."""
@@ -73,47 +80,63 @@ class Turns:
                 self._known.forget(operation.place, known)
 
     async def ask(self, operation: Operation[Any]) -> None:
-        """Carry out ``operation`` at the end of this turn, and wait until it is durable."""
+        """Carry out ``operation`` at the end of this turn, or after the commit under way; wait until it is durable."""
         loop = asyncio.get_running_loop()
         asked = _Asked(operation, loop.create_future())
-        turn = loop, operation.place.name
-        others = self._asked.get(turn)
-        if others is None:
-            self._asked[turn] = [asked]
-            loop.call_soon(self._end, turn)
+        line = loop, operation.place.name
+        waiting = self._waiting.get(line)
+        if waiting is None:
+            self._waiting[line] = [asked]
+            loop.call_soon(self._begin, line)
         else:
-            others.append(asked)
+            waiting.append(asked)
         await asked.done
 
-    def _end(self, turn: _Turn) -> None:
-        self._submit(self._asked.pop(turn))
+    def _begin(self, line: _Line, patience: int = 0) -> None:
+        if patience:
+            line[0].call_soon(self._begin, line, patience - 1)
+            return
+        turn, self._waiting[line] = self._waiting[line], []
+        self._submit(line, turn)
 
-    def _submit(self, turn: Sequence[_Asked]) -> None:
+    def _end(self, line: _Line) -> None:
+        if self._waiting[line]:
+            self._begin(line, PATIENCE)
+        else:
+            del self._waiting[line]
+
+    def _submit(self, line: _Line, turn: Sequence[_Asked]) -> None:
         try:
             known = self._known.head(turn[0].operation.place)
             transaction = self._board.begin(PRINCIPAL)
             written = _Written.of(transaction, turn, known)
             if written.done:
-                call_when_done(self._board.submit(transaction), lambda committed: self._settle(committed, written))
-            else:
-                written.refuse()
+                committing = self._board.submit(transaction)
+                call_when_done(committing, lambda committed: self._settle(line, committed, written))
+                return
+            written.refuse()
         except Exception as error:
             # Nobody waits for this function itself.
             for asked in turn:
                 asked.fail(error)
+        self._end(line)
 
-    def _settle(self, committed: Future[Commit], written: _Written) -> None:
+    def _settle(self, line: _Line, committed: Future[Commit], written: _Written) -> None:
         error = committed.exception()
         if isinstance(error, Conflict):
             self._known.forget(written.turn[0].operation.place, written.known)
             # Also who was refused: perhaps for what is not written now.
-            self._submit(written.turn)
-        elif error is not None:
-            for asked in written.turn:
-                asked.fail(error)
-        else:
-            written.succeed(committed.result())
-            written.refuse()
+            self._submit(line, written.turn)
+            return
+        try:
+            if error is None:
+                written.succeed(committed.result())
+                written.refuse()
+            else:
+                for asked in written.turn:
+                    asked.fail(error)
+        finally:
+            self._end(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+from concurrent.futures import Future
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
@@ -126,7 +127,56 @@ def test_a_deleted_thread_begins_anew(board):
     other.delete_thread(first["configurable"]["thread_id"])
     again = put(one, {"configurable": {**first["configurable"], "checkpoint_id": None}}, 5)
     assert one.get_tuple(again).checkpoint["channel_values"] == {"n": 5}
-    assert one.get_tuple(first) is None
+    # In a context of its own: that this was read would count for what later tests write.
+    assert contextvars.copy_context().run(one.get_tuple, first) is None
+
+
+async def test_what_is_asked_for_during_a_commit_shares_the_next_one(board, monkeypatch):
+    """As with ``durability="async"``: a task ends during a commit, and the next checkpoint follows that commit."""
+    saver = BlackboardSaver(board)
+    first = saver.get_tuple(start(saver)).config
+    under_way, go_on = asyncio.Event(), Future()
+    submit = board.submit
+
+    def submit_later(transaction):
+        monkeypatch.setattr(board, "submit", submit)
+        under_way.set()
+        later = Future()
+        go_on.add_done_callback(lambda _: later.set_result(submit(transaction).result()))
+        return later
+
+    async def checkpoints():
+        return await aput(saver, await aput(saver, first, 2), 3)
+
+    monkeypatch.setattr(board, "submit", submit_later)
+    head = board.head
+    running = asyncio.ensure_future(checkpoints())
+    await under_way.wait()
+    writing = asyncio.ensure_future(saver.aput_writes(first, [("n", 1)], "task"))
+    await asyncio.sleep(0)
+    go_on.set_result(None)
+    third, _ = await asyncio.gather(running, writing)
+    assert board.head == head + 2
+    assert saver.get_tuple(third).checkpoint["channel_values"] == {"n": 3}
+    assert written(saver, first) == {("task", 1)}
+
+
+async def test_a_lineage_goes_on_after_a_commit_that_failed(board, monkeypatch):
+    saver = BlackboardSaver(board)
+    first = start(saver)
+    submit = board.submit
+
+    def fail(transaction):
+        monkeypatch.setattr(board, "submit", submit)
+        failed = Future()
+        failed.set_exception(BoardClosed("Scripted."))
+        return failed
+
+    monkeypatch.setattr(board, "submit", fail)
+    with pytest.raises(BoardClosed):
+        await aput(saver, first, 2)
+    await aput(saver, first, 3)
+    assert [found.checkpoint["channel_values"]["n"] for found in saver.list(named("turns"))] == [3, 1]
 
 
 async def test_nobody_is_refused_for_what_was_not_written(board, monkeypatch):
