@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agentsys.cli.model_names import completed_source
+from agentsys.cli.model_names import completed_source, completed_spec
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
 
 if TYPE_CHECKING:
     from agentsys.serving.simulator.evolution import Bench, Evolution
     from agentsys.serving.simulator.expression_policy import ExpressionPolicy
+    from agentsys.serving.simulator.proposers import ModelProposer
     from agentsys.serving.simulator.trace import Trace
 
 SeedOption = Annotated[int, typer.Option(help="Seed of the search.")]
@@ -103,6 +104,10 @@ def evolve(
             help="Model that the gate serves with; default: the configured one.", autocompletion=completed_source
         ),
     ] = None,
+    proposer: Annotated[
+        str | None,
+        typer.Option(help="Model that writes half of the proposals; default: chance.", autocompletion=completed_spec),
+    ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Slots of each simulated replica.")] = 16,
     training: TrainingOption = None,
     held_out: HeldOutOption = None,
@@ -121,23 +126,33 @@ def evolve(
 
         first, second = _traces(training, held_out, workflows, load)
         bench = Bench(HETEROGENEOUS, learn(first[0], HETEROGENEOUS), slots, scale)
-        belongs_to = bench.identity(first, seed=seed, children=children)
+        belongs_to = bench.identity(first, seed=seed, children=children, proposer=proposer or "chance")
         known = state is not None and state.exists()
         began = Evolution.load(state, belongs_to) if state is not None and known else Evolution(seed, belongs_to)
-        with _progress("generations", generations) as told:
+        with _written_by(proposer) as author, _progress("generations", generations) as told:
 
             def after(now: Evolution) -> None:
                 if state is not None:
                     now.save(state)
                 told(now.generation, f"generation {now.generation}: best {now.population[0][0]:.3g}")
 
-            best = search(began, bench, first, generations=generations, children=children, after=after)
+            best = search(began, bench, first, generations=generations, children=children, proposer=author, after=after)
         report = {**best.to_json(), "training": began.population[0][0]}
+        if author is not None:
+            report |= {"asked_of_the_model": author.asked, "policies_among_its_answers": author.usable}
         report |= _judge(bench, best, second, model if gate else "", gate=gate)
     if as_json:
         print_json(report)
     else:
         print_table(["", "value"], [[name.replace("_", " "), value] for name, value in report.items()])
+
+
+def _written_by(proposer: str | None) -> AbstractContextManager[ModelProposer | None]:
+    if proposer is None:
+        return nullcontext()
+    from agentsys.cli.proposing import model_proposer
+
+    return model_proposer(proposer)
 
 
 def _judge(

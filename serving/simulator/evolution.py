@@ -1,8 +1,8 @@
 """Rewrites a policy's two functions against the simulator: change a part, keep what does better on training traces.
 
 Source of the idea: "Barbarians at the gate: how AI is upending systems research" (arXiv 2510.06189), where a model
-rewrites code. Here seeded chance rewrites expressions, which cannot do anything but reckon, and what wins is believed
-only after traces that the search never saw, and a real engine.
+rewrites code. Here chance or a model rewrites expressions, which cannot do anything but reckon, and what wins is
+believed only after traces that the search never saw, and a real engine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,9 @@ from typing import Any, Final
 
 from agentsys.serving.simulator.cluster import Cluster
 from agentsys.serving.simulator.contenders import Learned, ours
-from agentsys.serving.simulator.expression_policy import (
-    COST_NAMES,
-    FIRST_COST,
-    FIRST_KEY,
-    KEY_NAMES,
-    ExpressionPolicy,
-)
-from agentsys.serving.simulator.expressions import ExpressionError, mutate
+from agentsys.serving.simulator.expression_policy import FIRST_COST, FIRST_KEY, ExpressionPolicy
+from agentsys.serving.simulator.expressions import ExpressionError
+from agentsys.serving.simulator.proposers import Mutator, Proposer
 from agentsys.serving.simulator.search import SearchStateError, identity, needed
 from agentsys.serving.simulator.simulation import SimulationError
 from agentsys.serving.simulator.trace import Trace
@@ -50,7 +45,7 @@ class Bench:
         except SimulationError:
             return math.inf
 
-    def identity(self, traces: Sequence[Trace], **options: float) -> str:
+    def identity(self, traces: Sequence[Trace], **options: float | str) -> str:
         """Return a digest of what scores on these traces depend on, and of further options."""
         return identity(traces, self.cluster, slots=self.slots, scale=self.scale, **options)
 
@@ -86,7 +81,9 @@ class Evolution:
         except (OSError, ValueError, KeyError, TypeError, ExpressionError) as error:
             raise SearchStateError(f"{path} is no state of `agentsys evolve`: {error!r}.") from error
         if state.belongs_to != belongs_to:
-            raise SearchStateError(f"{path} is of a search with other traces, seed, slots, scale or children.")
+            raise SearchStateError(
+                f"{path} is of a search with other traces, seed, slots, scale, children or proposer."
+            )
         return state
 
 
@@ -102,21 +99,22 @@ def evolve(
     *,
     generations: int,
     children: int = 6,
+    proposer: Proposer | None = None,
     after: Callable[[Evolution], None] = lambda _state: None,
 ) -> ExpressionPolicy:
     """Search on from ``state`` and return the best on the training traces; ``after`` is called with each generation.
 
-    Every generation draws by its own number, so a search that was interrupted ends as it would have otherwise.
+    ``proposer`` is a :class:`Mutator` by default. Every generation draws by its own number, so a search that was
+    interrupted ends as it would have otherwise.
     """
+    proposer = proposer or Mutator()
     if not state.population:
         first = first_policy()
         state.population = [(bench.score(first, traces), first)]
     while state.generation < generations:
         chance = random.Random(f"{state.seed}:{state.generation}")  # noqa: S311 - reproducible, not secret
         known = {str(policy.to_json()): (score, policy) for score, policy in state.population}
-        for _ in range(children):
-            _score, parent = chance.choice(state.population)
-            child = _child(parent, chance)
+        for child in proposer.propose(state.population, children, chance):
             if str(child.to_json()) not in known:
                 known[str(child.to_json())] = (bench.score(child, traces), child)
         ranked = sorted(known.values(), key=lambda one: (one[0], _size(one[1])))
@@ -124,17 +122,6 @@ def evolve(
         state.generation += 1
         after(state)
     return state.population[0][1]
-
-
-def _child(parent: ExpressionPolicy, chance: random.Random) -> ExpressionPolicy:
-    """Change a part of the key, of the cost, or of both."""
-    key, cost = parent.key_expression, parent.cost_expression
-    which = chance.random()
-    if which < 0.6:
-        key = mutate(key, KEY_NAMES, chance)
-    if which > 0.4:
-        cost = mutate(cost, COST_NAMES, chance)
-    return ExpressionPolicy(key, cost)
 
 
 def _size(policy: ExpressionPolicy) -> int:

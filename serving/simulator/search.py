@@ -32,7 +32,7 @@ def needed(contender: Contender, traces: Sequence[Trace], cluster: Cluster, scal
     return fmean(quantile([record.needed_scale for record in result.workflows], 0.95) for result in results)
 
 
-def identity(traces: Sequence[Trace], cluster: Cluster, **options: float) -> str:
+def identity(traces: Sequence[Trace], cluster: Cluster, **options: float | str) -> str:
     """Return a digest of what a search's scores depend on."""
     described = {
         "traces": [[asdict(workflow) for workflow in trace.workflows] for trace in traces],
