@@ -2,7 +2,8 @@
 
 A step is what LangGraph does at the end of each superstep with ``durability="sync"``: it starts saving the task's
 writes and the checkpoint, and waits for the checkpoint. Here a step ends when both are saved. The state is a list of
-messages that grows by one a step, beside channels that do not change.
+messages that grows by one a step, beside channels that do not change. These are the calls that a saver gets; what a
+whole graph makes of it, of which LangGraph itself takes a part, is measured beside them (``board_graph``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 
+from agentsys.benchmarks.board_graph import MEMORY, message, supersteps
 from agentsys.benchmarks.board_savers import Arm, Saver, postgres_arms, sqlite_arms
 from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
 from agentsys.benchmarks.postgres_server import running_server
@@ -31,8 +33,8 @@ FIRST_STEPS: Final = 100
 """Steps while the state is still small; over all of :data:`STEPS` it grows to 300 KB."""
 WORKLOADS: Final = ((1, FIRST_STEPS), (16, FIRST_STEPS), (1, STEPS), (16, STEPS))
 """Threads of the graph, and steps that each of them takes, all at once."""
-WORDS: Final = ("board", "commit", "label", "run", "agent", "plan", "file", "column", "answer", "query", "bid", "round")
-MESSAGE_WORDS: Final = 40
+THREADS: Final = (1, 16)
+"""Runs of a whole graph at once, of :data:`FIRST_STEPS` supersteps each."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ def main(options: Options) -> BenchResult:
         server = options.arguments.get("server") or stack.enter_context(running_server()).url
         for arms in (sqlite_arms(folder), postgres_arms(server)):
             _compare(figures, arms, options)
+            _compare_graphs(figures, arms, options)
     return _result(figures, busy)
 
 
@@ -76,6 +79,20 @@ def _compare(figures: _Figures, arms: Sequence[Arm], options: Options) -> None:
     kib = [size // 1024 for size in sizes]
     figures.rows.append([f"KiB after {STEPS:,} steps", theirs, *kib, f"{share:.3f}x"])
     figures.bars.append(Bar(f"bytes after {STEPS:,} steps: times {theirs}", share, 0.5, at_least=False))
+
+
+def _compare_graphs(figures: _Figures, arms: Sequence[Arm], options: Options) -> None:
+    """Compare whole graphs, and tell how many supersteps LangGraph takes where nothing is stored."""
+    steps, repeats = (FIRST_STEPS // 10, 2) if options.quick else (FIRST_STEPS, options.repeats)
+    for threads in THREADS:
+        what = f"graph supersteps/s, {steps:,} steps, {'1 thread' if threads == 1 else f'{threads} threads at once'}"
+        taken = interleave({arm.name: supersteps(arm, threads, steps) for arm in (*arms, MEMORY)}, repeats)
+        figures.repetitions |= {f"{name}, {what}": values for name, values in taken.items()}
+        ours, theirs, alone = (median(values) for values in taken.values())
+        ratio = median([taken[arms[0].name][at] / taken[arms[1].name][at] for at in range(repeats)])
+        figures.rows.append(
+            [f"{what} (nothing stored: {alone:.0f})", arms[1].name, round(ours), round(theirs), f"{ratio:.2f}x"]
+        )
 
 
 def _rate(arm: Arm, threads: int, steps: int) -> Callable[[], float]:
@@ -109,9 +126,9 @@ async def walk(saver: Saver, thread: str, steps: int) -> None:
     checkpoint = empty_checkpoint()
     values: dict[str, Any] = {"messages": [], "plan": "p" * 500, "round": 0}
     for step in range(steps):
-        message = {"role": "ai", "id": f"{thread}-{step}", "content": " ".join(words.choices(WORDS, k=MESSAGE_WORDS))}
-        values = {**values, "messages": [*values["messages"], message], "round": step}
-        written: list[tuple[str, Any]] = [("messages", [message]), ("round", step)]
+        new_message = message(words, f"{thread}-{step}")
+        values = {**values, "messages": [*values["messages"], new_message], "round": step}
+        written: list[tuple[str, Any]] = [("messages", [new_message]), ("round", step)]
         calls: list[Coroutine[Any, Any, Any]] = []
         if step:
             calls.append(saver.aput_writes(config, written, f"task {step}", "~__pregel_pull"))

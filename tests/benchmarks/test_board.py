@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from agentsys.benchmarks import board, board_team
+from agentsys.benchmarks.board_graph import MEMORY, supersteps
 from agentsys.benchmarks.board_load import agents_on, raw_seconds
 from agentsys.benchmarks.board_peer import walk
 from agentsys.benchmarks.board_savers import postgres_arms, sqlite_arms
@@ -46,6 +47,12 @@ def test_every_saver_reads_back_what_was_put(database, number, server, tmp_path)
 
     asyncio.run(steps())
     assert arm.size(place) > 10_000
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_whole_graph_runs_over_every_saver(number, tmp_path):
+    assert supersteps(sqlite_arms(tmp_path)[number], 2, 3)() > 0
+    assert supersteps(MEMORY, 1, 3)() > 0
 
 
 def test_idle_subscribers_are_there_and_end(tmp_path, monkeypatch):
