@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,9 @@ from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.effects import Effect, EffectState
 from agentsys.blackboard.entries import Entry, Json, check_name
+from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.places import FilePlace
 from agentsys.blackboard.postgres.address import is_postgres
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sharing import SharedCommitter
@@ -69,18 +71,19 @@ class Board(UpkeptBoard):
     others send it their commits, and when it ends another takes over. Any number read (:meth:`open_read_only`).
     """
 
-    def __init__(self, source: Path | str | None, durability: Durability | None) -> None:
+    def __init__(self, source: FilePlace | str | None, durability: Durability | None) -> None:
         """Use :meth:`open` or :meth:`open_read_only`."""
         self._advanced = threading.Condition()
         self._wakeups = WakeUps()
         self._head = 0
         self._closed = False
-        self._folder: Path | None = None
+        self._rest = ExitStack()
+        """What is given up last."""
         self._committer: Committer | SharedCommitter | LeasedCommitter | None = None
         self._epoch: int | None = None
         self._knows_head: Callable[[], bool] = lambda: False
         self._is_told = False
-        """Whether ``_learn`` is called with every new commit, by whomever, sooner or later."""
+        """Whether ``learn`` is called with every new commit, by whomever, sooner or later."""
         if isinstance(source, str):
             self._open_database(source, durability)
         elif durability is None:
@@ -95,7 +98,8 @@ class Board(UpkeptBoard):
     def open(path: Path | str, *, durability: Literal["full", "normal"] = "full") -> "Board":
         """Open or create the board at ``path`` for writing; ``":memory:"`` is a board that vanishes when closed.
 
-        ``postgresql://user@host/database?board=NAME`` is one in a database (see ``docs/deployment.md``).
+        ``FILE?board=NAME`` is one of several in a file, ``postgresql://user@host/database?board=NAME`` one in a
+        database (see ``docs/deployment.md``).
         Raises :class:`BoardBusy` if this process has it open already or the process that leads it does not answer,
         :class:`BoardCorrupt`, :class:`SchemaTooNew`.
         """
@@ -301,8 +305,7 @@ class Board(UpkeptBoard):
                 self._committer.close()
             self._reader.close()
         finally:
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            self._rest.close()
 
     def __enter__(self) -> Self:
         return self
@@ -313,18 +316,21 @@ class Board(UpkeptBoard):
         self.close()
 
     def _open_temporary(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="agentsys-board-"))
-        storage = SqliteStorage(self._folder / "board.db", "off")
+        folder = Path(tempfile.mkdtemp(prefix="agentsys-board-"))
+        self._rest.callback(shutil.rmtree, folder, ignore_errors=True)
+        file = FileWriter(folder / "board.db", "off")
+        self._rest.callback(file.close)
+        storage = SqliteStorage(file)
         self._reader, self._epoch = storage, storage.epoch
         self._knows_head, self._is_told = lambda: True, True
-        self._committer = Committer(storage, self._publish)
+        self._committer = Committer(storage, self.publish)
 
-    def _open_shared(self, path: Path, durability: Durability) -> None:
+    def _open_shared(self, place: FilePlace, durability: Durability) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shared = SharedCommitter(path, durability, self._publish)
+            place.path.parent.mkdir(parents=True, exist_ok=True)
+            shared = SharedCommitter(place, durability, self)
         except OSError as error:
-            raise BoardMissing(f"{path} cannot be opened for writing: {error}.") from error
+            raise BoardMissing(f"{place} cannot be opened for writing: {error}.") from error
         self._committer, self._reader, self._epoch = shared, shared.reader, shared.epoch
         with self._advanced:
             # A process that comes to lead later goes on asking the file: others may have committed in between.
@@ -341,18 +347,20 @@ class Board(UpkeptBoard):
         if durability is None:
             self._reader = open_for_reading(location)
             return
-        leased = LeasedCommitter(location, durability, self._publish, self._learn)
+        leased = LeasedCommitter(location, durability, self.publish, self.learn)
         self._committer, self._reader, self._epoch = leased, leased.reader, leased.epoch
         self._knows_head, self._is_told = leased.knows_head, True
 
-    def _publish(self, commits: Sequence[Commit]) -> None:
+    def publish(self, commits: Sequence[Commit]) -> None:
+        """Tell those who wait of ``commits``. It is for the committer."""
         with self._advanced:
-            self._head = commits[-1].seq
+            # One over several boards may have come after them, and been learned of before.
+            self._head = max(self._head, commits[-1].seq)
             self._advanced.notify_all()
         self._wakeups.publish(commits)
 
-    def _learn(self, head: int) -> None:
-        """Take note of commits of other processes, of which only the number is known."""
+    def learn(self, head: int) -> None:
+        """Take note of commits of which only the number is known. It is for the committer."""
         with self._advanced:
             if head <= self._head:
                 return
@@ -378,8 +386,8 @@ class Board(UpkeptBoard):
         return self._reader
 
 
-def _source(location: Path | str) -> Path | str:
-    return str(location) if is_postgres(location) else Path(location)
+def _source(location: Path | str) -> FilePlace | str:
+    return str(location) if is_postgres(location) else FilePlace.parse(location)
 
 
 def _concerns(predicate: Predicate, entry: Entry) -> bool:

@@ -22,20 +22,20 @@ SIZES: Final = (64, 16, 4, 1)
 """Rows of one statement: few sizes, so that the driver keeps each statement compiled."""
 
 
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
-    """Insert ``rows``, each with all columns of ``table``."""
+def insert_rows(connection: Connection, name: str, table: Table, rows: Sequence[Values]) -> None:
+    """Insert ``rows``, each with all columns of ``table``, which in the database is called ``name``."""
     names = tuple(column.name for column in table.columns)
     for part in _parts(rows):
-        execute(connection, _insert(table.name, names, len(part)), _values(part, names))
+        execute(connection, _insert(name, names, len(part)), _values(part, names))
 
 
 def update_rows(
-    connection: Connection, table: Table, rows: Sequence[Values], column: str, to: str, where: dict[str, str]
+    connection: Connection, table: str, rows: Sequence[Values], column: str, to: str, where: dict[str, str]
 ) -> None:
     """Set ``column``, where it is null, to each row's ``to``; ``where`` maps others to what the rows call them."""
     names = (to, *where.values())
     for part in _parts(rows):
-        statement = _update(table.name, column, tuple(where), len(part))
+        statement = _update(table, column, tuple(where), len(part))
         execute(connection, statement, _values(part, names))
 
 

@@ -14,8 +14,8 @@ from multiprocessing.connection import Client, Connection, Listener, answer_chal
 from pathlib import Path
 from typing import Any, Final
 
-from agentsys.blackboard.committer import Committer
-from agentsys.blackboard.lock import Leader
+from agentsys.blackboard.led_file import LedFile
+from agentsys.blackboard.lock import PROTOCOL, Leader
 from agentsys.blackboard.storage import BoardClosed, StorageFailed
 
 LONGEST_ADDRESS: Final = 100
@@ -23,13 +23,13 @@ LONGEST_ADDRESS: Final = 100
 
 
 class CommitServer:
-    """Serves ``committer`` to other processes of this user, from construction to :meth:`close`."""
+    """Serves the boards of a file to other processes of this user, from construction to :meth:`close`."""
 
-    def __init__(self, board: Path, committer: Committer) -> None:
-        self._committer = committer
+    def __init__(self, path: Path, led: LedFile) -> None:
+        self._led = led
         self._secret = secrets.token_bytes(32)
         self._folder: str | None = None
-        address = f"{board.resolve()}.sock"
+        address = f"{path.resolve()}.sock"
         if len(os.fsencode(address)) > LONGEST_ADDRESS:
             self._folder = tempfile.mkdtemp(prefix="agentsys-")
             address = f"{self._folder}/sock"
@@ -37,7 +37,7 @@ class CommitServer:
         Path(address).unlink(missing_ok=True)
         self._listener = Listener(address, "AF_UNIX", backlog=64)
         Path(address).chmod(0o600)
-        self.leader = Leader(os.getpid(), address, self._secret.hex())
+        self.leader = Leader(os.getpid(), address, self._secret.hex(), PROTOCOL)
         self._closed = False
         self._peers: set[_Peer] = set()
         self._guard = threading.Lock()
@@ -83,8 +83,8 @@ class CommitServer:
             self._peers.add(peer)
         try:
             while True:
-                number, method, arguments = connection.recv()
-                peer.answer(number, self._call(method, arguments))
+                number, board, method, arguments = connection.recv()
+                peer.answer(number, self._call(board, method, arguments))
         except (OSError, EOFError, TypeError):
             # A closed connection's handle is None by the time recv looks at it.
             peer.close()
@@ -92,15 +92,9 @@ class CommitServer:
             with self._guard:
                 self._peers.discard(peer)
 
-    def _call(self, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
+    def _call(self, board: str, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
         try:
-            if method == "commit":
-                return self._committer.submit(*arguments)
-            if method == "maintain":
-                return self._committer.maintain(*arguments)
-            if method == "cursor":
-                return self._committer.create_cursor(*arguments)
-            return self._committer.begin_epoch()
+            return self._led.call(board, method, arguments)
         except BoardClosed as error:
             # Not an answer: the peer shall ask the next leader.
             raise EOFError from error

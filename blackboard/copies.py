@@ -8,20 +8,24 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, delete
 
-from agentsys.blackboard.database import SqliteFile, writer_engine
+from agentsys.blackboard.database import SqliteFile
+from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.lock import BoardBusy, BoardLock
+from agentsys.blackboard.migrations import create_tables
+from agentsys.blackboard.places import MAIN, FilePlace
 from agentsys.blackboard.portable import BadExport, ExportHeader, Progress, check_digest, load_export, write_export
 from agentsys.blackboard.postgres.address import Address, is_postgres
 from agentsys.blackboard.reads import SqlReader
-from agentsys.blackboard.sqlite import open_reader
+from agentsys.blackboard.schema import BoardModel
+from agentsys.blackboard.sqlite import boards_in, open_reader
 from agentsys.blackboard.storage import BoardState
 from agentsys.errors import BoardError
 
@@ -108,34 +112,36 @@ def check_export(source: Path, progress: Progress, *, head_hash: str | None = No
 
 
 def back_up(board: Path | str, target: Path, progress: Progress) -> Copied:
-    """Copy a board's file while others write it, and verify the copy; an older backup of that name is replaced.
+    """Copy a board's file while others write it, and verify all boards in it; an older backup of that name is replaced.
 
     Source: SQLite's online backup API. Under one read transaction the copy is of one moment and never begins anew.
     Raises :class:`NoBackup` for a board in PostgreSQL, and what ``Board.verify`` raises.
     """
     if is_postgres(board):
         raise NoBackup("The board is in PostgreSQL.")
-    open_reader(Path(board)).close()
+    place = FilePlace.parse(board)
+    open_reader(place).close()
     with _in_place_of(target) as partial:
-        with SqliteFile(Path(board)).translated_errors():
-            _copy_pages(Path(board), partial, progress)
-        state = _verified(partial)
+        with SqliteFile(place.path).translated_errors():
+            _copy_pages(place.path, partial, progress)
+        state = _verified(FilePlace(partial, place.board))
     return Copied(state.head, state.head_hash, target.stat().st_size)
 
 
 def restore(backup: Path, board: Path | str, progress: Progress, *, replace_existing: bool = False) -> Copied:
-    """Put a verified backup in the place of a board that nobody has open; the old one stays beside it.
+    """Put a verified backup in the place of a board's file that nobody has open; the old one stays beside it.
 
     Raises :class:`TargetExists`, :class:`NoBackup`, :class:`BoardBusy`, and what ``Board.verify`` raises.
     """
     if is_postgres(board):
         raise NoBackup("The board is in PostgreSQL.")
-    target = Path(board)
+    place = FilePlace.parse(board)
+    target = place.path
     target.parent.mkdir(parents=True, exist_ok=True)
     with _exclusively(target):
         if target.exists() and not replace_existing:
             raise TargetExists(f"There is a board at {target}.")
-        state = _verified(backup)
+        state = _verified(FilePlace(backup, place.board))
         with _beside(target) as partial:
             with SqliteFile(backup).translated_errors():
                 _copy_pages(backup, partial, progress)
@@ -147,20 +153,37 @@ def restore(backup: Path, board: Path | str, progress: Progress, *, replace_exis
 
 
 def _import_to_file(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
-    target = Path(location)
+    place = FilePlace.parse(location)
+    target = place.path
     target.parent.mkdir(parents=True, exist_ok=True)
     with _exclusively(target):
-        if target.exists():
-            raise TargetExists(f"There is a board at {target}.")
+        there = boards_in(target) if target.exists() else []
+        if place.board in there:
+            raise TargetExists(f"There is a board at {place}.")
         with _beside(target) as partial:
-            engine = writer_engine(partial, "off")
-            with SqliteFile(partial).translated_errors():
-                _load(engine, source, progress)
-                engine.dispose()
+            with SqliteFile(partial).translated_errors(), closing(FileWriter(partial, "off")) as writer:
+                _load(writer.begin(FilePlace(partial)), source, progress)
             _finish_file(partial)
-            _check_state(_verified(partial), header)
-            partial.replace(target)
+            _check_state(_verified(FilePlace(partial)), header)
+            if there or place.board != MAIN:
+                _add_board(partial, place)
+            else:
+                partial.replace(target)
             _sync_folder(target)
+
+
+def _add_board(source: Path, place: FilePlace) -> None:
+    """Put the one board of a file among those of another file, in one transaction. The caller holds that one's lock."""
+    with SqliteFile(place).translated_errors(), closing(FileWriter(place.path, "full")) as writer:
+        with writer.connect(FilePlace(place.path)) as connection:
+            connection.exec_driver_sql("ATTACH ? AS imported", (str(source.absolute()),))
+        with writer.begin(place) as connection:
+            create_tables(connection)
+            for table in BoardModel.metadata.tables.values():
+                connection.execute(delete(table))
+                columns = ", ".join(f'"{column.name}"' for column in table.columns)
+                rows = f"SELECT {columns} FROM imported.{table.name}"  # noqa: S608
+                connection.exec_driver_sql(f"INSERT INTO {place.prefix}{table.name} ({columns}) {rows}")
 
 
 def _import_to_postgres(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
@@ -175,7 +198,7 @@ def _import_to_postgres(source: Path, header: ExportHeader, location: Path | str
             raise TargetExists(f"There is a board at {address.name}.")
         connection.execute(f"CREATE SCHEMA {beginning.schema}")
         try:
-            _load(database.writers, source, progress)
+            _load(database.writers.begin(), source, progress)
             reader = SqlReader(database.readers, database)
             reader.check()
             _check_state(reader.state(), header)
@@ -187,8 +210,8 @@ def _import_to_postgres(source: Path, header: ExportHeader, location: Path | str
             raise
 
 
-def _load(engine: Engine, source: Path, progress: Progress) -> None:
-    with engine.begin() as connection, source.open(encoding="utf-8", newline="\n") as file:
+def _load(beginning: AbstractContextManager[Connection], source: Path, progress: Progress) -> None:
+    with beginning as connection, source.open(encoding="utf-8", newline="\n") as file:
         load_export(connection, file, progress)
 
 
@@ -205,7 +228,7 @@ def _one_moment(location: Path | str) -> Iterator[Connection]:
 
         reader, beginning = open_for_reading(str(location)), "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     else:
-        reader, beginning = open_reader(Path(location)), "BEGIN"
+        reader, beginning = open_reader(FilePlace.parse(location)), "BEGIN"
     with closing(reader), reader.connected() as connection:
         connection.exec_driver_sql(beginning)
         try:
@@ -256,7 +279,7 @@ def _copy_pages(source: Path, target: Path, progress: Progress) -> None:
     ):
         # Without a read transaction of its own, a backup would begin anew at every commit of another process.
         origin.execute("BEGIN")
-        origin.execute("SELECT head FROM board").fetchone()
+        origin.execute("SELECT count(*) FROM sqlite_master").fetchone()
         origin.backup(copy, pages=BACKUP_PAGES, progress=lambda _, left, total: progress(total - left, total), sleep=0)
     _finish_file(target)
 
@@ -268,23 +291,34 @@ def _finish_file(path: Path) -> None:
     _sync(path)
 
 
-def _verified(path: Path) -> BoardState:
-    """Return the state of the board in a file after checking all of it."""
-    with closing(open_reader(path)) as reader:
+def _verified(place: FilePlace) -> BoardState:
+    """Return the state of a board in a file after checking every board there."""
+    with closing(open_reader(place)) as reader:
         reader.check()
-        return reader.state()
+        state = reader.state()
+    for board in boards_in(place.path):
+        if board != place.board:
+            with closing(open_reader(FilePlace(place.path, board))) as reader:
+                reader.check()
+    return state
 
 
 def _count_openings_of(old: Path, new: Path) -> None:
-    """Let the numbers of openings go on after those of the board that is replaced: none may come twice."""
+    """Let the numbers of openings go on after those of the boards that are replaced: none may come twice."""
     try:
-        with closing(open_reader(old)) as reader:
-            epoch = reader.state().epoch
+        epochs = [_state(FilePlace(old, board)).epoch for board in boards_in(old)]
     except BoardError:
         # There is none, or it is replaced because it cannot be read.
         return
     with closing(sqlite3.connect(new)) as connection, connection:
-        connection.execute("UPDATE board SET epoch = max(epoch, ?)", (epoch,))
+        for board in boards_in(new):
+            table = f"{FilePlace(new, board).prefix}board"
+            connection.execute(f"UPDATE {table} SET epoch = max(epoch, ?)", (max(epochs),))  # noqa: S608
+
+
+def _state(place: FilePlace) -> BoardState:
+    with closing(open_reader(place)) as reader:
+        return reader.state()
 
 
 def _put_aside(board: Path) -> None:

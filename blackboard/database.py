@@ -4,13 +4,14 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import QueuePool, StaticPool
 
+from agentsys.blackboard.places import FilePlace
 from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardMissing, StorageFailed
 from agentsys.errors import BoardError
 
@@ -40,10 +41,10 @@ _ERRORS: Final[dict[int, type[BoardError]]] = {
 
 
 class SqliteFile:
-    """A board's file, as far as reads need to know it."""
+    """A board's file, as far as reads need to know it; ``place`` is the board, or the file as a whole."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
+    def __init__(self, place: FilePlace | Path) -> None:
+        self.name = str(place)
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -70,13 +71,37 @@ class SqliteFile:
 
 
 def writer_engine(path: Path, durability: Durability) -> Engine:
-    """Return an engine for the one connection that writes and checkpoints."""
+    """Return an engine whose connections are all the one that writes and checkpoints; who uses it ends transactions."""
     engine = create_engine(
-        "sqlite+pysqlite://", poolclass=QueuePool, pool_size=1, creator=lambda: _connect(path, "rwc")
+        "sqlite+pysqlite://",
+        poolclass=StaticPool,
+        pool_reset_on_return=None,
+        isolation_level="AUTOCOMMIT",
+        creator=lambda: _connect(path, "rwc"),
     )
     event.listen(engine, "connect", _configure(writer_pragmas(durability)))
-    event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def over_tables_of(place: FilePlace, engine: Engine) -> Engine:
+    """Return ``engine`` with statements about a board's tables meant for those of ``place``."""
+    prefix = place.prefix
+    if not prefix:
+        return engine
+    named = engine.execution_options(schema_translate_map={None: prefix})
+
+    def without_schema(_: object, __: object, statement: str, parameters: object, *___: object) -> tuple[str, object]:
+        # SQLite has no schemas within a file: what would be one is the beginning of the tables' names.
+        return statement.replace(f"{prefix}.", prefix), parameters
+
+    event.listen(named, "before_cursor_execute", without_schema, retval=True)
+    return named
+
+
+def prefix_of(connection: SqlConnection) -> str:
+    """Return what the names of the tables begin with that statements over ``connection`` mean."""
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    return translated.get(None) or ""
 
 
 def writer_pragmas(durability: Durability) -> tuple[str, ...]:
@@ -122,7 +147,3 @@ def _configure(pragmas: tuple[str, ...], first: tuple[str, ...] = ()) -> Callabl
             connection.execute(f"PRAGMA {pragma}").close()
 
     return configure
-
-
-def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

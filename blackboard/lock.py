@@ -1,6 +1,6 @@
-"""The lock file beside a board: who leads it, where to reach that process, and which processes are alive.
+"""The lock file beside a file of boards: who leads it, where to reach that process, and which openings are alive.
 
-One byte is locked by the leader, one more by each process that opened the board for writing. The system releases them
+One byte is locked by the leader, one more for each opening of a board for writing. The system releases them
 when their holder dies, so none of this is ever believed of a dead process.
 """
 
@@ -15,6 +15,8 @@ from typing import ClassVar, Final
 from agentsys.errors import BoardError
 
 LEADER: Final = 0
+PROTOCOL: Final = 2
+"""Changes with what the leader and the others say to each other."""
 EPOCHS: Final = 1_000_000
 """Byte that epoch 0 locks; locks may lie beyond the end of the file."""
 
@@ -33,6 +35,7 @@ class Leader:
     pid: int
     address: str
     secret: str
+    protocol: int = 1
 
 
 class BoardLock:
@@ -46,7 +49,7 @@ class BoardLock:
     def __init__(self, board: Path) -> None:
         """Raises :class:`BoardBusy` if this process has the board open already."""
         self._path = board.resolve().with_name(board.name + ".lock")
-        self._epoch = 0
+        self._epochs: set[int] = set()
         with self._guard:
             if self._path in self._held:
                 raise BoardBusy(f"{board} is open for writing in this process ({os.getpid()}) already.")
@@ -75,12 +78,17 @@ class BoardLock:
 
     def hold(self, epoch: int) -> None:
         """Show for as long as this process lives that ``epoch`` is its own."""
-        self._epoch = epoch
+        self._epochs.add(epoch)
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, EPOCHS + epoch)
 
+    def let_go(self, epoch: int) -> None:
+        """Show no longer that ``epoch`` is alive."""
+        self._epochs.discard(epoch)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, EPOCHS + epoch)
+
     def alive(self, epoch: int) -> bool:
-        """Whether the process that opened the board as ``epoch`` still has it open."""
-        if epoch == self._epoch:
+        """Whether the process that opened a board of the file as ``epoch`` still has it open."""
+        if epoch in self._epochs:
             # Trying the own lock would give it up.
             return True
         try:

@@ -9,9 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Column, Connection, DateTime, Float, Integer, String, Text, insert, text, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    insert,
+    text,
+    update,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.sql import quoted_name
 
 from agentsys.blackboard.chain import GENESIS
+from agentsys.blackboard.database import prefix_of
 from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, BoardModel, SharedModel
 
 if TYPE_CHECKING:
@@ -20,13 +36,28 @@ if TYPE_CHECKING:
 
 def create_tables(connection: Connection) -> None:
     """Create the tables of an empty board, as they are now."""
-    BoardModel.metadata.create_all(connection)
+    _create_board(connection, prefix_of(connection))
     if connection.dialect.name == "postgresql":
         SharedModel.metadata.create_all(connection)
     connection.execute(
         insert(BOARD),
         [{"id": 1, "schema_version": SCHEMA_VERSION, "epoch": 0, "head": 0, "head_hash": GENESIS, "horizon": 0}],
     )
+
+
+def _create_board(connection: Connection, prefix: str) -> None:
+    if not prefix:
+        BoardModel.metadata.create_all(connection)
+        return
+    named = MetaData()
+    for table in BoardModel.metadata.sorted_tables:
+        created = table.to_metadata(named, name=f"{prefix}{table.name}")
+        for index in created.indexes:
+            index.name = quoted_name(f"{prefix}{index.name}", quote=None)
+        steps: list[ExecutableDDLElement] = [CreateTable(created), *map(CreateIndex, created.indexes)]
+        for step in steps:
+            # They have their full names already.
+            connection.execute(step, execution_options={"schema_translate_map": {}})
 
 
 def upgrade(connection: Connection, version: int, to: int = SCHEMA_VERSION) -> None:
@@ -212,4 +243,5 @@ def _copy_entries_3(operations: Operations) -> None:
 
 
 _STEPS: Final[tuple[Callable[[Operations], None], ...]] = (_to_1, _to_2, _to_3)
-"""Step ``n`` (from 0) leads from version ``n`` to ``n + 1``."""
+"""Step ``n`` (from 0) leads from version ``n`` to ``n + 1``. Files of several boards came with version 3: the steps
+up to there meet only the board whose tables have plain names."""

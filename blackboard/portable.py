@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any, Final, TypeAlias
 
-from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Table, func, insert, inspect, select
 
+from agentsys.blackboard.database import prefix_of
 from agentsys.blackboard.migrations import upgrade
 from agentsys.blackboard.schema import BOARD, SCHEMA_VERSION, SNAPSHOT_LEASES, BoardModel
 from agentsys.blackboard.storage import SchemaTooNew
@@ -166,11 +167,16 @@ def _insertion(connection: Connection, head: dict[str, Any]) -> tuple[Any, list[
 
 def _stored_tables(connection: Connection) -> Iterator[Table]:
     """Yield the tables that travel, as they are in the database, which may be of an older version."""
-    stored = inspect(connection).get_table_names()
+    inspector, prefix = inspect(connection), prefix_of(connection)
+    stored = inspector.get_table_names()
     for name in sorted(BoardModel.metadata.tables):
+        full = f"{prefix}{name}"
         # Nobody holds a lease of a board elsewhere, and its time is that of another clock.
-        if name in stored and name != SNAPSHOT_LEASES.name:
-            yield Table(name, MetaData(), autoload_with=connection)
+        if full in stored and name != SNAPSHOT_LEASES.name:
+            key = inspector.get_pk_constraint(full)["constrained_columns"]
+            columns = [Column(column["name"], column["type"]) for column in inspector.get_columns(full)]
+            # In an export a board's tables have their plain names, whatever the board is called.
+            yield Table(name, MetaData(), *columns, PrimaryKeyConstraint(*key))
 
 
 def _portable(table: Table, row: Any) -> Iterator[Any]:

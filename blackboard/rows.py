@@ -46,9 +46,10 @@ def entry_columns(entries: FromClause) -> list[ColumnElement[Any]]:
     return [value if name == "value" else entries.c[name] for name in _ENTRY_NAMES]
 
 
-def entry_columns_text(entries: str) -> str:
-    """Return :func:`entry_columns` as text, for a table with the alias ``entries``."""
-    value = f"coalesce({entries}.value, (SELECT text FROM payload WHERE id = {entries}.payload)) AS value"  # noqa: S608
+def entry_columns_text(entries: str, prefix: str = "") -> str:
+    """Return :func:`entry_columns` as text, for a table with the alias ``entries``; ``prefix`` begins tables' names."""
+    apart = f"SELECT text FROM {prefix}payload WHERE id = {entries}.payload"  # noqa: S608
+    value = f"coalesce({entries}.value, ({apart})) AS value"
     return ", ".join(value if name == "value" else f'{entries}."{name}"' for name in _ENTRY_NAMES)
 
 

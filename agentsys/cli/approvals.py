@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.cli.runs import TokenOption, connected
@@ -58,7 +59,6 @@ def _completed_approver(context: typer.Context, incomplete: str) -> Iterable[str
 IdArgument = Annotated[
     str, typer.Argument(metavar="APPROVAL", help="The approval; the first characters do.", autocompletion=_completed)
 ]
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="AGENTSYS_URL", help="A server to ask instead of this machine's board.")
 ]

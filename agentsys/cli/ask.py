@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import open_lake, settings_with
 from agentsys.cli.live import LiveRun
 from agentsys.cli.model_names import ModelOption
@@ -39,7 +40,7 @@ def ask(
     ] = None,
     take: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     model: ModelOption = None,
-    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
     planner: Annotated[
         str | None, typer.Option(help="auto, focused, grammar or free: for small, larger and capable models.")
     ] = None,

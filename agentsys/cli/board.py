@@ -7,17 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentsys.cli import board_compact, board_copies
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentsys.blackboard.board import Board
+    from agentsys.blackboard.catalogue import Listed
     from agentsys.blackboard.commits import Commit
     from agentsys.blackboard.entries import Entry
 
@@ -28,7 +31,6 @@ app.command("backup")(board_copies.backup)
 app.command("restore")(board_copies.restore)
 app.command("compact")(board_compact.compact)
 
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]
 SHOWN_VALUE = 100
 POLL_SECONDS = 0.5
@@ -96,22 +98,38 @@ def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption =
 
 
 @app.command("verify")
-def verify(board: BoardOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    board: BoardOption = None,
+    every: Annotated[bool, typer.Option("--all", help="Every board of the file or database.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check the file, and the hash of every commit; exits 1 and names the first commit that was altered.
 
     After a compaction: of every commit from there on, and of all that was kept at that point.
     """
-    with reported_errors(as_json=as_json), _opened(board) as opened:
-        commits = opened.verify()
+    with reported_errors(as_json=as_json):
+        location = settings_with(board_path=board).board.location
+        if not every:
+            with _opened(board) as opened:
+                _report_verified(opened.verify(), opened.horizon, as_json=as_json)
+            return
+        verified = _verified_all(location, as_json=as_json)
         if as_json:
-            print_json({"commits": commits, "horizon": opened.horizon})
-        elif opened.horizon:
-            out.print(
-                f"commits {opened.horizon + 1} to {commits}, each as it was committed, on the state that was kept",
-                highlight=False,
-            )
-        else:
-            out.print(f"{commits} commits, each as it was committed", highlight=False)
+            print_json(verified)
+
+
+@app.command("list")
+def list_(board: BoardOption = None, as_json: JsonOption = False) -> None:
+    """List the boards of the file or the database, and how far each has come."""
+    from agentsys.blackboard.catalogue import boards_beside
+
+    with reported_errors(as_json=as_json):
+        found = boards_beside(settings_with(board_path=board).board.location)
+        if as_json:
+            print_json([_listed(item) for item in found])
+            return
+        rows = [[item.name, item.head, item.horizon, item.head_hash] for item in found]
+        print_table(["board", "commits", "readable from", "newest hash"], rows)
 
 
 @contextmanager
@@ -123,6 +141,36 @@ def _opened(path: str | None) -> Iterator[Board]:
         yield board
     finally:
         board.close()
+
+
+def _verified_all(location: Path | str, *, as_json: bool) -> list[dict[str, Any]]:
+    from agentsys.blackboard.board import Board
+    from agentsys.blackboard.catalogue import boards_beside
+
+    verified = []
+    for item in boards_beside(location):
+        with Board.open_read_only(item.location) as opened:
+            commits, horizon = opened.verify(), opened.horizon
+        verified.append({"board": item.name, "commits": commits, "horizon": horizon})
+        if not as_json:
+            out.print(f"{item.name}: ", end="", highlight=False)
+            _report_verified(commits, horizon, as_json=False)
+    return verified
+
+
+def _report_verified(commits: int, horizon: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"commits": commits, "horizon": horizon})
+    elif horizon:
+        out.print(
+            f"commits {horizon + 1} to {commits}, each as it was committed, on the state that was kept", highlight=False
+        )
+    else:
+        out.print(f"{commits} commits, each as it was committed", highlight=False)
+
+
+def _listed(item: Listed) -> dict[str, Any]:
+    return {"board": item.name, "head": item.head, "horizon": item.horizon, "head_hash": item.head_hash}
 
 
 def _summary(commit: Commit) -> str:

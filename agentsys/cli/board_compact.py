@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
 
 if TYPE_CHECKING:
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.compaction import Keep, Plan
-
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 
 
 def compact(

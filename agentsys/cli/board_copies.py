@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from agentsys.blackboard.copies import Copied
     from agentsys.blackboard.portable import Progress as Told
 
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 HeadOption = Annotated[
     str | None, typer.Option("--head", metavar="HASH", help="Refuse a copy that does not end with this commit's hash.")
 ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import err, reported_errors
@@ -39,7 +40,7 @@ def console(
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
     model: ModelOption = None,
-    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
     url: Annotated[
         str | None, typer.Option(help="Show this server, with the token in AGENTSYS_TOKEN, and start none.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.errors import AgentsysError
@@ -43,7 +44,6 @@ def _completed(context: typer.Context, incomplete: str) -> Iterable[tuple[str, s
 EffectArgument = Annotated[
     str, typer.Argument(metavar="EFFECT", help="The effect; the first characters do.", autocompletion=_completed)
 ]
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 
 
 @app.command("list")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, print_json, print_table, reported_errors
 from agentsys.errors import AgentsysError, ConfigurationError
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from agentsys.settings import Settings
 
 app = typer.Typer(help="Look at foreign MCP servers, and accept their tools.", no_args_is_help=True)
-
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 
 
 @app.command("list")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors, time_text
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from agentsys.blackboard.entries import Entry
 
 app = typer.Typer(help="See and forget the answers kept of memoised calls.", no_args_is_help=True)
-
-BoardOption = Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")]
 
 
 @app.command("list")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import file_runtime, open_lake, settings_with
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
 from agentsys.cli.recorded import origin_of, recorded_run
@@ -24,7 +25,7 @@ def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to execute again from its record.")],
     file: Annotated[Path | None, typer.Option(help="Python file of its workflow; default: as recorded.")] = None,
     lake: Annotated[str | None, typer.Option(help="Lake of an `ask`; default: as recorded.")] = None,
-    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Execute a run again from its record alone, without model, tool or write, and report the first divergence.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli.attendance import attended
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import file_runtime, settings_with
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import (
@@ -43,7 +44,7 @@ def run(
         bool, typer.Option("--enqueue", help="Only put the run on record, for a worker (`agentsys work`) to execute.")
     ] = False,
     model: ModelOption = None,
-    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a workflow, or go on with one that was interrupted."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
@@ -39,7 +40,7 @@ def serve(
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of data files, or package:NAME/SUBFOLDER.")] = None,
     model: ModelOption = None,
-    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; beyond this machine only with a token.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = None,
     token: Annotated[

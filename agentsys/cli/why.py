@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.cli.runs import TokenOption, connected
@@ -50,7 +51,7 @@ def why(
             autocompletion=_completed_step,
         ),
     ] = None,
-    board: Annotated[str | None, typer.Option("--board", help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
     url: Annotated[
         str | None,
         typer.Option("--url", envvar="AGENTSYS_URL", help="A server to ask instead of this machine's board."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import file_runtime, settings_with
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import ExitCode, err, reported_errors
@@ -24,7 +25,7 @@ def work(
     most: Annotated[int, typer.Option(min=1, help="At most so many runs at once.")] = 16,
     drain: Annotated[bool, typer.Option("--drain", help="End once no run is unfinished.")] = False,
     model: ModelOption = None,
-    board: Annotated[str | None, typer.Option(help="The board: a file, or postgresql://…")] = None,
+    board: BoardOption = None,
 ) -> None:
     """Take runs that wait (`agentsys run --enqueue`), and those whose process died; any number of workers may."""
     with reported_errors():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentsys.blackboard import effects, sharing
+from agentsys.blackboard import effects, led_file
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.sqlite import SqliteStorage
 
@@ -16,7 +16,7 @@ FAULTS: Final = (EARLY, REPEATS)
 def plant(fault: str | None) -> None:
     """Change the board's own code in this process, which is going to be killed."""
     if fault == EARLY:
-        vars(sharing)["SqliteStorage"] = EarlyStorage
+        vars(led_file)["SqliteStorage"] = EarlyStorage
     elif fault == REPEATS:
         effects.EffectClass.repeatable = property(lambda self: True)  # type: ignore[assignment]
 

@@ -1,26 +1,18 @@
 """Addresses of boards in PostgreSQL: ``postgresql://user@host/database?board=team&lease=5``."""
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from agentsys.errors import BoardError
+from agentsys.blackboard.places import MAIN, BadAddress, is_board_name
 
 SCHEMES: Final = ("postgresql://", "postgres://")
+SCHEMA_PREFIX: Final = "agentsys_"
 LEASE_SECONDS: Final = 5.0
 SHORTEST_LEASE: Final = 0.5
 LONGEST_LEASE: Final = 3600.0
-_BOARD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-
-
-class BadAddress(BoardError):
-    """The address of a board in PostgreSQL cannot be understood."""
-
-    code = "AGS-0222"
-    remedy = "Write postgresql://user@host/database?board=NAME; NAME has small letters, digits and underscores."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +25,7 @@ class Address:
 
     @property
     def schema(self) -> str:
-        return f"agentsys_{self.board}"
+        return f"{SCHEMA_PREFIX}{self.board}"
 
     @property
     def name(self) -> str:
@@ -46,8 +38,8 @@ class Address:
         """Raises :class:`BadAddress`, which does not quote the address: it may hold a password."""
         try:
             url = make_url(text).set(drivername="postgresql+psycopg")
-            board, lease = url.query.get("board", "main"), url.query.get("lease", str(LEASE_SECONDS))
-            if not isinstance(board, str) or not isinstance(lease, str) or not _BOARD.fullmatch(board):
+            board, lease = url.query.get("board", MAIN), url.query.get("lease", str(LEASE_SECONDS))
+            if not isinstance(board, str) or not isinstance(lease, str) or not is_board_name(board):
                 raise ValueError("board")
             seconds = float(lease)
             if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE or not url.database:

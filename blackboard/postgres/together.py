@@ -1,74 +1,50 @@
-"""One commit over several boards of one database: all of them take it, or none does.
+"""Commits over several boards of one PostgreSQL database: one transaction that locks the boards' rows.
 
-A board is a shard: its own log, its own leader. What spans boards locks their rows, always in the order of their names,
-so that two such commits cannot wait for each other, and adds to each log beside its leader, who finds the log longer
-than it knew at its next commit, reads what was added, and goes on.
+It locks them in the order of their names, so that two such commits cannot wait for each other.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, select
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.commits import Commit, CommitRequest, nothing_committed
+from agentsys.blackboard.commits import Commit, CommitRequest
+from agentsys.blackboard.joint import BoardsApart, Part, check_one_place, commit_on_all
 from agentsys.blackboard.postgres.connections import RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.link import Parameters
 from agentsys.blackboard.postgres.sharing import HEAD, LeasedCommitter
 from agentsys.blackboard.postgres.storage import PostgresStorage
-from agentsys.blackboard.preparation import check_remembered, prepare
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import BOARD
-from agentsys.blackboard.storage import BoardState, BoardUnreachable
+from agentsys.blackboard.storage import BoardState, BoardUnreachable, PreparedCommit
 from agentsys.blackboard.transactions import Transaction
-from agentsys.blackboard.validation import BatchState
-from agentsys.errors import BoardError
 
 LEADERLESS_SECONDS: Final = 30.0
 
 
-class BoardsApart(BoardError):
-    """A commit over several boards was asked for that no one database can make."""
-
-    code = "AGS-0226"
-    remedy = "Keep the boards in one PostgreSQL database, under different names; each takes one of the transactions."
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    board: LeasedCommitter
-    request: CommitRequest
-
-    @property
-    def schema(self) -> str:
-        return self.board.database.address.schema
-
-
-def commit_together(*parts: tuple[Board, Transaction]) -> list[Commit]:
-    """Commit one transaction on each of several boards and return their commits; all are durable, or none is.
-
-    Committing the same ones again returns the same commits. Raises :class:`BoardsApart`, and what
-    :meth:`Board.commit` raises: the first :class:`Conflict` of any of them stands for all.
-    """
-    leased = [_leased(board) for board, _ in parts]
-    _check_one_database([board.database for board in leased])
+def commit_in_database(parts: Sequence[tuple[Board, Transaction]]) -> list[Commit]:
+    """See :func:`agentsys.blackboard.together.commit_together`."""
+    boards = [_leased(board) for board, _ in parts]
+    databases = [board.database for board in boards]
+    places = [database.address.url.set(query={}).render_as_string() for database in databases]
+    check_one_place(places, [database.address.schema for database in databases])
     deadline = time.monotonic() + LEADERLESS_SECONDS
     while True:
         # Sealed once more, a transaction says that it may have been stored already.
-        asked = [_Part(place, tx.seal(board.epoch)) for place, (board, tx) in zip(leased, parts, strict=True)]
+        requests = [tx.seal(board.epoch) for board, tx in parts]
         try:
-            commits = _committed(asked)
+            commits = _committed(boards, requests)
             break
         except BoardUnreachable:
             # Between two leaders, or between two lives of the server. Whether it was stored is looked up.
             if time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
-    for part, commit in zip(asked, commits, strict=True):
-        part.board.learn(commit.seq)
+    for board, commit in zip(boards, commits, strict=True):
+        board.learn(commit.seq)
     return commits
 
 
@@ -79,39 +55,16 @@ def _leased(board: Board) -> LeasedCommitter:
     return committer
 
 
-def _check_one_database(databases: Sequence[PostgresDatabase]) -> None:
-    places = {database.address.url.set(query={}) for database in databases}
-    if len(places) > 1:
-        names = ", ".join(database.name for database in databases)
-        raise BoardsApart(f"The boards to commit to are in {len(places)} databases: {names}.")
-    if len({database.address.schema for database in databases}) < len(databases):
-        raise BoardsApart("One board has several of the transactions.")
-
-
-def _committed(parts: Sequence[_Part]) -> list[Commit]:
-    if not parts:
-        return []
-    database = parts[0].board.database
-    ordered = sorted(parts, key=lambda part: part.schema)
+def _committed(boards: Sequence[LeasedCommitter], requests: Sequence[CommitRequest]) -> list[Commit]:
+    database = boards[0].database
+    ordered = sorted((board.database for board in boards), key=lambda place: place.address.schema)
     with database.translated_errors(), database.writers.begin() as connection:
-        boards = {part.schema: _locked(connection, part.board.database) for part in ordered}
-        commits = {part.schema: _appended(boards[part.schema], part) for part in ordered}
-    return [commits[part.schema] for part in parts]
-
-
-def _appended(storage: "_LockedBoard", part: _Part) -> Commit:
-    request = part.request
-    storage.enter()
-    if request.resubmitted:
-        if known := storage.commits(None, tx_ids=[request.tx_id]):
-            return known[0]
-        check_remembered(request, storage.board)
-    if request.changes_nothing:
-        return nothing_committed(request, storage.board.head)
-    prepared = prepare(request, BatchState(storage, [request]), storage.board, part.board.alive)
-    storage.append([prepared])
-    storage.tell(prepared.commit.seq)
-    return prepared.commit
+        held = {place.address.schema: _locked(connection, place) for place in ordered}
+        parts = [
+            Part(held[board.database.address.schema], request, board.alive)
+            for board, request in zip(boards, requests, strict=True)
+        ]
+        return commit_on_all(parts)
 
 
 def _locked(connection: Connection, database: PostgresDatabase) -> "_LockedBoard":
@@ -139,9 +92,11 @@ class _LockedBoard(PostgresStorage):
         """Let what follows on the connection mean this board."""
         _enter(self._shared, self._postgres)
 
-    def tell(self, head: int) -> None:
-        """Wake those that wait for commits, once the transaction is committed."""
-        self._link.rows("SELECT pg_notify(%s, %s)", (self._postgres.address.schema, f"{HEAD}:{head}"))
+    def append(self, commits: Sequence[PreparedCommit]) -> None:
+        super().append(commits)
+        # Those that wait for commits wake once the transaction is committed.
+        told = (self._postgres.address.schema, f"{HEAD}:{commits[-1].commit.seq}")
+        self._link.rows("SELECT pg_notify(%s, %s)", told)
 
     def _rows(self, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any] | None = None) -> Sequence[AnyRow]:
         # No second try: a connection that broke took the transaction along.

@@ -40,11 +40,14 @@ def postgres_board(postgres_url: str) -> Iterator[str]:
         connection.execute(f"DROP SCHEMA IF EXISTS agentsys_{name} CASCADE")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "several", "postgres"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a board can be created, on each database."""
+    """Where a board can be created: in a file, in one that has a board already, in PostgreSQL."""
     if request.param == "sqlite":
         return str(tmp_path / "board.db")
+    if request.param == "several":
+        Board.open(tmp_path / "board.db").close()
+        return f"{tmp_path / 'board.db'}?board=team"
     address: str = request.getfixturevalue("postgres_board")
     return address
 

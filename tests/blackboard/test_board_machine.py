@@ -358,6 +358,15 @@ class BoardMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+class SeveralMachine(BoardMachine):
+    """The same beside another board in the file."""
+
+    def new_location(self) -> str:
+        location = super().new_location()
+        Board.open(location).close()
+        return f"{location}?board=team"
+
+
 class PostgresMachine(BoardMachine):
     """The same over PostgreSQL; ``url`` is set by a fixture."""
 
@@ -381,6 +390,9 @@ SETTINGS = settings(stateful_step_count=25, deadline=None, suppress_health_check
 
 TestBoardMachine = BoardMachine.TestCase
 TestBoardMachine.settings = settings(SETTINGS, max_examples=40)
+
+TestSeveralMachine = SeveralMachine.TestCase
+TestSeveralMachine.settings = settings(SETTINGS, max_examples=10)
 
 TestPostgresMachine = PostgresMachine.TestCase
 TestPostgresMachine.settings = settings(SETTINGS, max_examples=10)

@@ -179,7 +179,7 @@ def test_a_stale_writer_is_fenced_off(path: Path) -> None:
 @contextmanager
 def full_disk(board: Board, path: Path) -> Iterator[None]:
     """Let the database grow no further, as if the disk were full."""
-    writer = board._committer._storage._writer
+    writer = board._committer._committer._storage._writer
     pages = writer.exec_driver_sql("PRAGMA page_count").scalar()
     writer.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     writer.rollback()
@@ -247,7 +247,7 @@ def test_a_write_that_failed_after_reaching_the_disk_is_found_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Board.open(path) as board:
-        storage = board._committer._storage
+        storage = board._committer._committer._storage
         append = storage.append
 
         def store_then_fail(*arguments: object) -> None:

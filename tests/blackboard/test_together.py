@@ -1,4 +1,4 @@
-"""Commits over several boards of one database: all or none, beside leaders that know nothing of them."""
+"""Commits over several boards of one database: all or none, beside committers that know nothing of them."""
 
 import os
 import signal
@@ -13,23 +13,35 @@ import psycopg
 import pytest
 
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.commits import Commit
+from agentsys.blackboard.catalogue import boards_beside
+from agentsys.blackboard.commits import Commit, Isolation
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
-from agentsys.blackboard.postgres.together import BoardsApart, commit_together
+from agentsys.blackboard.joint import BoardsApart, PartMissing
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
 TRANSFERS = 25
 
 
-@pytest.fixture
-def other_board(postgres_url: str, postgres_board: str) -> Iterator[str]:
-    """The address of a second board in the same database."""
-    name = postgres_board.partition("board=")[2].partition("&")[0]
-    yield postgres_board.replace(f"board={name}", f"board=u{name}")
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+@pytest.fixture(params=["sqlite", "postgres"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Where two boards of one database can be created."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "board.db"), f"{tmp_path / 'board.db'}?board=other"
+        return
+    address: str = request.getfixturevalue("postgres_board")
+    name = address.partition("board=")[2].partition("&")[0]
+    yield address, address.replace(f"board={name}", f"board=u{name}")
+    with psycopg.connect(request.getfixturevalue("postgres_url"), autocommit=True) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS agentsys_u{name} CASCADE")
+
+
+@pytest.fixture
+def boards(places: tuple[str, str]) -> Iterator[tuple[Board, Board]]:
+    with Board.open(places[0]) as one, Board.open(places[1]) as two:
+        yield one, two
 
 
 def put(board: Board, key: str, value: Json) -> Transaction:
@@ -58,96 +70,237 @@ def transfer(one: Board, two: Board, amount: int) -> list[Commit]:
             continue
 
 
-def test_all_boards_take_it_and_their_leaders_go_on(postgres_board: str, other_board: str) -> None:
-    with Board.open(postgres_board) as one, Board.open(other_board) as two, Board.open(postgres_board) as follower:
+def test_all_boards_take_it_and_their_committers_go_on(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    one.commit(put(one, "before", 1))
+    with one.watching(Predicate(topic="accounts")) as changed:
+        changed.clear()
+        commits = commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
+        assert changed.wait(5)
+    assert [commit.seq for commit in commits] == [2, 1] == [one.head, two.head]
+    assert (balance(one), balance(two)) == (1, 2)
+    assert [one.commit(put(one, "after", 1)).seq, two.commit(put(two, "after", 1)).seq] == [3, 2]
+    assert (one.verify(), two.verify()) == (3, 2)
+
+
+def test_those_who_follow_learn_of_it(places: tuple[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "from agentsys.blackboard.board import Board\n"
+        "from agentsys.blackboard.together import commit_together\n"
+        "from test_together import balance, put\n"
+        "with Board.open(sys.argv[1]) as one, Board.open(sys.argv[2]) as two:\n"
+        "    assert one.wait_for(2, timeout=20) and balance(one) == 1\n"
+        "    commit_together((one, put(one, 'a', 10)), (two, put(two, 'a', 20)))\n"
+        "    assert one.commit(put(one, 'a', 11)).seq == 4\n"
+    )
+    with Board.open(places[0]) as one, Board.open(places[1]) as two:
         one.commit(put(one, "before", 1))
-        with one.watching(Predicate(topic="accounts")) as changed:
-            changed.clear()
-            commits = commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
-            assert changed.wait(5)
-        assert [commit.seq for commit in commits] == [2, 1] == [one.head, two.head]
-        assert (balance(one), balance(two)) == (1, 2)
-        assert follower.wait_for(2, timeout=5) and balance(follower) == 1
-        assert [one.commit(put(one, "after", 1)).seq, two.commit(put(two, "after", 1)).seq] == [3, 2]
-        assert follower.commit(put(follower, "a", 3)).seq == 4 and balance(one) == 3
-        assert (one.verify(), two.verify()) == (4, 2)
+        follower = script(code, *places)
+        commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
+        assert one.wait_for(4, timeout=20)
+        assert follower.wait(20) == 0
+        assert (balance(one), balance(two)) == (11, 20)
+        assert one.commit(put(one, "a", 12)).seq == 5
+        assert (one.verify(), two.verify()) == (5, 2)
 
 
-def test_a_conflict_on_one_board_keeps_all_as_they_are(postgres_board: str, other_board: str) -> None:
-    with Board.open(postgres_board) as one, Board.open(other_board) as two:
-        two.commit(put(two, "a", 1))
-        stale = two.begin("user:ann")
-        stale.get("accounts", "a")
-        stale.put("accounts", "a", 2, type="balance")
-        two.commit(put(two, "a", 5))
-        with pytest.raises(Conflict):
-            commit_together((one, put(one, "a", 1)), (two, stale))
-        assert one.head == 0 and balance(two) == 5
-        assert one.commit(put(one, "a", 1)).seq == 1 and two.verify() == 2
+def test_a_conflict_on_one_board_keeps_all_as_they_are(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    two.commit(put(two, "a", 1))
+    stale = two.begin("user:ann")
+    stale.get("accounts", "a")
+    stale.put("accounts", "a", 2, type="balance")
+    two.commit(put(two, "a", 5))
+    with pytest.raises(Conflict):
+        commit_together((one, put(one, "a", 1)), (two, stale))
+    assert one.head == 0 and balance(two) == 5
+    assert one.commit(put(one, "a", 1)).seq == 1 and two.verify() == 2
 
 
-def test_committing_again_returns_the_same_commits(postgres_board: str, other_board: str) -> None:
-    with Board.open(postgres_board) as one, Board.open(other_board) as two:
-        parts = (one, put(one, "a", 1)), (two, put(two, "a", 2))
-        commits = commit_together(*parts)
-        assert [commit.hash for commit in commit_together(*parts)] == [commit.hash for commit in commits]
-        assert (one.head, two.head) == (1, 1)
+def test_committing_again_returns_the_same_commits(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    reading = two.begin("user:ann")
+    reading.get("accounts", "a")
+    parts = (one, put(one, "a", 1)), (two, reading)
+    commits = commit_together(*parts)
+    two.commit(put(two, "a", 2))
+    # What it read does not hold any more, but did when it was committed.
+    assert [commit.hash for commit in commit_together(*parts)] == [commit.hash for commit in commits]
+    assert (one.head, two.head) == (1, 1)
 
 
-def test_transfers_in_both_directions_beside_other_commits_lose_nothing(postgres_board: str, other_board: str) -> None:
-    with Board.open(postgres_board) as one, Board.open(other_board) as two:
+def test_a_part_that_is_missing_on_one_board_is_told(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    parts = (one, put(one, "a", 1)), (two, put(two, "a", 2))
+    one.commit(parts[0][1])
+    parts[1][1].seal(two.epoch)
+    with pytest.raises(PartMissing, match="AGS-0227"):
+        commit_together(*parts)
+    assert (one.head, two.head) == (1, 0)
+
+
+def doctors(boards: tuple[Board, Board], isolation: Isolation) -> bool:
+    """Two on call, each on a board of their own; each leaves if the other stays. Return whether both left."""
+    one, two = boards
+    commit_together((one, put(one, "a", 1)), (two, put(two, "a", 1)))
+    leaving = []
+    for own, other in (boards, boards[::-1]):
+        mine, theirs = (board.begin("user:ann", isolation=isolation) for board in (own, other))
+        there = theirs.get("accounts", "a")
+        assert there is not None and there.value == 1
+        mine.put("accounts", "a", 0, type="balance")
+        leaving.append(((own, mine), (other, theirs)))
+    commit_together(*leaving[0])
+    try:
+        commit_together(*leaving[1])
+    except Conflict:
+        return False
+    return True
+
+
+def test_write_skew_across_boards_is_refused_and_snapshots_show_it(boards: tuple[Board, Board]) -> None:
+    assert not doctors(boards, "serializable")
+    assert balance(boards[0]) + balance(boards[1]) == 1
+    assert doctors(boards, "snapshot")
+
+
+def test_phantoms_across_boards_are_refused(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    counting = two.begin("user:ann")
+    assert counting.query(Predicate(topic="accounts")) == []
+    two.commit(put(two, "new", 1))
+    with pytest.raises(Conflict):
+        commit_together((one, put(one, "count", 0)), (two, counting))
+    assert one.head == 0
+
+
+def fractured(boards: tuple[Board, Board], together: bool) -> bool:
+    """Return whether somebody who reads both boards sees a half of a commit over both, and is not told."""
+    one, two = boards
+    commit_together((one, put(one, "a", 0)), (two, put(two, "a", 0)))
+    reading = one.begin("user:ann")
+    before = reading.get("accounts", "a")
+    commit_together((one, put(one, "a", 1)), (two, put(two, "a", 1)))
+    other = two.begin("user:ann")
+    after = other.get("accounts", "a")
+    assert before is not None and after is not None and (before.value, after.value) == (0, 1)
+    if not together:
+        one.commit(reading)
+        two.commit(other)
+        return True
+    try:
+        commit_together((one, reading), (two, other))
+    except Conflict:
+        return False
+    return True
+
+
+def test_reads_of_both_boards_are_of_one_moment_if_they_are_committed_together(boards: tuple[Board, Board]) -> None:
+    assert fractured(boards, together=False)
+    assert not fractured(boards, together=True)
+
+
+def test_transfers_in_both_directions_beside_other_commits_lose_nothing(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    one.commit(put(one, "a", 100))
+    two.commit(put(two, "a", 100))
+
+    def alone(board: Board) -> None:
+        for number in range(TRANSFERS):
+            board.commit(put(board, f"alone {number}", number))
+
+    work = [
+        *(threading.Thread(target=alone, args=(board,)) for board in (one, two)),
+        threading.Thread(target=lambda: [transfer(one, two, 1) for _ in range(TRANSFERS)]),
+        threading.Thread(target=lambda: [transfer(two, one, 2) for _ in range(TRANSFERS)]),
+    ]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert (balance(one), balance(two)) == (100 + TRANSFERS, 100 - TRANSFERS)
+    assert (one.verify(), two.verify()) == (1 + 3 * TRANSFERS, 1 + 3 * TRANSFERS)
+
+
+def test_the_boards_of_a_database_are_listed(boards: tuple[Board, Board], places: tuple[str, str]) -> None:
+    commit_together(*((board, put(board, "a", 1)) for board in boards))
+    # A server that is shared may hold boards of others.
+    listed = {item.location.partition("&")[0]: item.head for item in boards_beside(places[0])}
+    assert all(listed[place.partition("&")[0]] == 1 for place in places)
+
+
+TRANSFERRING = """
+import sys
+from agentsys.blackboard.board import Board
+from test_together import transfer
+with Board.open(sys.argv[1]) as one, Board.open(sys.argv[2]) as two:
+    while True:
+        transfer(one, two, 1)
+"""
+
+
+def script(code: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
+
+
+@pytest.mark.parametrize("victim", ["leader", "follower"])
+def test_a_kill_leaves_no_half_of_a_transfer(places: tuple[str, str], victim: str) -> None:
+    with Board.open(places[0]) as one, Board.open(places[1]) as two:
         one.commit(put(one, "a", 100))
         two.commit(put(two, "a", 100))
-
-        def alone(board: Board) -> None:
-            for number in range(TRANSFERS):
-                board.commit(put(board, f"alone {number}", number))
-
-        work = [
-            *(threading.Thread(target=alone, args=(board,)) for board in (one, two)),
-            threading.Thread(target=lambda: [transfer(one, two, 1) for _ in range(TRANSFERS)]),
-            threading.Thread(target=lambda: [transfer(two, one, 2) for _ in range(TRANSFERS)]),
-        ]
-        for thread in work:
-            thread.start()
-        for thread in work:
-            thread.join(120)
-            assert not thread.is_alive()
-        assert (balance(one), balance(two)) == (100 + TRANSFERS, 100 - TRANSFERS)
-        assert (one.verify(), two.verify()) == (1 + 3 * TRANSFERS, 1 + 3 * TRANSFERS)
-
-
-def test_a_kill_leaves_no_half_of_a_transfer(postgres_board: str, other_board: str, tmp_path: Path) -> None:
-    with Board.open(postgres_board) as one, Board.open(other_board) as two:
-        one.commit(put(one, "a", 100))
-        two.commit(put(two, "a", 100))
-        script = tmp_path / "transfers.py"
-        script.write_text(
-            "import sys\n"
-            "from agentsys.blackboard.board import Board\n"
-            "from test_together import transfer\n"
-            "with Board.open(sys.argv[1]) as one, Board.open(sys.argv[2]) as two:\n"
-            "    while True:\n"
-            "        transfer(one, two, 1)\n"
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        if victim == "leader":
+            one.close()
+            two.close()
         for cycle in range(3):
-            process = subprocess.Popen([sys.executable, str(script), postgres_board, other_board], env=environment)
-            before = balance(two)
-            deadline = time.monotonic() + 60
-            while balance(two) < before + 3 and time.monotonic() < deadline:
-                time.sleep(0.01 * cycle)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            assert balance(two) >= before + 3
-            assert balance(one) + balance(two) == 200
-        assert one.verify() == one.head and two.verify() == two.head
+            process = script(TRANSFERRING, *places)
+            with Board.open_read_only(places[0]) as first, Board.open_read_only(places[1]) as second:
+                before = balance(second)
+                deadline = time.monotonic() + 60
+                while balance(second) < before + 3 and time.monotonic() < deadline:
+                    time.sleep(0.01 * cycle)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                assert balance(second) >= before + 3
+                assert balance(first) + balance(second) == 200
+                assert first.verify() == first.head and second.verify() == second.head
+
+
+def test_a_follower_whose_leader_is_killed_finishes_its_transfers(tmp_path: Path) -> None:
+    places = str(tmp_path / "board.db"), f"{tmp_path / 'board.db'}?board=other"
+    with Board.open(places[0]) as one, Board.open(places[1]) as two:
+        one.commit(put(one, "a", 100))
+        two.commit(put(two, "a", 100))
+    leader = script(TRANSFERRING, *places)
+    with Board.open_read_only(places[1]) as reader:
+        assert reader.wait_for(4, timeout=60)
+    with Board.open(places[0]) as one, Board.open(places[1]) as two:
+        killer = threading.Timer(0.2, leader.kill)
+        killer.start()
+        commits = [transfer(one, two, 1) for _ in range(TRANSFERS)]
+        killer.join()
+        leader.wait()
+        commits += [transfer(one, two, 1) for _ in range(3)]
+        assert len({commit.tx_id for pair in commits for commit in pair}) == 2 * len(commits)
+        assert balance(one) + balance(two) == 200
+        assert (one.verify(), two.verify()) == (one.head, two.head)
+        assert one.head == two.head == 1 + (balance(two) - 100)
 
 
 def test_boards_that_no_one_database_holds_are_refused(postgres_board: str, tmp_path: Path) -> None:
-    with Board.open(postgres_board) as one, Board.open(tmp_path / "board.db") as file:
-        with pytest.raises(BoardsApart, match="AGS-0226"):
-            commit_together((one, put(one, "a", 1)), (file, put(file, "a", 1)))
-        with pytest.raises(BoardsApart, match="several of the transactions"):
-            commit_together((one, put(one, "a", 1)), (one, put(one, "b", 1)))
-        assert (one.head, file.head) == (0, 0)
+    with (
+        Board.open(postgres_board) as one,
+        Board.open(tmp_path / "board.db") as file,
+        Board.open(tmp_path / "else.db?board=b") as other,
+        Board.open(":memory:") as vanishing,
+    ):
+        for board in (one, other, vanishing):
+            with pytest.raises(BoardsApart, match="AGS-0226"):
+                commit_together((board, put(board, "a", 1)), (file, put(file, "a", 1)))
+        for board in (one, file):
+            with pytest.raises(BoardsApart, match="several of the transactions"):
+                commit_together((board, put(board, "a", 1)), (board, put(board, "b", 1)))
+        assert (one.head, file.head, other.head, vanishing.head) == (0, 0, 0, 0)
+        assert commit_together() == []
