@@ -61,6 +61,12 @@ class FileWriter:
             raise mine.error
 
     @contextmanager
+    def alone(self) -> Iterator[Any]:
+        """Give the driver's connection while nobody writes, outside of any transaction."""
+        with self.turn, SqliteFile(self.path).translated_errors():
+            yield self._connection.connection.driver_connection
+
+    @contextmanager
     def transaction(self) -> Iterator[Any]:
         """Give the driver's connection within a transaction of one's own; any :meth:`connect` means it, too."""
         with self.turn:

@@ -12,11 +12,14 @@ from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.joint import Part, commit_on_all
+from agentsys.blackboard.shrinking import FileSize, shrink
 from agentsys.blackboard.sqlite import SqliteStorage
 from agentsys.blackboard.storage import BoardClosed
 
 TOGETHER: Final = "together"
-"""The one method that is about no single board."""
+SHRINK: Final = "shrink"
+OF_THE_FILE: Final = (TOGETHER, SHRINK)
+"""The methods that are about no single board."""
 Parts: TypeAlias = Sequence[tuple[str, CommitRequest]]
 
 
@@ -48,12 +51,12 @@ class LedFile:
         self._guard = threading.RLock()
         self._boards: dict[str, _Served] = {}
         self._closed = False
-        self._together = ThreadPoolExecutor(1, thread_name_prefix="agentsys-together")
+        self._whole = ThreadPoolExecutor(1, thread_name_prefix="agentsys-file")
 
     def call(self, board: str, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
         """Return the future of what a request comes to; raises what opening the board raises, :class:`BoardClosed`."""
-        if method == TOGETHER:
-            return self._submit_together(*arguments)
+        if method in OF_THE_FILE:
+            return self._submit_to_file(self._commit_together if method == TOGETHER else self._shrink, arguments)
         committer = self._served(board).committer
         if method == "commit":
             return committer.submit(*arguments)
@@ -87,7 +90,7 @@ class LedFile:
         with self._guard:
             self._closed = True
             boards = list(self._boards.values())
-        self._together.shutdown()
+        self._whole.shutdown()
         for served in boards:
             served.committer.close()
 
@@ -116,11 +119,11 @@ class LedFile:
         if listener is not None:
             listener.publish(commits)
 
-    def _submit_together(self, parts: Parts) -> "Future[list[Commit]]":
+    def _submit_to_file(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> "Future[Any]":
         with self._guard:
             if self._closed:
-                raise BoardClosed("The boards were closed before this was submitted.")
-            return self._together.submit(self._commit_together, parts)
+                raise BoardClosed("The file was closed before this was submitted.")
+            return self._whole.submit(work, *arguments)
 
     def _commit_together(self, parts: Parts) -> list[Commit]:
         """Commit on all boards or none. Each board's committer finds out by itself, at its next commit."""
@@ -134,3 +137,7 @@ class LedFile:
             if board.listener is not None:
                 board.listener.learn(commit.seq)
         return commits
+
+    def _shrink(self) -> tuple[FileSize, FileSize]:
+        with self._writer.alone() as driver:
+            return shrink(self._writer.path, driver)

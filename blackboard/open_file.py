@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 from agentsys.blackboard.commit_server import CommitServer, hang_up
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
-from agentsys.blackboard.led_file import TOGETHER, LedFile, Listener, Parts
+from agentsys.blackboard.led_file import TOGETHER, LedFile, Listener
 from agentsys.blackboard.lock import PROTOCOL, BoardBusy, BoardLock, Leader
 from agentsys.blackboard.places import FilePlace
 from agentsys.blackboard.sqlite import SqliteStorage
@@ -34,7 +34,7 @@ _LOST: Final = (OSError, EOFError, TypeError, AuthenticationError)
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A request that the leader has not answered yet; one to several boards names none."""
+    """A request that the leader has not answered yet; one about the file names no board."""
 
     board: str
     method: str
@@ -121,11 +121,11 @@ class OpenFile:
             self._check_open([board])
             return self._requested(board, method, arguments)
 
-    def request_together(self, parts: Parts) -> "Future[Any]":
-        """Queue one commit over several boards of the file; the future holds the commits."""
+    def request_of_file(self, boards: Iterable[str], method: str, *arguments: Any) -> "Future[Any]":
+        """Queue a request about the file, by this process, which has ``boards`` of it open."""
         with self._changed:
-            self._check_open([board for board, _ in parts])
-            return self._requested("", TOGETHER, (parts,))
+            self._check_open(boards)
+            return self._requested("", method, arguments)
 
     def leave(self, board: str, epoch: int | None = None) -> None:
         """Commit what is queued for a board and close it. After the last one, let another process lead."""

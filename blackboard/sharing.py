@@ -7,9 +7,10 @@ from typing import Any
 from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
-from agentsys.blackboard.led_file import Listener, Parts
+from agentsys.blackboard.led_file import SHRINK, TOGETHER, Listener, Parts
 from agentsys.blackboard.open_file import OpenFile
 from agentsys.blackboard.places import FilePlace
+from agentsys.blackboard.shrinking import FileSize
 from agentsys.blackboard.sqlite import open_reader
 from agentsys.blackboard.storage import CursorState, Maintenance, Reader
 
@@ -46,7 +47,11 @@ class SharedCommitter:
 
     def submit_together(self, parts: Parts) -> "Future[list[Commit]]":
         """Queue one commit over boards of this file, which this process all has open."""
-        return self._file.request_together(parts)
+        return self._file.request_of_file([board for board, _ in parts], TOGETHER, parts)
+
+    def shrink(self) -> "Future[tuple[FileSize, FileSize]]":
+        """Queue giving the file's free space back; the future holds its sizes before and after."""
+        return self._file.request_of_file([self.place.board], SHRINK)
 
     def create_cursor(self, cursor: CursorState) -> Future[CursorState]:
         """Queue the creation of ``cursor``; the future holds what is stored under its name."""

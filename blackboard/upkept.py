@@ -12,6 +12,8 @@ from agentsys.blackboard.compaction import Keep, Pin, Plan, compact
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.leases import SnapshotLease
 from agentsys.blackboard.rows import AnyRow
+from agentsys.blackboard.sharing import SharedCommitter
+from agentsys.blackboard.shrinking import FileSize, NoFileToShrink
 from agentsys.blackboard.storage import BoardState, Maintenance, Reader
 from agentsys.blackboard.transactions import Transaction
 
@@ -44,6 +46,17 @@ class UpkeptBoard(ABC):
         ``pins`` are needs of which the board does not know, as that of runs that have not ended.
         """
         return compact(self, keep, pins)
+
+    def shrink(self) -> tuple[FileSize, FileSize]:
+        """Give the free space of the board's file back to the disk; return its sizes before and after.
+
+        Commits to all boards of the file wait meanwhile, for about as long as copying what it holds takes. Raises
+        :class:`ShrinkRefused` where the disk has no room for that, :class:`NoFileToShrink`.
+        """
+        committer = self.committer()
+        if not isinstance(committer, SharedCommitter):
+            raise NoFileToShrink(f"The board {self._open_reader().name} has no file of its own.")
+        return committer.shrink().result()
 
     def state(self) -> BoardState:
         """Return head, hash, epoch and horizon as they are stored now."""

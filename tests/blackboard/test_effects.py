@@ -91,12 +91,13 @@ def test_nothing_starts_twice_in_one_epoch(board: Board, effect_class: EffectCla
 @pytest.mark.parametrize("effect_class", list(EffectClass))
 def test_after_a_crash_only_what_is_repeatable_restarts(location: str, effect_class: EffectClass) -> None:
     with Board.open(location) as board:
+        first = board.epoch
         plan(board, intent(effect_class))
         board.start_effect("e1")
     with Board.open(location) as board:
-        assert [effect.epoch for effect in board.effects(state="started")] == [1] and board.epoch == 2
+        assert [effect.epoch for effect in board.effects(state="started")] == [first] and board.epoch == first + 1
         if effect_class.repeatable:
-            assert (board.start_effect("e1").attempt, board.effects()[0].epoch) == (2, 2)
+            assert (board.start_effect("e1").attempt, board.effects()[0].epoch) == (2, first + 1)
             return
         with pytest.raises(EffectRefused):
             board.start_effect("e1")

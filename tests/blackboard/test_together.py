@@ -227,8 +227,12 @@ def test_transfers_in_both_directions_beside_other_commits_lose_nothing(boards: 
 def test_the_boards_of_a_database_are_listed(boards: tuple[Board, Board], places: tuple[str, str]) -> None:
     commit_together(*((board, put(board, "a", 1)) for board in boards))
     # A server that is shared may hold boards of others.
-    listed = {item.location.partition("&")[0]: item.head for item in boards_beside(places[0])}
-    assert all(listed[place.partition("&")[0]] == 1 for place in places)
+    listed = {item.name: item for item in boards_beside(places[0])}
+    for place in places:
+        item = listed[place.partition("board=")[2].partition("&")[0] or "main"]
+        assert item.head == 1
+        with Board.open_read_only(item.location) as board:
+            assert balance(board) == 1
 
 
 TRANSFERRING = """

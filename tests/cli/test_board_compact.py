@@ -62,3 +62,19 @@ def test_a_board_that_is_not_there_and_a_bad_span_are_refused(tmp_path: Path, bo
     missing = run("compact", "--board", tmp_path / "none.db")
     assert missing.exit_code == 1 and "AGS-0209" in missing.stderr and not (tmp_path / "none.db").exists()
     assert run("compact", "--board", board, "--keep", "soon").exit_code == 2
+
+
+def test_the_file_is_made_smaller(tmp_path: Path) -> None:
+    board = tmp_path / "board.db"
+    with Board.open(board) as opened:
+        for number in range(10):
+            tx = opened.begin("ann")
+            tx.put("t", "large", f"{number} {'x' * 100_000}", type="item")
+            opened.commit(tx)
+    told = run("compact", "--board", board, "--keep", "1", "--shrink", "--json")
+    document = json.loads(told.stdout)
+    assert document["bytes_before"] - document["bytes_after"] > 800_000
+    assert f"the file would take at most {document['bytes_after'] / 2**20:,.1f} MiB" in (
+        run("compact", "--board", board, "--keep", "1", "--shrink", "--dry-run").stdout
+    )
+    assert "the file takes" in run("compact", "--board", board, "--keep", "1", "--shrink").stdout
