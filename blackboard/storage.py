@@ -160,10 +160,6 @@ class Reader(Protocol):
     What asks for a state before the horizon raises :class:`HistoryCompacted`.
     """
 
-    @property
-    def name(self) -> str:
-        """What messages call the board."""
-
     def state(self) -> BoardState: ...
 
     def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:

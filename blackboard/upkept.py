@@ -55,7 +55,7 @@ class UpkeptBoard(ABC):
         """
         committer = self.committer()
         if not isinstance(committer, SharedCommitter):
-            raise NoFileToShrink(f"The board {self._open_reader().name} has no file of its own.")
+            raise NoFileToShrink("The board is in PostgreSQL, or in a file that goes when it is closed.")
         return committer.shrink().result()
 
     def state(self) -> BoardState:
