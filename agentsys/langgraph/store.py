@@ -15,6 +15,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ from langgraph.store.base import (
     Result,
     SearchItem,
     SearchOp,
+    TTLConfig,
     validate_op_namespace,
 )
 
@@ -42,11 +44,10 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph.acting import deliver, raised
 from agentsys.langgraph.addresses import quoted
+from agentsys.langgraph.store_expiry import PRINCIPAL, ROOT, SWEEP_MINUTES, Expiry, Sweeper
 from agentsys.langgraph.store_search import Ranking, matches, namespace_matches
 
-ROOT: Final = "langgraph-store/"
 ITEM: Final = "store_item"
-PRINCIPAL: Final = "langgraph"
 
 Namespace = tuple[str, ...]
 
@@ -56,15 +57,26 @@ class BlackboardStore(BaseStore):
 
     Without a label, items count as shaped by anybody and readable by the owner. Inside a run, the actor's label rises
     with what it reads, and is joined to what it puts. ``index`` configures embeddings for searches with a query, which
-    otherwise go by BM25. Items do not expire.
+    otherwise go by BM25. ``ttl`` configures how long items live; they are deleted by :meth:`sweep_ttl`.
     """
 
-    __slots__ = ("_board", "_label", "_ranking")
+    __slots__ = ("_board", "_expiry", "_label", "_ranking", "_sweeper", "ttl_config")
+    supports_ttl = True
 
-    def __init__(self, board: Board, *, label: Label | None = None, index: IndexConfig | None = None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        *,
+        label: Label | None = None,
+        index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+    ) -> None:
+        self.ttl_config = ttl
         self._board = board
         self._label = label or Label()
         self._ranking = Ranking(index)
+        self._expiry = Expiry(board, ttl)
+        self._sweeper: Sweeper | None = None
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Do ``ops`` in one transaction. Raises :class:`Conflict` if something that they read was changed meanwhile."""
@@ -72,13 +84,14 @@ class BlackboardStore(BaseStore):
         embedded = self._ranking.embed(self._ranking.texts(asked))
         while True:
             transaction = self._board.begin(PRINCIPAL)
-            results = self._done(transaction, asked, embedded)
+            results, used = self._done(transaction, asked, embedded)
             try:
                 self._board.commit(transaction)
             except Conflict:
                 if any(isinstance(op, GetOp | SearchOp | ListNamespacesOp) for op in asked):
                     raise
                 continue
+            self._expiry.refresh(used)
             return results
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
@@ -87,13 +100,15 @@ class BlackboardStore(BaseStore):
         embedded = await self._ranking.aembed(self._ranking.texts(asked))
         while True:
             transaction = self._board.begin(PRINCIPAL)
-            results = await asyncio.to_thread(self._done, transaction, asked, embedded)
+            results, used = await asyncio.to_thread(self._done, transaction, asked, embedded)
             try:
                 await awaitable(self._board.submit(transaction))
             except Conflict:
                 if any(isinstance(op, GetOp | SearchOp | ListNamespacesOp) for op in asked):
                     raise
                 continue
+            if used:
+                await asyncio.to_thread(self._expiry.refresh, used)
             return results
 
     def update(
@@ -101,14 +116,16 @@ class BlackboardStore(BaseStore):
     ) -> dict[str, Any] | None:
         """Put what ``change`` makes of an item's value, and return it; ``None`` stands for no item, before and after.
 
-        ``change`` is asked again whenever somebody else was quicker, so it must do nothing but compute.
+        ``change`` is asked again whenever somebody else was quicker, so it must do nothing but compute. The item lives
+        on for the whole of its ``ttl``.
         """
         while True:
             transaction = self._board.begin(PRINCIPAL)
-            found = transaction.get(_topic(namespace), quoted(key))
+            found = self._got(transaction, GetOp(namespace, key))
             deliver(transaction.reads_label)
             value = change(None if found is None else _body(found)["value"])
-            op = _checked([PutOp(namespace, key, value)])[0]
+            minutes = self._expiry.default if found is None else _body(found).get("ttl")
+            op = _checked([PutOp(namespace, key, value, ttl=minutes)])[0]
             self._done(transaction, [op], self._ranking.embed(self._ranking.texts([op])))
             try:
                 self._board.commit(transaction)
@@ -122,26 +139,53 @@ class BlackboardStore(BaseStore):
         """Do as :meth:`update` does."""
         return await asyncio.to_thread(self.update, namespace, key, change)
 
-    def _done(self, transaction: Transaction, ops: Sequence[Op], embedded: Mapping[str, list[float]]) -> list[Result]:
-        """Return the results of what ``ops`` read, and buffer what they put, of one item the last."""
+    def sweep_ttl(self) -> int:
+        """Delete the items whose time is over, and return how many."""
+        return self._expiry.sweep()
+
+    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
+        """Sweep every so many minutes in a thread, by default as ``ttl`` says. Cancelling what it returns ends that."""
+        if self._sweeper is None or not self._sweeper.running:
+            configured = (self.ttl_config or {}).get("sweep_interval_minutes")
+            self._sweeper = Sweeper(self._expiry, sweep_interval_minutes or configured or SWEEP_MINUTES)
+        return self._sweeper.ended
+
+    def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
+        """Stop sweeping, and return whether that succeeded within ``timeout`` seconds."""
+        return self._sweeper is None or self._sweeper.stop(timeout)
+
+    def _done(
+        self, transaction: Transaction, ops: Sequence[Op], embedded: Mapping[str, list[float]]
+    ) -> tuple[list[Result], list[Entry]]:
+        """Buffer what ``ops`` put, of one item the last; return what they read, and the items that live on for it."""
         results: list[Result] = []
+        used: list[Entry] = []
         puts: dict[tuple[Namespace, str], PutOp] = {}
         for op in ops:
             result: Result = None
+            read: list[Entry] = []
             if isinstance(op, GetOp):
-                found = transaction.get(_topic(op.namespace), quoted(op.key))
-                result = None if found is None else _item(found)
+                found = self._got(transaction, op)
+                result, read = (None, []) if found is None else (_item(found), [found])
             elif isinstance(op, SearchOp):
-                result = self._searched(transaction, op, embedded)
+                ranked = self._searched(transaction, op, embedded)
+                result, read = [_search_item(*found) for found in ranked], [entry for entry, _ in ranked]
             elif isinstance(op, ListNamespacesOp):
-                result = _namespaces(transaction, op)
+                result = self._namespaces(transaction, op)
             else:
                 puts[op.namespace, op.key] = op
             results.append(result)
+            if isinstance(op, GetOp | SearchOp) and op.refresh_ttl:
+                used += [entry for entry in read if _body(entry).get("ttl") is not None]
         deliver(transaction.reads_label)
-        for op in puts.values():
-            self._put(transaction, op, embedded)
-        return results
+        for put in puts.values():
+            self._put(transaction, put, embedded)
+        return results, used
+
+    def _got(self, transaction: Transaction, op: GetOp) -> Entry | None:
+        topic = _topic(op.namespace)
+        found = transaction.get(topic, quoted(op.key))
+        return found if found is not None and self._expiry.living([found], topic) else None
 
     def _put(self, transaction: Transaction, op: PutOp, embedded: Mapping[str, list[float]]) -> None:
         topic, key, label = _topic(op.namespace), quoted(op.key), raised(self._label)
@@ -152,32 +196,46 @@ class BlackboardStore(BaseStore):
         before = self._board.get(topic, key)
         created = time.time() if before is None else _body(before)["created"]
         body = {"value": op.value, "created": created, "vectors": self._ranking.vectors(op, embedded)}
+        if op.ttl is not None:
+            body["ttl"] = op.ttl
+            self._expiry.put(transaction, topic, key, op.ttl, label)
         transaction.put(topic, key, body, type=ITEM, label=label, derived_from=())
 
     def _searched(
         self, transaction: Transaction, op: SearchOp, embedded: Mapping[str, list[float]]
-    ) -> list[SearchItem]:
-        found = transaction.query(Predicate(topic_prefix=_topic(op.namespace_prefix), type=ITEM))
+    ) -> list[tuple[Entry, float | None]]:
+        """Return what ``op`` finds, the best first, with its score."""
+        prefix = _topic(op.namespace_prefix)
+        found = self._expiry.living(transaction.query(Predicate(topic_prefix=prefix, type=ITEM)), prefix)
         kept = [entry for entry in found if matches(_body(entry)["value"], op.filter or {})]
         scores: list[float | None] = [None] * len(kept)
         if op.query:
             scores = self._ranking.scores(op.query, [_body(entry) for entry in kept], embedded)
-        ranked = sorted(zip(scores, kept, strict=True), key=_by_score, reverse=True)
-        return [_search_item(entry, score) for score, entry in ranked[op.offset : op.offset + op.limit]]
+        ranked = sorted(zip(kept, scores, strict=True), key=_by_score, reverse=True)
+        return ranked[op.offset : op.offset + op.limit]
+
+    def _namespaces(self, transaction: Transaction, op: ListNamespacesOp) -> list[Namespace]:
+        found = self._expiry.living(transaction.query(Predicate(topic_prefix=ROOT, type=ITEM)), ROOT)
+        all_of = {_namespace(entry.topic) for entry in found}
+        conditions = op.match_conditions or ()
+        kept = {name for name in all_of if all(namespace_matches(name, condition) for condition in conditions)}
+        if op.max_depth is not None:
+            kept = {name[: op.max_depth] for name in kept}
+        return sorted(kept)[op.offset : op.offset + op.limit]
 
 
 def _checked(ops: Iterable[Op]) -> list[Op]:
-    """Return ``ops`` as a list; raises ``InvalidNamespaceError``, and ``NotImplementedError`` for one with a ttl."""
+    """Return ``ops`` as a list; raises ``InvalidNamespaceError``, and ``ValueError`` for a ttl that is no time."""
     asked = list(ops)
     for op in asked:
         validate_op_namespace(op)
-        if isinstance(op, PutOp) and op.ttl is not None:
-            raise NotImplementedError("Items on the board do not expire; put them without ttl.")
+        if isinstance(op, PutOp) and op.ttl is not None and not 0 < op.ttl < math.inf:
+            raise ValueError(f"An item cannot live for {op.ttl!r} minutes; pass a positive ttl, or None for ever.")
     return asked
 
 
-def _by_score(found: tuple[float | None, Entry]) -> float:
-    return -math.inf if found[0] is None else found[0]
+def _by_score(found: tuple[Entry, float | None]) -> float:
+    return -math.inf if found[1] is None else found[1]
 
 
 def _topic(namespace: Namespace) -> str:
@@ -186,16 +244,6 @@ def _topic(namespace: Namespace) -> str:
 
 def _namespace(topic: str) -> Namespace:
     return tuple(unquote(label) for label in topic.removeprefix(ROOT).split("/")[:-1])
-
-
-def _namespaces(transaction: Transaction, op: ListNamespacesOp) -> list[Namespace]:
-    found = transaction.query(Predicate(topic_prefix=ROOT, type=ITEM))
-    all_of = {_namespace(entry.topic) for entry in found}
-    conditions = op.match_conditions or ()
-    kept = {name for name in all_of if all(namespace_matches(name, condition) for condition in conditions)}
-    if op.max_depth is not None:
-        kept = {name[: op.max_depth] for name in kept}
-    return sorted(kept)[op.offset : op.offset + op.limit]
 
 
 def _item(entry: Entry) -> Item:

@@ -185,11 +185,6 @@ def test_a_namespace_that_others_would_split_is_refused(board):
         BlackboardStore(board).batch([GetOp(("with.dot",), "k")])
 
 
-def test_items_do_not_expire(board):
-    with pytest.raises(NotImplementedError):
-        BlackboardStore(board).put(("n",), "k", {"v": 1}, ttl=5)
-
-
 class Count(TypedDict):
     n: Annotated[int, operator.add]
 
