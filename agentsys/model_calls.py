@@ -71,7 +71,8 @@ class _Tokens:
         self._stream = scope.secrets.stream()
 
     def feed(self, chunk: Chunk) -> None:
-        self._emit(self._stream.feed(chunk.text), len(chunk.token_ids))
+        # A server that tells no ids sends about one token a piece.
+        self._emit(self._stream.feed(chunk.text), len(chunk.token_ids) or (1 if chunk.text else 0))
 
     def end(self) -> None:
         held = self._stream.end()

@@ -20,6 +20,7 @@ from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.scheduling.policy import Policy
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.limits import ADAPTIVE, Tuning
+from agentsys.serving.vllm_engine import versions
 from agentsys.serving.weights.catalogue import is_remote, runs_in_vllm
 from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 from agentsys.serving.weights.pull import pull
@@ -82,16 +83,20 @@ class SpecifiedEngine:
     def memory_claims(self) -> Mapping[str, int]:
         """Return the bytes that it will take beside what this process grows by, by device; pulls the weights first.
 
-        Blocks, and raises what loading the weights would.
+        Blocks, and raises what loading the weights would. That pulling takes long says nothing of loading again.
         """
         options = self.options
-        if is_remote(self.spec) or (options.device == HOST and not runs_in_vllm(self.spec)):
+        if is_remote(self.spec):
             return {}
+        if runs_in_vllm(self.spec):
+            versions.checked_version()  # before anything is downloaded
         folder = pull(self.spec, progress=self.progress, directory=options.models_dir)
         if runs_in_vllm(self.spec):
             from agentsys.serving.vllm_engine import loading
 
             return loading.memory_claims(folder, _vllm_options(options))
+        if options.device == HOST:
+            return {}
         from agentsys.serving.torch_engine.checkpoint import held_bytes
 
         return {GPU: held_bytes(folder, _GPU_NUMBER_BYTES) + options.kv_cache_bytes}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentsys.errors import ServingError
+
+if TYPE_CHECKING:
+    from httpx import Response
 
 
 class ModelServerError(ServingError):
@@ -27,6 +30,17 @@ def ask_server(method: str, url: str, token: str | None, path: str, model: str |
     except httpx.HTTPError as error:
         raise ModelServerError(f"{base} cannot be reached: {error or type(error).__name__}.") from error
     if response.is_error:
-        raise ModelServerError(f"{base} answered HTTP {response.status_code}: {response.text.strip()[:300]}.")
+        raise _refusal(base, response)
     answered: list[dict[str, Any]] = response.json()
     return answered
+
+
+def _refusal(base: str, response: Response) -> ModelServerError:
+    """Return what a server said, in its own words where it has our form of errors."""
+    try:
+        told = response.json()["error"]
+        remedy = str(told["remedy"])
+        message = f"{base} says {told['code']}: {str(told['message']).removesuffix(remedy).strip()}"
+    except (ValueError, LookupError, TypeError):
+        return ModelServerError(f"{base} answered HTTP {response.status_code}: {response.text.strip()[:300]}.")
+    return ModelServerError(message, remedy=remedy)

@@ -27,6 +27,7 @@ TokenOption = Annotated[
 ]
 HERE = "http://127.0.0.1:8701"
 _REPAIR_SECONDS = 2.0
+_STATES = {"closed": "up", "open": "down", "half-open": "on trial"}  # those of a circuit breaker, for people
 
 
 def ps(url: UrlOption = HERE, token: TokenOption = None, as_json: JsonOption = False) -> None:
@@ -152,9 +153,15 @@ def _loads(model: dict[str, Any]) -> str:
     return f"{model['loads']}{ahead}, {model['load_seconds']:.1f} s"
 
 
+def _replica(one: dict[str, Any], *, alone: bool) -> str:
+    """Return how a replica does, with its name where there are several."""
+    told = f"{_STATES.get(one['state'], one['state'])} {one['in_flight']}/{one['slots']}"
+    return told if alone else f"{one['name']} {told}"
+
+
 def _row(model: dict[str, Any]) -> list[str]:
     expected = model["next_use"]
-    replicas = [f"{one['name']} {one['state']} {one['in_flight']}/{one['slots']}" for one in model["replicas"]]
+    replicas = [_replica(one, alone=len(model["replicas"]) == 1) for one in model["replicas"]]
     base = model.get("adapter_of")
     return [
         model["name"],

@@ -11,6 +11,7 @@ import typer
 
 from agentsys.cli.model_names import ServedModelOption
 from agentsys.cli.output import JsonOption, err, out, print_json, reported_errors
+from agentsys.cli.pulling import PullBar
 from agentsys.cli.serve import tell_draining
 from agentsys.errors import ServingError
 from agentsys.settings import Settings, load_settings
@@ -59,6 +60,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
     from agentsys.serving.server.running import DrainingServer, server_config
 
     client, operation = client_of(settings), Operation(limits_of(settings))
+    _pull(settings)
     try:
         err.print(f"loading {settings.model.name}", highlight=False)
         await client.engine()
@@ -75,6 +77,17 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
         await DrainingServer(config, operation.lifecycle, tell_draining).serve([listener])
     finally:
         await client.close()
+
+
+def _pull(settings: Settings) -> None:
+    """Fetch the model where it is not here yet, and show how far that is."""
+    from agentsys.serving.weights.catalogue import is_remote
+    from agentsys.serving.weights.pull import is_at_hand, pull
+
+    name = settings.model.name
+    if not is_remote(name) and not is_at_hand(name, settings.models_dir):
+        with PullBar(name) as bar:
+            pull(name, progress=bar.update, directory=settings.models_dir)
 
 
 def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:

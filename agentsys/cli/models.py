@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from agentsys.cli.model_fleet import launch, load, ps, unload
 from agentsys.cli.model_names import completed_source
 from agentsys.cli.model_server import serve
-from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
+from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
+from agentsys.cli.pulling import PullBar
 from agentsys.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from agentsys.serving.weights.progress import PullProgress
 
 app = typer.Typer(help="Fetch, list and serve models.", no_args_is_help=True)
 
@@ -24,8 +21,6 @@ app.command("launch")(launch)
 app.command("ps")(ps)
 app.command("load")(load)
 app.command("unload")(unload)
-
-STAGES = {"resolve": "asking the index", "download": "downloading", "convert": "converting", "ready": "ready"}
 
 
 @app.command("pull")
@@ -45,7 +40,7 @@ def pull(
 
         settings = load_settings().settings
         wanted = source or settings.model.name
-        with _ProgressBar(wanted) as bar:
+        with PullBar(wanted) as bar:
             folder = pull_weights(wanted, progress=bar.update, directory=settings.models_dir)
     if as_json:
         print_json({"model": wanted, "path": str(folder)})
@@ -94,38 +89,3 @@ def _adapters(settings: Settings) -> list[dict[str, Any]]:
 
 def _megabytes(size: Any) -> str:
     return "-" if size is None else f"{int(size) / 1e6:.0f} MB"
-
-
-class _ProgressBar:
-    """A bar on stderr that follows the stages of a pull; silent where stderr is no terminal."""
-
-    def __init__(self, title: str) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._title = title
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _ProgressBar:
-        self._bar.start()
-        self._task = self._bar.add_task(self._title, total=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, progress: PullProgress) -> None:
-        """Show one step of the pull."""
-        assert self._task is not None
-        self._bar.update(
-            self._task,
-            description=f"{self._title}: {STAGES[progress.stage]}",
-            completed=progress.done,
-            total=progress.total,
-        )

@@ -74,9 +74,8 @@ class VllmOptions:
 def memory_claims(model_dir: Path, options: VllmOptions) -> dict[str, int]:
     """Return the bytes that vLLM's own process takes for weights, adapters, keys and values, by device.
 
-    Raises ``VllmMissingError``, ``VllmVersionError``, ``InvalidWeightsError`` or ``AdapterError``.
+    Raises ``InvalidWeightsError`` or ``AdapterError``.
     """
-    versions.checked_version()
     from vllm.platforms import current_platform
 
     weights = held_bytes(model_dir, _NUMBER_BYTES.get(options.dtype, 2))

@@ -169,9 +169,11 @@ def test_weights_and_cache_of_a_gpu_model_are_known_beforehand(folder: Path) -> 
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_what_vllm_takes_is_not_known_without_it(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["some/model-of-nobody", "smollm2-135m"])
+def test_nothing_is_downloaded_for_vllm_where_it_is_not(name: str, tmp_path: Path) -> None:
     with pytest.raises(VllmMissingError):
-        engine_factory(f"vllm:{folder}").memory_claims()
+        engine_factory(f"vllm:{name}", EngineOptions(models_dir=tmp_path / "models")).memory_claims()
+    assert not (tmp_path / "models").exists()
 
 
 async def test_the_settings_bound_the_gpu(folder: Path, tmp_path: Path) -> None:

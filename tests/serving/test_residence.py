@@ -16,6 +16,7 @@ from agentsys.cli import model_fleet
 from agentsys.cli.app import app as cli
 from agentsys.serving.client import ServingClient
 from agentsys.serving.device_memory import DeviceBudgets
+from agentsys.serving.dispatcher.health import Breaker
 from agentsys.serving.engine_errors import EngineClosedError
 from agentsys.serving.loading import LoadedModels, ModelBusyError, UnknownEngineError
 from agentsys.serving.models import EngineOptions, replicated
@@ -155,10 +156,14 @@ def test_the_command_line_tells_what_was_loaded_ahead_and_what_comes_next(monkey
         "name": "m", "state": "loaded ahead", "open": 0, "memory_bytes": 300 * 2**20, "gpu_bytes": 2**31,
         "next_use": 400.0, "loads": 12, "loads_ahead": 3, "load_seconds": 4.5, "replicas": [],
     }  # fmt: skip
-    monkeypatch.setattr(model_fleet, "ask_server", lambda *_: [told, told | {"next_use": 30.0, "gpu_bytes": 0}])
+    states = [str(state) for state in Breaker]
+    replicas = [{"name": f"n{place}", "state": state, "in_flight": 1, "slots": 8} for place, state in enumerate(states)]
+    other = told | {"next_use": 30.0, "gpu_bytes": 0, "replicas": replicas}
+    monkeypatch.setattr(model_fleet, "ask_server", lambda *_: [told | {"replicas": replicas[:1]}, other])
     table = CliRunner().invoke(cli, ["models", "ps"], env={"COLUMNS": "200"}).output
     for text in ("loaded ahead", "300 MiB, 2048 MiB GPU", "in 7 min", "in 30 s", "12, 3 ahead, 4.5 s"):
         assert text in table, text
+    assert all(text in table for text in ("n0 up 1/8", "n1 down 1/8", "n2 on trial 1/8")) and table.count("n0") == 1
 
 
 async def test_what_its_owner_unloaded_waits_for_its_call(two_in_turn) -> None:
@@ -229,6 +234,7 @@ def test_the_command_line_sees_loads_and_unloads(factories, listening, monkeypat
         assert run.invoke(cli, ["models", "unload", "b", "--url", url]).exit_code == 0
         refused = run.invoke(cli, ["models", "unload", "z", "--url", url])
         assert refused.exit_code != 0 and "AGS-0416" in refused.output
+        assert "Name one of the configured models" in refused.output and "{" not in refused.output
     absent = run.invoke(cli, ["models", "ps", "--url", "http://127.0.0.1:9"])
     assert absent.exit_code != 0 and "AGS-0469" in absent.output
     asyncio.run(client.close())
