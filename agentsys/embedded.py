@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from agentsys.errors import ConfigurationError
-from agentsys.sections import ModelSettings, NamedModelSettings
+from agentsys.sections import NamedModelSettings
 from agentsys.serving.adapted import AdaptedModel
 from agentsys.serving.client import ServingClient
 from agentsys.serving.dispatcher.dispatcher import OUTAGE_SECONDS
@@ -38,10 +38,10 @@ def limits_of(settings: Settings) -> ServerLimits:
 
 def client_of(settings: Settings) -> ServingClient:
     """Return a client of the settings' models, each loaded at its first call. Raises :class:`ConfigurationError`."""
-    if settings.model.name in settings.models:
+    if settings.model.name in settings.models and settings.model.replicas:
         raise ConfigurationError(
-            f"Two models are named {settings.model.name}: that of [model] and one of [models].",
-            remedy="Call the one in [models] by another name.",
+            f"model.name is that of [models.{settings.model.name}], and model.replicas gives it others beside its own.",
+            remedy=f"Write them into [models.{settings.model.name}], or call that by another name.",
         )
     workflows, model = WorkflowTable(), settings.model
     limits, policy = dispatching(settings)
@@ -51,7 +51,7 @@ def client_of(settings: Settings) -> ServingClient:
         if name in adapted:
             continue
         options = replace(options_of(settings, named), adapters=adapters_of(settings, name))
-        specs, slots = (_specs(model), None) if named is None else (named.specs, named.slots)
+        specs, slots = (settings.default_specs, None) if named is None else (named.specs, named.slots)
         models[name] = replicated(
             specs, options, workflows, slots=slots or model.slots or 0, limits=limits, policy=policy
         )
@@ -70,7 +70,7 @@ def _bytes(mib: int | None) -> int | None:
 
 def adapted_models(settings: Settings) -> dict[str, AdaptedModel]:
     """Return the models that are adapters of others. Raises :class:`ConfigurationError` where such another is none."""
-    own = {settings.model.name: _specs(settings.model)}
+    own = {settings.model.name: settings.default_specs}
     own |= {name: named.specs for name, named in settings.models.items() if named.adapter is None}
     adapted = {
         name: AdaptedModel(named.adapter_of or settings.model.name, name, str(named.adapter))
@@ -106,10 +106,6 @@ def dispatching(settings: Settings) -> tuple[DispatchLimits, UrgencyPolicy]:
     bounds = {name: given[name] for name in ("overcommit", "preemption_margin") if name in given}
     weights = {name: given[name] for name in ("fairness", "haste", "harm", "delay") if name in given}
     return DispatchLimits(queue=settings.model.queue, outage=OUTAGE_SECONDS, **bounds), UrgencyPolicy(**weights)
-
-
-def _specs(model: ModelSettings) -> tuple[str, ...]:
-    return (model.name, *model.replicas)
 
 
 def options_of(settings: Settings, named: NamedModelSettings | None = None) -> EngineOptions:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
 
-from agentsys.serving.weights.catalogue import DEFAULT_MODEL, weights_of
+from agentsys.serving.weights.catalogue import DEFAULT_MODEL
 
 SHORTEST_TOKEN = 16
 """Characters of a bearer token."""
@@ -34,7 +34,7 @@ class ModelSettings(Section):
     name: str = Field(
         DEFAULT_MODEL,
         description="a pulled model, a folder, or a Hugging Face id; vllm:NAME runs one in vLLM; or "
-        "http://host/v1#model for an OpenAI-compatible URL",
+        "http://host/v1#model for an OpenAI-compatible URL; or the name of a table of [models]",
     )
     api_key: str | None = Field(None, description="bearer token of an OpenAI-compatible URL", repr=False)
     weight_format: Literal["auto", "float32", "bfloat16", "int8"] = Field(
@@ -61,11 +61,6 @@ class ModelSettings(Section):
     adapters_at_once: int = Field(8, ge=1, description="LoRA adapters whose calls share a step, in vLLM on a GPU")
 
     _split = field_validator("replicas", mode="before")(words)
-
-    @property
-    def is_default(self) -> bool:
-        """Whether this is the small model that every installation can run."""
-        return weights_of(self.name) == DEFAULT_MODEL
 
 
 class NamedModelSettings(Section):

@@ -36,6 +36,7 @@ from agentsys.sections import (
     ServerSettings,
     ToolSettings,
 )
+from agentsys.serving.weights.catalogue import DEFAULT_MODEL, weights_of
 
 ENVIRONMENT_PREFIX = "AGENTSYS_"
 SETTINGS_FILE = "agentsys.toml"
@@ -83,6 +84,17 @@ class Settings(Section):
     secrets: dict[
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=64)], SecretSettings
     ] = Field(default_factory=dict, description="secrets that tools may be given, by name")
+
+    @property
+    def default_specs(self) -> tuple[str, ...]:
+        """What the replicas of the default model are made of: those of the table of [models] that model.name names."""
+        named = self.models.get(self.model.name)
+        return (self.model.name, *self.model.replicas) if named is None else named.specs
+
+    @property
+    def runs_smallest(self) -> bool:
+        """Whether the default model is the small one that every installation can run, in this process."""
+        return any(weights_of(spec) == DEFAULT_MODEL for spec in self.default_specs)
 
     RESERVED_ENVIRONMENT: ClassVar[frozenset[str]] = frozenset(
         {"AGENTSYS_CONFIG", "AGENTSYS_NATIVE_KERNELS", "AGENTSYS_URL", "AGENTSYS_TOKEN"}

@@ -70,7 +70,7 @@ def ask(
         results = asyncio.run(_ask_all(runtime, asked, resume, origin, as_json=as_json))
     if as_json:
         print_json([_document(result) for result in results])
-    elif settings.model.is_default:
+    elif settings.runs_smallest:
         err.print(
             "A model of 135 million parameters planned these answers. Name a better one with --model: a folder, a "
             "Hugging Face id, or http://host/v1#model for vLLM and any OpenAI-compatible server.",

@@ -93,7 +93,7 @@ def _options_of_local_models(settings: Settings) -> list[EngineOptions]:
     from agentsys.embedded import options_of
     from agentsys.serving.weights.catalogue import is_remote, runs_in_vllm
 
-    default = (None, (settings.model.name, *settings.model.replicas))
+    default = (settings.models.get(settings.model.name), settings.default_specs)
     every = [default, *((named, named.specs) for named in settings.models.values())]
     return [
         options_of(settings, named)
@@ -120,7 +120,7 @@ def check_model(settings: Settings) -> Finding:
     from agentsys.serving.weights.pull import is_at_hand
 
     named = (spec for one in settings.models.values() for spec in one.specs)
-    specs = list(dict.fromkeys((settings.model.name, *settings.model.replicas, *named)))
+    specs = list(dict.fromkeys((*settings.default_specs, *named)))
     if any(runs_in_vllm(spec) for spec in specs):
         try:
             checked_version()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +14,10 @@ import typer
 from agentsys.cli.model_admin import ask_server
 from agentsys.cli.model_names import ModelArgument, ServedModelOption
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
-from agentsys.settings import load_settings
+from agentsys.cli.pulling import PullBar
+from agentsys.errors import ConfigurationError
+from agentsys.serving.weights.catalogue import is_remote, weights_of
+from agentsys.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from agentsys.serving.launcher import LaunchError, LocalFleet, RayFleet
@@ -27,6 +32,7 @@ TokenOption = Annotated[
 ]
 HERE = "http://127.0.0.1:8701"
 _REPAIR_SECONDS = 2.0
+_ITSELF_ALONE = {"AGENTSYS_MODEL__REPLICAS": ""}  # a server that is started is no dispatcher over others
 _STATES = {"closed": "up", "open": "down", "half-open": "on trial"}  # those of a circuit breaker, for people
 
 
@@ -73,21 +79,48 @@ def launch(
     with reported_errors(as_json=as_json):
         from agentsys.serving.launcher import LocalFleet, RayFleet, ServerSpec
 
-        name = load_settings({"model.name": model}).settings.model.name
+        settings = load_settings({"model.name": model}).settings
+        served = _served(settings, here=ray is None)
         fleet: LocalFleet | RayFleet
         if ray is None:
-            fleet = LocalFleet([ServerSpec(name, port=port + number) for number in range(count)])
+            ports = range(port, port + count)
+            fleet = LocalFleet([ServerSpec(served, port=each, environment=_ITSELF_ALONE) for each in ports])
         else:
-            fleet = RayFleet(_spec_on_ray(name), count, address=ray, cpus=cpus, gpus=gpus)
-        _keep_running(fleet, as_json=as_json)
+            fleet = RayFleet(_spec_on_ray(served), count, address=ray, cpus=cpus, gpus=gpus)
+        _keep_running(fleet, _short_name(settings.model.name), as_json=as_json)
 
 
-def _keep_running(fleet: LocalFleet | RayFleet, *, as_json: bool) -> None:
+def _served(settings: Settings, *, here: bool) -> str:
+    """Return what the servers are to run: the model that model.name means beside the table that may list them.
+
+    Raises :class:`ConfigurationError`.
+    """
+    from agentsys.serving.weights.pull import pull
+
+    name = settings.model.name
+    local = [spec for spec in settings.default_specs if not is_remote(spec)]
+    if not local and name not in settings.models:
+        raise ConfigurationError(f"{name} is a server already.", remedy="Name the model to start servers of: --model.")
+    served = local[0] if local else name
+    if not here or served not in settings.models:
+        return served
+    # Servers here read these settings too, where its name means the servers themselves.
+    with PullBar(served) as bar:
+        return str(pull(served, progress=bar.update, directory=settings.models_dir))
+
+
+def _short_name(model: str) -> str:
+    """Return what callers may call a model: the last part of a folder or of an id on the hub."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(weights_of(model)).name)
+    return plain.lstrip("._-") or "model"
+
+
+def _keep_running(fleet: LocalFleet | RayFleet, name: str, *, as_json: bool) -> None:
     """Serve until a signal comes, which a program in the background may have been started to ignore."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        _tell(fleet.start(), as_json=as_json)
+        _tell(name, fleet.start(), as_json=as_json)
         while True:
             time.sleep(_REPAIR_SECONDS)
             for repaired in fleet.repair():
@@ -116,13 +149,13 @@ def _spec_on_ray(name: str) -> Any:
     return ServerSpec(name, environment={"AGENTSYS_SERVER__TOKEN": token or ""})
 
 
-def _tell(urls: list[str], *, as_json: bool) -> None:
+def _tell(name: str, urls: list[str], *, as_json: bool) -> None:
     if as_json:
-        print_json({"replicas": urls})
+        print_json({"name": name, "replicas": urls})
         return
-    first, *others = urls
-    listed = ", ".join(f'"{url}"' for url in others)
-    out.print(f'[model]\nname = "{first}"\nreplicas = [{listed}]', highlight=False, markup=False)
+    listed = ", ".join(f'"{url}"' for url in urls)
+    table = f'[model]\nname = "{name}"\n\n[models."{name}"]\nreplicas = [{listed}]'
+    out.print(table, highlight=False, markup=False, soft_wrap=True)
     sys.stdout.flush()  # whoever started this waits for it
 
 

@@ -20,11 +20,11 @@ def completed_name(incomplete: str) -> list[str]:
 
 
 def completed_spec(incomplete: str) -> list[str]:
-    """Complete what engines may be made of: configured, pulled and known models, in vLLM too where it is installed."""
-    specs = _specs()
+    """Complete what --model takes: configured, pulled and known models, in vLLM too where it is installed."""
+    settings, specs = _settings(), _specs()
     if importlib.util.find_spec("vllm") is not None:
         specs += [in_vllm(spec) for spec in specs if not is_remote(spec) and weights_of(spec) == spec]
-    return _starting(incomplete, specs)
+    return _starting(incomplete, [*specs, *(() if settings is None else settings.models)])
 
 
 def completed_source(incomplete: str) -> list[str]:
@@ -55,7 +55,7 @@ def _specs() -> list[str]:
         return list(CATALOGUE)
     named = (spec for one in settings.models.values() for spec in one.specs)
     pulled = (model.name for model in list_models(settings.models_dir))
-    return [settings.model.name, *settings.model.replicas, *named, *CATALOGUE, *pulled]
+    return [*settings.default_specs, *named, *CATALOGUE, *pulled]
 
 
 def _settings() -> Settings | None:

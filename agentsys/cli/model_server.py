@@ -84,10 +84,10 @@ def _pull(settings: Settings) -> None:
     from agentsys.serving.weights.catalogue import is_remote
     from agentsys.serving.weights.pull import is_at_hand, pull
 
-    name = settings.model.name
-    if not is_remote(name) and not is_at_hand(name, settings.models_dir):
-        with PullBar(name) as bar:
-            pull(name, progress=bar.update, directory=settings.models_dir)
+    for spec in settings.default_specs:
+        if not is_remote(spec) and not is_at_hand(spec, settings.models_dir):
+            with PullBar(spec) as bar:
+                pull(spec, progress=bar.update, directory=settings.models_dir)
 
 
 def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:

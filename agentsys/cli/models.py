@@ -39,7 +39,7 @@ def pull(
         from agentsys.serving.weights.pull import pull as pull_weights
 
         settings = load_settings().settings
-        wanted = source or settings.model.name
+        wanted = source or next(iter(settings.default_specs), settings.model.name)
         with PullBar(wanted) as bar:
             folder = pull_weights(wanted, progress=bar.update, directory=settings.models_dir)
     if as_json:

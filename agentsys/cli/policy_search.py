@@ -170,7 +170,7 @@ def _judge(
         from agentsys.serving.weights.pull import pull
         from agentsys.settings import load_settings
 
-        folder = pull(model or load_settings().settings.model.name)
+        folder = pull(model or load_settings().settings.default_specs[0])
         small = generate(
             WorkloadSpec(workflows=10, rate=4.0, length_scale=0.06, tool_scale=0.2, most_tokens=256, seed=77)
         )

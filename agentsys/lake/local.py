@@ -56,9 +56,9 @@ def planner_kind(settings: Settings) -> str:
     """
     if settings.lake.planner != "auto":
         return settings.lake.planner
-    if is_remote(settings.model.name):
+    if any(is_remote(spec) for spec in settings.default_specs):
         return "free"
-    return "focused" if settings.model.is_default else "grammar"
+    return "focused" if settings.runs_smallest else "grammar"
 
 
 def planner_for(lake: Lake, settings: Settings) -> Planner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -10,16 +11,21 @@ import pytest
 import torch
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime as GraphRuntime
+from typer.testing import CliRunner
 
 from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
+from agentsys.cli.app import app as cli
 from agentsys.cli.doctor import check_torch
 from agentsys.embedded import client_of, dispatching, options_of
 from agentsys.errors import ConfigurationError
+from agentsys.lake.local import planner_kind
 from agentsys.models import audience_of
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
+from agentsys.serving import launcher
+from agentsys.serving.launcher import ServerSpec
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from agentsys.serving.scheduling.policy import UrgencyPolicy
 from agentsys.serving.scheduling.workflows import WorkflowTable
@@ -126,9 +132,64 @@ def test_the_policys_processors_may_learn_beside_the_readers() -> None:
 def test_settings_that_name_no_engine_or_one_name_twice_are_refused(tmp_path) -> None:
     with pytest.raises(ConfigurationError, match=r"spec, replicas"):
         load_settings({"models.empty.slots": 3}, directory=tmp_path, environment={})
-    twice = load_settings({"models.smollm2-135m.spec": "x"}, directory=tmp_path, environment={}).settings
+    given = {"models.smollm2-135m.spec": "x", "model.replicas": ["y"]}
     with pytest.raises(ConfigurationError, match="smollm2-135m"):
-        client_of(twice)
+        client_of(load_settings(given, directory=tmp_path, environment={}).settings)
+
+
+def test_the_default_model_may_be_one_of_those_with_a_name(tmp_path) -> None:
+    (tmp_path / "agentsys.toml").write_text(
+        TOML.replace(TOML.splitlines()[2], 'name = "far"').replace(TOML.splitlines()[3], "")
+    )
+    settings = load_settings(directory=tmp_path, environment={}).settings
+    assert settings.default_specs == ("http://c.example.org/v1", "http://d.example.org/v1")
+    client = client_of(settings)
+    assert client.models == ("far", "fast")
+    assert client.audience == Readers(frozenset({"model-server:c.example.org", "model-server:d.example.org"}))
+    assert planner_kind(settings) == "free" and not settings.runs_smallest
+    fast = load_settings({"model.name": "fast"}, directory=tmp_path, environment={}).settings
+    assert fast.runs_smallest and planner_kind(fast) == "focused" and client_of(fast).models == ("fast", "far")
+    assert load_settings({"model.name": "vllm:smollm2-135m"}, directory=tmp_path, environment={}).settings.runs_smallest
+
+
+class StartedFleet:
+    """Stands for servers that run: what they were started with, and their addresses."""
+
+    def __init__(self, specs: list[ServerSpec]) -> None:
+        self.specs = specs
+        STARTED.append(self)
+
+    def start(self) -> list[str]:
+        return [f"http://127.0.0.1:{spec.port}/v1" for spec in self.specs]
+
+    def repair(self) -> list[str]:
+        raise KeyboardInterrupt
+
+    def stop(self) -> None: ...
+
+
+STARTED: list[StartedFleet] = []
+
+
+def test_what_launch_prints_are_settings_under_which_the_model_keeps_its_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(launcher, "LocalFleet", StartedFleet)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTSYS_MODELS_DIR", str(tmp_path / "models"))
+    pulled = tmp_path / "models" / "smollm2-135m"
+    pulled.mkdir(parents=True)
+    (pulled / "agentsys.json").write_text('{"source": "x", "sha256": "0"}')
+    for served in ("smollm2-135m", str(pulled)):
+        printed = CliRunner().invoke(cli, ["models", "launch", "--count", "2", "--port", "8710"]).stdout
+        # What the servers run is not what the settings, which they read too, now call by that name: they themselves.
+        assert [(spec.model, spec.port) for spec in STARTED[-1].specs] == [(served, 8710), (served, 8711)]
+        (tmp_path / "agentsys.toml").write_text(printed)
+        settings = load_settings().settings
+        assert settings.default_specs == ("http://127.0.0.1:8710/v1", "http://127.0.0.1:8711/v1")
+        assert client_of(settings).models == ("smollm2-135m",)
+    printed = CliRunner().invoke(cli, ["models", "launch", "--model", "Some/Folder.v2 x", "--json"]).stdout
+    assert json.loads(printed)["name"] == "Folder.v2-x"
+    refused = CliRunner().invoke(cli, ["models", "launch", "--model", "http://127.0.0.1:8710/v1"])
+    assert refused.exit_code != 0 and "is a server already" in refused.output
 
 
 @pytest.mark.parametrize("written", ["http://a/v1,http://b/v1", '["http://a/v1", "http://b/v1"]'])
