@@ -16,6 +16,8 @@ topic                                 key                                       
 ``leases``                            run                                        ``lease``
 ``quotas``                            what is counted, of a run or an hour       ``quota``
 ``policies``                          version                                    ``policy``
+``board/compactions``                 horizon                                    ``compaction``
+``board/erasures``                    erasure                                    ``erasure``
 ====================================  =========================================  ===================
 """
 
@@ -25,6 +27,7 @@ from typing import Final
 
 from agentsys.blackboard import memo
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.verification import COMPACTIONS, ERASURES
 
 RUNS: Final = "runs"
 APPROVALS: Final = "approvals"
@@ -34,7 +37,7 @@ LEASES: Final = "leases"
 QUOTAS: Final = "quotas"
 POLICIES: Final = "policies"
 RESERVED_PREFIX: Final = "runs/"
-_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES, QUOTAS, POLICIES)
+_RESERVED: Final = (RUNS, APPROVALS, TOOL_PINS, MEMO, LEASES, QUOTAS, POLICIES, COMPACTIONS, ERASURES)
 
 
 def requests(run: str) -> str:

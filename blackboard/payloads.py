@@ -8,11 +8,32 @@ import hashlib
 from functools import lru_cache
 from typing import Final
 
-from agentsys.blackboard.entries import canonical_json
+from agentsys.blackboard.entries import Json, canonical_json
 from agentsys.blackboard.labels import Label
 
 LARGE: Final = 4_096
 """Characters of JSON from which on a value is stored apart."""
+
+
+ERASED: Final = "erased"
+"""Compartment of values that were erased: the name still tells their digest, which the log's hashes cover."""
+_MARK: Final = "$erased"
+
+
+def erased_id(digest: str) -> str:
+    """Return what stands in the place of a value's name once it was erased."""
+    return f"{ERASED}:{digest}"
+
+
+def erased_value(payload: str) -> Json:
+    """Return what is read in the place of an erased value, or ``None`` if ``payload`` names none."""
+    compartment, _, digest = payload.partition(":")
+    return {_MARK: digest} if compartment == ERASED else None
+
+
+def is_erased(value: Json) -> bool:
+    """Whether ``value`` stands in the place of one that was erased."""
+    return isinstance(value, dict) and value.keys() == {_MARK}
 
 
 def payload_id(label: Label, text: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentsys.blackboard.entries import Entry, Json, canonical_json
+from agentsys.blackboard.payloads import is_erased
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class Predicate:
         )
 
     def matches(self, entry: Entry) -> bool:
-        """Whether ``entry`` exists (is no deletion) and fulfils every condition."""
+        """Whether ``entry`` exists (is no deletion) and fulfils every condition, as one that was erased may have."""
         return not entry.deleted and self.covers(entry) and self._equals(entry.value)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Predicate:
 
     def _equals(self, value: Json) -> bool:
         texts: dict[str, str] = self.__dict__["_texts"]
-        if not texts:
+        if not texts or is_erased(value):
             return True
         return isinstance(value, dict) and all(
             name in value and canonical_json(value[name]) == text for name, text in texts.items()

@@ -12,7 +12,7 @@ from agentsys.blackboard.commits import Commit, CursorMove, Isolation
 from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.entries import Endorsement, Entry, EntryVersionRef, canonical_json
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.payloads import LARGE, payload_id
+from agentsys.blackboard.payloads import LARGE, erased_value, payload_id
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.schema import ENTRIES, PAYLOADS
 from agentsys.blackboard.storage import BoardCorrupt, CursorState
@@ -84,14 +84,17 @@ def entry_to_row(entry: Entry, text: str | None, ordinal: int) -> Values:
 def entry_from_row(row: Iterable[Any]) -> Entry:
     """Return the entry in a row that begins with :data:`ENTRY_COLUMNS`."""
     topic, key, version, seq, type_, writer, run, text, label, derived_from, endorsement, at, payload, *_ = row
+    value = None if text is None else json.loads(text)
     if text is None and payload is not None:
-        raise BoardCorrupt(f"The value of {topic}/{key}, version {version}, is missing.")
+        value = erased_value(payload)
+        if value is None:
+            raise BoardCorrupt(f"The value of {topic}/{key}, version {version}, is missing.")
     return Entry(
         topic,
         key,
         type_,
         version,
-        None if text is None else json.loads(text),
+        value,
         label_from_text(label),
         seq,
         writer,
@@ -99,7 +102,7 @@ def entry_from_row(row: Iterable[Any]) -> Entry:
         _refs_from_text(derived_from),
         at,
         None if endorsement is None else Endorsement(*json.loads(endorsement)),
-        text is None,
+        text is None and payload is None,
     )
 
 

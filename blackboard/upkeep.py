@@ -1,11 +1,13 @@
 """Steps of upkeep: each one transaction, in the process that leads or in any, between the others' commits."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Table, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Table, and_, delete, exists, func, insert, or_, select, update
 
+from agentsys.blackboard.payloads import erased_id, stored_digest
 from agentsys.blackboard.schema import (
     BOARD,
     COMMITS,
@@ -16,6 +18,7 @@ from agentsys.blackboard.schema import (
     SNAPSHOT_LEASES,
 )
 from agentsys.blackboard.storage import HistoryCompacted
+from agentsys.blackboard.verification import IS_ERASED
 
 LONGEST_LEASE_SECONDS: Final = 86_400.0
 """For how long a lease holds at most without being renewed."""
@@ -71,9 +74,7 @@ class DropRange:
                 connection, COMMITS, COMMITS.c.seq > self.after, COMMITS.c.seq <= min(self.to, self.horizon)
             ),
         }
-        if named:
-            unused = ~exists().where(entries.payload == PAYLOADS.c.id)
-            _delete(connection, PAYLOADS, PAYLOADS.c.id.in_(named), unused)
+        _drop_unused(connection, named)
         return dropped
 
 
@@ -117,6 +118,38 @@ class EndLease:
         connection.execute(delete(SNAPSHOT_LEASES).where(SNAPSHOT_LEASES.c.id == self.id))
 
 
+@dataclass(frozen=True, slots=True)
+class EraseValues:
+    """Erase what the entries at these addresses held, up to the version that is named with each."""
+
+    versions: tuple[tuple[str, str, int], ...]
+
+    def run(self, connection: Connection) -> int:
+        """Return how many values went. Their digests stay, which the log's hashes cover."""
+        if connection.dialect.name == "sqlite":
+            # What a row held before would stay in the file until something else is written there.
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        try:
+            return sum(self._erase(connection, *version) for version in self.versions)
+        finally:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+
+    def _erase(self, connection: Connection, topic: str, key: str, version: int) -> int:
+        entries = ENTRIES.c
+        address = (entries.topic == topic, entries.key == key)
+        held = or_(entries.value.is_not(None), and_(entries.payload.is_not(None), ~IS_ERASED))
+        found = select(entries.valid_from, entries.value, entries.payload).where(*address, entries.version <= version)
+        rows = connection.execute(found.where(held)).all()
+        for row in rows:
+            digest = stored_digest(row.value, row.payload)
+            assert digest is not None
+            erased = update(ENTRIES).where(*address, entries.valid_from == row.valid_from)
+            connection.execute(erased.values(value=None, payload=erased_id(digest)))
+        _drop_unused(connection, {row.payload for row in rows if row.payload is not None})
+        return len(rows)
+
+
 def now(connection: Connection) -> float:
     """Return the seconds by a clock that all who open the board share: the database's, or else the machine's uptime."""
     if connection.dialect.name != "postgresql":
@@ -129,6 +162,13 @@ def now(connection: Connection) -> float:
 def _horizon(connection: Connection) -> int:
     horizon: int = connection.execute(select(BOARD.c.horizon)).scalar_one()
     return horizon
+
+
+def _drop_unused(connection: Connection, payloads: Collection[str]) -> None:
+    """Drop those of the values stored apart that no entry names any more."""
+    if payloads:
+        unused = ~exists().where(ENTRIES.c.payload == PAYLOADS.c.id)
+        _delete(connection, PAYLOADS, PAYLOADS.c.id.in_(payloads), unused)
 
 
 def _delete(connection: Connection, table: Table, *where: object) -> int:

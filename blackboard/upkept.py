@@ -9,8 +9,10 @@ from sqlalchemy import Select
 
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.compaction import Keep, Pin, Plan, compact
-from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.entries import Entry, Key
+from agentsys.blackboard.erasure import Erased, erase
 from agentsys.blackboard.leases import SnapshotLease
+from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.shrinking import FileSize, NoFileToShrink
@@ -47,6 +49,13 @@ class UpkeptBoard(ABC):
         """
         return compact(self, keep, pins)
 
+    def erase(self, addresses: Sequence[Key], reason: str) -> Erased:
+        """Erase all that the entries at ``addresses`` hold and held; see :mod:`agentsys.blackboard.erasure`.
+
+        A board's file holds traces of it until :meth:`shrink`.
+        """
+        return erase(self, addresses, reason)
+
     def shrink(self) -> tuple[FileSize, FileSize]:
         """Give the free space of the board's file back to the disk; return its sizes before and after.
 
@@ -76,6 +85,10 @@ class UpkeptBoard(ABC):
         Raises :class:`BoardCorrupt` for a damaged file and :class:`ChainBroken` naming the first altered commit.
         """
         return self._open_reader().check()
+
+    @abstractmethod
+    def query(self, predicate: Predicate) -> list[Entry]:
+        """Return the matching entries as they are now."""
 
     @abstractmethod
     def begin(self, principal: str) -> Transaction:

@@ -8,7 +8,8 @@ from sqlalchemy import Select, exists, func, select
 from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.entries import Entry
-from agentsys.blackboard.payloads import stored_digest, text_digest
+from agentsys.blackboard.payloads import ERASED, stored_digest, text_digest
+from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import COMMITS, EFFECT_EVENTS, ENTRIES, PAYLOADS
 from agentsys.blackboard.state_digest import state_digest
@@ -16,6 +17,9 @@ from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken
 
 COMPACTIONS: Final = "board/compactions"
 """Topic of the records of compactions; the key is the horizon."""
+
+ERASURES: Final = "board/erasures"
+"""Topic of the records of erasures: `{"versions": [[topic, key, newest version], …], "reason": …}`."""
 
 PAGE: Final = 500
 PAYLOADS_PAGE: Final = 50
@@ -36,7 +40,16 @@ _EFFECT_SPANS: Final = select(
 ).subquery()
 
 
-class LogReader(Protocol):
+IS_ERASED: Final = ENTRIES.c.payload.startswith(f"{ERASED}:")
+
+
+class Selecting(Protocol):
+    """What gives rows of the board's tables."""
+
+    def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]: ...
+
+
+class LogReader(Selecting, Protocol):
     """What verification reads."""
 
     @property
@@ -44,7 +57,7 @@ class LogReader(Protocol):
 
     def state(self) -> BoardState: ...
 
-    def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]: ...
+    def query_at(self, predicate: Predicate, at: int) -> list[Entry]: ...
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None: ...
 
@@ -71,6 +84,7 @@ def verify(reader: LogReader) -> int:
 
 def _check(reader: LogReader, state: BoardState) -> None:
     _check_payloads(reader)
+    _check_erasures(reader, state.head)
     _check_log(reader, state, GENESIS if state.horizon == 0 else _check_past(reader, state))
     for spans in (_ENTRY_SPANS, _EFFECT_SPANS):
         # A version is current until exactly the commit that wrote the next one.
@@ -89,9 +103,32 @@ def _check_payloads(reader: LogReader) -> None:
                 raise ChainBroken(f"{reader.name}: the value stored as {row.id} was altered.")
         last = page[-1].id
     missing = ~exists().where(PAYLOADS.c.id == ENTRIES.c.payload)
-    named = select(ENTRIES.c.valid_from).where(ENTRIES.c.payload.is_not(None), missing)
+    named = select(ENTRIES.c.valid_from).where(ENTRIES.c.payload.is_not(None), missing, ~IS_ERASED)
     for row in reader.select(named.order_by(ENTRIES.c.valid_from).limit(1)):
         raise ChainBroken(f"{reader.name}: a value that commit {row.valid_from} wrote is missing.")
+
+
+def _check_erasures(reader: LogReader, head: int) -> None:
+    """Check that the log says of every value that was erased that it should be."""
+    newest: dict[tuple[str, str], int] = {}
+    for record in reader.query_at(Predicate(topic=ERASURES), head):
+        for topic, key, version in _versions_of(record):
+            newest[topic, key] = max(version, newest.get((topic, key), 0))
+    erased = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.version, ENTRIES.c.valid_from).where(IS_ERASED)
+    for row in reader.select(erased.order_by(ENTRIES.c.valid_from)):
+        if newest.get((row.topic, row.key), 0) < row.version:
+            raise ChainBroken(f"{reader.name}: a value that commit {row.valid_from} wrote is gone without a record.")
+
+
+def _versions_of(record: Entry) -> Iterable[tuple[str, str, int]]:
+    versions = record.value.get("versions") if isinstance(record.value, dict) else None
+    return [(topic, key, version) for topic, key, version in versions] if isinstance(versions, list) else []
+
+
+def erased_values(reader: "Selecting") -> int:
+    """Return how many values of the board were erased."""
+    count: int = reader.select(select(func.count()).where(IS_ERASED))[0][0]
+    return count
 
 
 def _check_past(reader: LogReader, state: BoardState) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli import board_compact, board_copies
+from agentsys.cli import board_compact, board_copies, board_erase
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
@@ -30,6 +30,7 @@ app.command("import")(board_copies.import_)
 app.command("backup")(board_copies.backup)
 app.command("restore")(board_copies.restore)
 app.command("compact")(board_compact.compact)
+app.command("erase")(board_erase.erase)
 
 RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]
 SHOWN_VALUE = 100
@@ -111,7 +112,7 @@ def verify(
         location = settings_with(board_path=board).board.location
         if not every:
             with _opened(board) as opened:
-                _report_verified(opened.verify(), opened.horizon, as_json=as_json)
+                _report_verified(_verified(opened), as_json=as_json)
             return
         verified = _verified_all(location, as_json=as_json)
         if as_json:
@@ -150,23 +151,29 @@ def _verified_all(location: Path | str, *, as_json: bool) -> list[dict[str, Any]
     verified = []
     for item in boards_beside(location):
         with Board.open_read_only(item.location) as opened:
-            commits, horizon = opened.verify(), opened.horizon
-        verified.append({"board": item.name, "commits": commits, "horizon": horizon})
+            found = _verified(opened)
+        verified.append({"board": item.name, **found})
         if not as_json:
             out.print(f"{item.name}: ", end="", highlight=False)
-            _report_verified(commits, horizon, as_json=False)
+            _report_verified(found, as_json=False)
     return verified
 
 
-def _report_verified(commits: int, horizon: int, *, as_json: bool) -> None:
+def _verified(board: Board) -> dict[str, int]:
+    from agentsys.blackboard.verification import erased_values
+
+    return {"commits": board.verify(), "horizon": board.horizon, "erased": erased_values(board)}
+
+
+def _report_verified(found: dict[str, int], *, as_json: bool) -> None:
     if as_json:
-        print_json({"commits": commits, "horizon": horizon})
-    elif horizon:
-        out.print(
-            f"commits {horizon + 1} to {commits}, each as it was committed, on the state that was kept", highlight=False
-        )
-    else:
-        out.print(f"{commits} commits, each as it was committed", highlight=False)
+        print_json(found)
+        return
+    commits, horizon, erased = found["commits"], found["horizon"], found["erased"]
+    which = f"commits {horizon + 1} to {commits}" if horizon else f"{commits} commits"
+    past = ", on the state that was kept" if horizon else ""
+    gone = f"; {erased:,} values were erased, as it is on record" if erased else ""
+    out.print(f"{which}, each as it was committed{past}{gone}", highlight=False)
 
 
 def _listed(item: Listed) -> dict[str, Any]:

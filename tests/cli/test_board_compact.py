@@ -51,7 +51,7 @@ def test_compacting_drops_the_past_and_leaves_a_board_that_verifies(board: Path)
         "pins": [{"needed_by": "subscription reader", "from": 6}],
         "dry_run": False,
     }
-    assert json.loads(run("verify", "--board", board, "--json").stdout) == {"commits": 11, "horizon": 6}
+    assert json.loads(run("verify", "--board", board, "--json").stdout) == {"commits": 11, "horizon": 6, "erased": 0}
     assert "commits 7 to 11" in run("verify", "--board", board).stdout
     assert "AGS-0260" in run("show", "t", "k", "--at", "5", "--board", board).stderr
     assert run("show", "t", "k", "--at", "6", "--board", board).exit_code == 0

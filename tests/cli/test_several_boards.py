@@ -46,7 +46,11 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_commands_mean_the_board_that_is_named(path: Path) -> None:
     shown = json.loads(run("show", "t", "k", "--board", f"{path}?board=notes").stdout)
     assert shown["value"] == 1
-    assert json.loads(run("verify", "--board", path, "--json").stdout) == {"commits": 1, "horizon": 0}
+    assert json.loads(run("verify", "--board", path, "--json").stdout) == {
+        "commits": 1,
+        "horizon": 0,
+        "erased": 0,
+    }
 
 
 def test_all_boards_are_verified(path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Erasure: values go for good, in every version, while the log still proves what is left.
+
+The log's hashes cover the digests of values, which stay. What is erased is deleted by an ordinary commit, which also
+puts on record what goes and why; then the values go, a few entries at a time between the others' commits. An erasure
+that dies in between is finished by the next one. Who can guess a value can still test the guess by its digest.
+"""
+
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Select, or_, select
+
+from agentsys.blackboard.commits import Commit
+from agentsys.blackboard.conflicts import Conflict
+from agentsys.blackboard.entries import Entry, Json, Key
+from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.rows import AnyRow, label_from_text
+from agentsys.blackboard.schema import ENTRIES
+from agentsys.blackboard.selection import addressed
+from agentsys.blackboard.storage import BoardState, Maintenance
+from agentsys.blackboard.transactions import Transaction
+from agentsys.blackboard.upkeep import EraseValues
+from agentsys.blackboard.verification import COMPACTIONS, ERASURES, IS_ERASED
+
+SLICE: Final = 64
+"""Entries whose values go in one step."""
+ATTEMPTS: Final = 20
+_HELD: Final = or_(ENTRIES.c.value.is_not(None), ENTRIES.c.payload.is_not(None) & ~IS_ERASED)
+
+_OWN: Final = (ENTRIES.c.topic.not_in([COMPACTIONS, ERASURES]), _HELD)
+
+
+class Erasable(Protocol):
+    """What erasure needs of a board."""
+
+    def state(self) -> BoardState: ...
+
+    def select(self, statement: Select[*tuple[Any, ...]]) -> Sequence[AnyRow]: ...
+
+    def maintain(self, step: Maintenance) -> Any: ...
+
+    def begin(self, principal: str) -> Transaction: ...
+
+    def commit(self, tx: Transaction) -> Commit: ...
+
+    def query(self, predicate: Predicate) -> list[Entry]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure did: the commit that records it, and how many values of how many entries went."""
+
+    seq: int
+    entries: int
+    values: int
+
+
+def find(
+    board: Erasable, where: Predicate | None = None, *, shaped_by: str | None = None, derived: bool = False
+) -> list[Key]:
+    """Return the addresses at which some version holds a value, by address.
+
+    ``where`` says which, by topic and key alone; ``shaped_by`` by a principal that the label of any version names;
+    with ``derived`` also all that was derived from those, step by step. Records of compactions and erasures are none.
+    """
+    conditions = [*addressed(where or Predicate()), *_OWN]
+    if shaped_by is not None:
+        labels = [row.label for row in board.select(select(ENTRIES.c.label).distinct())]
+        conditions.append(ENTRIES.c.label.in_([text for text in labels if shaped_by in _shapers(text)]))
+    rows = board.select(select(ENTRIES.c.topic, ENTRIES.c.key).where(*conditions).distinct())
+    wanted = {(row.topic, row.key) for row in rows}
+    return sorted(_with_derived(board, wanted) if derived else wanted)
+
+
+def erase(
+    board: Erasable,
+    addresses: Sequence[Key],
+    reason: str,
+    *,
+    principal: str = "board",
+    progress: Callable[[int], None] = lambda entries: None,
+) -> Erased:
+    """Erase all that the entries at ``addresses`` hold and held; return what was done.
+
+    ``progress`` is given the number of entries done. A board's file holds traces until it is shrunk.
+    """
+    commit = _record(board, addresses, reason, principal)
+    versions = dict.fromkeys(addresses, 0)
+    for record in board.query(Predicate(topic=ERASURES)):
+        for topic, key, version in _versions(record):
+            versions[topic, key] = max(version, versions.get((topic, key), 0))
+    pending = [(topic, key, version) for (topic, key), version in sorted(versions.items())]
+    values = 0
+    for start in range(0, len(pending), SLICE):
+        values += board.maintain(EraseValues(tuple(pending[start : start + SLICE])))
+        progress(min(start + SLICE, len(pending)))
+    return Erased(commit.seq, len(addresses), values)
+
+
+def _shapers(label: str) -> frozenset[str]:
+    return label_from_text(label).shaped_by
+
+
+def _with_derived(board: Erasable, wanted: set[Key]) -> set[Key]:
+    sources = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.derived_from)
+    rows = board.select(sources.where(ENTRIES.c.derived_from != "[]", *_OWN))
+    derived: dict[Key, set[Key]] = defaultdict(set)
+    for row in rows:
+        for topic, key, _ in json.loads(row.derived_from):
+            derived[topic, key].add((row.topic, row.key))
+    found, unseen = set(wanted), list(wanted)
+    while unseen:
+        new = derived[unseen.pop()] - found
+        found |= new
+        unseen += new
+    return found
+
+
+def _record(board: Erasable, addresses: Sequence[Key], reason: str, principal: str) -> Commit:
+    """Put on record what is erased, and end the entries that are there."""
+    for attempt in range(1, ATTEMPTS + 1):
+        transaction = board.begin(principal)
+        versions: list[Json] = [[*address, version] for address, version in _newest(board, addresses).items()]
+        value: Json = {"versions": versions, "reason": reason}
+        transaction.put(ERASURES, uuid.uuid4().hex, value, type="erasure", label=Label.trusted())
+        for topic, key in addresses:
+            transaction.delete(topic, key, derived_from=())
+        try:
+            return board.commit(transaction)
+        except Conflict:
+            # Somebody wrote there meanwhile: that goes, too.
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("every attempt returns or raises")
+
+
+def _newest(board: Erasable, addresses: Sequence[Key]) -> dict[Key, int]:
+    """Return the newest version at each address."""
+    wanted = set(addresses)
+    heads = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.version).where(ENTRIES.c.valid_to.is_(None))
+    topics = sorted({topic for topic, _ in addresses})
+    found: dict[Key, int] = {}
+    for topic in topics:
+        rows = board.select(heads.where(ENTRIES.c.topic == topic))
+        found |= {(row.topic, row.key): row.version for row in rows if (row.topic, row.key) in wanted}
+    return found
+
+
+def _versions(record: Entry) -> Iterable[tuple[str, str, int]]:
+    versions = record.value.get("versions", []) if isinstance(record.value, dict) else []
+    return [(topic, key, version) for topic, key, version in versions]
