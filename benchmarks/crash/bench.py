@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import nullcontext
+from statistics import median
 from typing import Final
 
 from agentsys.benchmarks.crash.planted import FAULTS
-from agentsys.benchmarks.crash.trial import PROCESSES, Trial, run_trial
+from agentsys.benchmarks.crash.trial import LEADER, OTHER, PROCESSES, SERVER, Trial, run_trial
 from agentsys.benchmarks.harness import Bar, BenchResult, Options
 from agentsys.benchmarks.postgres_server import OWN, running_server
 
@@ -43,6 +44,13 @@ def main(options: Options) -> BenchResult:
     ]
     rows += [[f"effects {state}", count] for state, count in sorted(effects.items())]
     rows.append(["faults", len(faults)])
+    recoveries = {
+        what: [seconds for trial in trials for seconds in trial.recoveries[what]] for what in (LEADER, OTHER, SERVER)
+    }
+    for what, times in recoveries.items():
+        if times:
+            rows.append([f"seconds until the others went on, without {what}: median", round(median(times), 3)])
+            rows.append([f"seconds until the others went on, without {what}: longest", round(max(times), 3)])
     return BenchResult(
         name="crash",
         figure=f"{kills} kills, {len(faults)} faults",
@@ -53,6 +61,9 @@ def main(options: Options) -> BenchResult:
             Bar("faults", len(faults), 0, at_least=False),
             Bar("planted faults caught", sum(map(bool, caught.values())), len(FAULTS)),
         ],
-        repetitions={"seconds of a board": [trial.seconds for trial in trials]},
+        repetitions={
+            "seconds of a board": [trial.seconds for trial in trials],
+            **{f"seconds without {what}": times for what, times in recoveries.items()},
+        },
         notes=faults[:10] + [f"planted: {name}: {(found or ['not caught'])[0]}" for name, found in caught.items()],
     )

@@ -26,6 +26,10 @@ from agentsys.blackboard.postgres.address import is_postgres
 from agentsys.tools import Tool
 
 PROCESSES: Final = 3
+LEADER: Final = "the process that led"
+OTHER: Final = "another process"
+SERVER: Final = "the database server"
+"""What is killed."""
 CLIENT: Final = "agentsys.benchmarks.crash.client"
 LONGEST_PAUSE: Final = 0.12
 """Seconds between a new process's first acknowledgement and the next kill, at most."""
@@ -47,6 +51,8 @@ class Trial:
     effects: Counter[str]
     faults: list[str]
     seconds: float
+    recoveries: dict[str, list[float]]
+    """Seconds from a kill until all that survived it have committed again, by what was killed."""
 
 
 def run_trial(
@@ -60,7 +66,7 @@ def run_trial(
         folder = Path(name)
         began = time.monotonic()
         team = _Team(folder, fault, server, killable)
-        leaders, servers = team.kill_some(kills, random.Random(seed))
+        team.kill_some(kills, random.Random(seed))
         team.kill_all()
         world = World(folder / "world")
         with Board.open(team.location) as board:
@@ -69,7 +75,9 @@ def run_trial(
             states = Counter(effect.state.value for effect in board.effects())
             head = board.head
         world.close()
-        return Trial(kills + PROCESSES, leaders, servers, head, states, faults, time.monotonic() - began)
+        leaders, servers = len(team.recoveries[LEADER]), len(team.recoveries[SERVER])
+        seconds = time.monotonic() - began
+        return Trial(kills + PROCESSES, leaders, servers, head, states, faults, seconds, team.recoveries)
 
 
 async def _take_up(board: Board, location: str, known: Mapping[EffectClass, Tool]) -> None:
@@ -95,32 +103,38 @@ class _Team:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([CLIENT])
         self._started = 0
+        self.recoveries: dict[str, list[float]] = {LEADER: [], OTHER: [], SERVER: []}
         self._running: list[tuple[BaseProcess, Task]] = []
         for _ in range(PROCESSES):
             self._start()
 
-    def kill_some(self, kills: int, choices: random.Random) -> tuple[int, int]:
-        """Kill one process after another, or the server; return how often it was the one that led, and the server."""
-        leaders = servers = 0
+    def kill_some(self, kills: int, choices: random.Random) -> None:
+        """Kill one process after another, or the server, and time how long the others stand still."""
         for kill in range(kills):
             self._wait_for_work()
             time.sleep(choices.uniform(0, LONGEST_PAUSE))
             if self._server is not None and kill % 3 == 2:
+                lines, began = self._lines(), time.monotonic()
                 self._server.kill()
                 self._server.start()
-                servers += 1
-                continue
-            leader = self._leader()
-            # Every second time the leader, if it is known: one that has just died is still written down.
-            place = next((i for i, (process, _) in enumerate(self._running) if process.pid == leader), None)
-            if place is None or choices.random() < 0.5:
-                place = choices.randrange(len(self._running))
-            process, _ = self._running.pop(place)
-            leaders += process.pid == leader
-            _kill(process)
-            self._start()
+                self._wait_for_more(lines)
+                self.recoveries[SERVER].append(time.monotonic() - began)
+            else:
+                self._kill_process(choices)
         self._wait_for_work()
-        return leaders, servers
+
+    def _kill_process(self, choices: random.Random) -> None:
+        leader = self._leader()
+        # Every second time the leader, if it is known: one that has just died is still written down.
+        place = next((i for i, (process, _) in enumerate(self._running) if process.pid == leader), None)
+        if place is None or choices.random() < 0.5:
+            place = choices.randrange(len(self._running))
+        process, _ = self._running.pop(place)
+        lines, began = self._lines(), time.monotonic()
+        _kill(process)
+        self._start()
+        self._wait_for_more(lines)
+        self.recoveries[LEADER if process.pid == leader else OTHER].append(time.monotonic() - began)
 
     def kill_all(self) -> None:
         for process, _ in self._running:
@@ -134,6 +148,17 @@ class _Team:
         process = self._context.Process(target=work, args=(task,))
         process.start()
         self._running.append((process, task))
+
+    def _lines(self) -> dict[Path, int]:
+        """Return how much each process has written down as acknowledged, in bytes."""
+        return {task.record: task.record.stat().st_size for _, task in self._running}
+
+    def _wait_for_more(self, before: Mapping[Path, int]) -> None:
+        deadline = time.monotonic() + LONGEST_LEASE
+        while any(record.stat().st_size <= size for record, size in before.items()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a process that was not killed has committed nothing for {LONGEST_LEASE:.0f} s")
+            time.sleep(0.002)
 
     def _wait_for_work(self) -> None:
         """Wait until each process has something to lose."""

@@ -6,7 +6,7 @@ import pytest
 
 from agentsys.benchmarks.crash.faults import gaps, halves, losses, wrong_effects
 from agentsys.benchmarks.crash.planted import FAULTS
-from agentsys.benchmarks.crash.trial import PROCESSES, run_trial
+from agentsys.benchmarks.crash.trial import PROCESSES, SERVER, run_trial
 from agentsys.benchmarks.postgres_server import OWN, running_server
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
@@ -20,6 +20,7 @@ CERTAIN = 5
 def test_kills_of_leader_and_others_lose_halve_and_double_nothing() -> None:
     trial = run_trial(KILLS, seed=3)
     assert trial.faults == []
+    assert sum(len(times) for times in trial.recoveries.values()) == KILLS
     assert trial.kills == KILLS + PROCESSES and trial.leaders > 0 and trial.commits > KILLS
     assert trial.effects["succeeded"] > 0 and trial.effects["started"] == 0
 
@@ -28,7 +29,7 @@ def test_kills_of_the_database_server_lose_halve_and_double_nothing() -> None:
     with running_server() as server:
         trial = run_trial(6, seed=3, server=OWN, killable=server)
     assert trial.faults == []
-    assert trial.servers == 2 and trial.commits > 6
+    assert len(trial.recoveries[SERVER]) == trial.servers == 2 and trial.commits > 6
     assert trial.effects["started"] == 0
 
 
