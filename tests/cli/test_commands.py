@@ -17,6 +17,9 @@ import agentsys.ui
 from agentsys.blackboard.board import Board
 from agentsys.cli.app import app as cli
 from agentsys.runs import list_runs
+from agentsys.serving.weights import pull as pull_module
+from agentsys.serving.weights.errors import UnknownModelError
+from agentsys.serving.weights.progress import ProgressListener, PullProgress
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -355,6 +358,20 @@ def test_tab_completes_models_with_and_without_the_name_of_an_engine(
         assert completions(*command, "--model", "m") == {"mine"}
     (tmp_path / "agentsys.toml").write_text("broken")
     assert completions("models", "pull", "") == {"smollm2-135m"}
+
+
+def test_a_server_tells_how_far_the_pull_of_its_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetching(source: str, *, progress: ProgressListener, directory: Path) -> Path:
+        for stage in ("resolve", "download", "download", "convert", "ready"):
+            progress(PullProgress(stage, 1, 2))
+        raise UnknownModelError(f"{source} has been told of")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTSYS_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr(pull_module, "pull", fetching)
+    told = CliRunner().invoke(cli, ["models", "serve", "--port", "0"]).stderr
+    stages = [line for line in told.splitlines() if line.startswith("smollm2-135m: ")]
+    assert stages == ["smollm2-135m: downloading", "smollm2-135m: converting"] and "has been told of" in told
 
 
 def test_the_recorded_runs_that_the_console_opens_with_replay(run: Run, tmp_path: Path) -> None:

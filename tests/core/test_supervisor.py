@@ -39,6 +39,8 @@ async def test_every_watcher_sees_the_whole_run(supervised, gate):
     assert await early == late
     kinds = [type(event) for _, event in late]
     assert kinds[0] is RunStarted and kinds[-1] is RunFinished and TokensStreamed in kinds
+    pieces = [event for _, event in late if isinstance(event, TokensStreamed)]
+    assert all(piece.tokens == 1 for piece in pieces), "a model that tells no ids is taken to send a token a piece"
     assert [number for number, _ in late] == list(range(1, len(late) + 1))
     assert supervised.events(run, after=len(late) - 1) == late[-1:]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentsys.serving.engine import Engine
+from agentsys.serving.models import EngineOptions, engine_factory
 from agentsys.serving.requests import Chunk, GenerateRequest, SamplingParams
 from agentsys.serving.scheduling.step_time import Iteration
 
@@ -160,3 +162,17 @@ async def test_fewer_can_be_let_run(vllm_engine: Engine) -> None:
 
 def steps(engine: Engine, after: int) -> list[Iteration]:
     return list(engine.iterations(after)[1])
+
+
+def test_what_its_own_process_takes_is_known_beforehand(smollm2_dir: Path) -> None:
+    from agentsys.serving.vllm_engine.loading import VllmOptions, memory_claims
+
+    cache, known = 64 * 2**20, {}
+    for dtype in ("bfloat16", "float32"):
+        claims = memory_claims(smollm2_dir, VllmOptions(dtype=dtype, kv_cache_bytes=cache))
+        (device, known[dtype]) = next(iter(claims.items()))
+        assert len(claims) == 1 and device in ("cpu", "cuda")
+    assert 2 * 134e6 < known["bfloat16"] - cache < 2 * 136e6
+    assert known["float32"] - cache == 2 * (known["bfloat16"] - cache)
+    source = engine_factory(f"vllm:{smollm2_dir}", EngineOptions(kv_cache_bytes=cache))
+    assert source.memory_claims() == {device: known["bfloat16"]}
