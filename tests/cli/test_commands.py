@@ -393,7 +393,7 @@ def test_board_verify_names_the_altered_commit(run: Run, tmp_path: Path) -> None
             tx = board.begin("user:ann")
             tx.put("notes", f"k{number}", number, type="note")
             board.commit(tx)
-    assert json.loads(run("board", "verify", "--json").stdout) == {"commits": 3, "horizon": 0}
+    assert json.loads(run("board", "verify", "--json").stdout) == {"commits": 3, "horizon": 0, "erased": 0}
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE entry_version SET value = '7' WHERE key = 'k1'")
     connection.close()
