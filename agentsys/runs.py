@@ -9,6 +9,7 @@ from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.payloads import is_erased
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import RunError
@@ -79,6 +80,11 @@ class RunRecord:
         body["failure"] = Failure(**body["failure"]) if body["failure"] else None
         label = entry.label if body["status"] != "running" else None
         return RunRecord(run=entry.key, label=label, **body)
+
+    @staticmethod
+    def left_in(entry: Entry) -> RunRecord | None:
+        """Return the record in any version that the log has, or ``None`` if it was erased."""
+        return None if entry.deleted or is_erased(entry.value) else RunRecord.of(entry)
 
     @property
     def audience(self) -> Readers | None:

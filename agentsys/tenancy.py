@@ -55,10 +55,11 @@ class SeenBy:
             return False
         if run not in self._own:
             entry = self._reader.version_at(topics.RUNS, run, self._reader.state().head)
-            if entry is None:
+            record = None if entry is None else RunRecord.left_in(entry)
+            if record is None:
                 return False
             # The input and its label are as the run began, for good.
-            self._own[run] = self._may_read(RunRecord.of(entry).input_label)
+            self._own[run] = self._may_read(record.input_label)
         return self._own[run]
 
     def state(self) -> BoardState:

@@ -105,11 +105,11 @@ class Worker:
             commits = self._board.matching(_RUNS, self._seen, None)
             entries = [entry for commit in commits for entry in commit.writes if entry.topic == topics.RUNS]
         for entry in entries:
-            record = RunRecord.of(entry)
-            if record.status == "running" and record.workflow in self._supervisor.runtime.workflows:
+            record = RunRecord.left_in(entry)
+            if record and record.status == "running" and record.workflow in self._supervisor.runtime.workflows:
                 self._unfinished[record.run] = record
             else:
-                self._unfinished.pop(record.run, None)
+                self._unfinished.pop(entry.key, None)
         self._seen = head
 
     def _is_free(self, run: str) -> bool:

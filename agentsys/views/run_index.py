@@ -53,7 +53,12 @@ class RunIndex:
             changed = [entry for commit in commits for entry in commit.writes if entry.topic == topics.RUNS]
         self._head = head
         if changed:
-            self._records |= {entry.key: RunRecord.of(entry) for entry in changed}
+            for entry in changed:
+                record = RunRecord.left_in(entry)
+                if record is None:
+                    self._records.pop(entry.key, None)
+                else:
+                    self._records[entry.key] = record
             self._ordered = tuple(sorted(self._records.values(), key=lambda record: record.order))
 
 

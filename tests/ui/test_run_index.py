@@ -5,6 +5,7 @@ import gc
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import OWNER, Label, Readers
 from agentsys.runs import RunRecord, list_runs
+from agentsys.tenancy import SeenBy
 from agentsys.views.run_index import _INDEXES, RunIndex, run_index
 
 LABEL = Label.trusted(OWNER, Readers.of(OWNER))
@@ -60,3 +61,17 @@ def test_it_ends_with_its_board(tmp_path):
     del board
     gc.collect()
     assert len(_INDEXES) < known
+
+
+def test_a_run_that_was_erased_is_no_run_any_more(tmp_path):
+    with Board.open(tmp_path / "b.db") as board:
+        following = RunIndex()
+        write(board, record(0))
+        assert [one.run for one in following.records(board)] == ["run0"]
+        write(board, record(1))
+        write(board, record(1).done(42, LABEL, "", 200.0))
+        board.erase([("runs", "run1")], "asked for")
+        # One that reads on meets its versions in the log, without what they held.
+        for index in (following, RunIndex()):
+            assert [one.run for one in index.records(board)] == ["run0"]
+        assert not SeenBy(board._reader, OWNER).owns("run1") and SeenBy(board._reader, OWNER).owns("run0")
