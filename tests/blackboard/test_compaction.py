@@ -2,6 +2,8 @@
 
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -188,6 +190,34 @@ def test_a_lease_is_renewed_while_its_process_lives(board: Board) -> None:
     with board.lease(1, seconds=0.3):
         time.sleep(0.8)
         assert board.compact(Keep()).horizon == 1
+
+
+LEASING = """
+import sys
+from agentsys.blackboard.board import Board
+board = Board.open(sys.argv[1])
+lease = board.lease(1, seconds=3600)
+print("leased", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lease_outlives_its_process_and_holds_back_others(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Board.open(location) as board:
+        fill(board, 4)
+        holder = subprocess.Popen(
+            [sys.executable, "-c", LEASING, location], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == b"leased\n"
+        then = notes(board, at=1)
+        holder.kill()
+        holder.communicate()
+        assert board.compact(Keep()).horizon == 1 and notes(board, at=1) == then
+    with Board.open(location) as board:
+        assert board.compact(Keep()).horizon == 1 and notes(board, at=1) == then
+        later = upkeep.LONGEST_LEASE_SECONDS + time.time()
+        monkeypatch.setattr(upkeep, "now", lambda connection: later)
+        assert board.compact(Keep()).horizon > 1 and board.verify() == board.head
 
 
 def test_a_need_that_comes_up_meanwhile_refuses_the_compaction(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
