@@ -32,18 +32,23 @@ def call_when_done(future: "Future[_T]", callback: "Callable[[Future[_T]], objec
 
 @contextmanager
 def answered_together() -> Iterator[None]:
-    """Wake event loops only at the end, however many futures this thread answers until then.
+    """Wake event loops only at the end or by :func:`wake_answered`, however many futures this thread answers until then.
 
     A loop that wakes at the first answer competes for the interpreter with the thread that still has others to give.
     """
-    asleep: list[_Answers] = []
-    _of_thread.asleep = asleep
+    _of_thread.asleep = []
     try:
         yield
     finally:
+        wake_answered()
         del _of_thread.asleep
-        for answers in asleep:
-            answers.wake()
+
+
+def wake_answered() -> None:
+    """Wake the event loops for which this thread has answers: it will not need the interpreter for a while."""
+    asleep: list[_Answers] = getattr(_of_thread, "asleep", [])
+    while asleep:
+        asleep.pop().wake()
 
 
 class _Waiting(asyncio.Future[Any]):

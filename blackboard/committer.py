@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
-from agentsys.blackboard.awaiting import answered_together
+from agentsys.blackboard.awaiting import answered_together, wake_answered
 from agentsys.blackboard.commits import Commit, CommitRequest, nothing_committed
 from agentsys.blackboard.holds import Holds
 from agentsys.blackboard.preparation import after, check_remembered, prepare
@@ -123,7 +123,13 @@ class Committer:
             raise BoardClosed("The board was closed before this was submitted.")
 
     def _run(self) -> None:
+        with answered_together():
+            self._work()
+
+    def _work(self) -> None:
         while True:
+            if not self._queue:
+                wake_answered()
             with self._wake:
                 while not (self._queue or self._chores or self._closed):
                     if not self._wake.wait(self._holds.next_end()):
@@ -135,6 +141,7 @@ class Committer:
                 batch = [heapq.heappop(self._queue) for _ in range(min(MAX_BATCH, len(self._queue)))]
                 self._expected = max(1, len(batch))
             for chore, future in chores:
+                wake_answered()
                 _settle(chore, future)
             admitted = [queued[2] for queued in batch if self._admits(queued)]
             self._commit([member for member in admitted if member.future.set_running_or_notify_cancel()])
@@ -148,6 +155,7 @@ class Committer:
         """Wait, for a part of what storing takes, until as many are there as last time."""
         deadline = time.monotonic() + GATHER * self._storing
         while len(self._queue) < self._expected and not (self._chores or self._closed):
+            wake_answered()
             remaining = deadline - time.monotonic()
             if remaining <= 0 or not self._wake.wait(remaining):
                 return
@@ -180,12 +188,11 @@ class Committer:
         except Exception as error:
             self._recover(batch, error)
             return
-        with answered_together():
-            for member, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, Commit):
-                    member.future.set_result(outcome)
-                else:
-                    member.future.set_exception(outcome)
+        for member, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Commit):
+                member.future.set_result(outcome)
+            else:
+                member.future.set_exception(outcome)
 
     def _recover(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Go on after a failed write: it may have reached the disk all the same, so look before trying again."""
@@ -234,6 +241,8 @@ class Committer:
             outcomes.append(prepared.commit)
         if accepted:
             start = time.monotonic()
+            # Who was answered before works while this is stored, for which the interpreter is hardly needed.
+            wake_answered()
             self._storage.append(accepted)
             self._storing = time.monotonic() - start
             self._advance([item.commit for item in accepted])
