@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from agentsys.blackboard.awaiting import answered_together, awaitable, call_when_done
+from agentsys.blackboard.awaiting import answered_together, awaitable, call_when_done, wake_answered
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.sql_storage import SqlStorage
 
 
 async def test_all_answers_of_other_threads_arrive():
@@ -89,6 +92,17 @@ async def test_a_batch_of_answers_wakes_the_loop_once(monkeypatch):
     assert sum(await asyncio.gather(*waiting)) == 20
 
 
+async def test_loops_can_be_woken_before_the_end():
+    sources = [Future(), Future()]
+    waiting = [awaitable(source) for source in sources]
+    with answered_together():
+        for source, one in zip(sources, waiting, strict=True):
+            source.set_result(1)
+            wake_answered()
+            wake_answered()
+            assert await one == 1
+
+
 def test_an_answer_to_a_loop_that_has_ended_harms_nobody():
     async def wait():
         awaitable(source)
@@ -96,3 +110,30 @@ def test_an_answer_to_a_loop_that_has_ended_harms_nobody():
     source = Future()
     asyncio.run(wait())
     source.set_result(1)
+
+
+async def test_a_group_is_answered_while_the_next_is_stored(tmp_path, monkeypatch):
+    append, storing, both_asked, answered = SqlStorage.append, *(threading.Event() for _ in range(3))
+    heard = []
+
+    def slow(storage, commits):
+        storing.set()
+        # The first waits until another is queued, that one until the first was answered.
+        heard.append((answered if heard else both_asked).wait(10))
+        append(storage, commits)
+
+    def written(board, key):
+        transaction = board.begin("someone")
+        transaction.put("topic", key, 1, type="note")
+        return awaitable(board.submit(transaction))
+
+    monkeypatch.setattr(SqlStorage, "append", slow)
+    with Board.open(tmp_path / "board.db") as board:
+        first = written(board, "first")
+        await asyncio.to_thread(storing.wait, 10)
+        second = written(board, "second")
+        both_asked.set()
+        await first
+        answered.set()
+        await second
+    assert heard == [True, True]
