@@ -19,8 +19,10 @@ from agentsys.benchmarks.harness import BenchResult, Options, other_cpu_share
 from agentsys.benchmarks.postgres_server import OWN, running_server
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.postgres.address import is_postgres
 from agentsys.blackboard.schema import COMMITS, ENTRIES
 from agentsys.blackboard.storage import PreparedCommit
+from agentsys.errors import ConfigurationError
 
 FOLLOWING: Final = 16
 """Agents of a process that does not lead."""
@@ -32,8 +34,13 @@ def main(options: Options) -> BenchResult:
     figures = Figures()
     busy = other_cpu_share()
     seconds, repeats = (0.5, 1) if options.quick else (2.0, options.repeats)
+    server = options.arguments["server"]
+    if server != OWN and not is_postgres(server):
+        raise ConfigurationError(
+            f"{server!r} is no PostgreSQL server.",
+            remedy="Use --set server=own, or server=postgresql://user@host/database.",
+        )
     with ExitStack() as stack:
-        server = options.arguments["server"]
         url = stack.enter_context(running_server()).url if server == OWN else server
         name = partial(board_location, None, url)
         throughput(figures, name, raw_seconds, "a raw connection", seconds, repeats)

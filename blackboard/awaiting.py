@@ -32,7 +32,7 @@ def call_when_done(future: "Future[_T]", callback: "Callable[[Future[_T]], objec
 
 @contextmanager
 def answered_together() -> Iterator[None]:
-    """Wake event loops only at the end or by :func:`wake_answered`, however many futures this thread answers until then.
+    """Wake event loops only at the end or by :func:`wake_answered`, however many futures this thread answers before.
 
     A loop that wakes at the first answer competes for the interpreter with the thread that still has others to give.
     """
