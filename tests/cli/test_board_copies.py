@@ -41,7 +41,7 @@ def test_an_export_comes_back_as_the_same_board(board: Path, tmp_path: Path) -> 
     assert exported["commits"] == 3
     assert report("import", file, "--check")["head_hash"] == exported["head_hash"]
     assert report("import", file, "--board", new, "--head", exported["head_hash"]) == exported
-    assert report("verify", "--board", new) == {"commits": 3, "horizon": 0}
+    assert report("verify", "--board", new) == {"commits": 3, "horizon": 0, "erased": 0}
     assert "AGS-0252" in run("import", file, "--board", new).output
     assert "AGS-0254" in run("import", file, "--board", tmp_path / "x.db", "--head", "0").output
     assert exported["head_hash"] in run("import", file, "--check").stdout
@@ -69,4 +69,4 @@ def test_a_backup_takes_the_place_of_a_board_only_when_told(board: Path, tmp_pat
         assert entry.value == 2
     backup.write_bytes(backup.read_bytes()[:5000])
     assert run("restore", backup, "--board", board, "--replace").exit_code == 1
-    assert report("verify", "--board", f"{board}.replaced") == {"commits": 4, "horizon": 0}
+    assert report("verify", "--board", f"{board}.replaced") == {"commits": 4, "horizon": 0, "erased": 0}

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from agentsys.cli import model_fleet
 from agentsys.cli.app import app as cli
+from agentsys.cli.output import out
 from agentsys.serving.client import ServingClient
 from agentsys.serving.device_memory import DeviceBudgets
 from agentsys.serving.dispatcher.health import Breaker
@@ -160,7 +161,8 @@ def test_the_command_line_tells_what_was_loaded_ahead_and_what_comes_next(monkey
     replicas = [{"name": f"n{place}", "state": state, "in_flight": 1, "slots": 8} for place, state in enumerate(states)]
     other = told | {"next_use": 30.0, "gpu_bytes": 0, "replicas": replicas}
     monkeypatch.setattr(model_fleet, "ask_server", lambda *_: [told | {"replicas": replicas[:1]}, other])
-    table = CliRunner().invoke(cli, ["models", "ps"], env={"COLUMNS": "200"}).output
+    monkeypatch.setattr(out, "_width", 200)  # the terminal's columns are looked up once, by whichever test is first
+    table = CliRunner().invoke(cli, ["models", "ps"]).output
     for text in ("loaded ahead", "300 MiB, 2048 MiB GPU", "in 7 min", "in 30 s", "12, 3 ahead, 4.5 s"):
         assert text in table, text
     assert all(text in table for text in ("n0 up 1/8", "n1 down 1/8", "n2 on trial 1/8")) and table.count("n0") == 1
