@@ -313,7 +313,7 @@ def _count_openings_of(old: Path, new: Path) -> None:
     with closing(sqlite3.connect(new)) as connection, connection:
         for board in boards_in(new):
             table = f"{FilePlace(new, board).prefix}board"
-            connection.execute(f"UPDATE {table} SET epoch = max(epoch, ?)", (max(epochs),))  # noqa: S608
+            connection.execute(f"UPDATE {table} SET epoch = max(epoch, ?)", (max(epochs, default=0),))  # noqa: S608
 
 
 def _state(place: FilePlace) -> BoardState:

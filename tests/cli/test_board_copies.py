@@ -53,6 +53,13 @@ def test_an_export_can_go_to_stdout(board: Path, tmp_path: Path) -> None:
     assert report("import", file, "--board", tmp_path / "new.db")["commits"] == 3
 
 
+def test_a_backup_takes_the_place_of_an_empty_file(board: Path, tmp_path: Path) -> None:
+    backup, empty = tmp_path / "backup.db", tmp_path / "empty.db"
+    saved = report("backup", backup, "--board", board)
+    empty.touch()
+    assert report("restore", backup, "--board", empty, "--replace")["head_hash"] == saved["head_hash"]
+
+
 def test_a_backup_takes_the_place_of_a_board_only_when_told(board: Path, tmp_path: Path) -> None:
     backup = tmp_path / "backup.db"
     saved = report("backup", backup, "--board", board)
