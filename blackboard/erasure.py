@@ -8,7 +8,7 @@ that dies in between is finished by the next one. Who can guess a value can stil
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -25,7 +25,7 @@ from agentsys.blackboard.selection import addressed
 from agentsys.blackboard.storage import BoardState, Maintenance
 from agentsys.blackboard.transactions import Transaction
 from agentsys.blackboard.upkeep import EraseValues
-from agentsys.blackboard.verification import COMPACTIONS, ERASURES, IS_ERASED
+from agentsys.blackboard.verification import COMPACTIONS, ERASURES, IS_ERASED, recorded_versions
 
 SLICE: Final = 64
 """Entries whose values go in one step."""
@@ -90,10 +90,7 @@ def erase(
     ``progress`` is given the number of entries done. A board's file holds traces until it is shrunk.
     """
     commit = _record(board, addresses, reason, principal)
-    versions = dict.fromkeys(addresses, 0)
-    for record in board.query(Predicate(topic=ERASURES)):
-        for topic, key, version in _versions(record):
-            versions[topic, key] = max(version, versions.get((topic, key), 0))
+    versions = dict.fromkeys(addresses, 0) | recorded_versions(board.query(Predicate(topic=ERASURES)))
     pending = [(topic, key, version) for (topic, key), version in sorted(versions.items())]
     values = 0
     for start in range(0, len(pending), SLICE):
@@ -149,8 +146,3 @@ def _newest(board: Erasable, addresses: Sequence[Key]) -> dict[Key, int]:
         rows = board.select(heads.where(ENTRIES.c.topic == topic))
         found |= {(row.topic, row.key): row.version for row in rows if (row.topic, row.key) in wanted}
     return found
-
-
-def _versions(record: Entry) -> Iterable[tuple[str, str, int]]:
-    versions = record.value.get("versions", []) if isinstance(record.value, dict) else []
-    return [(topic, key, version) for topic, key, version in versions]

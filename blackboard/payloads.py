@@ -17,7 +17,10 @@ LARGE: Final = 4_096
 
 ERASED: Final = "erased"
 """Compartment of values that were erased: the name still tells their digest, which the log's hashes cover."""
-_MARK: Final = "$erased"
+
+
+class _Erased(dict[str, Json]):
+    """What is read in the place of an erased value; known by its kind, as anybody may write what looks like it."""
 
 
 def erased_id(digest: str) -> str:
@@ -28,12 +31,12 @@ def erased_id(digest: str) -> str:
 def erased_value(payload: str) -> Json:
     """Return what is read in the place of an erased value, or ``None`` if ``payload`` names none."""
     compartment, _, digest = payload.partition(":")
-    return {_MARK: digest} if compartment == ERASED else None
+    return _Erased({"$erased": digest}) if compartment == ERASED else None
 
 
 def is_erased(value: Json) -> bool:
-    """Whether ``value`` stands in the place of one that was erased."""
-    return isinstance(value, dict) and value.keys() == {_MARK}
+    """Whether ``value``, as it was read, stands in the place of one that was erased."""
+    return isinstance(value, _Erased)
 
 
 def payload_id(label: Label, text: str) -> str:

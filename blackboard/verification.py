@@ -7,7 +7,7 @@ from sqlalchemy import Select, exists, func, select
 
 from agentsys.blackboard.chain import GENESIS, commit_hash
 from agentsys.blackboard.commits import Commit
-from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.payloads import ERASED, stored_digest, text_digest
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import AnyRow
@@ -110,19 +110,21 @@ def _check_payloads(reader: LogReader) -> None:
 
 def _check_erasures(reader: LogReader, head: int) -> None:
     """Check that the log says of every value that was erased that it should be."""
-    newest: dict[tuple[str, str], int] = {}
-    for record in reader.query_at(Predicate(topic=ERASURES), head):
-        for topic, key, version in _versions_of(record):
-            newest[topic, key] = max(version, newest.get((topic, key), 0))
+    newest = recorded_versions(reader.query_at(Predicate(topic=ERASURES), head))
     erased = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.version, ENTRIES.c.valid_from).where(IS_ERASED)
     for row in reader.select(erased.order_by(ENTRIES.c.valid_from)):
         if newest.get((row.topic, row.key), 0) < row.version:
             raise ChainBroken(f"{reader.name}: a value that commit {row.valid_from} wrote is gone without a record.")
 
 
-def _versions_of(record: Entry) -> Iterable[tuple[str, str, int]]:
-    versions = record.value.get("versions") if isinstance(record.value, dict) else None
-    return [(topic, key, version) for topic, key, version in versions] if isinstance(versions, list) else []
+def recorded_versions(records: Iterable[Entry]) -> dict[Key, int]:
+    """Return up to which version records of erasures say that entries go, by address."""
+    newest: dict[Key, int] = {}
+    for record in records:
+        versions = record.value.get("versions") if isinstance(record.value, dict) else None
+        for topic, key, version in versions if isinstance(versions, list) else []:
+            newest[topic, key] = max(version, newest.get((topic, key), 0))
+    return newest
 
 
 def erased_values(reader: "Selecting") -> int:

@@ -62,6 +62,11 @@ def test_every_version_goes_and_the_log_proves_the_rest(board: Board, value: str
     assert board.verify() == 5
 
 
+def test_what_only_looks_erased_matches_no_more_than_it_says(board: Board) -> None:
+    put(board, "mallory", {"$erased": text_digest("true")})
+    assert board.query(Predicate(topic="people", equals={"paid": True})) == []
+
+
 def test_a_large_value_that_others_hold_stays_for_them(board: Board) -> None:
     put(board, "ann", LARGE)
     put(board, "bob", LARGE)
