@@ -6,11 +6,9 @@ The graph is one node in a loop; each superstep adds a message to a list beside 
 
 from __future__ import annotations
 
-import asyncio
 import operator
 import random
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final, TypedDict
 
@@ -31,21 +29,8 @@ def message(words: random.Random, name: str) -> dict[str, str]:
     return {"role": "ai", "id": name, "content": " ".join(words.choices(WORDS, k=MESSAGE_WORDS))}
 
 
-def supersteps(arm: Arm, threads: int, steps: int) -> Callable[[], float]:
-    """Return a measurement: supersteps a second of ``threads`` runs at once, with ``durability="sync"``."""
-
-    async def run() -> float:
-        async with arm.opened(arm.place()) as saver:
-            await _invoke(saver, "warm-up", 2)
-            start = time.perf_counter()
-            await asyncio.gather(*(_invoke(saver, f"thread {number}", steps) for number in range(threads)))
-            return threads * steps / (time.perf_counter() - start)
-
-    return lambda: asyncio.run(run())
-
-
-async def _invoke(saver: Saver, thread: str, steps: int) -> None:
-    """Run the graph for ``steps`` supersteps, and check that all of them counted."""
+async def supersteps(saver: Saver, thread: str, steps: int) -> None:
+    """Run the graph with ``durability="sync"`` for ``steps`` supersteps, and check that all of them counted."""
     from langgraph.graph import END, START, StateGraph
 
     words = random.Random(thread)

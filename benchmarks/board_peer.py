@@ -12,8 +12,7 @@ import asyncio
 import os
 import random
 import tempfile
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 
 from agentsys.benchmarks.board_graph import MEMORY, message, supersteps
-from agentsys.benchmarks.board_savers import Arm, Saver, postgres_arms, sqlite_arms
+from agentsys.benchmarks.board_savers import Arm, Saver, postgres_arms, sqlite_arms, steps_a_second
 from agentsys.benchmarks.harness import Bar, BenchResult, Options, interleave, median, other_cpu_share
 from agentsys.benchmarks.postgres_server import running_server
 
@@ -67,7 +66,7 @@ def _compare(figures: _Figures, arms: Sequence[Arm], options: Options) -> None:
             steps //= 10
         # Sixteen thousand steps are a long time already, and the peer's gigabytes of them.
         repeats = 2 if options.quick else options.repeats if steps < STEPS else 2 if threads == 1 else 1
-        taken = interleave({arm.name: _rate(arm, threads, steps) for arm in arms}, repeats)
+        taken = interleave({arm.name: steps_a_second(arm, threads, steps, walk) for arm in arms}, repeats)
         what = f"{steps:,} steps, {'1 thread' if threads == 1 else f'{threads} threads at once'}"
         figures.repetitions |= {f"{name}, {what}": values for name, values in taken.items()}
         our_rate, their_rate = (median(values) for values in taken.values())
@@ -86,25 +85,15 @@ def _compare_graphs(figures: _Figures, arms: Sequence[Arm], options: Options) ->
     steps, repeats = (FIRST_STEPS // 10, 2) if options.quick else (FIRST_STEPS, options.repeats)
     for threads in THREADS:
         what = f"graph supersteps/s, {steps:,} steps, {'1 thread' if threads == 1 else f'{threads} threads at once'}"
-        taken = interleave({arm.name: supersteps(arm, threads, steps) for arm in (*arms, MEMORY)}, repeats)
+        taken = interleave(
+            {arm.name: steps_a_second(arm, threads, steps, supersteps) for arm in (*arms, MEMORY)}, repeats
+        )
         figures.repetitions |= {f"{name}, {what}": values for name, values in taken.items()}
         ours, theirs, alone = (median(values) for values in taken.values())
         ratio = median([taken[arms[0].name][at] / taken[arms[1].name][at] for at in range(repeats)])
         figures.rows.append(
             [f"{what} (nothing stored: {alone:.0f})", arms[1].name, round(ours), round(theirs), f"{ratio:.2f}x"]
         )
-
-
-def _rate(arm: Arm, threads: int, steps: int) -> Callable[[], float]:
-    async def run() -> float:
-        async with arm.opened(arm.place()) as saver:
-            # The first statements are compiled once in a process's life.
-            await walk(saver, "warm-up", 2)
-            start = time.perf_counter()
-            await asyncio.gather(*(walk(saver, f"thread {number}", steps) for number in range(threads)))
-            return threads * steps / (time.perf_counter() - start)
-
-    return lambda: asyncio.run(run())
 
 
 def _grown(arm: Arm, steps: int) -> int:

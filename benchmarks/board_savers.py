@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,22 @@ class Arm:
     opened: Callable[[str], AbstractAsyncContextManager[Saver]]
     place: Callable[[], str]
     size: Callable[[str], int]
+
+
+def steps_a_second(
+    arm: Arm, threads: int, steps: int, walk: Callable[[Saver, str, int], Coroutine[Any, Any, None]]
+) -> Callable[[], float]:
+    """Return a measurement: steps a second where ``threads`` threads at once ``walk`` so many ``steps`` each."""
+
+    async def run() -> float:
+        async with arm.opened(arm.place()) as saver:
+            # The first statements are compiled once in a process's life.
+            await walk(saver, "warm-up", 2)
+            start = time.perf_counter()
+            await asyncio.gather(*(walk(saver, f"thread {number}", steps) for number in range(threads)))
+            return threads * steps / (time.perf_counter() - start)
+
+    return lambda: asyncio.run(run())
 
 
 def sqlite_arms(folder: Path) -> list[Arm]:
