@@ -8,7 +8,7 @@ from agentsys.benchmarks import board, board_team
 from agentsys.benchmarks.board_graph import MEMORY, supersteps
 from agentsys.benchmarks.board_load import agents_on, raw_seconds
 from agentsys.benchmarks.board_peer import walk
-from agentsys.benchmarks.board_savers import postgres_arms, sqlite_arms
+from agentsys.benchmarks.board_savers import postgres_arms, sqlite_arms, steps_a_second
 from agentsys.benchmarks.harness import Options
 from agentsys.benchmarks.postgres_server import running_server
 from agentsys.blackboard.board import Board
@@ -51,8 +51,8 @@ def test_every_saver_reads_back_what_was_put(database, number, server, tmp_path)
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_whole_graph_runs_over_every_saver(number, tmp_path):
-    assert supersteps(sqlite_arms(tmp_path)[number], 2, 3)() > 0
-    assert supersteps(MEMORY, 1, 3)() > 0
+    assert steps_a_second(sqlite_arms(tmp_path)[number], 2, 3, supersteps)() > 0
+    assert steps_a_second(MEMORY, 1, 3, supersteps)() > 0
 
 
 def test_idle_subscribers_are_there_and_end(tmp_path, monkeypatch):
