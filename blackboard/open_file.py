@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
@@ -269,15 +269,16 @@ class OpenFile:
             time.sleep(RETRY_SECONDS)
 
     def _lead(self) -> None:
-        try:
+        with ExitStack() as undone:
+            undone.callback(self._lock.stop_leading)
             led = LedFile(self._path, self._durability, self._lock.alive)
-            self._server = CommitServer(self._path, led)
-        except OSError as error:
-            self._lock.stop_leading()
-            raise BoardBusy(f"{self._path}: the commit socket cannot be served: {error}.") from error
-        except BaseException:
-            self._lock.stop_leading()
-            raise
+            undone.callback(led.close)
+            undone.callback(led.stop)
+            try:
+                self._server = CommitServer(self._path, led)
+            except OSError as error:
+                raise BoardBusy(f"{self._path}: the commit socket cannot be served: {error}.") from error
+            undone.pop_all()
         self._led = led
         self._lock.publish(self._server.leader)
 

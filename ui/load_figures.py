@@ -75,7 +75,7 @@ def residence_chips(residence: ResidenceDocument) -> list[Chip]:
         ahead = f", {residence.loads_ahead} ahead of a call" if residence.loads_ahead else ""
         facts.append(f"{count_text(residence.loads, 'load')}{ahead}")
     if residence.load_seconds is not None:
-        facts.append(f"loads in {duration_text(residence.load_seconds)}")
+        facts.append(f"the last load took {duration_text(residence.load_seconds)}")
     return [Chip(residence.state, _STATE_TONES.get(residence.state, "gray")), *(Chip(fact, "gray") for fact in facts)]
 
 

@@ -16,6 +16,8 @@ from agentsys.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.entries import Key
     from agentsys.blackboard.erasure import Erased
@@ -48,11 +50,17 @@ def erase(
         settings = settings_with(board_path=board).board
         with Board.open_read_only(settings.location) as opened:
             found = _found(opened, topic, key, shaped_by, derived=derived)
-        if dry_run or not found:
-            _report_found(found, as_json=as_json)
+        if dry_run:
+            if as_json:
+                print_json([{"topic": topic, "key": key} for topic, key in found])
+            else:
+                _print_counts(found, out)
+            return
+        if not found:
+            _report(None, as_json=as_json)
             return
         if not yes:
-            _report_found(found, as_json=False)
+            _print_counts(found, err)
             typer.confirm("Erase this for good?", abort=True, err=True)
         with Board.open(settings.location, durability=settings.durability) as opened:
             _report(_erased(opened, found, reason), as_json=as_json)
@@ -88,17 +96,18 @@ def _shrink(board: Board) -> None:
         err.print("PostgreSQL keeps traces until its tables are vacuumed, and in its logs as long as those are kept.")
 
 
-def _report_found(found: Sequence[Key], *, as_json: bool) -> None:
-    if as_json:
-        print_json([{"topic": topic, "key": key} for topic, key in found])
-        return
+def _print_counts(found: Sequence[Key], console: Console) -> None:
     counts = Counter(topic for topic, _ in found)
-    print_table(["topic", "entries"], [[topic, count] for topic, count in sorted(counts.items())])
+    print_table(["topic", "entries"], [[topic, count] for topic, count in sorted(counts.items())], console=console)
 
 
-def _report(erased: Erased, *, as_json: bool) -> None:
+def _report(erased: Erased | None, *, as_json: bool) -> None:
     if as_json:
-        print_json({"entries": erased.entries, "values": erased.values, "commit": erased.seq})
+        values, entries, commit = (0, 0, None) if erased is None else (erased.values, erased.entries, erased.seq)
+        print_json({"entries": entries, "values": values, "commit": commit})
+        return
+    if erased is None:
+        out.print("there is nothing to erase")
         return
     out.print(
         f"erased {erased.values:,} values of {erased.entries:,} entries, on record in commit {erased.seq:,}",

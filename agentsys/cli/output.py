@@ -61,14 +61,16 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """Write a table on stdout; cells are shown as they are, markup characters included."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None, console: Console = out
+) -> None:
+    """Write a table, by default on stdout; cells are shown as they are, markup characters included."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
-    out.print(table)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agentsys.blackboard.board import Board
@@ -275,3 +276,14 @@ def test_two_storages_of_one_file_share_its_writer(path: Path) -> None:
         one.close()
         assert two.begin_epoch() == two.epoch + 1
         two.close()
+
+
+def test_who_cannot_serve_a_file_lets_go_of_it(path: Path) -> None:
+    socket = path.with_name(f"{path.name}.sock")
+    socket.mkdir()
+    with pytest.raises(BoardBusy, match="commit socket"):
+        Board.open(path)
+    assert not [one for one in psutil.Process().open_files() if one.path.startswith(str(path))]
+    assert not [thread for thread in threading.enumerate() if thread.name == "agentsys-file"]
+    socket.rmdir()
+    fill(path, "notes")

@@ -67,4 +67,11 @@ def test_all_of_the_board_is_not_what_nothing_said_means(board: Path) -> None:
     told = run("erase", "--yes", "--board", board)
     assert told.exit_code != 0 and "not said what to erase" in told.output
     nothing = run("erase", "people", "nobody", "--yes", "--board", board, "--json")
-    assert nothing.exit_code == 0 and json.loads(nothing.stdout) == []
+    assert nothing.exit_code == 0 and json.loads(nothing.stdout) == {"entries": 0, "values": 0, "commit": None}
+
+
+def test_what_it_asks_does_not_mix_with_its_json(board: Path) -> None:
+    told = run("erase", "people", "--json", "--board", board, typed="y\n")
+    # The runner, unlike a terminal, shows on stdout what is typed.
+    assert json.loads(told.stdout.removeprefix(" y\n"))["values"] == 2
+    assert "people" in told.stderr

@@ -115,7 +115,7 @@ def test_what_was_loaded_ahead_and_what_is_expected_next_is_told():
         "2,048 MiB of the GPU",
         "next call expected in 2 min 10 s",
         "12 loads, 3 ahead of a call",
-        "loads in 4.5 s",
+        "the last load took 4.5 s",
     ]
     quiet = {
         "state": "not loaded",
