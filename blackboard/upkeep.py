@@ -119,6 +119,17 @@ class EndLease:
 
 
 @dataclass(frozen=True, slots=True)
+class EndSubscription:
+    """End a durable subscription, for which nothing is kept any more."""
+
+    name: str
+
+    def run(self, connection: Connection) -> bool:
+        """Return whether there was one."""
+        return _delete(connection, CURSORS, CURSORS.c.name == self.name) > 0
+
+
+@dataclass(frozen=True, slots=True)
 class EraseValues:
     """Erase what the entries at these addresses held, up to the version that is named with each."""
 

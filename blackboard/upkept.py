@@ -1,11 +1,11 @@
-"""What keeps a board whole and small: leases of its past, compaction, verification."""
+"""What keeps a board whole and small: leases of its past, subscriptions, compaction, verification."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from sqlalchemy import Select
+from sqlalchemy import Select, select
 
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.compaction import Keep, Pin, Plan, compact
@@ -13,11 +13,13 @@ from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.erasure import Erased, erase
 from agentsys.blackboard.leases import SnapshotLease
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.rows import AnyRow
+from agentsys.blackboard.rows import AnyRow, cursor_from_row
+from agentsys.blackboard.schema import CURSORS
 from agentsys.blackboard.sharing import SharedCommitter
 from agentsys.blackboard.shrinking import FileSize, NoFileToShrink
-from agentsys.blackboard.storage import BoardState, Maintenance, Reader
+from agentsys.blackboard.storage import BoardState, CursorState, Maintenance, Reader
 from agentsys.blackboard.transactions import Transaction
+from agentsys.blackboard.upkeep import EndSubscription
 
 
 class Maintained(Protocol):
@@ -66,6 +68,17 @@ class UpkeptBoard(ABC):
         if not isinstance(committer, SharedCommitter):
             raise NoFileToShrink("The board is in PostgreSQL, or in a file that goes when it is closed.")
         return committer.shrink().result()
+
+    def subscriptions(self) -> list[CursorState]:
+        """Return the durable subscriptions as they are stored, by name."""
+        return [cursor_from_row(row) for row in self.select(select(CURSORS).order_by(CURSORS.c.name))]
+
+    def unsubscribe(self, name: str) -> bool:
+        """End the durable subscription ``name``, for which compactions keep nothing then; return whether there was one.
+
+        Whoever goes on using it gets :class:`SubscriptionMismatch`.
+        """
+        return bool(self.maintain(EndSubscription(name)))
 
     def state(self) -> BoardState:
         """Return head, hash, epoch and horizon as they are stored now."""

@@ -47,8 +47,8 @@ class BatchState:
         return self._effects.get(effect_id)
 
     def position(self, subscription: str) -> int:
-        """Return the cursor of a subscription; 0 if it does not exist."""
-        return self._positions.get(subscription, 0)
+        """Return the cursor of a subscription; -1, at which nobody polled it, if it does not exist."""
+        return self._positions.get(subscription, -1)
 
     def changes(self, after: int, predicate: Predicate) -> list[Change]:
         """Return the changes made by commits after ``after`` that concern ``predicate``, oldest first."""

@@ -102,6 +102,8 @@ def _report(made: Plan, sizes: Sizes | None, *, dry_run: bool, as_json: bool) ->
     )
     for pin in made.pins:
         out.print(f"kept from commit {pin.seq:,} on for {pin.what}", highlight=False, markup=False)
+    if any(pin.what.startswith("subscription ") for pin in made.pins):
+        out.print("`agentsys board unsubscribe` ends a subscription that nobody uses any more")
     if sizes is not None:
         before, after = (size / 2**20 for size in sizes)
         out.print(

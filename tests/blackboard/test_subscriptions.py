@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentsys.blackboard.board import Board, ReadOnlyBoard
+from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict, CursorConflict
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardClosed
@@ -197,3 +198,34 @@ def test_a_waiting_subscription_ends_with_the_board(tmp_path):
         board.close()
         with pytest.raises(BoardClosed):
             waiting.result(10)
+
+
+def test_an_ended_subscription_is_gone_for_who_still_uses_it(board: Board) -> None:
+    post(board, "a")
+    subscription = board.subscribe("worker", TASKS)
+    board.subscribe("other", Predicate(topic="other"))
+    assert [one.name for one in board.subscriptions()] == ["other", "worker"]
+    (commit,) = subscription.poll()
+    assert board.unsubscribe("worker")
+    assert not board.unsubscribe("worker")
+    assert [one.name for one in board.subscriptions()] == ["other"]
+    late = board.begin("worker")
+    late.put("done", "a", 1, type="done")
+    late.advance(subscription, commit.seq)
+    with pytest.raises(Conflict):
+        board.commit(late)
+    with pytest.raises(SubscriptionMismatch, match="does not exist"):
+        subscription.poll()
+    assert board.get("done", "a") is None
+    assert board.subscribe("worker", Predicate(topic="other")).position == 0
+
+
+def test_what_an_ended_subscription_had_not_handled_is_compacted(board: Board) -> None:
+    post(board, "a")
+    board.subscribe("forgotten", TASKS, after=0)
+    for _ in range(5):
+        post(board, "a")
+    assert board.compact(Keep()).horizon == 0
+    board.unsubscribe("forgotten")
+    assert board.compact(Keep()).horizon == 6
+    assert board.verify() == board.head
