@@ -37,7 +37,7 @@ class Finding:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Check Python, packages, settings, models, board, containment, secrets, disk and compiler; exit 1 on a fault."""
+    """Check Python, packages, settings, models, board, containment, queries, secrets and disk; exit 1 on a fault."""
     with reported_errors(as_json=as_json):
         settings = load_settings().settings
         findings = [check(settings) for check in CHECKS]
@@ -197,6 +197,18 @@ def check_containment(_: Settings) -> Finding:
     return Finding("containment", "ok", detail)
 
 
+def check_queries(_: Settings) -> Finding:
+    """Questions about data files need a database that works behind the walls."""
+    from agentsys.errors import LakeError
+    from agentsys.lake.queries.sandbox import QuerySandbox
+
+    try:
+        QuerySandbox(()).run("SELECT 42 AS answer")
+    except LakeError as error:
+        return Finding("queries", "fault", error.message, "Questions about data files cannot be answered here.")
+    return Finding("queries", "ok", "DuckDB answers behind these walls")
+
+
 def check_secrets(settings: Settings) -> Finding:
     """The secrets that tools may be given are where the settings say."""
     from agentsys.secrets import SecretUnavailable, declared_in
@@ -232,6 +244,7 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     check_adapters,
     check_board,
     check_containment,
+    check_queries,
     check_secrets,
     check_disk,
 )

@@ -14,6 +14,7 @@ from typing import Final
 
 from agentsys.containment import seccomp
 from agentsys.containment.confine import landlock_version
+from agentsys.containment.control_groups import limit_files
 from agentsys.errors import RunError
 
 LEAST_LANDLOCK: Final = 3
@@ -90,14 +91,14 @@ def walls_here() -> Walls:
 
 
 def interpreter_files() -> tuple[list[Path], list[Path]]:
-    """Return the files that this Python and its libraries are made of, and the devices that they use."""
+    """Return the files that this Python and its libraries are made of or ask, and the devices that they use."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     found = [Path(sysconfig.get_paths()[name]) for name in names]
     libraries = sysconfig.get_config_var("LIBDIR")
     found += [Path(libraries)] if libraries else []
     found += [Path(sys.executable), Path(sys.executable).resolve(), Path(sys.prefix) / "pyvenv.cfg"]
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"]
-    found += map(Path, system)
+    found += [*map(Path, system), *limit_files()]
     devices = [Path("/dev") / name for name in ("null", "zero", "random", "urandom")]
     return sorted({path for path in found if path.exists()}), [path for path in devices if path.exists()]
 

@@ -16,10 +16,13 @@ from typer.testing import CliRunner
 import agentsys.ui
 from agentsys.blackboard.board import Board
 from agentsys.cli.app import app as cli
+from agentsys.cli.doctor import check_queries
+from agentsys.lake.queries import sandbox
 from agentsys.runs import list_runs
 from agentsys.serving.weights import pull as pull_module
 from agentsys.serving.weights.errors import UnknownModelError
 from agentsys.serving.weights.progress import ProgressListener, PullProgress
+from agentsys.settings import Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -284,7 +287,14 @@ def test_a_second_process_writes_the_board_beside_the_first(run: Run, tmp_path: 
 def test_doctor_reports_each_part(run: Run) -> None:
     done = run("doctor", "--json")
     subjects = {finding["subject"] for finding in json.loads(done.stdout)}
-    assert {"python", "subpackages", "torch", "native kernels", "model", "board", "disk"} <= subjects
+    assert {"python", "subpackages", "torch", "native kernels", "model", "board", "queries", "disk"} <= subjects
+
+
+def test_doctor_says_that_no_query_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_queries(Settings()).state == "ok"
+    monkeypatch.setattr(sandbox, "_WORKER", ("-c", "raise SystemExit(3)"))
+    found = check_queries(Settings())
+    assert found.state == "fault" and "status 3" in found.detail
 
 
 MODELS = """
