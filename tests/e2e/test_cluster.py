@@ -6,44 +6,26 @@ done twice, and the board verifies.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from agentsys import topics
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.effects import EffectState
-from agentsys.blackboard.predicates import Predicate
 from agentsys.runs import list_runs
-from agentsys.serving.client import ServingClient
 from agentsys.serving.launcher import LocalFleet, ServerProcess, ServerSpec
-from agentsys.serving.models import EngineOptions, engine_factory
-from agentsys.serving.requests import GenerateRequest, Message
 
 # The databases of the board's own tests, and the weights of the engines'.
 from tests.blackboard.conftest import postgres_board, postgres_url  # noqa: F401
+from tests.e2e.cluster import RUNS, SMALL, Answers, Cluster, answers_of, ended, kill, wait_until
 from tests.serving.conftest import smollm2_dir  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
-
-FLOW = Path(__file__).with_name("cluster_flow.py")
-MAIN = [sys.executable, "-c", "from agentsys.cli.app import main; main()"]
-SMALL = {"AGENTSYS_MODEL__KV_CACHE_MIB": "64", "AGENTSYS_MODEL__THREADS": "1"}
-RUNS = 6
-CALLS = 3
-Answers = dict[tuple[int, int], str]
 
 
 def free_port() -> int:
@@ -73,97 +55,8 @@ def replicas(fleet: LocalFleet) -> list[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def expected(fleet: LocalFleet) -> Answers:
-    """What the model says to every question, asked of one server, one at a time."""
-
-    async def ask() -> Answers:
-        client = ServingClient({"m": engine_factory(fleet.processes[0].url, EngineOptions())}, "m")
-        answers = {}
-        for number in range(RUNS):
-            for call in range(CALLS):
-                prompt = [Message("user", flow_module().question(number, call))]
-                answers[number, call] = (await client.generate(GenerateRequest(prompt, flow_module().SAMPLING))).text
-        await client.close()
-        return answers
-
-    return asyncio.run(ask())
-
-
-def flow_module():
-    os.environ.setdefault("CLUSTER_LEDGER", os.devnull)
-    from tests.e2e import cluster_flow
-
-    return cluster_flow
-
-
-@dataclass
-class Cluster:
-    """What its commands see of it: a board, a ledger, and the model by one or more addresses."""
-
-    board: str
-    ledger: Path
-    models: list[str]
-    stack: ExitStack
-
-    def command(self, *arguments: str) -> subprocess.Popen[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")}
-        first, *others = self.models
-        environment = {
-            **kept,
-            "AGENTSYS_BOARD__URL": self.board,
-            "AGENTSYS_MODEL__NAME": first,
-            "AGENTSYS_MODEL__REPLICAS": ",".join(others),
-            "CLUSTER_LEDGER": str(self.ledger),
-            "NO_COLOR": "1",
-        }
-        process = self.stack.enter_context(
-            subprocess.Popen(
-                [*MAIN, *arguments],
-                cwd=self.ledger.parent,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
-        self.stack.callback(process.kill)
-        return process
-
-    def enqueue(self) -> None:
-        for number in range(RUNS):
-            ended(self.command("run", str(FLOW), "--input", str(number), "--enqueue"))
-
-    def work(self) -> subprocess.Popen[str]:
-        return self.command("work", str(FLOW), "--drain")
-
-    def lines(self) -> list[str]:
-        return self.ledger.read_text().splitlines()
-
-    def wait_for_lines(self, count: int) -> None:
-        wait_until(lambda: len(self.lines()) >= count)
-
-    def faults(self, expected: Answers) -> list[str]:
-        """Return what is missing, wrong or doubled of all runs, after verifying the board."""
-        with Board.open_read_only(self.board) as board:
-            board.verify()
-            records = list_runs(board)
-            found = [f"run {one.input} is {one.status}: {one.failure}" for one in records if one.status != "done"]
-            values = {one.input: one.value for one in records}
-            if values != {number: [expected[number, call] for call in range(CALLS)] for number in range(RUNS)}:
-                found.append(f"other answers of runs: {values}")
-            notes = {entry.key: (entry.version, entry.value) for entry in board.query(Predicate(topic="answers"))}
-            if notes != {f"{number}.{call}": (1, text) for (number, call), text in expected.items()}:
-                found.append(f"other answers on the board: {notes}")
-            for one in records:
-                kinds = Counter(entry.value["kind"] for entry in board.query(Predicate(topic=topics.steps(one.run))))
-                if kinds["generate"] != CALLS:
-                    found.append(f"run {one.input} has {kinds['generate']} answers on record")
-            effects = [effect.state for effect in board.effects()]
-        if effects != [EffectState.SUCCEEDED] * (RUNS * CALLS):
-            found.append(f"other effects: {effects}")
-        noted = Counter(line.split()[0] for line in self.lines())
-        if noted != Counter(f"{number}.{call}" for number, call in expected):
-            found.append(f"the ledger has {noted}")
-        return found
+    """What the model says to every question."""
+    return answers_of(fleet.processes[0].url)
 
 
 @pytest.fixture
@@ -172,24 +65,6 @@ def cluster(postgres_board: str, tmp_path: Path, replicas: list[ServerProcess]) 
     ledger.touch()
     with ExitStack() as stack:
         yield Cluster(postgres_board, ledger, [one.url for one in replicas], stack)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
-    return output
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def models_of(url: str) -> list[dict]:

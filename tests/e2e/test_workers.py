@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import signal
 import subprocess
@@ -20,11 +19,11 @@ import pytest
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectState
-from agentsys.blackboard.predicates import Predicate
 from agentsys.runs import list_runs
 
 # The databases of the board's own tests.
 from tests.blackboard.conftest import location, postgres_board, postgres_url  # noqa: F401
+from tests.e2e.cluster import leases, taken_from
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
 Launch = Callable[..., subprocess.Popen[str]]
@@ -120,22 +119,6 @@ def wait_for_effects(folder: Path, count: int) -> None:
     while sum(len(path.read_text().splitlines()) for path in folder.glob("*.ledger")) < count:
         assert time.monotonic() < deadline, "the workers do nothing"
         time.sleep(0.002)
-
-
-def leases(board_at: str) -> dict[str, tuple[int, int]]:
-    """Return the version and the holder of each run's lease."""
-    with Board.open_read_only(board_at) as board:
-        found = board.query(Predicate(topic=topics.LEASES))
-        values: dict[str, Any] = {entry.key: entry.value for entry in found}
-        return {entry.key: (entry.version, values[entry.key]["held_by"]) for entry in found}
-
-
-def taken_from(board_at: str) -> set[int]:
-    """Return the openings of the board that another took a run from, which they had not given back."""
-    with Board.open_read_only(board_at) as board:
-        histories = [[*board.history(topics.LEASES, run)] for run in leases(board_at)]
-    holders = [[entry.value["held_by"] for entry in sorted(history, key=lambda e: e.version)] for history in histories]
-    return {held for each in holders for held, then in itertools.pairwise(each) if held and then not in (0, held)}
 
 
 @pytest.mark.parametrize(
