@@ -13,6 +13,7 @@ from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict,
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
@@ -27,8 +28,8 @@ from agentsys.tools import to_json
 
 MAX_ATTEMPTS = 5
 
-FATAL = (ReplayDivergence, RecordEnded, LeaseLost)
-"""Errors that are about the execution as a whole, never an agent's own failure."""
+FATAL = (ReplayDivergence, RecordEnded, LeaseLost, BoardUnreachable)
+"""Errors that are about the execution as a whole, never an agent's own failure: some other time it may go on."""
 
 
 @dataclass(frozen=True, slots=True)

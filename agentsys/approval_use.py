@@ -16,6 +16,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import EffectClass, EffectIntent
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.decisions import DecisionRecord
 from agentsys.errors import AgentsysError, RunError
 from agentsys.gateway import Allow, AllowCall, AskCall, Decision, Deny, Gateway, PolicyDenied
@@ -74,6 +75,9 @@ async def judged(board: Board, gateway: Gateway, asked: Step, approval: Approval
         if approval.status in REFUSED:
             return Used(refusal(approval))
         return await _call(gateway, approval) if approval.kind == "call" else Used(Allow(approval.status))
+    except BoardUnreachable:
+        # That says nothing about the word.
+        raise
     except Exception as error:
         return Used(Deny("error-in-check", f"{type(error).__name__}: {error}"))
 

@@ -99,7 +99,7 @@ class Journal:
         self.board = board
         self.run = run
         self.mode = mode
-        self._lease = lease
+        self.lease = lease
         self._steps: dict[str, Step] = {}
         self._attempts: dict[str, int] = {}
         for entry in board.query(Predicate(topic=topics.steps(run))):
@@ -122,8 +122,8 @@ class Journal:
     def begin(self, principal: str, audience: Readers | None = None) -> Transaction:
         """Return a transaction of the run; with an ``audience`` it sees only what all of that may read."""
         transaction = self.board.begin(principal, run=self.run, audience=audience)
-        if self._lease is not None:
-            transaction.guard(self._lease)
+        if self.lease is not None:
+            transaction.guard(self.lease)
         return transaction
 
     def write(

@@ -192,7 +192,10 @@ class ToolCalling(BoardAccess):
 
     async def _carried_out(self, tool: Tool, effect: Effect, turn: Turn | None = None) -> Effect:
         scope = self._scope
-        return await carry_out(scope.board, tool, effect, replaying=scope.replaying, turn=turn, secrets=scope.secrets)
+        lease, replaying = scope.journal.lease, scope.replaying
+        return await carry_out(
+            scope.board, tool, effect, replaying=replaying, turn=turn, secrets=scope.secrets, lease=lease
+        )
 
     @contextmanager
     def _delivering_doubt(self, tool: Tool, label: Label) -> Iterator[None]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import Effect, EffectClass, EffectState
-from agentsys.blackboard.entries import Json, canonical_json
+from agentsys.blackboard.entries import Entry, Json, canonical_json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.storage import BoardUnreachable
+from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.errors import AgentsysError, RunError
 from agentsys.journal import RecordEnded, submit
@@ -20,6 +26,11 @@ from agentsys.settling import to_be_redone
 from agentsys.tools import Tool, ToolError, to_json
 
 INTERRUPTED: Final = "the caller was cancelled"
+POLL_SECONDS: Final = 0.2
+LATEST_OUTCOME_SECONDS: Final = 60.0
+"""How long after a call of another process its outcome may be on its way to the board."""
+
+_log = logging.getLogger(__name__)
 
 
 class ToolFailed(RunError):
@@ -51,8 +62,12 @@ async def carry_out(
     replaying: bool,
     turn: Turn | None = None,
     secrets: Secrets = NO_SECRETS,
+    lease: Entry | None = None,
 ) -> Effect:
     """Bring an intended effect to its outcome, unless the record has it already.
+
+    It begins only while ``lease``, if there is one, is the newest of its run. What another living process began, which
+    had the run before, is waited for. Starts and outcomes wait for a board that cannot be reached.
 
     An effect that was started and has no outcome belongs to a process that died, one that was interrupted to a caller
     that was cancelled: a repeatable one is done again under the same idempotency key, a queryable one is asked about,
@@ -64,13 +79,28 @@ async def carry_out(
         return effect
     if replaying:
         raise RecordEnded(f"The call {effect.intent.id} of {tool.name} has no recorded outcome.")
-    if board.begun_by_the_living(effect):
-        raise EffectInDoubt(
-            f"The call {effect.intent.id} of {tool.name} was begun by a live process and has not ended."
-        )
+    if effect.state is EffectState.STARTED:
+        effect = await _left_by_the_living(board, tool, effect)
+        if effect.state is not EffectState.STARTED:
+            return await carry_out(board, tool, effect, replaying=False, turn=turn, secrets=secrets, lease=lease)
     if again or effect.state is EffectState.INTENDED or tool.effect_class.repeatable:
-        return await _dispatch(board, tool, effect, secrets, turn)
-    return await _recover(board, tool, effect, secrets)
+        return await _dispatch(board, tool, effect, secrets, turn, lease=lease)
+    return await _recover(board, tool, effect, secrets, lease)
+
+
+async def _left_by_the_living(board: Board, tool: Tool, effect: Effect) -> Effect:
+    """Return the effect once the other process that carries it out has ended it, or has ended itself."""
+    deadline = time.monotonic() + tool.timeout + LATEST_OUTCOME_SECONDS
+    while await asyncio.to_thread(board.begun_by_the_living, effect):
+        if effect.epoch == board.epoch or time.monotonic() > deadline:
+            raise EffectInDoubt(
+                f"The call {effect.intent.id} of {tool.name} was begun by a live process and has not ended."
+            )
+        await asyncio.sleep(POLL_SECONDS)
+        known = await asyncio.to_thread(board.effect, effect.id)
+        assert known is not None, "what is on record stays there"
+        effect = known
+    return effect
 
 
 def _interrupted(effect: Effect) -> bool:
@@ -99,7 +129,7 @@ def label_of(effect: Effect) -> Label:
     return effect.result_label or effect.intent.label
 
 
-async def _recover(board: Board, tool: Tool, effect: Effect, secrets: Secrets) -> Effect:
+async def _recover(board: Board, tool: Tool, effect: Effect, secrets: Secrets, lease: Entry | None = None) -> Effect:
     """Settle what a dead process or a cancelled caller left behind; a queryable call that never happened is made."""
     label = effect.intent.label
     if tool.effect_class is not EffectClass.QUERYABLE or tool.query is None:
@@ -115,7 +145,7 @@ async def _recover(board: Board, tool: Tool, effect: Effect, secrets: Secrets) -
         reason = f"the process died during the call, and asking about it failed: {_reason(error, secrets)}"
         return await _finish(board, effect, "in_doubt", {"error": reason}, _failure_label(tool, label))
     if found is None:
-        return await _dispatch(board, tool, effect, secrets, never_happened=True)
+        return await _dispatch(board, tool, effect, secrets, never_happened=True, lease=lease)
     return await _conclude(board, tool, effect, found, secrets)
 
 
@@ -127,14 +157,21 @@ async def _dispatch(
     turn: Turn | None = None,
     *,
     never_happened: bool = False,
+    lease: Entry | None = None,
 ) -> Effect:
     key, arguments, label = effect.intent.id, effect.intent.arguments, effect.intent.label
-    starting = board.begin("runtime", run=effect.intent.run)
-    if never_happened:
-        # In one commit with the new start: alone on record, this failure would be the call's outcome.
-        starting.finish_effect(key, "failed", {"error": "never happened"}, label)
-    starting.start_effect(key)
-    await submit(board, starting)
+
+    def start() -> Transaction:
+        starting = board.begin("runtime", run=effect.intent.run)
+        if lease is not None:
+            starting.guard(lease)
+        if never_happened:
+            # In one commit with the new start: alone on record, this failure would be the call's outcome.
+            starting.finish_effect(key, "failed", {"error": "never happened"}, label)
+        starting.start_effect(key)
+        return starting
+
+    await _surely(board, start)
     try:
         with stray_cancellation_as_error():
             returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key, secrets)
@@ -193,8 +230,22 @@ def _labelled(tool: Tool, returned: Any, label: Label) -> tuple[Json, Label]:
 async def _finish(
     board: Board, effect: Effect, outcome: Any, result: Json, label: Label, turn: Turn | None = None
 ) -> Effect:
-    finishing = board.begin("runtime", run=effect.intent.run)
-    finishing.finish_effect(effect.id, outcome, result, label)
-    if turn is not None and isinstance(result, dict):
-        turn.keep(finishing, result["value"], label)
-    return (await submit(board, finishing)).effects[-1]
+    def finish() -> Transaction:
+        finishing = board.begin("runtime", run=effect.intent.run)
+        finishing.finish_effect(effect.id, outcome, result, label)
+        if turn is not None and isinstance(result, dict):
+            turn.keep(finishing, result["value"], label)
+        return finishing
+
+    return (await _surely(board, finish)).effects[-1]
+
+
+async def _surely(board: Board, prepare: Callable[[], Transaction]) -> Commit:
+    """Commit what ``prepare`` returns, however long the board is out of reach: nobody else knows what is in it."""
+    prepared: Transaction | None = None
+    while True:
+        try:
+            prepared = prepared or prepare()
+            return await submit(board, prepared)
+        except BoardUnreachable:
+            _log.exception("the board is out of reach for a call of a tool")

@@ -53,17 +53,20 @@ class PostgresServer:
         """What the cluster takes on the disk."""
         return sum(path.stat().st_size for path in self._data.rglob("*") if path.is_file())
 
+    def admit(self, rule: str) -> None:
+        """Add a line to ``pg_hba.conf``: who may connect from where, and how they prove who they are."""
+        with (self._data / "pg_hba.conf").open("a", encoding="utf-8") as rules:
+            rules.write(f"{rule}\n")
+
     def start(self, options: str = "") -> None:
-        """Start, and wait until the server takes connections, recovery included."""
+        """Start with ``options`` of the server's command, and wait until it takes connections, recovery included."""
         import psycopg
 
         # A child of our own, so that a killed one is reaped at once: its number in the lock file must be free.
         command = [str(self._programs / "postgres"), "-D", str(self._data), "-h", "", "-k", str(self._folder)]
         command += options.split()
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, *options.split()], stdout=log, stderr=log, user=self._user, cwd="/"
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd="/")
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:

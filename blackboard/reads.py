@@ -210,7 +210,10 @@ class SqlReader:
             with self._connection() as connection:
                 return connection.execute(statement, parameters or {}).all()
 
-        return self._database.patiently(read)
+        return self._patiently(read)
+
+    def _patiently(self, operation: Callable[[], _T]) -> _T:
+        return self._database.patiently(operation)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

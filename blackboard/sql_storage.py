@@ -47,11 +47,13 @@ class SqlStorage(SqlReader, ABC):
         self._recent = RecentHeads()
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        return self.remembered(topic, key, at) or super().version_at(topic, key, at)
+
+    def remembered(self, topic: str, key: str, at: int) -> Entry | None:
+        """Return the version at a commit, if that was written here and not long ago."""
         recent = self._recent.get((topic, key))
         # Beyond what this object wrote, another process may have led and written.
-        if recent is not None and recent.seq <= at <= self._recent.newest:
-            return recent
-        return super().version_at(topic, key, at)
+        return recent if recent is not None and recent.seq <= at <= self._recent.newest else None
 
     def heads(self, keys: Collection[Key], *, values: bool = True) -> dict[Key, Entry]:
         if values:

@@ -31,20 +31,38 @@ _LINK_OPTIONS: Final = " ".join(
 PATIENCE_SECONDS: Final = 30.0
 """How long an operation outlives the loss of the database: a restart with recovery takes a few seconds."""
 RETRY_SECONDS: Final = 0.1
+CONNECT_SECONDS: Final = 5
+SILENCE_SECONDS: Final = 10
+"""After how long a peer counts as gone that vanished without a word."""
+LONGEST_SECONDS: Final = PATIENCE_SECONDS + SILENCE_SECONDS + CONNECT_SECONDS
+"""How long an operation lasts at most where the database does not come back: its last try ends late."""
 
 _T = TypeVar("_T")
 _KEEPALIVE: Final = {
     # A peer that vanished without a word is noticed within seconds, not hours.
-    "connect_timeout": 5,
+    "connect_timeout": CONNECT_SECONDS,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": SILENCE_SECONDS * 1000,
 }
+_PEER: Final = " ".join(
+    f"-c {setting}"
+    for setting in (
+        # The same for the server: it else keeps the locks of a client that vanished in a transaction for two hours.
+        "tcp_keepalives_idle=5",
+        "tcp_keepalives_interval=2",
+        "tcp_keepalives_count=3",
+        f"tcp_user_timeout={SILENCE_SECONDS}s",
+        # One that hangs there is connected all the same.
+        f"idle_in_transaction_session_timeout={PATIENCE_SECONDS:.0f}s",
+    )
+)
 _BY_CLASS: Final[dict[str, type[BoardError]]] = {"08": BoardUnreachable, "53": BoardFull, "XX": BoardCorrupt}
 _BY_STATE: Final[dict[str, type[BoardError]]] = {
     "53300": BoardUnreachable,
     "54000": InvalidName,
+    "25P03": BoardUnreachable,
     "57P01": BoardUnreachable,
     "57P02": BoardUnreachable,
     "57P03": BoardUnreachable,
@@ -115,7 +133,7 @@ def connect(address: Address, options: str = "") -> Driver:
     """Return a connection of the driver's own, in autocommit mode; ``options`` are those of the server's command."""
     arguments: dict[str, Any] = address.url.translate_connect_args(username="user", database="dbname")
     arguments |= {**_KEEPALIVE, **address.url.query, "application_name": "agentsys"}
-    arguments["options"] = f"{address.url.query.get('options', '')} {options}"
+    arguments["options"] = f"{_PEER} {address.url.query.get('options', '')} {options}"
     return psycopg.connect(**arguments, autocommit=True)
 
 
@@ -131,7 +149,7 @@ def _engine(address: Address, options: str, *, pool_size: int) -> Engine:
         connect_args={
             **_KEEPALIVE,
             "application_name": "agentsys",
-            "options": f"{given} -c search_path={address.schema} {options}",
+            "options": f"{_PEER} {given} -c search_path={address.schema} {options}",
         },
     )
 

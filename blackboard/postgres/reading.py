@@ -32,4 +32,4 @@ class PostgresReader(SqlReader):
             raise BoardClosed(f"{self._database.name} was closed.")
         text, defaults = found
         given = {**defaults, **(parameters or {})}
-        return self._database.patiently(lambda: self._database.reads.rows(text, given))
+        return self._patiently(lambda: self._database.reads.rows(text, given))

@@ -67,7 +67,8 @@ class LeasedReader(PostgresReader):
 
     def version_at(self, topic: str, key: str, at: int) -> Entry | None:
         storage = self.storage
-        return super().version_at(topic, key, at) if storage is None else storage.version_at(topic, key, at)
+        remembered = None if storage is None else storage.remembered(topic, key, at)
+        return remembered or super().version_at(topic, key, at)
 
 
 def open_for_reading(location: str) -> SqlReader:
@@ -249,11 +250,12 @@ class LeasedCommitter:
         while not self._finished:
             self._wake.wait(max(0.0, self._next_due() - time.monotonic()))
             self._wake.clear()
+            began = time.monotonic()
             try:
                 self._step()
                 lost_since = None
             except BoardError as error:
-                lost_since = lost_since or time.monotonic()
+                lost_since = lost_since or began
                 if time.monotonic() - lost_since > PATIENCE_SECONDS:
                     for name in list(self._pending):
                         self._settle(name, error)

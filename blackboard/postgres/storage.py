@@ -1,8 +1,8 @@
 """The board's storage in PostgreSQL: one round trip for a group of commits, refused to all but the leader."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Table, func, inspect, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -38,6 +38,8 @@ from agentsys.blackboard.storage import (
     StaleEpoch,
     StorageFailed,
 )
+
+_T = TypeVar("_T")
 
 _FENCE: Final = (
     "led AS (UPDATE board SET head = %s, head_hash = %s WHERE leader = %s AND head = %s RETURNING id)",
@@ -147,7 +149,11 @@ class PostgresStorage(SqlStorage, PostgresReader):
 
     def _stored_heads(self, keys: Collection[Key]) -> Iterable[Entry]:
         wanted = records([{"topic": topic, "key": key} for topic, key in keys])
-        return map(entry_from_row, self._postgres.patiently(lambda: self._link.rows(_HEADS, (wanted,))))
+        return map(entry_from_row, self._link.rows(_HEADS, (wanted,)))
+
+    def _patiently(self, operation: Callable[[], _T]) -> _T:
+        # What is undecided here is tried again, and for how long, by whoever submitted it.
+        return operation()
 
     def _store(self, rows: BatchRows) -> None:
         parts = tuple(

@@ -12,12 +12,17 @@ import pytest
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass, EffectIntent
+from agentsys.blackboard.labels import BOTTOM, NOBODY
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.context import Context
-from agentsys.leases import LeaseLost, RunBusy
+from agentsys.leases import LeaseLost, RunBusy, give_back
 from agentsys.runs import RunRecord
 from agentsys.runtime import RunExists, Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
+from agentsys.tool_calls import POLL_SECONDS, carry_out
+from agentsys.tools import tool
 from agentsys.workers import Worker
 
 # PostgreSQL lets one process open a board twice.
@@ -166,3 +171,61 @@ def test_a_worker_needs_room(board: Board) -> None:
 def board(tmp_path: Path) -> Iterator[Board]:
     with Board.open(tmp_path / "board.db") as opened:
         yield opened
+
+
+async def test_a_run_whose_board_was_out_of_reach_is_taken_again(board: Board) -> None:
+    outages = [BoardUnreachable("gone"), BoardUnreachable("still gone")]
+
+    async def unlucky(context: Context, value: Any) -> Any:
+        if outages:
+            raise outages.pop()
+        return value
+
+    runtime = Runtime(board, ScriptedModel(str), workflows=[unlucky])
+    run = await runtime.enqueue("unlucky", 1)
+    worker = Worker(RunSupervisor(runtime))
+    await worker.drain()
+    assert not outages and not worker.broken
+    assert (await runtime.resume(run)).value == 1
+
+
+async def test_a_call_that_begins_after_its_run_was_lost_is_not_made(two_boards: tuple[Board, Board]) -> None:
+    one, other = two_boards
+    made: list[str] = []
+
+    @tool(effect=EffectClass.IDEMPOTENT, audience=NOBODY, source=BOTTOM)
+    def note(idempotency_key: str) -> str:
+        made.append(idempotency_key)
+        return "noted"
+
+    async def calls(context: Context, value: Any) -> Any:
+        carried_out = context._carried_out
+
+        async def after_the_loss(*arguments: Any) -> Any:
+            lost = other.begin("runtime", run=context.run)
+            give_back(context.run, lost)
+            other.commit(lost)
+            return await carried_out(*arguments)
+
+        context._carried_out = after_the_loss
+        return (await context.call("note")).value
+
+    with pytest.raises(LeaseLost):
+        await Runtime(one, ScriptedModel(str), tools=[note], workflows=[calls]).run("calls")
+    assert not made
+
+
+async def test_what_a_living_process_began_before_it_lost_the_run_is_waited_for(
+    two_boards: tuple[Board, Board],
+) -> None:
+    one, other = two_boards
+    planning = one.begin("user:ann")
+    intent = EffectIntent("e", None, "step", "note", EffectClass.IRREVERSIBLE, {}, BOTTOM)
+    planning.plan_effect(intent)
+    one.commit(planning)
+    started = one.start_effect("e")
+    waiting = asyncio.create_task(carry_out(other, tool()(lambda: "again"), started, replaying=False))
+    await asyncio.sleep(2 * POLL_SECONDS)
+    assert not waiting.done()
+    one.finish_effect("e", "succeeded", {"value": "noted"}, BOTTOM)
+    assert (await waiting).result == {"value": "noted"}
