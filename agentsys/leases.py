@@ -2,7 +2,8 @@
 
 A lease names the opening of the board that executes a run. It needs no renewal and no clock: it holds as long as the
 board knows the process of that opening to be alive (by a lock of the system, or by the database's clock). Every commit
-of a run relies on the lease under which it was begun, so a process that was thought dead, and wakes, commits no more.
+of a run relies on the lease under which it was begun, so a process that was thought dead, and wakes, commits no more,
+save for what became of a call that it had begun.
 """
 
 from __future__ import annotations

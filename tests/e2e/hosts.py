@@ -191,9 +191,19 @@ class Network:
             self.switch.slow(0.0, 0.0)
 
 
+def _remove_forgotten() -> None:
+    """Remove what tests that were killed left behind."""
+    for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.splitlines():
+        name = line.split()[0]
+        maker = name.removeprefix("agentsys-").partition("-")[0]
+        if name.startswith("agentsys-") and not Path(f"/proc/{maker}").exists():
+            _ip("netns", "del", name)
+
+
 @contextmanager
 def network_of(*names: str) -> Iterator[Network]:
     """Give hosts of these names that reach one another and nothing else; they are gone in the end, however it ends."""
+    _remove_forgotten()
     with ExitStack() as stack:
         switch = Switch()
         hosts: dict[str, Host] = {}
