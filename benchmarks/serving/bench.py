@@ -101,6 +101,7 @@ async def _measure_on(
             progress.update(task, description=f"repeat {repeat + 1}: {arm.name}")
             scale = geometric_mean(told[arm.name])
             result = await _run(arm, measured, size, repeat, scale, f"r{repeat}-{arm.name}")
+            _say(progress, f"repeat {repeat + 1} of {size.repeats}, {arm.name}", result)
             measured.runs[arm.name].append(result)
             measured.told[arm.name].append(scale)
             told[arm.name].append(slo_scale(result.outcomes))
@@ -118,8 +119,15 @@ async def _pilots(
             if arm.told:
                 progress.update(task, description=f"pilot {pilot + 1}: {arm.name}")
                 result = await _run(arm, measured, size, _PILOT_SEED, told[arm.name][-1], f"p{pilot}-{arm.name}")
+                _say(progress, f"pilot {pilot + 1} of {size.pilots}, {arm.name}", result)
                 told[arm.name] = [slo_scale(result.outcomes)]
     return told
+
+
+def _say(progress: Progress, what: str, result: RunResult) -> None:
+    """Leave a line about a run: where stderr is a file, nothing else tells how far this has come."""
+    said = f"{what}: scale {slo_scale(result.outcomes):.1f}, {len(result.outcomes)} workflows in {result.seconds:.0f} s"
+    progress.console.print(said, style="dim", highlight=False)
 
 
 async def _run(arm: Arm, measured: Measured, size: Size, seed: int, told: float, name: str) -> RunResult:
