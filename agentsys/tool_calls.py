@@ -249,3 +249,4 @@ async def _surely(board: Board, prepare: Callable[[], Transaction]) -> Commit:
             return await submit(board, prepared)
         except BoardUnreachable:
             _log.exception("the board is out of reach for a call of a tool")
+            await asyncio.sleep(POLL_SECONDS)

@@ -235,6 +235,14 @@ def test_the_boards_of_a_database_are_listed(boards: tuple[Board, Board], places
             assert balance(board) == 1
 
 
+def total_of(one: Board, two: Board) -> int:
+    """Return both balances of one moment: a leader may yet commit what a follower sent before it was killed."""
+    while True:
+        head, total = one.head, balance(one) + balance(two)
+        if one.head == head:
+            return total
+
+
 TRANSFERRING = """
 import sys
 from agentsys.blackboard.board import Board
@@ -268,8 +276,8 @@ def test_a_kill_leaves_no_half_of_a_transfer(places: tuple[str, str], victim: st
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 assert balance(second) >= before + 3
-                assert balance(first) + balance(second) == 200
-                assert first.verify() == first.head and second.verify() == second.head
+                assert total_of(first, second) == 200
+                assert first.verify() <= first.head and second.verify() <= second.head
 
 
 def test_a_follower_whose_leader_is_killed_finishes_its_transfers(tmp_path: Path) -> None:
