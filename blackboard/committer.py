@@ -103,6 +103,10 @@ class Committer:
         """Queue the beginning of the next epoch, for another process that opens the board."""
         return self._queue_chore(self._storage.begin_epoch)
 
+    def end_holds(self) -> Future[None]:
+        """Queue the end of all holds, after which nothing waits for them."""
+        return self._queue_chore(self._end_holds)
+
     def close(self) -> None:
         """Commit what is queued, then stop."""
         with self._wake:
@@ -172,6 +176,11 @@ class Committer:
             self._holds.take(member.request)
             member.future.set_result(nothing_committed(member.request, self._state.head))
         return False
+
+    def _end_holds(self) -> None:
+        self._holds = Holds()
+        with self._wake:
+            self._unpark()
 
     def _unpark(self) -> None:
         """Queue again what waited for a hold; what another hold bars will wait again."""

@@ -169,6 +169,11 @@ class LeasedCommitter:
 
     def close(self) -> None:
         """Commit what is queued, then let another process lead."""
+        committer = self._committer
+        if committer is not None:
+            # They end with this process anyway; what waits for them would be waited for.
+            with suppress(BoardClosed):
+                committer.end_holds()
         with self._guard:
             self._guard.wait_for(lambda: not self._pending)
             self._closed = True
