@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agentsys.cli.board_option import BoardOption
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.cli.runs import TokenOption, connected
@@ -201,7 +201,6 @@ def escalate(
 
 def _list(place: Place, status: Any) -> list[ApprovalView]:
     from agentsys.approvals import list_approvals
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
     from agentsys.views.approvals import approval_view
     from agentsys.views.withholding import withhold
@@ -209,7 +208,7 @@ def _list(place: Place, status: Any) -> list[ApprovalView]:
     if place.url is not None:
         with connected(place.url, place.token) as client:
             return client.approvals(status=status)
-    with Board.open_read_only(settings_with(board_path=place.board).board.location) as opened:
+    with board_to_read(place.board) as opened:
         return [withhold(approval_view(one), OWNER) for one in list_approvals(opened, status)]
 
 

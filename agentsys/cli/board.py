@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli import board_compact, board_copies, board_erase, board_subscriptions
-from agentsys.cli.board_option import BoardOption
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.errors import ConfigurationError
@@ -48,7 +46,7 @@ def log(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest commits: who wrote what, in which run."""
-    with reported_errors(as_json=as_json), _opened(board) as opened:
+    with reported_errors(as_json=as_json), board_to_read(board) as opened:
         first = after if run else max(after or 0, opened.horizon, opened.head - limit)
         commits = opened.log(after=first, run=run)[-limit:]
         if as_json:
@@ -67,7 +65,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show an entry, or all entries of a topic, with label and provenance."""
-    with reported_errors(as_json=as_json), _opened(board) as opened:
+    with reported_errors(as_json=as_json), board_to_read(board) as opened:
         from agentsys.blackboard.predicates import Predicate
 
         if key is None:
@@ -87,7 +85,7 @@ def show(
 @app.command("tail")
 def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption = False) -> None:
     """Print commits as they happen, until interrupted; with ``--json`` one document a line."""
-    with reported_errors(as_json=as_json), _opened(board) as opened:
+    with reported_errors(as_json=as_json), board_to_read(board) as opened:
         seen = opened.head
         while True:
             for commit in opened.log(after=seen, run=run):
@@ -113,7 +111,7 @@ def verify(
     with reported_errors(as_json=as_json):
         location = settings_with(board_path=board).board.location
         if not every:
-            with _opened(board) as opened:
+            with board_to_read(board) as opened:
                 _report_verified(_verified(opened), as_json=as_json)
             return
         verified = _verified_all(location, as_json=as_json)
@@ -133,17 +131,6 @@ def list_(board: BoardOption = None, as_json: JsonOption = False) -> None:
             return
         rows = [[item.name, item.head, item.horizon, item.head_hash] for item in found]
         print_table(["board", "commits", "readable from", "newest hash"], rows)
-
-
-@contextmanager
-def _opened(path: str | None) -> Iterator[Board]:
-    from agentsys.blackboard.board import Board
-
-    board = Board.open_read_only(settings_with(board_path=path).board.location)
-    try:
-        yield board
-    finally:
-        board.close()
 
 
 def _verified_all(location: Path | str, *, as_json: bool) -> list[dict[str, Any]]:

@@ -1,14 +1,26 @@
-"""The option ``--board``, and what the shell offers for it: folders, files, and the boards in a file of several."""
+"""The option ``--board``, what it opens, and what the shell offers for it: folders, files, the boards in a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from agentsys.cli.composition import settings_with
+
+if TYPE_CHECKING:
+    from agentsys.blackboard.board import Board
+
 SQLITE: Final = b"SQLite format 3\0"
 """How such a file begins."""
+
+
+def board_to_read(location: str | None) -> Board:
+    """Open the board that the option names, or else the settings, to read it while others may write."""
+    from agentsys.blackboard.board import Board
+
+    return Board.open_read_only(settings_with(board_path=location).board.location)
 
 
 def completed_board(incomplete: str) -> list[str]:

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.board_option import BoardOption
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.errors import AgentsysError, ConfigurationError
 
 if TYPE_CHECKING:
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.storage import CursorState
 
 
 def _completed(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of subscriptions that begin with ``incomplete``."""
     try:
-        with _opened(context.params.get("board")) as opened:
+        with board_to_read(context.params.get("board")) as opened:
             return [one.name for one in opened.subscriptions() if one.name.startswith(incomplete)]
     except AgentsysError:
         return []
@@ -30,7 +29,7 @@ def subscriptions(board: BoardOption = None, as_json: JsonOption = False) -> Non
 
     What one has not handled is kept by compactions. `agentsys board unsubscribe` ends one that nobody uses any more.
     """
-    with reported_errors(as_json=as_json), _opened(board) as opened:
+    with reported_errors(as_json=as_json), board_to_read(board) as opened:
         found = [_document(one, opened.head) for one in opened.subscriptions()]
         if as_json:
             print_json(found)
@@ -49,7 +48,7 @@ def unsubscribe(
     with reported_errors(as_json=as_json):
         from agentsys.blackboard.board import Board
 
-        with _opened(board) as opened:
+        with board_to_read(board) as opened:
             ended = {one.name: _document(one, opened.head) for one in opened.subscriptions()}.get(name)
         if ended is None:
             raise ConfigurationError(
@@ -65,12 +64,6 @@ def unsubscribe(
             print_json(ended)
         else:
             out.print(f"ended subscription {name}", highlight=False, markup=False)
-
-
-def _opened(board: str | None) -> Board:
-    from agentsys.blackboard.board import Board
-
-    return Board.open_read_only(settings_with(board_path=board).board.location)
 
 
 def _document(one: CursorState, head: int) -> dict[str, Any]:

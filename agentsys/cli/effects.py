@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.board_option import BoardOption
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.errors import AgentsysError
@@ -110,10 +110,9 @@ def settle(
 
 
 def _list(board: str | None, state: str, run: str | None) -> list[dict[str, Any]]:
-    from agentsys.blackboard.board import Board
     from agentsys.settling import OPEN as OPEN_STATES
 
-    with Board.open_read_only(settings_with(board_path=board).board.location) as opened:
+    with board_to_read(board) as opened:
         if state == OPEN:
             found = [effect for one in OPEN_STATES for effect in opened.effects(run=run, state=one)]
         else:

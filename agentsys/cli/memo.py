@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.board_option import BoardOption
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors, time_text
 
@@ -20,13 +20,9 @@ app = typer.Typer(help="See and forget the answers kept of memoised calls.", no_
 @app.command("list")
 def list_(board: BoardOption = None, as_json: JsonOption = False) -> None:
     """List whose answers are kept, since when and until when; not what was asked, nor what was answered."""
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.memo import kept_answers
 
-    with (
-        reported_errors(as_json=as_json),
-        Board.open_read_only(settings_with(board_path=board).board.location) as opened,
-    ):
+    with reported_errors(as_json=as_json), board_to_read(board) as opened:
         found = [_document(entry) for entry in kept_answers(opened)]
     if as_json:
         print_json(found)

@@ -9,8 +9,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from agentsys.cli.board_option import BoardOption
-from agentsys.cli.composition import settings_with
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
 from agentsys.cli.runs import TokenOption, connected
 from agentsys.errors import AgentsysError
@@ -70,18 +69,16 @@ def why(
 
 
 def _runs(board: str | None, url: str | None, token: str | None) -> list[tuple[str, str]]:
-    from agentsys.blackboard.board import Board
     from agentsys.runs import list_runs
 
     if url is not None:
         with connected(url, token) as client:
             return [(one.run, one.workflow) for one in client.runs(limit=COMPLETIONS)]
-    with Board.open_read_only(settings_with(board_path=board).board.location) as opened:
+    with board_to_read(board) as opened:
         return [(one.run, one.workflow) for one in reversed(list_runs(opened))]
 
 
 def _steps(run: str, board: str | None, url: str | None, token: str | None) -> tuple[StepRow, ...]:
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
     from agentsys.views.why import list_steps
     from agentsys.views.withholding import withhold
@@ -89,12 +86,11 @@ def _steps(run: str, board: str | None, url: str | None, token: str | None) -> t
     if url is not None:
         with connected(url, token) as client:
             return client.views.steps(run)
-    with Board.open_read_only(settings_with(board_path=board).board.location) as opened:
+    with board_to_read(board) as opened:
         return withhold(list_steps(opened, run), OWNER)
 
 
 def _why(run: str, step: str, board: str | None, url: str | None, token: str | None) -> Why:
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
     from agentsys.views.why import load_why
     from agentsys.views.withholding import withhold
@@ -102,7 +98,7 @@ def _why(run: str, step: str, board: str | None, url: str | None, token: str | N
     if url is not None:
         with connected(url, token) as client:
             return client.views.why(run, step)
-    with Board.open_read_only(settings_with(board_path=board).board.location) as opened:
+    with board_to_read(board) as opened:
         return withhold(load_why(opened, run, step), OWNER)
 
 

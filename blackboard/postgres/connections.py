@@ -38,21 +38,18 @@ LONGEST_SECONDS: Final = PATIENCE_SECONDS + SILENCE_SECONDS + CONNECT_SECONDS
 """How long an operation lasts at most where the database does not come back: its last try ends late."""
 
 _T = TypeVar("_T")
+_PROBES: Final = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 _KEEPALIVE: Final = {
     # A peer that vanished without a word is noticed within seconds, not hours.
     "connect_timeout": CONNECT_SECONDS,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
+    **_PROBES,
     "tcp_user_timeout": SILENCE_SECONDS * 1000,
 }
 _PEER: Final = " ".join(
     f"-c {setting}"
     for setting in (
         # The same for the server: it else keeps the locks of a client that vanished in a transaction for two hours.
-        "tcp_keepalives_idle=5",
-        "tcp_keepalives_interval=2",
-        "tcp_keepalives_count=3",
+        *(f"tcp_{name}={value}" for name, value in _PROBES.items()),
         f"tcp_user_timeout={SILENCE_SECONDS}s",
         # One that hangs there is connected all the same.
         f"idle_in_transaction_session_timeout={PATIENCE_SECONDS:.0f}s",

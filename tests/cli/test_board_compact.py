@@ -6,28 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.predicates import Predicate
-from agentsys.cli.app import app
+from tests.cli.boards import run, write
 
 
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
     path = tmp_path / "board.db"
+    write(path, 10)
     with Board.open(path) as opened:
-        for number in range(10):
-            tx = opened.begin("ann")
-            tx.put("t", "k", number, type="item")
-            opened.commit(tx)
         opened.subscribe("reader", Predicate(), after=6)
     return path
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["board", *map(str, arguments)])
 
 
 def test_a_dry_run_says_what_would_go_and_drops_nothing(board: Path) -> None:

@@ -6,26 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from agentsys.blackboard.board import Board
-from agentsys.cli.app import app
+from tests.cli.boards import run, write
 
 
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
     path = tmp_path / "board.db"
-    with Board.open(path) as opened:
-        for number in range(3):
-            tx = opened.begin("ann")
-            tx.put("t", "k", number, type="item")
-            opened.commit(tx)
+    write(path, 3)
     return path
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["board", *map(str, arguments)])
 
 
 def report(*arguments: object) -> dict[str, object]:

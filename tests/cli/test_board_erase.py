@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from agentsys.blackboard.board import Board
-from agentsys.cli.app import app
+from tests.cli.boards import run
 
 SECRET = "ann lives in the third house"
 
@@ -28,10 +26,6 @@ def board(tmp_path: Path) -> Path:
         tx.put("notes", "of ann", SECRET, type="note")
         opened.commit(tx)
     return path
-
-
-def run(*arguments: object, typed: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["board", *map(str, arguments)], input=typed)
 
 
 def test_a_dry_run_says_what_would_go(board: Path) -> None:

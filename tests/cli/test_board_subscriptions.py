@@ -6,29 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.predicates import Predicate
 from agentsys.cli.app import app
+from tests.cli.boards import run, write
 
 
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
     path = tmp_path / "board.db"
+    write(path, 10)
     with Board.open(path) as opened:
-        for number in range(10):
-            tx = opened.begin("ann")
-            tx.put("t", "k", number, type="item")
-            opened.commit(tx)
         opened.subscribe("reader", Predicate(topic="t"), after=6)
         opened.subscribe("all", Predicate(), after=10)
     return path
-
-
-def run(*arguments: object, typed: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["board", *map(str, arguments)], input=typed)
 
 
 def test_they_are_listed_with_what_they_have_not_handled(board: Path) -> None:

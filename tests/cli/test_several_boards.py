@@ -8,28 +8,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from agentsys.blackboard.board import Board
-from agentsys.cli.app import app
 from agentsys.cli.board_option import completed_board
+from tests.cli.boards import run, write
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "team.db"
     for place, count in ((str(path), 1), (f"{path}?board=notes", 2)):
-        with Board.open(place) as board:
-            for number in range(count):
-                tx = board.begin("ann")
-                tx.put("t", "k", number, type="item")
-                board.commit(tx)
+        write(place, count)
     return path
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["board", *map(str, arguments)])
 
 
 def test_the_boards_of_a_file_are_listed(path: Path) -> None:
