@@ -4,7 +4,6 @@ Every copy is made beside its place, checked from end to end, and takes its plac
 nothing, what was there before, or the whole.
 """
 
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ from uuid import uuid4
 from sqlalchemy import Connection, delete
 
 from agentsys.blackboard.database import SqliteFile
+from agentsys.blackboard.durable_files import sync, sync_folder
 from agentsys.blackboard.file_writer import FileWriter
-from agentsys.blackboard.lock import BoardBusy, BoardLock
+from agentsys.blackboard.lock import exclusively
 from agentsys.blackboard.migrations import create_tables
 from agentsys.blackboard.places import MAIN, FilePlace
 from agentsys.blackboard.portable import BadExport, ExportHeader, Progress, check_digest, load_export, write_export
@@ -138,7 +138,7 @@ def restore(backup: Path, board: Path | str, progress: Progress, *, replace_exis
     place = FilePlace.parse(board)
     target = place.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusively(target):
+    with exclusively(target):
         if target.exists() and not replace_existing:
             raise TargetExists(f"There is a board at {target}.")
         state = _verified(FilePlace(backup, place.board))
@@ -148,7 +148,7 @@ def restore(backup: Path, board: Path | str, progress: Progress, *, replace_exis
             _count_openings_of(target, partial)
             _put_aside(target)
             partial.replace(target)
-            _sync_folder(target)
+            sync_folder(target)
     return Copied(state.head, state.head_hash, target.stat().st_size)
 
 
@@ -156,7 +156,7 @@ def _import_to_file(source: Path, header: ExportHeader, location: Path | str, pr
     place = FilePlace.parse(location)
     target = place.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusively(target):
+    with exclusively(target):
         there = boards_in(target) if target.exists() else []
         if place.board in there:
             raise TargetExists(f"There is a board at {place}.")
@@ -169,7 +169,7 @@ def _import_to_file(source: Path, header: ExportHeader, location: Path | str, pr
                 _add_board(partial, place)
             else:
                 partial.replace(target)
-            _sync_folder(target)
+            sync_folder(target)
 
 
 def _add_board(source: Path, place: FilePlace) -> None:
@@ -243,9 +243,9 @@ def _in_place_of(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as partial:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(target)
-        _sync_folder(target)
+        sync_folder(target)
 
 
 @contextmanager
@@ -257,19 +257,6 @@ def _beside(target: Path) -> Iterator[Path]:
     finally:
         for name in (partial.name, f"{partial.name}-wal", f"{partial.name}-shm", f"{partial.name}-journal"):
             partial.with_name(name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _exclusively(board: Path) -> Iterator[None]:
-    """Hold the board's lock, as nobody who has it open for writing would let happen. Raises :class:`BoardBusy`."""
-    lock = BoardLock(board)
-    try:
-        if not lock.try_lead():
-            leader = lock.leader()
-            raise BoardBusy(f"{board} is open for writing in process {leader.pid if leader else 'unknown'}.")
-        yield
-    finally:
-        lock.release()
 
 
 def _copy_pages(source: Path, target: Path, progress: Progress) -> None:
@@ -288,7 +275,7 @@ def _finish_file(path: Path) -> None:
     """Make a board one single file, on the disk."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-    _sync(path)
+    sync(path)
 
 
 def _verified(place: FilePlace) -> BoardState:
@@ -327,15 +314,3 @@ def _put_aside(board: Path) -> None:
         with suppress(FileNotFoundError):
             Path(f"{board}{suffix}").replace(f"{board}{REPLACED}{suffix}")
     Path(f"{board}-shm").unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    _sync(path.parent)

@@ -8,6 +8,8 @@ import fcntl
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -107,3 +109,19 @@ class BoardLock:
             if self._path in self._held:
                 self._held.discard(self._path)
                 os.close(self._descriptor)
+
+
+@contextmanager
+def exclusively(board: Path) -> Iterator[None]:
+    """Hold the lock of a board's file, as nobody who has it open for writing would let happen.
+
+    Raises :class:`BoardBusy`.
+    """
+    lock = BoardLock(board)
+    try:
+        if not lock.try_lead():
+            leader = lock.leader()
+            raise BoardBusy(f"{board} is open for writing in process {leader.pid if leader else 'unknown'}.")
+        yield
+    finally:
+        lock.release()

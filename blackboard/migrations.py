@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.schema import CreateIndex, CreateTable, DropTable, ExecutableDDLElement
 from sqlalchemy.sql import quoted_name
 
 from agentsys.blackboard.chain import GENESIS
@@ -58,6 +58,12 @@ def _create_board(connection: Connection, prefix: str) -> None:
         for step in steps:
             # They have their full names already.
             connection.execute(step, execution_options={"schema_translate_map": {}})
+
+
+def drop_tables(connection: Connection) -> None:
+    """Drop the tables of a board in a file, with its rows."""
+    for table in reversed(BoardModel.metadata.sorted_tables):
+        connection.execute(DropTable(table))
 
 
 def upgrade(connection: Connection, version: int, to: int = SCHEMA_VERSION) -> None:

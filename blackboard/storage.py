@@ -41,6 +41,13 @@ class BoardUnreachable(StorageFailed):
     remedy = "Check the server, the network and the address; submitting the same transaction again is always safe."
 
 
+class BoardForbidden(BoardError):
+    """The database does not let its user do that with the board, or make one."""
+
+    code = "AGS-0265"
+    remedy = "Let the board's owner grant what is missing, or use another user; `docs/deployment.md` names the rights."
+
+
 class SchemaTooNew(BoardError):
     """The board was written by a newer agentsys."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli import board_compact, board_copies, board_erase, board_subscriptions
+from agentsys.cli import board_compact, board_copies, board_drop, board_erase, board_subscriptions
 from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
@@ -29,6 +29,7 @@ app.command("backup")(board_copies.backup)
 app.command("restore")(board_copies.restore)
 app.command("compact")(board_compact.compact)
 app.command("erase")(board_erase.erase)
+app.command("drop")(board_drop.drop)
 app.command("subscriptions")(board_subscriptions.subscriptions)
 app.command("unsubscribe")(board_subscriptions.unsubscribe)
 

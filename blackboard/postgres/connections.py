@@ -11,9 +11,17 @@ from sqlalchemy.exc import DBAPIError
 
 from agentsys.blackboard.database import READER_SECONDS, READERS, Durability
 from agentsys.blackboard.entries import InvalidName
+from agentsys.blackboard.lock import BoardBusy
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.link import Driver, Link, LinkPool
-from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardMissing, BoardUnreachable, StorageFailed
+from agentsys.blackboard.storage import (
+    BoardCorrupt,
+    BoardForbidden,
+    BoardFull,
+    BoardMissing,
+    BoardUnreachable,
+    StorageFailed,
+)
 from agentsys.errors import BoardError
 
 # Plans are made once, while the tables may still be empty: only a loop over an index stays good as the tables grow.
@@ -63,6 +71,8 @@ _BY_STATE: Final[dict[str, type[BoardError]]] = {
     "57P01": BoardUnreachable,
     "57P02": BoardUnreachable,
     "57P03": BoardUnreachable,
+    "55P03": BoardBusy,
+    "42501": BoardForbidden,
     "3D000": BoardMissing,
     "42P01": BoardMissing,
 }

@@ -25,7 +25,7 @@ def _now(plus_seconds: float = 0.0) -> Any:
     return cast(func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, plus_seconds), DateTime(timezone=True))
 
 
-def _lasting(sessions: Any) -> Any:
+def is_lasting(sessions: Any) -> Any:
     """Whether a session lasts. One from farther ahead than leases go is from before the clock was set back."""
     return (sessions.c.alive_until > _now()) & (sessions.c.alive_until <= _now(LONGEST_LEASE))
 
@@ -51,9 +51,9 @@ class Lease:
     def renew(self) -> bool:
         """Prolong the session; return whether it had lasted until now. One that ended is begun anew."""
         asked = time.monotonic()
-        lasting = (SESSIONS.c.epoch == self.epoch, _lasting(SESSIONS))
+        lasting = (SESSIONS.c.epoch == self.epoch, is_lasting(SESSIONS))
         living = SESSIONS.alias("living")
-        others = select(func.count()).where(living.c.epoch != self.epoch, _lasting(living))
+        others = select(func.count()).where(living.c.epoch != self.epoch, is_lasting(living))
         renewal = update(SESSIONS).where(*lasting).values(alive_until=_now(self._seconds))
         with self._database.translated_errors(), self._database.couriers.connect() as connection:
             found = connection.execute(renewal.returning(others.scalar_subquery())).first()
@@ -76,7 +76,7 @@ class Lease:
         """Whether nobody leads, or this opening does, or the leader's session has ended: a look that locks nothing."""
         with self._database.translated_errors(), self._database.couriers.connect() as connection:
             row = connection.execute(
-                select(BOARD.c.leader, _lasting(SESSIONS)).outerjoin(SESSIONS, SESSIONS.c.epoch == BOARD.c.leader)
+                select(BOARD.c.leader, is_lasting(SESSIONS)).outerjoin(SESSIONS, SESSIONS.c.epoch == BOARD.c.leader)
             ).one()
         return row[0] is None or row[0] == self.epoch or not row[1]
 
@@ -86,7 +86,7 @@ class Lease:
             leader = connection.execute(select(BOARD.c.leader).with_for_update()).scalar_one()
             if leader not in (None, self.epoch):
                 # Its renewal either comes first, and is seen here, or comes too late and is refused.
-                lasting = select(_lasting(SESSIONS)).where(SESSIONS.c.epoch == leader).with_for_update()
+                lasting = select(is_lasting(SESSIONS)).where(SESSIONS.c.epoch == leader).with_for_update()
                 if connection.execute(lasting).scalar():
                     return False
             connection.execute(update(BOARD).values(leader=self.epoch))
@@ -106,14 +106,14 @@ class Lease:
         if epoch == self.epoch:
             return True
         with self._database.translated_errors(), self._database.couriers.connect() as connection:
-            lasting = select(_lasting(SESSIONS)).where(SESSIONS.c.epoch == epoch)
+            lasting = select(is_lasting(SESSIONS)).where(SESSIONS.c.epoch == epoch)
             return bool(connection.execute(lasting).scalar())
 
     def tidy(self) -> None:
         """Remove sessions that ended long ago, and requests and answers of those that ended."""
         until = SESSIONS.c.alive_until
         self._execute(delete(SESSIONS).where((until < _now(-KEPT_SECONDS)) | (until > _now(LONGEST_LEASE))))
-        living = select(SESSIONS.c.epoch).where(_lasting(SESSIONS))
+        living = select(SESSIONS.c.epoch).where(is_lasting(SESSIONS))
         self._execute(delete(SUBMISSIONS).where(SUBMISSIONS.c.epoch.not_in(living)))
 
     def _execute(self, statement: Any) -> int:

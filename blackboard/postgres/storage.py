@@ -28,6 +28,7 @@ from agentsys.blackboard.schema import (
 from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import (
     BoardCorrupt,
+    BoardForbidden,
     BoardMissing,
     CursorState,
     HistoryCompacted,
@@ -182,12 +183,12 @@ def create_or_upgrade(database: PostgresDatabase) -> None:
         encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
         if encoding != "UTF8":
             raise BoardCorrupt(f"{database.name}: the database's encoding is {encoding}, a board needs UTF8.")
-        if _exists(connection, schema) and schema_version(connection, database) == SCHEMA_VERSION:
+        if _exists(connection, database) and schema_version(connection, database) == SCHEMA_VERSION:
             return
         # Two processes may open a new board at once.
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(schema, 0))))
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
-        if _exists(connection, schema):
+        if _exists(connection, database):
             upgrade(connection, schema_version(connection, database))
         else:
             create_tables(connection)
@@ -196,7 +197,7 @@ def create_or_upgrade(database: PostgresDatabase) -> None:
 def open_reader(database: PostgresDatabase) -> SqlReader:
     """Return reads of the board; raises :class:`BoardMissing`, :class:`SchemaTooNew`, ..."""
     with database.translated_errors(), database.readers.connect() as connection:
-        if not _exists(connection, database.address.schema):
+        if not _exists(connection, database):
             raise BoardMissing(f"There is no board at {database.name}.")
         version = schema_version(connection, database)
     if version < SCHEMA_VERSION:
@@ -204,8 +205,15 @@ def open_reader(database: PostgresDatabase) -> SqlReader:
     return PostgresReader(database.readers, database)
 
 
-def _exists(connection: Connection, schema: str) -> bool:
-    return inspect(connection).has_table(BOARD.name, schema=schema)
+def _exists(connection: Connection, database: PostgresDatabase) -> bool:
+    """Whether the board is there; raises :class:`BoardForbidden` for one whose schema the user may not use."""
+    schema = database.address.schema
+    if not inspect(connection).has_table(BOARD.name, schema=schema):
+        return False
+    # PostgreSQL passes over such a schema in its search path, as if there were no table.
+    if not connection.execute(select(func.has_schema_privilege(schema, "USAGE"))).scalar_one():
+        raise BoardForbidden(f"{database.name}: its user may not use the schema {schema}.")
+    return True
 
 
 def schema_version(connection: Connection, database: PostgresDatabase) -> int:
