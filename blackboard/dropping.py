@@ -1,4 +1,4 @@
-"""Boards dropped for good, while nobody has them open for writing: a file of its own, or what one takes of its database."""
+"""Boards dropped for good, while nobody has them open for writing, from their file or their database."""
 
 from contextlib import closing
 from dataclasses import dataclass

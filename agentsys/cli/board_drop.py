@@ -14,9 +14,7 @@ from agentsys.cli.output import JsonOption, err, out, print_json, reported_error
 def drop(
     board: Annotated[
         str,
-        typer.Argument(
-            help="The board: a file, FILE?board=NAME, or postgresql://…", autocompletion=completed_board
-        ),
+        typer.Argument(help="The board: a file, FILE?board=NAME, or postgresql://…", autocompletion=completed_board),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
