@@ -217,7 +217,7 @@ def _vllm_options(options: EngineOptions) -> VllmOptions:
     from agentsys.serving.vllm_engine.loading import VllmOptions
 
     return VllmOptions(
-        dtype="float32" if options.weight_format == "float32" else "bfloat16",
+        dtype=options.weight_format if options.weight_format in ("float32", "bfloat16") else None,
         threads=options.threads,
         kv_cache_bytes=options.kv_cache_bytes,
         max_batch=options.max_batch,

@@ -25,6 +25,8 @@ _CPU_BLOCK_TOKENS: Final = 32
 # says what it takes: with other engines on the same GPU none would start.
 _SHARE_THAT_MUST_BE_FREE: Final = 0.02
 _NUMBER_BYTES: Final = {"float32": 4}
+_BFLOAT16_INSTRUCTIONS: Final = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""What torch calls them, on x86-64 and on ARM."""
 # Graphs of the steps that only decode, and nothing compiled.
 _GRAPHS_ALONE: Final = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 _SCHEDULERS: Final = "agentsys.serving.vllm_engine.scheduler"
@@ -39,8 +41,8 @@ class VllmLoadError(ServingError):
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """How vLLM runs. ``threads`` None is all cores; ``context_length`` None is the model's, or what fits the memory for
-    keys and values.
+    """How vLLM runs. ``dtype`` None is bfloat16, or float32 on a CPU that would have to emulate it; ``threads`` None is
+    all cores; ``context_length`` None is the model's, or what fits the memory for keys and values.
 
     ``scheduling`` is "urgency", our scheduler within ``urgency``'s limits, or one of vLLM's own policies: "priority",
     by κ as it was at submission and without preemption at the slots, or "fcfs". ``random_weights`` reads the model's
@@ -52,7 +54,7 @@ class VllmOptions:
     a GPU; on a CPU all may.
     """
 
-    dtype: str = "bfloat16"
+    dtype: str | None = None
     threads: int | None = None
     kv_cache_bytes: int = 512 * 2**20
     max_batch: int = 16
@@ -76,11 +78,21 @@ def memory_claims(model_dir: Path, options: VllmOptions) -> dict[str, int]:
 
     Raises ``InvalidWeightsError`` or ``AdapterError``.
     """
-    from vllm.platforms import current_platform
-
-    weights = held_bytes(model_dir, _NUMBER_BYTES.get(options.dtype, 2))
+    device = _device()
+    weights = held_bytes(model_dir, _NUMBER_BYTES.get(options.dtype or best_dtype(device), 2))
     adapters = sum(read_adapter(name, path).size_bytes for name, path in options.adapters.items())
-    return {HOST if current_platform.is_cpu() else GPU: weights + adapters + options.kv_cache_bytes}
+    return {HOST if device == "cpu" else GPU: weights + adapters + options.kv_cache_bytes}
+
+
+def best_dtype(device: str) -> str:
+    """Return the format in which vLLM is fast on "cpu" or "cuda": where it is emulated, bfloat16 is slow."""
+    import torch
+
+    tells = getattr(torch.cpu, "get_capabilities", None)  # which vLLM's earlier versions of torch lack
+    if device != "cpu" or tells is None:
+        return "bfloat16"
+    has = tells()
+    return "bfloat16" if any(has.get(instruction) for instruction in _BFLOAT16_INSTRUCTIONS) else "float32"
 
 
 def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = ()) -> AsyncLLM:
@@ -92,13 +104,12 @@ def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = (
     _set_environment(options)
     version = versions.checked_version()
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    device = "cpu" if current_platform.is_cpu() else "cuda"
+    device = _device()
     arguments = AsyncEngineArgs(
         model=str(model_dir),
-        dtype=options.dtype,
+        dtype=options.dtype or best_dtype(device),
         load_format="dummy" if options.random_weights else "auto",
         enable_prefix_caching=True,
         kv_cache_memory_bytes=options.kv_cache_bytes,
@@ -114,6 +125,12 @@ def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = (
         return AsyncLLM.from_engine_args(arguments)
     except Exception as error:  # vLLM raises whatever its parts raise, and its own process may have died
         raise VllmLoadError(f"vLLM does not start with {model_dir}: {error}.") from error
+
+
+def _device() -> str:
+    from vllm.platforms import current_platform
+
+    return "cpu" if current_platform.is_cpu() else "cuda"
 
 
 def _for_device(options: VllmOptions, device: str) -> dict[str, Any]:
