@@ -10,6 +10,8 @@ from agentsys.blackboard.places import MAIN, BadAddress, is_board_name
 
 SCHEMES: Final = ("postgresql://", "postgres://")
 SCHEMA_PREFIX: Final = "agentsys_"
+OPENING_MARK: Final = "$"
+"""Between a board's schema and the number of an opening. No board's name holds it: their channels stay apart."""
 LEASE_SECONDS: Final = 5.0
 SHORTEST_LEASE: Final = 0.5
 LONGEST_LEASE: Final = 3600.0

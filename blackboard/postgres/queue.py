@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agentsys.blackboard.postgres.address import OPENING_MARK
 from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.link import records, recordset
 
@@ -16,7 +17,7 @@ CALL: Final = "call"
 _SUBMIT: Final = (
     "WITH added AS (INSERT INTO submission (id, epoch, request)"  # noqa: S608
     f" SELECT id, epoch, request FROM {recordset({'id': 'text', 'epoch': 'bigint', 'request': 'text'}, 'new')}"
-    " ON CONFLICT DO NOTHING) SELECT pg_notify(%s::text || '_' || coalesce(leader, 0), %s) FROM board"
+    f" ON CONFLICT DO NOTHING) SELECT pg_notify(%s::text || '{OPENING_MARK}' || coalesce(leader, 0), %s) FROM board"
 )
 _COLLECT: Final = "DELETE FROM submission WHERE epoch = %s AND answer IS NOT NULL RETURNING id, answer"
 _WITHDRAW: Final = "DELETE FROM submission WHERE epoch = %s"
@@ -29,7 +30,7 @@ _TAKE: Final = (
 _ANSWER: Final = (
     "WITH given AS (UPDATE submission AS at SET answer = new.answer"  # noqa: S608
     f" FROM {recordset({'id': 'text', 'answer': 'text'}, 'new')} WHERE at.id = new.id RETURNING at.epoch)"
-    " SELECT pg_notify(channel, signal) FROM (SELECT %s::text || '_' || epoch, %s::text FROM given"
+    f" SELECT pg_notify(channel, signal) FROM (SELECT %s::text || '{OPENING_MARK}' || epoch, %s::text FROM given"
     " UNION SELECT %s::text, json_array_elements_text(%s::json)) AS told (channel, signal)"
 )
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import psycopg
 
-from agentsys.blackboard.postgres.address import Address
+from agentsys.blackboard.postgres.address import OPENING_MARK, Address
 from agentsys.blackboard.postgres.connections import RETRY_SECONDS, connect
 
 WAIT_SECONDS: Final = 1.0
@@ -20,7 +20,7 @@ class Signals:
     def __init__(self, address: Address, epoch: int, heard: Callable[[str], None]) -> None:
         """Signals to all come on the channel named as the schema, those to one opening on one with its number."""
         self._address, self._heard = address, heard
-        self._channels = (address.schema, f"{address.schema}_{epoch}")
+        self._channels = (address.schema, f"{address.schema}{OPENING_MARK}{epoch}")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentsys-signals", daemon=True)
         self._thread.start()

@@ -1,6 +1,7 @@
 """What is PostgreSQL's own: addresses, order of names, versions, tampering, several boards in one database."""
 
 import threading
+import time
 
 import psycopg
 import pytest
@@ -62,6 +63,25 @@ def test_boards_of_one_database_do_not_meet(postgres_url: str, postgres_board: s
         assert second.head == 0 and second.get("t", "k") is None
         put(second, "t", "k", "theirs")
         assert [one.get("t", "k").value for one in (board, second)] == ["mine", "theirs"]
+    edit(postgres_url, other, f"DROP SCHEMA {Address.parse(other).schema} CASCADE")
+
+
+def test_news_of_a_board_reaches_no_opening_of_another_whatever_they_are_called(
+    postgres_url: str, postgres_board: str
+) -> None:
+    name = Address.parse(postgres_board).board
+    other = postgres_board.replace(f"board={name}", f"board={name}_1")
+    with Board.open(postgres_board) as board:
+        assert board.epoch == 1, "as the other board's name ends"
+        with Board.open(other) as leading, Board.open(other) as following:
+            # By then the leader knows of the follower, and tells it of commits.
+            time.sleep(0.5)
+            for number in range(5):
+                put(leading, "t", f"k{number}")
+            assert following.wait_for(5, 10)
+            time.sleep(0.5)
+        assert board.head == 0
+        assert put(board, "t", "k") == 1
     edit(postgres_url, other, f"DROP SCHEMA {Address.parse(other).schema} CASCADE")
 
 
