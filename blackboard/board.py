@@ -341,7 +341,8 @@ class Board(UpkeptBoard):
     def _open_database(self, location: str, durability: Durability | None) -> None:
         # Imported here, as the driver is an extra.
         try:
-            from agentsys.blackboard.postgres.sharing import LeasedCommitter, open_for_reading
+            from agentsys.blackboard.postgres.sharing import LeasedCommitter
+            from agentsys.blackboard.postgres.storage import open_for_reading
         except ImportError as error:
             raise DriverMissing(f"The board is in PostgreSQL, whose driver cannot be loaded: {error}.") from error
         if durability is None:

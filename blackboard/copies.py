@@ -224,7 +224,7 @@ def _check_state(state: BoardState, header: ExportHeader) -> None:
 def _one_moment(location: Path | str) -> Iterator[Connection]:
     """Give a connection that sees the board as it is now, whatever is committed meanwhile."""
     if is_postgres(location):
-        from agentsys.blackboard.postgres.sharing import open_for_reading
+        from agentsys.blackboard.postgres.storage import open_for_reading
 
         reader, beginning = open_for_reading(str(location)), "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     else:

@@ -16,21 +16,18 @@ from agentsys.blackboard.awaiting import answered_together
 from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
-from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
 from agentsys.blackboard.postgres.queue import CALL, SubmissionQueue, Taken
-from agentsys.blackboard.postgres.reading import PostgresReader
 from agentsys.blackboard.postgres.signals import Signals
 from agentsys.blackboard.postgres.storage import (
+    LeasedReader,
     PostgresStorage,
     create_cursor,
     create_or_upgrade,
     maintain,
-    open_reader,
 )
-from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.storage import (
     BoardClosed,
     BoardUnreachable,
@@ -58,27 +55,6 @@ _UNDECIDED: Final = (StaleEpoch, BoardUnreachable, BoardClosed)
 class _Pending:
     request: CommitRequest
     future: "Future[Commit]"
-
-
-class LeasedReader(PostgresReader):
-    """Reads that ask the leader's memory first, while this process leads."""
-
-    storage: PostgresStorage | None = None
-
-    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
-        storage = self.storage
-        remembered = None if storage is None else storage.remembered(topic, key, at)
-        return remembered or super().version_at(topic, key, at)
-
-
-def open_for_reading(location: str) -> SqlReader:
-    """Return reads of the board; raises :class:`BoardMissing`, :class:`SchemaTooNew`, :class:`BoardUnreachable`."""
-    database = PostgresDatabase(Address.parse(location))
-    try:
-        return open_reader(database)
-    except BaseException:
-        database.close()
-        raise
 
 
 class LeasedCommitter:

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from agentsys.blackboard.batch_rows import BatchRows
 from agentsys.blackboard.entries import Entry, Key
 from agentsys.blackboard.migrations import create_tables, upgrade
+from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.link import Statements, records, recordset, type_of
 from agentsys.blackboard.postgres.reading import PostgresReader
@@ -176,6 +177,17 @@ class PostgresStorage(SqlStorage, PostgresReader):
         return LogMoved(f"{self._database.name}: the log went on beyond what epoch {self.epoch} knows of.")
 
 
+class LeasedReader(PostgresReader):
+    """Reads that ask the leader's memory first, while this process leads."""
+
+    storage: PostgresStorage | None = None
+
+    def version_at(self, topic: str, key: str, at: int) -> Entry | None:
+        storage = self.storage
+        remembered = None if storage is None else storage.remembered(topic, key, at)
+        return remembered or super().version_at(topic, key, at)
+
+
 def create_or_upgrade(database: PostgresDatabase) -> None:
     """Make sure that the board exists in the present version. Raises :class:`SchemaTooNew`, :class:`BoardCorrupt`."""
     schema = database.address.schema
@@ -192,6 +204,16 @@ def create_or_upgrade(database: PostgresDatabase) -> None:
             upgrade(connection, schema_version(connection, database))
         else:
             create_tables(connection)
+
+
+def open_for_reading(location: str) -> SqlReader:
+    """Return reads of the board; raises :class:`BoardMissing`, :class:`SchemaTooNew`, :class:`BoardUnreachable`."""
+    database = PostgresDatabase(Address.parse(location))
+    try:
+        return open_reader(database)
+    except BaseException:
+        database.close()
+        raise
 
 
 def open_reader(database: PostgresDatabase) -> SqlReader:
