@@ -309,8 +309,8 @@ class LeasedCommitter:
         self._queue.withdraw()
         head = storage.state().head
         with self._guard:
-            self._term, self._head, self._told_head = uuid.uuid4().hex, head, head
-            self._called = True
+            self._begin_term()
+            self._head = self._told_head = head
             self._learn(head)
             self._committer = Committer(storage, self._published, self._lease.alive)
             self.reader.storage = storage
@@ -318,6 +318,11 @@ class LeasedCommitter:
                 self._resubmit(name)
                 self._dispatch(name)
                 self._unsent.pop(name, None)
+
+    def _begin_term(self) -> None:
+        """Take up anew what is unanswered; requests and answers of the term before may have been lost on their way."""
+        self._term, self._called = uuid.uuid4().hex, True
+        self._answers = queue.SimpleQueue()
 
     def _stop_leading(self) -> None:
         with self._guard:
@@ -333,9 +338,13 @@ class LeasedCommitter:
     def _serve(self) -> None:
         committer = self._committer
         assert committer is not None
-        if self._is_called():
-            self._take_up(committer, self._queue.take(self._term))
-        self._flush()
+        try:
+            if self._is_called():
+                self._take_up(committer, self._queue.take(self._term))
+            self._flush()
+        except BoardError:
+            self._begin_term()
+            raise
         if self._is_due("tidy", TIDY_SECONDS):
             self._lease.tidy()
 

@@ -15,7 +15,7 @@ import pytest
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import StaleEpoch
+from agentsys.blackboard.storage import BoardUnreachable, StaleEpoch
 
 COUNTS = """
 import sys
@@ -214,3 +214,26 @@ def test_a_storage_that_does_not_lead_any_more_is_refused(postgres_board: str) -
         # Through the board, the same transaction reaches the leader, once.
         assert first.commit(tx).seq == 1 == first.commit(tx).seq
         assert second.verify() == 1
+
+
+@pytest.mark.parametrize("lost", ["take", "answer"])
+def test_a_follower_is_answered_though_its_request_or_the_answer_was_lost(postgres_board: str, lost: str) -> None:
+    with Board.open(postgres_board) as leading, Board.open(postgres_board) as following:
+        asked = leading._committer._queue
+        said = getattr(asked, lost)
+        failures: list[int] = []
+
+        def failing(*arguments: Any) -> Any:
+            # What the database did it did; only that it did is not heard of.
+            done = said(*arguments) if lost == "take" else None
+            if not failures and (done or arguments[0]):
+                failures.append(1)
+                raise BoardUnreachable("the connection broke")
+            return said(*arguments) if lost == "answer" else done
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asked, lost, failing)
+            tx = following.begin("a")
+            tx.put("t", "k", 1, type="note")
+            assert following.submit(tx).result(20).seq == 1
+        assert failures == [1] and leading.verify() == 1
