@@ -59,7 +59,7 @@ def from_text(text: str) -> Any:
 
 def _encoded(value: object) -> object:
     kind = type(value).__name__
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or (isinstance(value, (bool, int, float, str)) and kind not in _TEXTS):
         return value
     if isinstance(value, list):
         return [_encoded(item) for item in value]

@@ -5,11 +5,13 @@ Each step is one statement, which also wakes whom it concerns.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentsys.blackboard.postgres.address import OPENING_MARK
 from agentsys.blackboard.postgres.connections import PostgresDatabase
 from agentsys.blackboard.postgres.link import records, recordset
+from agentsys.blackboard.storage import StorageFailed
+from agentsys.blackboard.wire import from_text, to_text
 
 CALL: Final = "call"
 """Signal to one opening: there are requests for it, if it leads, or answers."""
@@ -33,6 +35,24 @@ _ANSWER: Final = (
     f" SELECT pg_notify(channel, signal) FROM (SELECT %s::text || '{OPENING_MARK}' || epoch, %s::text FROM given"
     " UNION SELECT %s::text, json_array_elements_text(%s::json)) AS told (channel, signal)"
 )
+
+
+def written(value: object, what: str) -> str | StorageFailed:
+    """Return the text of a request or an answer, or the error that it has none which a database takes."""
+    try:
+        text = to_text(value)
+        text.encode()
+    except Exception as error:
+        return StorageFailed(f"{what} cannot be sent: {type(error).__name__}: {error}.")
+    return text
+
+
+def read(text: str, what: str) -> Any:
+    """Return what ``text`` says, or the error that it cannot be read: it may be of another version of agentsys."""
+    try:
+        return from_text(text)
+    except Exception as error:
+        return StorageFailed(f"{what} cannot be read: {type(error).__name__}: {error}.")
 
 
 @dataclass(frozen=True, slots=True)

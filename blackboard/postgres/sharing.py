@@ -19,7 +19,7 @@ from agentsys.blackboard.database import Durability
 from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
-from agentsys.blackboard.postgres.queue import CALL, SubmissionQueue, Taken
+from agentsys.blackboard.postgres.queue import CALL, SubmissionQueue, Taken, read, written
 from agentsys.blackboard.postgres.signals import Signals
 from agentsys.blackboard.postgres.storage import (
     LeasedReader,
@@ -36,7 +36,7 @@ from agentsys.blackboard.storage import (
     StaleEpoch,
     StorageFailed,
 )
-from agentsys.blackboard.wire import from_text, to_text
+from agentsys.blackboard.wire import to_text
 from agentsys.errors import BoardError
 
 POLL_SECONDS: Final = 0.2
@@ -235,7 +235,8 @@ class LeasedCommitter:
             try:
                 self._step()
                 lost_since = None
-            except BoardError as error:
+            except Exception as error:
+                # Without this thread every later commit would wait for ever.
                 lost_since = lost_since or began
                 if time.monotonic() - lost_since > PATIENCE_SECONDS:
                     for name in list(self._pending):
@@ -281,7 +282,7 @@ class LeasedCommitter:
                 return
             self._learn(self.reader.state().head)
         if self._is_called() and self._pending:
-            answers = {name: from_text(answer) for name, answer in self._queue.collect().items()}
+            answers = {name: read(answer, "The answer") for name, answer in self._queue.collect().items()}
             with answered_together():
                 for name, outcome in answers.items():
                     self._settle(name, outcome)
@@ -296,8 +297,12 @@ class LeasedCommitter:
             self._send(requests)
 
     def _send(self, requests: dict[str, CommitRequest]) -> None:
+        texts = {name: written(request, "The request") for name, request in requests.items()}
+        for name, text in texts.items():
+            if isinstance(text, StorageFailed):
+                self._settle(name, text)
         try:
-            self._queue.submit({name: to_text(request) for name, request in requests.items()})
+            self._queue.submit({name: text for name, text in texts.items() if isinstance(text, str)})
         except BaseException:
             with self._guard:
                 for name in requests:
@@ -342,7 +347,7 @@ class LeasedCommitter:
             if self._is_called():
                 self._take_up(committer, self._queue.take(self._term))
             self._flush()
-        except BoardError:
+        except Exception:
             self._begin_term()
             raise
         if self._is_due("tidy", TIDY_SECONDS):
@@ -352,12 +357,11 @@ class LeasedCommitter:
         # All are read before the first is submitted, or the committer would store that one alone.
         readable: list[tuple[str, CommitRequest]] = []
         for taken in requests:
-            try:
-                request: CommitRequest = from_text(taken.request)
+            request = read(taken.request, "The request")
+            if isinstance(request, CommitRequest):
                 readable.append((taken.id, replace(request, resubmitted=request.resubmitted or taken.before)))
-            except Exception as error:
-                failed = StorageFailed(f"The request cannot be read: {type(error).__name__}: {error}.")
-                self._answers.put((taken.id, failed))
+            else:
+                self._answers.put((taken.id, request))
         with suppress(BoardClosed):
             for name, request in readable:
                 committer.submit(request).add_done_callback(partial(self._answer, name))
@@ -376,7 +380,8 @@ class LeasedCommitter:
         with suppress(queue.Empty):
             while True:
                 name, outcome = self._answers.get_nowait()
-                answers[name] = to_text(outcome)
+                text = written(outcome, "The answer")
+                answers[name] = text if isinstance(text, str) else to_text(text)
         signals = []
         if self._told_head != self._head and self._is_due("notify", NOTIFY_SECONDS):
             self._told_head = self._head

@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+from enum import StrEnum
 
 import pytest
 
@@ -38,6 +40,38 @@ def test_requests_commits_and_conflicts_survive(postgres_board: str) -> None:
             board.commit(tx)
         copy = from_text(to_text(caught.value))
         assert (copy.tx_id, copy.items, str(copy)) == (caught.value.tx_id, caught.value.items, str(caught.value))
+
+
+class Mode(StrEnum):
+    FAST = "fast"
+
+
+def test_what_is_a_text_or_a_number_by_kinship_is_sent_as_one(postgres_board: str) -> None:
+    with Board.open(postgres_board) as leading, Board.open(postgres_board) as following:
+        for board in (leading, following):
+            tx = board.begin("user:ann")
+            arguments = {"mode": Mode.FAST, "signal": signal.SIGINT}
+            effect = EffectIntent(f"e{board.epoch}", "r", "s", "t", EffectClass.PURE, arguments, tx.reads_label)
+            tx.plan_effect(effect)
+            board.submit(tx).result(20)
+        assert [effect.intent.arguments for effect in leading.effects()] == [{"mode": "fast", "signal": 2}] * 2
+
+
+def test_what_cannot_be_sent_or_read_fails_alone(postgres_board: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Board.open(postgres_board), Board.open(postgres_board) as following:
+        tx = following.begin("user:ann")
+        tx.plan_effect(EffectIntent("e", "r", "half a character: \ud800", "t", EffectClass.PURE, {}, tx.reads_label))
+        with pytest.raises(StorageFailed, match="cannot be sent: UnicodeEncodeError"):
+            following.submit(tx).result(20)
+        asked = following._committer._queue
+        collect = asked.collect
+        monkeypatch.setattr(asked, "collect", lambda: dict.fromkeys(collect(), '{"LaterKind":[1]}'))
+        tx = following.begin("user:ann")
+        tx.put("t", "k", 1, type="note")
+        with pytest.raises(StorageFailed, match="answer cannot be read: KeyError"):
+            following.submit(tx).result(20)
+        monkeypatch.undo()
+        assert following.submit(tx).result(20).seq == 1
 
 
 def test_errors_arrive_as_what_they_are() -> None:
