@@ -39,7 +39,6 @@ class RecentHeads:
 
     def record(self, prepared: PreparedCommit) -> None:
         """Take in what ``prepared`` wrote, dropping what was written longest ago."""
-        self.newest = prepared.commit.seq
         for entry, text in zip(prepared.commit.writes, prepared.texts, strict=True):
             address = entry.topic, entry.key
             self._entries.pop(address, None)
@@ -47,6 +46,8 @@ class RecentHeads:
                 self._entries[address] = (entry, text or "")
         while len(self._entries) > CAPACITY:
             del self._entries[next(iter(self._entries))]
+        # Last: the board's head may have been learned of otherwise, and readers ask meanwhile.
+        self.newest = prepared.commit.seq
 
     def clear(self) -> None:
         self._entries.clear()

@@ -51,9 +51,11 @@ class SqlStorage(SqlReader, ABC):
 
     def remembered(self, topic: str, key: str, at: int) -> Entry | None:
         """Return the version at a commit, if that was written here and not long ago."""
-        recent = self._recent.get((topic, key))
         # Beyond what this object wrote, another process may have led and written.
-        return recent if recent is not None and recent.seq <= at <= self._recent.newest else None
+        if at > self._recent.newest:
+            return None
+        recent = self._recent.get((topic, key))
+        return recent if recent is not None and recent.seq <= at else None
 
     def heads(self, keys: Collection[Key], *, values: bool = True) -> dict[Key, Entry]:
         if values:

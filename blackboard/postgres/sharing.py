@@ -20,7 +20,7 @@ from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
 from agentsys.blackboard.postgres.queue import CALL, SubmissionQueue, Taken, read, written
-from agentsys.blackboard.postgres.signals import Signals
+from agentsys.blackboard.postgres.signals import MISSED, Signals
 from agentsys.blackboard.postgres.storage import (
     LeasedReader,
     PostgresStorage,
@@ -81,6 +81,8 @@ class LeasedCommitter:
         self._committer: Committer | None = None
         self._term = ""
         self._broken = False
+        self._missed = False
+        """Whether commits may have been made beside the leader of which it did not hear."""
         self._called = False
         """Whether there are requests, for the one who leads, or answers, for the others."""
         self._closed = False
@@ -218,6 +220,8 @@ class LeasedCommitter:
             self._due["look"] = 0.0
         elif kind == CALL:
             self._called = True
+        elif kind == MISSED:
+            self._missed = True
         self._wake.set()
 
     def _published(self, commits: Sequence[Commit]) -> None:
@@ -350,6 +354,9 @@ class LeasedCommitter:
         except Exception:
             self._begin_term()
             raise
+        if self._missed:
+            self._missed = False
+            self._learn(self.reader.state().head)
         if self._is_due("tidy", TIDY_SECONDS):
             self._lease.tidy()
 

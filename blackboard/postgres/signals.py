@@ -12,6 +12,8 @@ from agentsys.blackboard.postgres.address import OPENING_MARK, Address
 from agentsys.blackboard.postgres.connections import RETRY_SECONDS, connect
 
 WAIT_SECONDS: Final = 1.0
+MISSED: Final = "missed"
+"""Heard whenever listening begins: what was signalled before is not heard any more."""
 
 
 class Signals:
@@ -43,6 +45,7 @@ class Signals:
     def _listen(self, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
         for channel in self._channels:
             connection.execute(f"LISTEN {channel}".encode())
+        self._heard(MISSED)
         while not self._closed.is_set():
             for notification in connection.notifies(timeout=WAIT_SECONDS):
                 self._heard(notification.payload)

@@ -105,6 +105,22 @@ def test_those_who_follow_learn_of_it(places: tuple[str, str]) -> None:
         assert (one.verify(), two.verify()) == (5, 2)
 
 
+@pytest.mark.parametrize("places", ["postgres"], indirect=True)
+def test_a_leader_learns_of_it_though_the_news_was_lost(postgres_url: str, places: tuple[str, str]) -> None:
+    with Board.open(places[0]) as leading, Board.open(places[0]) as one, Board.open(places[1]) as two:
+        signals = leading._committer._signals
+        heard = signals._heard
+        signals._heard = lambda signal: None
+        commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
+        time.sleep(0.5)
+        assert leading.head == 0, "the news was lost"
+        signals._heard = heard
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            listening = f"LISTEN {signals._channels[1]}"
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = %s", (listening,))
+        assert leading.wait_for(1, 10) and leading.head == 1
+
+
 def test_a_conflict_on_one_board_keeps_all_as_they_are(boards: tuple[Board, Board]) -> None:
     one, two = boards
     two.commit(put(two, "a", 1))
