@@ -49,7 +49,7 @@ class Lease:
         return time.monotonic() < self._certain_until
 
     def renew(self) -> bool:
-        """Prolong the session; return whether it had lasted until now. One that ended is begun anew."""
+        """Prolong the session; return whether it had lasted until now, or else is for :meth:`revive` to begin anew."""
         asked = time.monotonic()
         lasting = (SESSIONS.c.epoch == self.epoch, is_lasting(SESSIONS))
         living = SESSIONS.alias("living")
@@ -62,7 +62,6 @@ class Lease:
             self._certain_until = asked + DRIFT * self._seconds
             return True
         self._certain_until = 0.0
-        self.revive()
         return False
 
     def revive(self) -> None:

@@ -273,7 +273,9 @@ class LeasedCommitter:
             self._stop_leading()
             self._due["look"] = 0.0
         if self._is_due("renew", self._database.address.lease / 5) and not self._lease.renew():
+            # Others may have led since: a new session makes nothing certain of what the old one knew.
             self._stop_leading()
+            self._lease.revive()
         if self._committer is None:
             self._follow()
         if self._committer is not None:

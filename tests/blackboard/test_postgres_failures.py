@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardUnreachable, StaleEpoch
 
@@ -237,3 +239,27 @@ def test_a_follower_is_answered_though_its_request_or_the_answer_was_lost(postgr
             tx.put("t", "k", 1, type="note")
             assert following.submit(tx).result(20).seq == 1
         assert failures == [1] and leading.verify() == 1
+
+
+def test_a_session_begun_anew_does_not_vouch_for_what_the_old_one_knew(
+    postgres_url: str, postgres_board: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Board.open(postgres_board) as board:
+        committer = board._committer
+        revive, known = committer._lease.revive, []
+
+        def revived() -> None:
+            revive()
+            known.append(committer.knows_head())
+
+        monkeypatch.setattr(committer._lease, "revive", revived)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            # As after the process was frozen for longer than its lease, in which others may have led and committed.
+            connection.execute(f"DELETE FROM {Address.parse(postgres_board).schema}.session")
+        deadline = time.monotonic() + 10
+        while not known and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert known == [False]
+        tx = board.begin("a")
+        tx.put("t", "k", 1, type="note")
+        assert board.commit(tx).seq == 1 and committer.knows_head()
