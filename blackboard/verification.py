@@ -41,6 +41,11 @@ _EFFECT_SPANS: Final = select(
 
 
 IS_ERASED: Final = ENTRIES.c.payload.startswith(f"{ERASED}:")
+_ERASED: Final = (
+    select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.version, ENTRIES.c.valid_from)
+    .where(IS_ERASED)
+    .order_by(ENTRIES.c.valid_from)
+)
 
 
 class Selecting(Protocol):
@@ -70,9 +75,11 @@ def verify(reader: LogReader) -> int:
     Raises :class:`ChainBroken`.
     """
     while True:
+        # Before the state, which then has the record of each.
+        erased = reader.select(_ERASED)
         state = reader.state()
         try:
-            _check(reader, state)
+            _check(reader, state, erased)
         except ChainBroken:
             # While a compaction goes on, what is read now and what was read a moment ago need not fit together.
             if reader.state().horizon == state.horizon:
@@ -82,9 +89,9 @@ def verify(reader: LogReader) -> int:
                 return state.head
 
 
-def _check(reader: LogReader, state: BoardState) -> None:
+def _check(reader: LogReader, state: BoardState, erased: Sequence[AnyRow]) -> None:
     _check_payloads(reader)
-    _check_erasures(reader, state.head)
+    _check_erasures(reader, state.head, erased)
     _check_log(reader, state, GENESIS if state.horizon == 0 else _check_past(reader, state))
     for spans in (_ENTRY_SPANS, _EFFECT_SPANS):
         # A version is current until exactly the commit that wrote the next one.
@@ -108,11 +115,10 @@ def _check_payloads(reader: LogReader) -> None:
         raise ChainBroken(f"{reader.name}: a value that commit {row.valid_from} wrote is missing.")
 
 
-def _check_erasures(reader: LogReader, head: int) -> None:
+def _check_erasures(reader: LogReader, head: int, erased: Sequence[AnyRow]) -> None:
     """Check that the log says of every value that was erased that it should be."""
     newest = recorded_versions(reader.query_at(Predicate(topic=ERASURES), head))
-    erased = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.version, ENTRIES.c.valid_from).where(IS_ERASED)
-    for row in reader.select(erased.order_by(ENTRIES.c.valid_from)):
+    for row in erased:
         if newest.get((row.topic, row.key), 0) < row.version:
             raise ChainBroken(f"{reader.name}: a value that commit {row.valid_from} wrote is gone without a record.")
 

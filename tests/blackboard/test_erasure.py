@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentsys.blackboard import verification
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict
@@ -106,6 +107,20 @@ def test_what_a_principal_shaped_is_found_by_labels(board: Board) -> None:
         board.commit(tx)
     assert find(board, shaped_by="user:ann") == [("people", "user:ann")]
     assert find(board, Predicate(topic="other"), shaped_by="user:ann") == []
+
+
+def test_an_erasure_beside_a_verification_is_no_damage(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(board, "ann", SECRET)
+    check, erased = verification._check_payloads, []
+
+    def check_late(reader: verification.LogReader) -> None:
+        if not erased:
+            erased.append(board.erase([("people", "ann")], ""))
+        check(reader)
+
+    monkeypatch.setattr(verification, "_check_payloads", check_late)
+    assert board.verify() == 1 and erased
+    assert (board.verify(), erased_values(board)) == (2, 1)
 
 
 def test_a_write_that_comes_between_goes_too(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
