@@ -13,7 +13,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import COMMITS, EFFECT_EVENTS, ENTRIES, PAYLOADS
 from agentsys.blackboard.state_digest import state_digest
-from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken
+from agentsys.blackboard.storage import BoardCorrupt, BoardState, ChainBroken, HistoryCompacted
 
 COMPACTIONS: Final = "board/compactions"
 """Topic of the records of compactions; the key is the horizon."""
@@ -80,7 +80,7 @@ def verify(reader: LogReader) -> int:
         state = reader.state()
         try:
             _check(reader, state, erased)
-        except ChainBroken:
+        except (ChainBroken, HistoryCompacted):
             # While a compaction goes on, what is read now and what was read a moment ago need not fit together.
             if reader.state().horizon == state.horizon:
                 raise

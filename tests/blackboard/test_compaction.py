@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from agentsys.blackboard import compaction, upkeep
+from agentsys.blackboard import compaction, upkeep, verification
 from agentsys.blackboard.board import Board, InvalidSnapshot
 from agentsys.blackboard.compaction import CompactionRefused, Keep, Pin, plan
 from agentsys.blackboard.conflicts import Conflict
@@ -287,6 +287,20 @@ def test_others_commit_and_read_while_a_board_is_compacted(board: Board) -> None
     for thread in threads:
         thread.join()
     assert faults == [] and board.verify() == board.head
+
+
+def test_a_verification_that_a_compaction_overtakes_begins_anew(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(board, 4)
+    check, overtaken = verification._check_payloads, []
+
+    def check_late(reader: verification.LogReader) -> None:
+        if not overtaken:
+            fill(board, 8)
+            overtaken.append(board.compact(Keep(commits=2)))
+        check(reader)
+
+    monkeypatch.setattr(verification, "_check_payloads", check_late)
+    assert board.verify() == board.head and board.horizon == overtaken[0].horizon == 10
 
 
 ALTERATIONS = {
