@@ -141,8 +141,11 @@ def _pins(board: Compactable) -> list[Pin]:
 
 
 def _record(board: Compactable, horizon: int) -> None:
-    (ended,) = board.select(select(COMMITS.c.hash).where(COMMITS.c.seq == horizon))
-    value: Json = {"hash": ended.hash, "state": state_digest(board.select, horizon)}
+    ended = board.select(select(COMMITS.c.hash).where(COMMITS.c.seq == horizon))
+    if not ended and board.state().horizon >= horizon:
+        # Another compaction has come as far meanwhile, and put that on record.
+        return
+    value: Json = {"hash": ended[0].hash, "state": state_digest(board.select, horizon)}
     known = board.get(COMPACTIONS, str(horizon))
     if known is None or known.value != value or known.seq <= horizon:
         transaction = board.begin("board")

@@ -303,6 +303,21 @@ def test_a_verification_that_a_compaction_overtakes_begins_anew(board: Board, mo
     assert board.verify() == board.head and board.horizon == overtaken[0].horizon == 10
 
 
+def test_a_compaction_that_another_overtakes_ends_what_is_left(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(board)
+    record, overtaking = compaction._record, []
+
+    def record_late(upkept: compaction.Compactable, horizon: int) -> None:
+        if not overtaking:
+            overtaking.append(horizon)
+            assert board.compact(Keep(commits=2)).horizon == 18
+        record(upkept, horizon)
+
+    monkeypatch.setattr(compaction, "_record", record_late)
+    board.compact(Keep(commits=5))
+    assert overtaking == [15] and board.horizon == 18 and board.verify() == board.head
+
+
 ALTERATIONS = {
     "a survivor's value": "UPDATE entry_version SET value = '7' WHERE topic = 'notes' AND key = 'stays'",
     "a survivor's label": "UPDATE entry_version SET label = replace(label, 'user:ann', 'user:bob') WHERE key = 'stays'",
