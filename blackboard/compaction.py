@@ -94,7 +94,10 @@ def plan(board: Compactable, keep: Keep, pins: Sequence[Pin] = ()) -> Plan:
     A lease whose process died counts until a compaction has found it expired.
     """
     state = board.state()
-    wanted = min(state.head - keep.commits, _current_before(board, time.time() - keep.seconds, state.head))
+    wanted = state.head - keep.commits
+    if keep.seconds:
+        # Where no time is asked for, clocks have no say.
+        wanted = min(wanted, _current_before(board, time.time() - keep.seconds, state.head))
     holding = sorted((pin for pin in (*pins, *_pins(board)) if pin.seq < wanted), key=lambda pin: pin.seq)
     horizon = max(state.horizon, min([wanted, *(pin.seq for pin in holding)]))
     return Plan(state.head, state.horizon, horizon, tuple(holding), _counts(board, horizon))

@@ -108,10 +108,21 @@ def test_a_lease_of_the_past_holds_over_a_step(board: Board, step_clock: Set, ju
         board.compact(Keep())
         assert board.horizon <= 3
         assert [entry.value for entry in board.query(ALL, at=4)] == [3]
-    # By a clock that was set back every commit is young, and is kept.
     step_clock(0)
     board.compact(Keep())
     assert board.horizon > 3
+
+
+def test_a_number_of_commits_is_kept_whatever_the_clock_was(board: Board, step_clock: Set) -> None:
+    for number in range(5):
+        put(board, "a", number)
+    step_clock(50 * HOUR)
+    put(board, "a", 5)
+    step_clock(0)
+    for number in range(6, 12):
+        put(board, "a", number)
+    board.compact(Keep(commits=2))
+    assert board.horizon == 10
 
 
 HOLDS = """
