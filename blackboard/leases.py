@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from agentsys.blackboard import upkeep
 from agentsys.blackboard.storage import Maintenance
 from agentsys.blackboard.upkeep import EndLease, TakeLease
 from agentsys.errors import BoardError
@@ -43,7 +44,7 @@ class SnapshotLease:
         self.close()
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._take.seconds / 3):
+        while not self._ended.wait(min(self._take.seconds, upkeep.LONGEST_LEASE_SECONDS) / 3):
             # What fails now may succeed the next time; whoever reads a state that is gone is told.
             with suppress(BoardError):
                 self._maintain(self._take)

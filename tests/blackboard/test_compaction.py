@@ -192,6 +192,14 @@ def test_a_lease_is_renewed_while_its_process_lives(board: Board) -> None:
         assert board.compact(Keep()).horizon == 1
 
 
+def test_a_lease_for_longer_than_leases_last_is_renewed_too(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(board, 4)
+    monkeypatch.setattr(upkeep, "LONGEST_LEASE_SECONDS", 0.3)
+    with board.lease(1, seconds=3600):
+        time.sleep(0.8)
+        assert board.compact(Keep()).horizon == 1
+
+
 LEASING = """
 import sys
 from agentsys.blackboard.board import Board
