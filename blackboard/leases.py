@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentsys.blackboard import upkeep
-from agentsys.blackboard.storage import Maintenance
+from agentsys.blackboard.storage import BoardClosed, Maintenance
 from agentsys.blackboard.upkeep import EndLease, TakeLease
 from agentsys.errors import BoardError
 
@@ -45,6 +45,10 @@ class SnapshotLease:
 
     def _renew(self) -> None:
         while not self._ended.wait(min(self._take.seconds, upkeep.LONGEST_LEASE_SECONDS) / 3):
-            # What fails now may succeed the next time; whoever reads a state that is gone is told.
-            with suppress(BoardError):
+            try:
                 self._maintain(self._take)
+            except BoardClosed:
+                return
+            except BoardError:
+                # What fails now may succeed the next time; whoever reads a state that is gone is told.
+                continue

@@ -200,6 +200,15 @@ def test_a_lease_for_longer_than_leases_last_is_renewed_too(board: Board, monkey
         assert board.compact(Keep()).horizon == 1
 
 
+def test_a_lease_that_its_board_does_not_outlive_keeps_no_thread(location: str) -> None:
+    with Board.open(location) as board:
+        fill(board, 4)
+        lease = board.lease(1, seconds=0.3)
+    lease._thread.join(5)
+    assert not lease._thread.is_alive()
+    lease.close()
+
+
 LEASING = """
 import sys
 from agentsys.blackboard.board import Board
