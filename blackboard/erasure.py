@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select
 
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict
@@ -30,9 +30,10 @@ from agentsys.blackboard.verification import COMPACTIONS, ERASURES, IS_ERASED, r
 SLICE: Final = 64
 """Entries whose values go in one step."""
 ATTEMPTS: Final = 20
-_HELD: Final = or_(ENTRIES.c.value.is_not(None), ENTRIES.c.payload.is_not(None) & ~IS_ERASED)
-
-_OWN: Final = (ENTRIES.c.topic.not_in([COMPACTIONS, ERASURES]), _HELD)
+_OWN: Final = ENTRIES.c.topic.not_in([COMPACTIONS, ERASURES])
+_HELD: Final = (_OWN, or_(ENTRIES.c.value.is_not(None), ENTRIES.c.payload.is_not(None) & ~IS_ERASED))
+_EVER_HELD: Final = (_OWN, or_(ENTRIES.c.value.is_not(None), ENTRIES.c.payload.is_not(None)))
+"""What was erased before still tells what was derived from it."""
 
 
 class Erasable(Protocol):
@@ -68,13 +69,12 @@ def find(
     ``where`` says which, by topic and key alone; ``shaped_by`` by a principal that the label of any version names;
     with ``derived`` also all that was derived from those, step by step. Records of compactions and erasures are none.
     """
-    conditions = [*addressed(where or Predicate()), *_OWN]
+    conditions = [*addressed(where or Predicate()), *(_EVER_HELD if derived else _HELD)]
     if shaped_by is not None:
         labels = [row.label for row in board.select(select(ENTRIES.c.label).distinct())]
         conditions.append(ENTRIES.c.label.in_([text for text in labels if shaped_by in _shapers(text)]))
-    rows = board.select(select(ENTRIES.c.topic, ENTRIES.c.key).where(*conditions).distinct())
-    wanted = {(row.topic, row.key) for row in rows}
-    return sorted(_with_derived(board, wanted) if derived else wanted)
+    wanted = _addresses(board, conditions)
+    return sorted(_with_derived(board, wanted) & _addresses(board, _HELD) if derived else wanted)
 
 
 def erase(
@@ -99,13 +99,18 @@ def erase(
     return Erased(commit.seq, len(addresses), values)
 
 
+def _addresses(board: Erasable, conditions: Sequence[ColumnElement[bool]]) -> set[Key]:
+    rows = board.select(select(ENTRIES.c.topic, ENTRIES.c.key).where(*conditions).distinct())
+    return {(row.topic, row.key) for row in rows}
+
+
 def _shapers(label: str) -> frozenset[str]:
     return label_from_text(label).shaped_by
 
 
 def _with_derived(board: Erasable, wanted: set[Key]) -> set[Key]:
     sources = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.derived_from)
-    rows = board.select(sources.where(ENTRIES.c.derived_from != "[]", *_OWN))
+    rows = board.select(sources.where(ENTRIES.c.derived_from != "[]", *_EVER_HELD))
     derived: dict[Key, set[Key]] = defaultdict(set)
     for row in rows:
         for topic, key, _ in json.loads(row.derived_from):

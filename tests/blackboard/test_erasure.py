@@ -100,6 +100,22 @@ def test_what_was_derived_is_found_step_by_step(board: Board) -> None:
     assert find(board, wanted, derived=True) == [("notes", "summary"), ("people", "ann"), ("reports", "1")]
 
 
+@pytest.mark.parametrize("first", [("people", "ann"), ("notes", "summary")], ids=["source", "step"])
+def test_what_was_derived_is_found_through_what_was_erased_before(board: Board, first: tuple[str, str]) -> None:
+    put(board, "ann", SECRET)
+    put(board, "summary", f"of {SECRET}", topic="notes", reads="ann")
+    tx = board.begin("user:bob")
+    tx.get("notes", "summary")
+    tx.put("reports", "1", f"of the summary of {SECRET}", type="report")
+    board.commit(tx)
+    board.erase([first], "")
+    wanted = Predicate(topic="people", key_from="ann", key_to="ann\x01")
+    left = {("people", "ann"), ("notes", "summary"), ("reports", "1")} - {first}
+    assert find(board, wanted, derived=True) == sorted(left)
+    board.erase(sorted(left), "")
+    assert SECRET not in held(board) and find(board, wanted, derived=True) == [] == find(board)
+
+
 def test_what_a_principal_shaped_is_found_by_labels(board: Board) -> None:
     for principal in ("user:ann", "user:bob"):
         tx = board.begin(principal)
