@@ -89,13 +89,16 @@ def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption =
     with reported_errors(as_json=as_json), board_to_read(board) as opened:
         seen = opened.head
         while True:
+            head = opened.head
             for commit in opened.log(after=seen, run=run):
+                # What comes while these are printed is for the next look.
+                head = max(head, commit.seq)
                 if as_json:
                     print(json.dumps(_commit(commit), ensure_ascii=False), flush=True)
                     continue
                 line = f"{commit.seq} {_time(commit.at)} {commit.principal} {_summary(commit)}"
                 out.print(line, highlight=False, markup=False)
-            seen = max(seen, opened.head)
+            seen = head
             time.sleep(POLL_SECONDS)
 
 
