@@ -32,6 +32,7 @@ from agentsys.errors import BoardError
 BACKUP_PAGES: Final = 1_024
 """Pages that a backup copies in one step, of 4 KiB."""
 _SCHEMA_EXISTS: Final = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+_LOGS: Final = ("-wal", "-shm", "-journal")
 REPLACED: Final = ".replaced"
 """What is put behind the name of a board that another took the place of."""
 
@@ -255,8 +256,8 @@ def _beside(target: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        for name in (partial.name, f"{partial.name}-wal", f"{partial.name}-shm", f"{partial.name}-journal"):
-            partial.with_name(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+        _drop_logs(partial)
 
 
 def _copy_pages(source: Path, target: Path, progress: Progress) -> None:
@@ -310,7 +311,16 @@ def _state(place: FilePlace) -> BoardState:
 
 def _put_aside(board: Path) -> None:
     """Rename a board with its log, which must never lie beside another file of the name."""
-    for suffix in ("", "-wal"):
-        with suppress(FileNotFoundError):
-            Path(f"{board}{suffix}").replace(f"{board}{REPLACED}{suffix}")
-    Path(f"{board}-shm").unlink(missing_ok=True)
+    aside = Path(f"{board}{REPLACED}")
+    if board.exists():
+        _drop_logs(aside)
+        board.replace(aside)
+    with suppress(FileNotFoundError):
+        Path(f"{board}-wal").replace(f"{aside}-wal")
+    _drop_logs(board)
+
+
+def _drop_logs(path: Path) -> None:
+    """Remove what SQLite would take for commits to the file that comes to this name."""
+    for suffix in _LOGS:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

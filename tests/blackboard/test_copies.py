@@ -342,6 +342,29 @@ def test_what_is_left_of_a_broken_board_does_not_touch_the_restored_one(tmp_path
     assert {**contents(path), "epoch": 0} == {**contents(backup), "epoch": 0}
 
 
+def leave_log(path: Path, prefix: str) -> None:
+    """Commit, and leave behind what a killed process does: commits that are in the write-ahead log alone."""
+    log = Path(f"{path}-wal")
+    with Board.open(path) as board:
+        fill(board, prefix)
+        kept = path.read_bytes(), log.read_bytes()
+    path.write_bytes(kept[0])
+    log.write_bytes(kept[1])
+
+
+def test_a_board_put_aside_meets_no_log_of_one_before(tmp_path: Path) -> None:
+    path, backup = tmp_path / "board.db", tmp_path / "backup.db"
+    with Board.open(path) as board:
+        fill(board)
+    back_up(path, backup, quietly)
+    leave_log(path, "first")
+    restore(backup, path, quietly, replace_existing=True)
+    # It was the wrong backup, say, and nobody has opened it for writing.
+    aside = contents(path)
+    restore(backup, path, quietly, replace_existing=True)
+    assert contents(f"{path}.replaced") == aside
+
+
 def test_a_damaged_backup_is_refused_and_the_board_stays(tmp_path: Path) -> None:
     path, backup = tmp_path / "board.db", tmp_path / "backup.db"
     with Board.open(path) as board:
