@@ -169,6 +169,7 @@ def _import_to_file(source: Path, header: ExportHeader, location: Path | str, pr
             if there or place.board != MAIN:
                 _add_board(partial, place)
             else:
+                _drop_logs(target)
                 partial.replace(target)
             sync_folder(target)
 
@@ -245,6 +246,7 @@ def _in_place_of(target: Path) -> Iterator[Path]:
     with _beside(target) as partial:
         yield partial
         sync(partial)
+        _drop_logs(target)
         partial.replace(target)
         sync_folder(target)
 

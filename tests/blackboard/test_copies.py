@@ -352,6 +352,20 @@ def leave_log(path: Path, prefix: str) -> None:
     log.write_bytes(kept[1])
 
 
+def test_a_copy_meets_no_log_of_a_board_that_was_there(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.db", tmp_path / "target.db"
+    with Board.open(source) as board:
+        fill(board)
+    export_board(source, tmp_path / "board.jsonl", quietly)
+    leave_log(target, "gone")
+    target.unlink()
+    import_board(tmp_path / "board.jsonl", target, quietly)
+    assert contents(target) == contents(source)
+    leave_log(target, "later")
+    back_up(source, target, quietly)
+    assert contents(target) == contents(source)
+
+
 def test_a_board_put_aside_meets_no_log_of_one_before(tmp_path: Path) -> None:
     path, backup = tmp_path / "board.db", tmp_path / "backup.db"
     with Board.open(path) as board:
