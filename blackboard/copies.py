@@ -70,8 +70,9 @@ class Copied:
 def export_board(location: Path | str, target: Path, progress: Progress) -> Copied:
     """Write the board at ``location``, as it is now, to a file for :func:`import_board`; writers go on meanwhile.
 
-    An older export of that name is replaced.
+    An older export of that name is replaced. Raises :class:`TargetExists` for the board's own file.
     """
+    _check_apart(location, target)
     with (
         _one_moment(location) as connection,
         _in_place_of(target) as partial,
@@ -116,12 +117,14 @@ def back_up(board: Path | str, target: Path, progress: Progress) -> Copied:
     """Copy a board's file while others write it, and verify all boards in it; an older backup of that name is replaced.
 
     Source: SQLite's online backup API. Under one read transaction the copy is of one moment and never begins anew.
-    Raises :class:`NoBackup` for a board in PostgreSQL, and what ``Board.verify`` raises.
+    Raises :class:`NoBackup` for a board in PostgreSQL, :class:`TargetExists` for the board's own file, and what
+    ``Board.verify`` raises.
     """
     if is_postgres(board):
         raise NoBackup("The board is in PostgreSQL.")
     place = FilePlace.parse(board)
     open_reader(place).close()
+    _check_apart(board, target)
     with _in_place_of(target) as partial:
         with SqliteFile(place.path).translated_errors():
             _copy_pages(place.path, partial, progress)
@@ -151,6 +154,17 @@ def restore(backup: Path, board: Path | str, progress: Progress, *, replace_exis
             partial.replace(target)
             sync_folder(target)
     return Copied(state.head, state.head_hash, target.stat().st_size)
+
+
+def _check_apart(board: Path | str, target: Path) -> None:
+    """Raise :class:`TargetExists` where a copy would take the place of the board itself, or of what is no file."""
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise TargetExists(f"{target} is no file.")
+    path = None if is_postgres(board) else FilePlace.parse(board).path
+    if path is not None and path.exists() and target.samefile(path):
+        raise TargetExists(f"{target} is the board itself.")
 
 
 def _import_to_file(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:

@@ -366,6 +366,19 @@ def test_a_copy_meets_no_log_of_a_board_that_was_there(tmp_path: Path) -> None:
     assert contents(target) == contents(source)
 
 
+def test_a_copy_takes_the_place_neither_of_its_board_nor_of_a_folder(tmp_path: Path) -> None:
+    path, link = tmp_path / "board.db", tmp_path / "link.db"
+    with Board.open(path) as board:
+        fill(board)
+    before = contents(path)
+    link.symlink_to(path)
+    for copy in (back_up, export_board):
+        for target in (path, link, tmp_path):
+            with pytest.raises(TargetExists):
+                copy(path, target, quietly)
+    assert contents(path) == before and link.is_symlink()
+
+
 def test_a_board_put_aside_meets_no_log_of_one_before(tmp_path: Path) -> None:
     path, backup = tmp_path / "board.db", tmp_path / "backup.db"
     with Board.open(path) as board:
