@@ -32,6 +32,11 @@ from agentsys.errors import BoardError
 BACKUP_PAGES: Final = 1_024
 """Pages that a backup copies in one step, of 4 KiB."""
 _SCHEMA_EXISTS: Final = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+_BEGIN_READING: Final = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    # Whoever takes what is read may be slow, and nobody waits for what is only read.
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
+)
 _LOGS: Final = ("-wal", "-shm", "-journal")
 REPLACED: Final = ".replaced"
 """What is put behind the name of a board that another took the place of."""
@@ -242,11 +247,12 @@ def _one_moment(location: Path | str) -> Iterator[Connection]:
     if is_postgres(location):
         from agentsys.blackboard.postgres.storage import open_for_reading
 
-        reader, beginning = open_for_reading(str(location)), "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        reader, beginning = open_for_reading(str(location)), _BEGIN_READING
     else:
-        reader, beginning = open_reader(FilePlace.parse(location)), "BEGIN"
+        reader, beginning = open_reader(FilePlace.parse(location)), ("BEGIN",)
     with closing(reader), reader.connected() as connection:
-        connection.exec_driver_sql(beginning)
+        for statement in beginning:
+            connection.exec_driver_sql(statement)
         try:
             yield connection
         finally:

@@ -9,8 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from agentsys.blackboard.copies import (
     back_up,
     check_export,
     export_board,
+    export_to_stream,
     import_board,
     restore,
 )
@@ -406,6 +409,22 @@ def test_a_damaged_backup_is_refused_and_the_board_stays(tmp_path: Path) -> None
     with pytest.raises(BoardMissing):
         restore(tmp_path / "none.db", path, quietly, replace_existing=True)
     assert contents(path) == before
+
+
+def test_an_export_waits_for_whoever_takes_it(postgres_board: str) -> None:
+    class Slow(StringIO):
+        def write(self, text: str) -> int:
+            if '"head_hash"' in text:
+                time.sleep(1)
+            return super().write(text)
+
+    with Board.open(postgres_board) as board:
+        fill(board)
+    impatient = f"{postgres_board}&options=-c%20idle_in_transaction_session_timeout%3D300"
+    written = Slow()
+    assert export_to_stream(impatient, written, quietly).commits == len(
+        [line for line in written.getvalue().split("\n") if line.startswith("[") and '"serializable"' in line]
+    )
 
 
 def test_a_board_in_postgres_is_exported_instead(postgres_board: str, tmp_path: Path) -> None:
