@@ -29,6 +29,8 @@ from agentsys.blackboard.verification import COMPACTIONS, ERASURES, IS_ERASED, r
 
 SLICE: Final = 64
 """Entries whose values go in one step."""
+RECORDED: Final = 1_000
+"""Entries that one commit ends and puts on record: many would lose to others' commits, and make them wait."""
 ATTEMPTS: Final = 20
 _OWN: Final = ENTRIES.c.topic.not_in([COMPACTIONS, ERASURES])
 _HELD: Final = (_OWN, or_(ENTRIES.c.value.is_not(None), ENTRIES.c.payload.is_not(None) & ~IS_ERASED))
@@ -54,7 +56,7 @@ class Erasable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What an erasure did: the commit that records it, and how many values of how many entries went."""
+    """What an erasure did: the (last) commit that records it, and how many values of how many entries went."""
 
     seq: int
     entries: int
@@ -89,7 +91,8 @@ def erase(
 
     ``progress`` is given the number of entries done. A board's file holds traces until it is shrunk.
     """
-    commit = _record(board, addresses, reason, principal)
+    slices = [addresses[start : start + RECORDED] for start in range(0, len(addresses), RECORDED)] or [()]
+    commit = [_record(board, part, reason, principal) for part in slices][-1]
     versions = dict.fromkeys(addresses, 0) | recorded_versions(board.query(Predicate(topic=ERASURES)))
     pending = [(topic, key, version) for (topic, key), version in sorted(versions.items())]
     values = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.blackboard import verification
+from agentsys.blackboard import erasure, verification
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict
@@ -137,6 +137,16 @@ def test_an_erasure_beside_a_verification_is_no_damage(board: Board, monkeypatch
     monkeypatch.setattr(verification, "_check_payloads", check_late)
     assert board.verify() == 1 and erased
     assert (board.verify(), erased_values(board)) == (2, 1)
+
+
+def test_many_entries_are_put_on_record_a_part_at_a_time(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "RECORDED", 2)
+    for number in range(5):
+        put(board, f"k{number}", SECRET)
+    erased = board.erase(find(board), "all of it")
+    assert (erased.seq, erased.entries, erased.values) == (8, 5, 5)
+    assert [len(record.value["versions"]) for record in board.query(Predicate(topic=ERASURES))].count(2) == 2
+    assert SECRET not in held(board) and (board.verify(), erased_values(board)) == (8, 5)
 
 
 def test_a_write_that_comes_between_goes_too(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
