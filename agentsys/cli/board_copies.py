@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,9 @@ def export(
     with reported_errors(as_json=as_json), _shown("exporting") as told:
         location = settings_with(board_path=board).board.location
         if file == STREAM:
+            if isinstance(sys.stdout, TextIOWrapper):
+                # Whatever the terminal's encoding: an export is what its digest covers.
+                sys.stdout.reconfigure(encoding="utf-8", newline="\n")
             export_to_stream(location, sys.stdout, told)
             return
         copied = export_board(location, Path(file), told)

@@ -409,3 +409,18 @@ def test_board_verify_names_the_altered_commit(run: Run, tmp_path: Path) -> None
     connection.close()
     altered = run("board", "verify")
     assert altered.returncode == 1 and "AGS-0218" in altered.stderr and "commit 2 of 3" in altered.stderr
+
+
+def test_an_export_to_stdout_is_the_same_in_every_encoding(tmp_path: Path) -> None:
+    path, file = tmp_path / "board.db", tmp_path / "piped.jsonl"
+    with Board.open(path) as board:
+        tx = board.begin("ann")
+        tx.put("t", "k", "\u00fcber \u20ac", type="item")
+        board.commit(tx)
+    command = [sys.executable, "-c", "from agentsys.cli.app import main; main()", "board", "export", "-", "--board"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    exported = subprocess.run([*command, str(path)], env=environment, capture_output=True, check=False)
+    assert exported.returncode == 0, exported.stderr
+    file.write_bytes(exported.stdout)
+    checked = CliRunner().invoke(cli, ["board", "import", str(file), "--check", "--json"])
+    assert json.loads(checked.stdout)["commits"] == 1
