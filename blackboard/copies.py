@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import IO, Final
 from uuid import uuid4
@@ -26,13 +27,13 @@ from agentsys.blackboard.postgres.address import Address, is_postgres
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.schema import BoardModel
 from agentsys.blackboard.sqlite import boards_in, open_reader
-from agentsys.blackboard.storage import BoardState
+from agentsys.blackboard.storage import BoardFull, BoardState, StorageFailed
 from agentsys.errors import BoardError
 
 BACKUP_PAGES: Final = 1_024
 """Pages that a backup copies in one step, of 4 KiB."""
 _SCHEMA_EXISTS: Final = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
-_BEGIN_READING: Final = (
+_BEGIN_READING: Final[tuple[str, ...]] = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     # Whoever takes what is read may be slow, and nobody waits for what is only read.
     "SET LOCAL idle_in_transaction_session_timeout = 0",
@@ -79,6 +80,7 @@ def export_board(location: Path | str, target: Path, progress: Progress) -> Copi
     """
     _check_apart(location, target)
     with (
+        _file_errors(target),
         _one_moment(location) as connection,
         _in_place_of(target) as partial,
         partial.open("w", encoding="utf-8", newline="\n") as file,
@@ -130,7 +132,7 @@ def back_up(board: Path | str, target: Path, progress: Progress) -> Copied:
     place = FilePlace.parse(board)
     open_reader(place).close()
     _check_apart(board, target)
-    with _in_place_of(target) as partial:
+    with _file_errors(target), _in_place_of(target) as partial:
         with SqliteFile(place.path).translated_errors():
             _copy_pages(place.path, partial, progress)
         state = _verified(FilePlace(partial, place.board))
@@ -146,8 +148,7 @@ def restore(backup: Path, board: Path | str, progress: Progress, *, replace_exis
         raise NoBackup("The board is in PostgreSQL.")
     place = FilePlace.parse(board)
     target = place.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with exclusively(target):
+    with _file_errors(target), _alone(target):
         if target.exists() and not replace_existing:
             raise TargetExists(f"There is a board at {target}.")
         state = _verified(FilePlace(backup, place.board))
@@ -175,8 +176,7 @@ def _check_apart(board: Path | str, target: Path) -> None:
 def _import_to_file(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
     place = FilePlace.parse(location)
     target = place.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with exclusively(target):
+    with _file_errors(target), _alone(target):
         there = boards_in(target) if target.exists() else []
         if place.board in there:
             raise TargetExists(f"There is a board at {place}.")
@@ -260,6 +260,16 @@ def _one_moment(location: Path | str) -> Iterator[Connection]:
 
 
 @contextmanager
+def _file_errors(target: Path) -> Iterator[None]:
+    """Raise what the operating system says of a copy's place as the board's own errors."""
+    try:
+        yield
+    except OSError as error:
+        kind = BoardFull if error.errno == ENOSPC else StorageFailed
+        raise kind(f"{target} cannot be written: {error}.") from error
+
+
+@contextmanager
 def _in_place_of(target: Path) -> Iterator[Path]:
     """Give the name of a file that takes the place of ``target`` when it is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -280,6 +290,14 @@ def _beside(target: Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
         _drop_logs(partial)
+
+
+@contextmanager
+def _alone(board: Path) -> Iterator[None]:
+    """Hold the lock of a board's file that need not be there, nor its folder."""
+    board.parent.mkdir(parents=True, exist_ok=True)
+    with exclusively(board):
+        yield
 
 
 def _copy_pages(source: Path, target: Path, progress: Progress) -> None:

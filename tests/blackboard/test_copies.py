@@ -37,7 +37,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.lock import BoardBusy
 from agentsys.blackboard.portable import BadExport
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardMissing, ChainBroken, SchemaTooNew
+from agentsys.blackboard.storage import BoardMissing, ChainBroken, SchemaTooNew, StorageFailed
 from agentsys.errors import BoardError
 
 MINE = Label.trusted("ann")
@@ -380,6 +380,19 @@ def test_a_copy_takes_the_place_neither_of_its_board_nor_of_a_folder(tmp_path: P
             with pytest.raises(TargetExists):
                 copy(path, target, quietly)
     assert contents(path) == before and link.is_symlink()
+
+
+def test_a_place_that_cannot_be_written_is_named(export: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source.db", export / "in" / "a-file.db"
+    back_up(source, tmp_path / "backup.db", quietly)
+    for copy in (
+        lambda: export_board(source, target, quietly),
+        lambda: back_up(source, target, quietly),
+        lambda: import_board(export, target, quietly),
+        lambda: restore(tmp_path / "backup.db", target, quietly),
+    ):
+        with pytest.raises(StorageFailed, match=r"AGS-0204.*a-file\.db cannot be written"):
+            copy()
 
 
 def test_a_board_put_aside_meets_no_log_of_one_before(tmp_path: Path) -> None:
