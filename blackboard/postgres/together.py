@@ -56,7 +56,8 @@ def _leased(board: Board) -> LeasedCommitter:
 
 
 def _committed(boards: Sequence[LeasedCommitter], requests: Sequence[CommitRequest]) -> list[Commit]:
-    database = boards[0].database
+    # As durable as the board that asks for most.
+    database = max((board.database for board in boards), key=lambda place: place.durability == "full")
     ordered = sorted((board.database for board in boards), key=lambda place: place.address.schema)
     with database.translated_errors(), database.writers.begin() as connection:
         held = {place.address.schema: _locked(connection, place) for place in ordered}

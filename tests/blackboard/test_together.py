@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from agentsys.blackboard.commits import Commit, Isolation
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.joint import BoardsApart, PartMissing
+from agentsys.blackboard.postgres import together as database_together
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
@@ -119,6 +121,24 @@ def test_a_leader_learns_of_it_though_the_news_was_lost(postgres_url: str, place
             listening = f"LISTEN {signals._channels[1]}"
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = %s", (listening,))
         assert leading.wait_for(1, 10) and leading.head == 1
+
+
+@pytest.mark.parametrize("places", ["postgres"], indirect=True)
+def test_it_is_as_durable_as_the_board_that_asks_for_most(
+    places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[str] = []
+    locked = database_together._locked
+
+    def looked(connection: Any, place: Any) -> Any:
+        levels.append(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+        return locked(connection, place)
+
+    monkeypatch.setattr(database_together, "_locked", looked)
+    with Board.open(places[0], durability="normal") as one, Board.open(places[1]) as two:
+        commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
+        commit_together((two, put(two, "b", 1)), (one, put(one, "b", 2)))
+    assert set(levels) == {"on"}
 
 
 def test_a_conflict_on_one_board_keeps_all_as_they_are(boards: tuple[Board, Board]) -> None:
