@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import ColumnElement, Select, or_, select
 
+from agentsys.blackboard import upkeep
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Entry, Json, Key
@@ -97,7 +98,11 @@ def erase(
     pending = [(topic, key, version) for (topic, key), version in sorted(versions.items())]
     values = 0
     for start in range(0, len(pending), SLICE):
-        values += board.maintain(EraseValues(tuple(pending[start : start + SLICE])))
+        step = EraseValues(tuple(pending[start : start + SLICE]))
+        while went := board.maintain(step):
+            values += went
+            if went < upkeep.MOST_ERASED:
+                break
         progress(min(start + SLICE, len(pending)))
     return Erased(commit.seq, len(addresses), values)
 

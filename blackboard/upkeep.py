@@ -22,6 +22,8 @@ from agentsys.blackboard.verification import IS_ERASED
 
 LONGEST_LEASE_SECONDS: Final = 86_400.0
 """For how long a lease holds at most without being renewed."""
+MOST_ERASED: Final = 1_000
+"""Values that go in one step, for which commits wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,10 @@ class EndSubscription:
 
 @dataclass(frozen=True, slots=True)
 class EraseValues:
-    """Erase what the entries at these addresses held, up to the version that is named with each."""
+    """Erase what the entries at these addresses held, up to the version that is named with each.
+
+    Of many values only :data:`MOST_ERASED` go: the step is to be done again then.
+    """
 
     versions: tuple[tuple[str, str, int], ...]
 
@@ -141,17 +146,20 @@ class EraseValues:
             # What a row held before would stay in the file until something else is written there.
             connection.exec_driver_sql("PRAGMA secure_delete = ON")
         try:
-            return sum(self._erase(connection, *version) for version in self.versions)
+            erased = 0
+            for version in self.versions:
+                erased += self._erase(connection, *version, MOST_ERASED - erased)
+            return erased
         finally:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete = OFF")
 
-    def _erase(self, connection: Connection, topic: str, key: str, version: int) -> int:
+    def _erase(self, connection: Connection, topic: str, key: str, version: int, most: int) -> int:
         entries = ENTRIES.c
         address = (entries.topic == topic, entries.key == key)
         held = or_(entries.value.is_not(None), and_(entries.payload.is_not(None), ~IS_ERASED))
         found = select(entries.valid_from, entries.value, entries.payload).where(*address, entries.version <= version)
-        rows = connection.execute(found.where(held)).all()
+        rows = connection.execute(found.where(held).limit(most)).all()
         for row in rows:
             digest = stored_digest(row.value, row.payload)
             assert digest is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentsys.blackboard import erasure, verification
+from agentsys.blackboard import erasure, upkeep, verification
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict
@@ -147,6 +147,23 @@ def test_many_entries_are_put_on_record_a_part_at_a_time(board: Board, monkeypat
     assert (erased.seq, erased.entries, erased.values) == (8, 5, 5)
     assert [len(record.value["versions"]) for record in board.query(Predicate(topic=ERASURES))].count(2) == 2
     assert SECRET not in held(board) and (board.verify(), erased_values(board)) == (8, 5)
+
+
+def test_many_versions_of_an_entry_go_a_few_at_a_time(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(7):
+        put(board, "ann", f"{SECRET} {number}")
+        put(board, "bob", f"{SECRET} {number}")
+    monkeypatch.setattr(upkeep, "MOST_ERASED", 3, raising=False)
+    steps: list[int] = []
+
+    def maintain(step: Any) -> Any:
+        steps.append(Board.maintain(board, step))
+        return steps[-1]
+
+    monkeypatch.setattr(board, "maintain", maintain)
+    assert board.erase(find(board), "").values == 14
+    assert steps == [3, 3, 3, 3, 2]
+    assert SECRET not in held(board) and erased_values(board) == 14
 
 
 def test_a_write_that_comes_between_goes_too(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
