@@ -154,7 +154,8 @@ def _engine(address: Address, options: str, *, pool_size: int) -> Engine:
         pool_reset_on_return=None if "read_only=on" in options else "rollback",
         isolation_level="READ COMMITTED" if "read_only=off" in options else "AUTOCOMMIT",
         connect_args={
-            **_KEEPALIVE,
+            # What the address says goes before.
+            **{name: value for name, value in _KEEPALIVE.items() if name not in address.url.query},
             "application_name": "agentsys",
             "options": f"{_PEER} {given} -c search_path={address.schema} {options}",
         },

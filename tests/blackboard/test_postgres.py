@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -49,6 +50,15 @@ def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(BoardUnreachable, match="AGS-0223") as caught:
         Board.open("postgresql://ann:secret@127.0.0.1:1/agents")
     assert "secret" not in str(caught.value)
+
+
+def test_an_address_may_say_how_long_connecting_takes(postgres_board: str) -> None:
+    with Board.open(f"{postgres_board}&connect_timeout=20") as board:
+        database = board._committer.database
+        for engine in (database.readers, database.writers, database.couriers):
+            with engine.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                assert driver.info.get_parameters()["connect_timeout"] == "20"
 
 
 def test_reading_needs_a_board(postgres_board: str) -> None:
