@@ -199,7 +199,9 @@ def create_or_upgrade(database: PostgresDatabase) -> None:
             return
         # Two processes may open a new board at once.
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(schema, 0))))
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+        if not inspect(connection).has_schema(schema):
+            # Even where it does nothing this needs the right to create schemas.
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
         if _exists(connection, database):
             upgrade(connection, schema_version(connection, database))
         else:

@@ -61,6 +61,20 @@ def test_an_address_may_say_how_long_connecting_takes(postgres_board: str) -> No
                 assert driver.info.get_parameters()["connect_timeout"] == "20"
 
 
+def test_a_schema_that_is_there_needs_no_right_to_create_one(postgres_url: str, postgres_board: str) -> None:
+    schema = Address.parse(postgres_board).schema
+    role = f"{schema}_plain"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role}")
+        connection.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")
+        try:
+            with Board.open(f"{postgres_board}&options=-c%20role%3D{role}") as board:
+                assert put(board, "t", "k") == 1
+        finally:
+            connection.execute(f"DROP OWNED BY {role} CASCADE")
+            connection.execute(f"DROP ROLE {role}")
+
+
 def test_reading_needs_a_board(postgres_board: str) -> None:
     with pytest.raises(BoardMissing):
         Board.open_read_only(postgres_board)
