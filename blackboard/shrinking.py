@@ -20,10 +20,13 @@ _FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp", ".")  # noqa: S108
 
 
 class ShrinkRefused(BoardError):
-    """The board's file cannot be made smaller. Nothing was changed."""
+    """The board's file cannot be made smaller now. The boards are as they were."""
 
     code = "AGS-0263"
-    remedy = "Free space on the disk named, or name another folder for temporary files in SQLITE_TMPDIR."
+    remedy = (
+        "Free space on the disk named, or name another folder for temporary files in SQLITE_TMPDIR; or wait until "
+        "exports and backups have ended. Then `agentsys board compact --shrink`."
+    )
 
 
 class NoFileToShrink(BoardError):
@@ -60,15 +63,22 @@ def stored_size(path: Path) -> FileSize:
 def shrink(path: Path, driver: Any) -> tuple[FileSize, FileSize]:
     """Give free space back, over the one writing connection; return the sizes before and after.
 
-    The log shrinks with the next checkpoint that no reader stands in the way of. Raises :class:`ShrinkRefused`.
+    Raises :class:`ShrinkRefused`, also where somebody reads for long: what went would stay in the file and its log.
     """
     # What the log holds would be written twice.
-    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    _fold(path, driver)
     before = file_size(path, driver)
     _check_room(path, before.taken - before.free)
     driver.execute("VACUUM")
-    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    _fold(path, driver)
     return before, file_size(path, driver)
+
+
+def _fold(path: Path, driver: Any) -> None:
+    """Take all that the log holds over into the file, and empty it."""
+    busy, _, _ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise ShrinkRefused(f"{path}: somebody goes on reading it as it was before, as exports and backups do.")
 
 
 def _check_room(path: Path, live: int) -> None:

@@ -2,11 +2,13 @@
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import namedtuple
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,17 @@ def test_a_disk_without_room_is_told_before_anything_is_done(
         write(board, 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(1, 1, 3 * live))
         assert board.shrink()[1].free == 0 and board.verify() == 42
+
+
+def test_a_long_reader_is_told_of_and_what_went_is_gone_once_it_has_ended(compacted: Path) -> None:
+    with Board.open(compacted) as board:
+        with closing(sqlite3.connect(f"{compacted.as_uri()}?mode=ro", uri=True, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT head FROM board").fetchone()
+            write(board, 1)
+            with pytest.raises(ShrinkRefused, match=r"AGS-0263.*goes on reading"):
+                board.shrink()
+        assert board.shrink()[1].taken < 1_000_000 and board.verify() == 42
 
 
 def test_a_kill_leaves_the_boards_as_they_were(compacted: Path) -> None:
