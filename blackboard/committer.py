@@ -249,17 +249,29 @@ class Committer:
             known[request.tx_id] = prepared.commit
             outcomes.append(prepared.commit)
         if accepted:
-            start = time.monotonic()
-            # Who was answered before works while this is stored, for which the interpreter is hardly needed.
-            wake_answered()
-            self._storage.append(accepted)
-            self._storing = time.monotonic() - start
-            self._advance([item.commit for item in accepted])
+            self._append(accepted)
+        elif any(_newest_known(request) > self._state.head for request in requests):
+            # Only a write would show that the log went on beside this committer, which may be all that was wrong.
+            self._storage.check_head(self._state.head)
         return outcomes
+
+    def _append(self, accepted: Sequence[PreparedCommit]) -> None:
+        start = time.monotonic()
+        # Who was answered before works while this is stored, for which the interpreter is hardly needed.
+        wake_answered()
+        self._storage.append(accepted)
+        self._storing = time.monotonic() - start
+        self._advance([item.commit for item in accepted])
 
     def _known(self, requests: Sequence[CommitRequest]) -> dict[str, Commit]:
         ids = [request.tx_id for request in requests if request.resubmitted]
         return {commit.tx_id: commit for commit in self._storage.commits(None, tx_ids=ids)} if ids else {}
+
+
+def _newest_known(request: CommitRequest) -> int:
+    """Return the newest commit of which the request's author knows."""
+    read = [entry.seq for entry in request.reads.values() if entry is not None]
+    return max([request.snapshot, *read, *[move.to_seq for move in request.cursors]])
 
 
 def _settle(chore: Callable[[], Any], future: Future[Any]) -> None:

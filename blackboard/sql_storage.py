@@ -15,7 +15,7 @@ from agentsys.blackboard.recent import RecentHeads
 from agentsys.blackboard.rows import ENTRY_COLUMNS, entry_columns, entry_from_row
 from agentsys.blackboard.schema import CURSORS, ENTRIES
 from agentsys.blackboard.selection import addressed
-from agentsys.blackboard.storage import Change, PreparedCommit
+from agentsys.blackboard.storage import Change, LogMoved, PreparedCommit
 
 _OLD: Final = ENTRIES.alias("old")
 _BEFORE: Final = ENTRIES.alias("before")
@@ -90,6 +90,12 @@ class SqlStorage(SqlReader, ABC):
             raise
         for item in commits:
             self._recent.record(item)
+
+    def check_head(self, head: int) -> None:
+        stored = self.state().head
+        if stored != head:
+            self._recent.clear()
+            raise LogMoved(f"{self.name}: the log ends at commit {stored}, not at {head}.")
 
     def positions(self, names: Collection[str]) -> Mapping[str, int]:
         rows = self._rows(select(CURSORS.c.name, CURSORS.c.position).where(CURSORS.c.name.in_(names)))

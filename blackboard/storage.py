@@ -233,6 +233,9 @@ class Storage(Reader, Protocol):
     def append(self, commits: Sequence[PreparedCommit]) -> None:
         """Store ``commits`` durably in one step, or nothing of them. Raises :class:`StaleEpoch` after a take-over."""
 
+    def check_head(self, head: int) -> None:
+        """Raise :class:`LogMoved` if the log does not end at commit ``head``, and forget what was remembered of it."""
+
     def begin_epoch(self) -> int:
         """Count another opening of the board and return its number. Raises :class:`StaleEpoch` after a take-over."""
 

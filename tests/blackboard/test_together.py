@@ -85,6 +85,29 @@ def test_all_boards_take_it_and_their_committers_go_on(boards: tuple[Board, Boar
     assert (one.verify(), two.verify()) == (3, 2)
 
 
+def test_what_was_read_of_it_holds_at_the_next_commit(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    one.commit(put(one, "a", 1))
+    commit_together((one, put(one, "a", 2)), (two, put(two, "a", 2)))
+    reading = one.begin("user:ann")
+    entry = reading.get("accounts", "a")
+    assert entry is not None and entry.value == 2
+    reading.put("accounts", "a", 3, type="balance")
+    assert one.commit(reading).seq == 3
+    assert balance(one) == 3 and one.verify() == 3
+
+
+def test_a_subscription_moves_over_it_at_the_next_commit(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    subscription = one.subscribe("reader", Predicate(topic="accounts"))
+    commit_together((one, put(one, "a", 1)), (two, put(two, "a", 1)))
+    (commit,) = subscription.poll()
+    tx = one.begin("reader")
+    tx.advance(subscription, commit.seq)
+    assert one.commit(tx).seq == 2
+    assert subscription.poll() == []
+
+
 def test_those_who_follow_learn_of_it(places: tuple[str, str]) -> None:
     code = (
         "import sys\n"
