@@ -137,6 +137,7 @@ class Committer:
             with self._wake:
                 while not (self._queue or self._chores or self._closed):
                     if not self._wake.wait(self._holds.next_end()):
+                        self._holds.end_expired()
                         self._unpark()
                 if not (self._queue or self._chores or self._parked):
                     return
@@ -151,7 +152,7 @@ class Committer:
             self._commit([member for member in admitted if member.future.set_running_or_notify_cancel()])
             # No generator: the hold of each must end.
             ended = [self._holds.release(member.request.owner) for member in admitted]
-            if any(ended) or self._closed:
+            if self._holds.end_expired() or any(ended) or self._closed:
                 with self._wake:
                     self._unpark()
 

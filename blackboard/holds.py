@@ -5,7 +5,6 @@ whether that succeeds or not, or after its time; the owner's death therefore cos
 """
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,15 +58,20 @@ class Holds:
 
     def bar(self, request: CommitRequest) -> bool:
         """Whether ``request`` must wait."""
-        return bool(self._holds) and any(hold.bars(request) for hold in self._live())
+        if not self._holds:
+            return False
+        now = time.monotonic()
+        return any(hold.until > now and hold.bars(request) for hold in self._holds.values())
 
     def next_end(self) -> float | None:
         """Return the seconds until some hold ends by itself, or ``None`` without holds."""
-        ends = [hold.until for hold in self._live()]
+        ends = [hold.until for hold in self._holds.values()]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
-    def _live(self) -> Iterable[Hold]:
+    def end_expired(self) -> bool:
+        """End the holds whose time is over; return whether there were any: what waits for them must go on."""
         now = time.monotonic()
-        for owner in [owner for owner, hold in self._holds.items() if hold.until <= now]:
+        expired = [owner for owner, hold in self._holds.items() if hold.until <= now]
+        for owner in expired:
             del self._holds[owner]
-        return list(self._holds.values())
+        return bool(expired)

@@ -16,6 +16,8 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.resolution import ConflictPolicy, transact
+from agentsys.blackboard.sql_storage import SqlStorage
+from agentsys.blackboard.storage import PreparedCommit
 from agentsys.blackboard.transactions import Transaction
 
 
@@ -183,6 +185,26 @@ def test_a_hold_bars_only_what_it_names_and_ends_by_itself(board: Board) -> None
     held.put("notes", "n", 2, type="note")
     board.commit(held)
     assert value(board, "n") == 2
+
+
+def test_a_hold_that_ends_while_others_are_stored_frees_who_waits(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = SqlStorage.append
+
+    def slowly(storage: SqlStorage, commits: Sequence[PreparedCommit]) -> None:
+        time.sleep(0.6)
+        append(storage, commits)
+
+    board.hold(lost(board, "n"), 0.3)
+    barred, other = board.begin("ann"), board.begin("ann")
+    barred.put("notes", "n", 1, type="note")
+    other.put("notes", "other", 1, type="note")
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlStorage, "append", slowly)
+        waiting = board.submit(barred)
+        board.commit(other)
+    assert waiting.result(timeout=5).writes[0].key == "n"
 
 
 def test_a_hold_of_a_set_bars_what_could_enter_it(board: Board) -> None:
