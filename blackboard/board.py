@@ -166,7 +166,7 @@ class Board(UpkeptBoard):
         """Queue ``tx`` and return a future of what :meth:`commit` returns."""
         request = tx.seal(self.epoch)
         committer = self.committer()
-        if not request.changes_nothing:
+        if not request.changes_nothing or request.owner != request.tx_id:
             return committer.submit(request)
         done: Future[Commit] = Future()
         done.set_result(nothing_committed(request, tx.snapshot))

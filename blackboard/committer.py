@@ -265,8 +265,11 @@ class Committer:
         self._advance([item.commit for item in accepted])
 
     def _known(self, requests: Sequence[CommitRequest]) -> dict[str, Commit]:
+        """Return, by transaction, what the log has already, and those that change nothing: they come to end a hold."""
         ids = [request.tx_id for request in requests if request.resubmitted]
-        return {commit.tx_id: commit for commit in self._storage.commits(None, tx_ids=ids)} if ids else {}
+        found = self._storage.commits(None, tx_ids=ids) if ids else []
+        nothing = [nothing_committed(request, request.snapshot) for request in requests if request.changes_nothing]
+        return {commit.tx_id: commit for commit in (*found, *nothing)}
 
 
 def _newest_known(request: CommitRequest) -> int:

@@ -231,6 +231,17 @@ def test_the_owners_commit_ends_the_hold_even_if_it_fails(board: Board) -> None:
     assert value(board, "n") == 2
 
 
+def test_a_commit_that_changes_nothing_ends_the_hold(board: Board) -> None:
+    put(board, "n", 1)
+    held = board.hold(lost(board, "n"), 30)
+    held.get("notes", "n")
+    assert board.commit(held).seq == held.snapshot == board.head == 1
+    waiting = board.begin("ann")
+    waiting.put("notes", "n", 2, type="note")
+    assert board.submit(waiting).result(timeout=5).seq == 2
+    assert board.verify() == 2
+
+
 def test_holds_of_the_same_follow_each_other_and_closing_frees_all(location: str) -> None:
     with Board.open(location) as board:
         first = board.hold(lost(board, "n"), 30)
