@@ -187,7 +187,9 @@ class Board(UpkeptBoard):
         """
         request = replace(lost.seal(self.epoch), hold=seconds, resubmitted=False)
         self.wait_for(self.committer().submit(request).result().seq)
-        held = self.begin(lost.principal, run=lost.run, isolation=lost.isolation, urgency=lost.urgency)
+        held = self.begin(
+            lost.principal, run=lost.run, isolation=lost.isolation, urgency=lost.urgency, audience=request.audience
+        )
         held.owner = lost.owner
         return held
 

@@ -242,6 +242,15 @@ def test_a_commit_that_changes_nothing_ends_the_hold(board: Board) -> None:
     assert board.verify() == 2
 
 
+def test_a_turn_shows_no_more_than_the_audience_may_read(board: Board) -> None:
+    put(board, "secret", 1, Label.trusted("ann", Readers.of("ann")))
+    tx = board.begin("bob", audience=Readers.of("bob"))
+    assert tx.get("notes", "secret") is None
+    held = board.hold(tx, 1)
+    assert held.get("notes", "secret") is None and held.query(Predicate(topic="notes")) == []
+    assert board.commit(held).seq == held.snapshot
+
+
 def test_holds_of_the_same_follow_each_other_and_closing_frees_all(location: str) -> None:
     with Board.open(location) as board:
         first = board.hold(lost(board, "n"), 30)
