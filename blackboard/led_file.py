@@ -78,7 +78,10 @@ class LedFile:
 
     def release(self, board: str) -> None:
         """Commit what is queued for a board, and serve it again only when somebody asks."""
-        served = self._boards[board]
+        served = self._boards.get(board)
+        if served is None:
+            # It could not be opened, or nobody asked for it since this process took over.
+            return
         # Requests that come meanwhile are refused, and sent again.
         served.committer.close()
         with self._guard:

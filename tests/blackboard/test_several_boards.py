@@ -23,7 +23,7 @@ from agentsys.blackboard.lock import BoardBusy
 from agentsys.blackboard.places import BadAddress, FilePlace
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sqlite import SqliteStorage
-from agentsys.blackboard.storage import BoardClosed, BoardCorrupt, BoardMissing, ChainBroken
+from agentsys.blackboard.storage import BoardClosed, BoardCorrupt, BoardMissing, ChainBroken, SchemaTooNew
 from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
@@ -36,6 +36,14 @@ with Board.open(sys.argv[1]) as board:
         tx.put("notes", f"peer {number}", number, type="note")
         board.commit(tx)
         print(board.epoch, flush=True)
+"""
+
+LEADER = """
+import sys
+from agentsys.blackboard.board import Board
+board = Board.open(sys.argv[1])
+print("leads", flush=True)
+sys.stdin.read()
 """
 
 
@@ -139,6 +147,33 @@ def test_one_board_is_opened_once_and_closes_without_the_others(path: Path) -> N
         with Board.open(f"{path}?board=notes") as again:
             assert again.head == 20
         assert main.commit(note(main, "k", 1)).seq == 1
+
+
+def test_a_board_that_nobody_asked_for_since_a_take_over_closes_without_the_others(path: Path) -> None:
+    fill(path, "notes")
+    command = [sys.executable, "-c", LEADER, str(path)]
+    leader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None and leader.stdout.readline()
+    with leader, Board.open(path) as main, Board.open(f"{path}?board=notes") as notes:
+        leader.kill()
+        assert main.commit(note(main, "k", 1)).seq == 1
+        notes.close()
+        with Board.open(f"{path}?board=notes") as again:
+            assert again.head == 1
+    fill(path, "notes")
+
+
+def test_a_board_that_cannot_be_opened_leaves_the_others_as_they_are(path: Path) -> None:
+    fill(path, "notes")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE notes$board SET schema_version = 99")
+    with Board.open(path) as main:
+        for _ in range(2):
+            with pytest.raises(SchemaTooNew, match="99"):
+                Board.open(f"{path}?board=notes")
+        assert main.commit(note(main, "k", 1)).seq == 1
+    with Board.open(path) as main:
+        assert main.head == 1
 
 
 def test_the_leader_of_one_board_serves_the_others_to_other_processes(path: Path) -> None:
