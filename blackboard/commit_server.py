@@ -51,7 +51,9 @@ class CommitServer:
             # Closing a socket does not wake the thread that waits on it; a visitor does.
             Client(self.leader.address, "AF_UNIX").close()
         self._accepting.join(timeout=5.0)
-        self._listener.close()
+        with suppress(OSError):
+            # The socket's name may be gone, with its folder or by who tidied up.
+            self._listener.close()
 
     def hang_up(self) -> None:
         """Send what is left to send and end every connection."""

@@ -137,17 +137,20 @@ class OpenFile:
                 last = self._listeners.keys() == {board}
                 if last:
                     del self._listeners[board]
-            if last:
-                self._close()
-            elif self._led is not None:
-                self._led.release(board)
-            if epoch is not None and not last:
-                self._lock.let_go(epoch)
-            with self._registry:
-                self._listeners.pop(board, None)
+            try:
                 if last:
-                    del self._all[os.getpid(), self._path.resolve()]
-                self._registry.notify_all()
+                    self._close()
+                elif self._led is not None:
+                    self._led.release(board)
+                if epoch is not None and not last:
+                    self._lock.let_go(epoch)
+            finally:
+                # Whoever opens the board again waits for this.
+                with self._registry:
+                    self._listeners.pop(board, None)
+                    if last:
+                        del self._all[os.getpid(), self._path.resolve()]
+                    self._registry.notify_all()
 
     def _start(self, board: str) -> None:
         with self._changed:
@@ -163,15 +166,17 @@ class OpenFile:
         with self._changed:
             self._closed = True
             self._disconnect()
-        if self._server is not None:
-            self._server.close()
-        if self._led is not None:
-            self._led.stop()
-        if self._server is not None:
-            self._server.hang_up()
-        if self._led is not None:
-            self._led.close()
-        self._lock.release()
+        with ExitStack() as steps:
+            # From the last to the first, whichever of them fails.
+            steps.callback(self._lock.release)
+            if self._led is not None:
+                steps.callback(self._led.close)
+            if self._server is not None:
+                steps.callback(self._server.hang_up)
+            if self._led is not None:
+                steps.callback(self._led.stop)
+            if self._server is not None:
+                steps.callback(self._server.close)
 
     def _check_open(self, boards: Iterable[str]) -> None:
         if not self._taking.issuperset(boards):

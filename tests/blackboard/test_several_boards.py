@@ -23,7 +23,14 @@ from agentsys.blackboard.lock import BoardBusy
 from agentsys.blackboard.places import BadAddress, FilePlace
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sqlite import SqliteStorage
-from agentsys.blackboard.storage import BoardClosed, BoardCorrupt, BoardMissing, ChainBroken, SchemaTooNew
+from agentsys.blackboard.storage import (
+    BoardClosed,
+    BoardCorrupt,
+    BoardMissing,
+    ChainBroken,
+    SchemaTooNew,
+    StorageFailed,
+)
 from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
@@ -311,6 +318,33 @@ def test_two_storages_of_one_file_share_its_writer(path: Path) -> None:
         one.close()
         assert two.begin_epoch() == two.epoch + 1
         two.close()
+
+
+def test_a_file_whose_socket_was_removed_is_let_go_of(path: Path) -> None:
+    fill(path, "notes")
+    with Board.open(path) as main:
+        path.with_name(f"{path.name}.sock").unlink()
+        main.commit(note(main, "k", 1))
+    with Board.open(path) as main:
+        assert main.head == 1
+
+
+def test_a_board_whose_closing_failed_can_be_opened_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = Board.open(path)
+    close = FileWriter.close
+
+    def fail(writer: FileWriter) -> None:
+        close(writer)
+        raise StorageFailed("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileWriter, "close", fail)
+        with pytest.raises(StorageFailed, match="planted"):
+            main.close()
+    opening = threading.Thread(target=fill, args=(path, "notes"), daemon=True)
+    opening.start()
+    opening.join(20)
+    assert not opening.is_alive()
 
 
 def test_who_cannot_serve_a_file_lets_go_of_it(path: Path) -> None:
