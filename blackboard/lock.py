@@ -50,7 +50,9 @@ class BoardLock:
 
     def __init__(self, board: Path) -> None:
         """Raises :class:`BoardBusy` if this process has the board open already."""
-        self._path = board.resolve().with_name(board.name + ".lock")
+        # By the file's own name: under each name of a link there would be a leader of its own.
+        file = board.resolve()
+        self._path = file.with_name(file.name + ".lock")
         self._epochs: set[int] = set()
         with self._guard:
             if self._path in self._held:

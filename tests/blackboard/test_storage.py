@@ -85,6 +85,16 @@ def test_a_second_process_can_read_and_write(path: Path) -> None:
     assert lines == ["1 42", "epoch 2"]
 
 
+def test_who_opens_a_file_by_another_name_writes_through_the_same_leader(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with Board.open(link) as board:
+        board.commit(note(board, "a", 42))
+        command = [sys.executable, "-c", OPEN_ELSEWHERE, str(path)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        assert board.commit(note(board, "a", 43)).seq == 2
+
+
 def test_a_second_board_of_this_process_is_refused_until_the_first_is_closed(path: Path) -> None:
     with Board.open(path), pytest.raises(BoardBusy, match=f"this process \\({os.getpid()}\\)"):
         Board.open(path)
