@@ -80,6 +80,9 @@ class Label:
     def __post_init__(self) -> None:
         if math.isnan(self.capacity) or self.capacity < 0:
             raise ValueError(f"capacity must be a number of bits >= 0, got {self.capacity!r}")
+        if type(self.capacity) is not float:
+            # Equal labels have one text, which the log's hashes cover.
+            object.__setattr__(self, "capacity", float(self.capacity))
 
     @staticmethod
     def trusted(principal: str = OWNER, readers: Readers | None = None) -> Label:

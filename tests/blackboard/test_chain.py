@@ -3,17 +3,21 @@
 import hashlib
 import json
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentsys.blackboard import chain
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.chain import commit_hash, content_text
 from agentsys.blackboard.commits import Commit, CursorMove
 from agentsys.blackboard.effects import Effect, EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.entries import Endorsement, Entry, EntryVersionRef
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.blackboard.records import quickly
+from agentsys.blackboard.rows import label_from_text, label_to_text
 
 NAMES = st.text(max_size=8)
 NUMBERS = st.integers(0, 2**62)
@@ -131,6 +135,19 @@ def test_the_hash_of_a_commit_stays_what_it_was() -> None:
         ]
     )
     assert commit_hash(commit, ["d"]) == hashlib.sha256(was.encode()).hexdigest()
+
+
+def test_a_whole_number_of_bits_is_verified_by_who_never_saw_the_label(tmp_path: Path) -> None:
+    with Board.open(tmp_path / "board.db") as board:
+        tx = board.begin("user:ann")
+        tx.put("t", "k", 1, type="note", label=Label(frozenset({"user:ann"}), PUBLIC, 12_345))
+        tx.plan_effect(EffectIntent("e", None, "s", "t", EffectClass.PURE, {}, Label(capacity=12_346)))
+        board.commit(tx)
+    # As in another process.
+    for kept in (label_to_text, label_from_text, chain._quoted_label, chain._label):
+        kept.cache_clear()
+    with Board.open_read_only(tmp_path / "board.db") as board:
+        assert board.verify() == 1
 
 
 def test_a_number_stored_as_text_changes_the_hash() -> None:
