@@ -163,7 +163,7 @@ class Transaction:
         for entry in found.values():
             self._remember(entry)
         for address, write in self._own_writes().items():
-            if write.merges:
+            if write.merges and predicate.reaches(*address):
                 write = self._applied(write)
             found.pop(address, None)
             own = self._pending_entry(write)

@@ -107,6 +107,17 @@ def test_merges_of_one_transaction_follow_each_other_and_its_other_writes(board:
     assert value(board) == 1
 
 
+def test_a_query_of_other_entries_leaves_a_merge_free_of_conflicts(board: Board) -> None:
+    merge(board, Add(1))
+    tx = board.begin("bob")
+    tx.merge("shared", "it", Add(1), type="counter")
+    before = tx.reads_label
+    assert tx.query(Predicate(topic="else")) == [] and tx.reads_label == before
+    merge(board, Add(5))
+    board.commit(tx)
+    assert value(board) == 7
+
+
 def test_another_kind_of_value_is_refused_and_the_rest_commits(board: Board) -> None:
     tx = board.begin("ann")
     tx.put("shared", "it", "text", type="note")
