@@ -6,9 +6,9 @@ replicated data types", INRIA RR-7506, 2011).
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from agentsys.blackboard.entries import Json, canonical_json
+from agentsys.blackboard.entries import Json, canonical_json, parse_canonical
 from agentsys.errors import BoardError
 
 
@@ -75,11 +75,21 @@ def merged(value: Json, merge: Merge) -> Json:
     raise MergeMismatch(f"{type(merge).__name__} cannot change a value of type {type(value).__name__}.")
 
 
-def check_merge(merge: Merge) -> None:
-    """Raise :class:`InvalidValue` or :class:`MergeMismatch` for a merge that could not be stored."""
-    canonical_json(as_json(merge))
+def own_copy(merge: Merge) -> Merge:
+    """Return ``merge`` with copies of what it holds, as whoever gave it may change that.
+
+    Raises :class:`InvalidValue` and :class:`MergeMismatch` for one that could not be stored.
+    """
     if isinstance(merge, Add) and (not isinstance(merge.amount, int) or isinstance(merge.amount, bool)):
         raise MergeMismatch(f"A counter changes by whole numbers, not by {merge.amount!r}.")
+    document: Any = parse_canonical(canonical_json(as_json(merge)))
+    match merge:
+        case Add():
+            return Add(document[1])
+        case SetFields():
+            return SetFields(tuple(document[1].items()))
+        case _:
+            return type(merge)(tuple(document[1:]))
 
 
 def as_json(merge: Merge) -> Json:

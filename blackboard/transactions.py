@@ -23,7 +23,7 @@ from agentsys.blackboard.entries import (
     parse_canonical,
 )
 from agentsys.blackboard.labels import BOTTOM, Label, Readers
-from agentsys.blackboard.merges import Merge, check_merge, merged
+from agentsys.blackboard.merges import Merge, merged, own_copy
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.sources import Polled, View
 from agentsys.blackboard.transaction_ids import new_id
@@ -210,7 +210,7 @@ class Transaction:
         check_name(topic, "topic")
         check_name(key, "key")
         check_name(type, "type")
-        check_merge(merge)
+        merge = own_copy(merge)
         label = self._label_for(f"{topic}/{key}", label, None)
         before = self._own_writes().get((topic, key))
         if before is None:
@@ -245,9 +245,9 @@ class Transaction:
         """Put ``intent`` on record with this transaction's writes; planning the same intent again changes nothing."""
         self._check_open()
         check_name(intent.id, "effect id")
-        canonical_json(intent.arguments)
+        arguments = parse_canonical(canonical_json(intent.arguments))
         self._check_label(f"effect {intent.id}", intent.label)
-        self._operations.append(intent)
+        self._operations.append(replace(intent, arguments=arguments))
 
     def start_effect(self, effect_id: str) -> None:
         """Record that the next attempt of an effect begins; commit before dispatching it."""

@@ -49,6 +49,14 @@ def test_planning_twice_is_harmless_and_planning_differently_is_not(board: Board
         plan(board, intent(EffectClass.PURE, arguments="later"))
 
 
+def test_the_arguments_are_as_they_were_when_the_effect_was_planned(board: Board) -> None:
+    when = ["now"]
+    tx = board.begin("agent", run="r1")
+    tx.plan_effect(intent(EffectClass.PURE, arguments=when))
+    when.append("later")
+    assert board.commit(tx).effects[0].intent.arguments == {"when": ["now"]}
+
+
 def test_a_rolled_back_effect_was_never_planned(board: Board) -> None:
     tx = board.begin("agent")
     mark = tx.savepoint()

@@ -118,6 +118,17 @@ def test_a_query_of_other_entries_leaves_a_merge_free_of_conflicts(board: Board)
     assert value(board) == 7
 
 
+def test_what_a_merge_was_given_may_be_changed_afterwards(board: Board) -> None:
+    item, field = {"n": 1}, ["a"]
+    tx = board.begin("ann")
+    tx.merge("shared", "it", Insert((item,)), type="set")
+    tx.merge("shared", "map", SetFields((("x", field), ("y", 1))), type="map")
+    tx.merge("shared", "map", UnsetFields(("y",)), type="map")
+    item["n"] = 2
+    field.append(object())  # type: ignore[arg-type]
+    assert [entry.value for entry in board.commit(tx).writes] == [[{"n": 1}], {"x": ["a"]}]
+
+
 def test_another_kind_of_value_is_refused_and_the_rest_commits(board: Board) -> None:
     tx = board.begin("ann")
     tx.put("shared", "it", "text", type="note")
