@@ -7,6 +7,7 @@ predicates) and what it wants to write; the committer validates that in one step
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 from agentsys.blackboard.commits import CommitRequest, CursorMove, Isolation, Write, new_request, new_write
@@ -207,20 +208,21 @@ class Transaction:
         :class:`InvalidValue`, and at the commit :class:`MergeMismatch` where the entry holds another kind of value.
         """
         self._check_open()
-        check_name(topic, "topic")
-        check_name(key, "key")
-        check_name(type, "type")
+        for name, what in ((topic, "topic"), (key, "key"), (type, "type")):
+            check_name(name, what)
         merge = own_copy(merge)
         label = self._label_for(f"{topic}/{key}", label, None)
         before = self._own_writes().get((topic, key))
         if before is None:
             write = Write(topic, key, type, None, None, label, self.reads, None, (merge,))
-        elif before.merges:
-            write = replace(before, type=type, label=before.label.join(label), merges=(*before.merges, merge))
         else:
-            value = merged(before.value, merge)
-            text = canonical_json(value)
-            write = replace(before, type=type, text=text, value=value, label=before.label.join(label))
+            sources = tuple(dict.fromkeys((*before.derived_from, *self.reads)))
+            write = replace(before, type=type, label=before.label.join(label), derived_from=sources)
+            if before.merges:
+                write = replace(write, merges=(*before.merges, merge))
+            else:
+                value = merged(before.value, merge)
+                write = replace(write, text=canonical_json(value), value=value)
         self._operations.append(write)
 
     def delete(
@@ -264,8 +266,7 @@ class Transaction:
         """Record the outcome of an effect together with this transaction's writes."""
         self._check_open()
         copy = parse_canonical(canonical_json(result))
-        label = label if label is not None else Label()
-        self._operations.append(EffectChange(effect_id, EffectState(outcome), copy, label))
+        self._operations.append(EffectChange(effect_id, EffectState(outcome), copy, label or Label()))
 
     def advance(self, subscription: Polled, to_seq: int) -> None:
         """Move a subscription's cursor to ``to_seq`` with this transaction, from where it was last polled."""
@@ -314,7 +315,9 @@ class Transaction:
         for (topic, key), one in resolved.items():
             mine = self._own_writes()[topic, key]
             text = canonical_json(one.value)
-            again._operations.append(replace(mine, text=text, value=parse_canonical(text), label=one.label))
+            made = replace(mine, text=text, value=parse_canonical(text), label=one.label)
+            sources = mine.derived_from if one.found is None else (*mine.derived_from, one.found.ref)
+            again._operations.append(replace(made, derived_from=tuple(dict.fromkeys(sources))))
         return again
 
     def seal(self, epoch: int = 0) -> CommitRequest:
@@ -350,13 +353,10 @@ class Transaction:
         if address not in self._reads:
             self._reads[address] = self._view.version_at(*address, self.snapshot)
         seen = self._reads[address]
-        value = None if seen is None else seen.value
-        for merge in write.merges:
-            value = merged(value, merge)
-        label = write.label
+        value = reduce(merged, write.merges, None if seen is None else seen.value)
+        label = write.label if seen is None else write.label.join(seen.label)
         if seen is not None:
             self._remember(seen)
-            label = label.join(seen.label)
         return replace(write, text=canonical_json(value), value=value, label=label, merges=())
 
     def _own_writes(self) -> dict[Key, Write]:

@@ -118,6 +118,20 @@ def test_a_query_of_other_entries_leaves_a_merge_free_of_conflicts(board: Board)
     assert value(board) == 7
 
 
+def test_a_merge_derives_from_all_that_was_read_before_the_last_of_its_changes(board: Board) -> None:
+    for key in ("one", "two"):
+        tx = board.begin("ann")
+        tx.put("shared", key, 1, type="note")
+        board.commit(tx)
+    tx = board.begin("ann")
+    for key in ("one", "two"):
+        tx.get("shared", key)
+        tx.merge("shared", "it", Add(1), type="counter")
+        tx.merge("shared", key, Add(1), type="counter")
+    sources = {entry.key: [ref.key for ref in entry.derived_from] for entry in board.commit(tx).writes}
+    assert sources == {"it": ["one", "two"], "one": ["one"], "two": ["one", "two"]}
+
+
 def test_what_a_merge_was_given_may_be_changed_afterwards(board: Board) -> None:
     item, field = {"n": 1}, ["a"]
     tx = board.begin("ann")

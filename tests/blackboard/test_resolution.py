@@ -105,6 +105,7 @@ def test_a_function_makes_both_values_one_without_doing_the_work_again(board: Bo
     entry = board.get("notes", "n")
     assert entry is not None and entry.value == {"theirs": 2, "mine": 1} and len(runs) == 1
     assert "web" in entry.label.influencers and entry.label.readers == Readers.of("ann"), "labels join"
+    assert [ref.version for ref in entry.derived_from] == [1, 2], "it comes of what both saw"
 
 
 def test_a_function_does_not_hide_that_something_else_changed(board: Board) -> None:
