@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.committer import Committer
-from agentsys.blackboard.database import Durability
+from agentsys.blackboard.database import Durability, SqliteFile
 from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.joint import Part, commit_on_all
 from agentsys.blackboard.shrinking import FileSize, shrink
@@ -132,7 +132,7 @@ class LedFile:
         """Commit on all boards or none. Each board's committer finds out by itself, at its next commit."""
         boards = [self._served(board) for board, _ in parts]
         requests = [request for _, request in parts]
-        with self._writer.transaction():
+        with SqliteFile(self._writer.path).translated_errors(), self._writer.transaction():
             held = [board.storage.held() for board in boards]
             asked = [Part(part, request, self._alive) for part, request in zip(held, requests, strict=True)]
             commits = commit_on_all(asked)

@@ -21,6 +21,7 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.joint import BoardsApart, PartMissing
 from agentsys.blackboard.postgres import together as database_together
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import BoardFull
 from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
@@ -162,6 +163,19 @@ def test_it_is_as_durable_as_the_board_that_asks_for_most(
         commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
         commit_together((two, put(two, "b", 1)), (one, put(one, "b", 2)))
     assert set(levels) == {"on"}
+def test_a_full_disk_is_told_as_one_and_leaves_all_as_they_are(tmp_path: Path) -> None:
+    with Board.open(tmp_path / "board.db") as one, Board.open(f"{tmp_path / 'board.db'}?board=other") as two:
+        parts = (one, put(one, "a", "x" * 300_000)), (two, put(two, "a", "y" * 300_000))
+        committer: Any = one.committer()
+        writer = committer._committer._storage._writer
+        pages = writer.exec_driver_sql("PRAGMA page_count").scalar()
+        writer.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        with pytest.raises(BoardFull, match=r"board\.db"):
+            commit_together(*parts)
+        writer.exec_driver_sql("PRAGMA max_page_count=1000000")
+        assert (one.head, two.head) == (0, 0)
+        assert [commit.seq for commit in commit_together(*parts)] == [1, 1]
+        assert (one.verify(), two.verify()) == (1, 1)
 
 
 def test_a_conflict_on_one_board_keeps_all_as_they_are(boards: tuple[Board, Board]) -> None:
