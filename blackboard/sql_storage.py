@@ -51,11 +51,11 @@ class SqlStorage(SqlReader, ABC):
 
     def remembered(self, topic: str, key: str, at: int) -> Entry | None:
         """Return the version at a commit, if that was written here and not long ago."""
-        # Beyond what this object wrote, another process may have led and written.
-        if at > self._recent.newest:
-            return None
+        # Asked first: what was forgotten meanwhile, as others had written, is not taken for the newest.
+        newest = self._recent.newest
         recent = self._recent.get((topic, key))
-        return recent if recent is not None and recent.seq <= at else None
+        # Beyond what this object wrote, another process may have led and written.
+        return recent if recent is not None and recent.seq <= at <= newest else None
 
     def heads(self, keys: Collection[Key], *, values: bool = True) -> dict[Key, Entry]:
         if values:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.catalogue import boards_beside
 from agentsys.blackboard.commits import Commit, Isolation
 from agentsys.blackboard.conflicts import Conflict
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import Entry, Json, Key
 from agentsys.blackboard.joint import BoardsApart, PartMissing
 from agentsys.blackboard.postgres import together as database_together
 from agentsys.blackboard.predicates import Predicate
@@ -96,6 +96,26 @@ def test_what_was_read_of_it_holds_at_the_next_commit(boards: tuple[Board, Board
     reading.put("accounts", "a", 3, type="balance")
     assert one.commit(reading).seq == 3
     assert balance(one) == 3 and one.verify() == 3
+
+
+def test_a_read_is_not_of_before_it_while_the_next_commit_is_made(
+    boards: tuple[Board, Board], storage_of: Callable[[Board], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = boards
+    one.commit(put(one, "a", 1))
+    commit_together((one, put(one, "a", 2)), (two, put(two, "a", 2)))
+    recent = storage_of(one)._recent
+    get, during = recent.get, [put(one, "other", 1)]
+
+    def meanwhile(address: Key) -> Entry | None:
+        found: Entry | None = get(address)
+        if during:
+            assert one.commit(during.pop()).seq == 3
+        return found
+
+    monkeypatch.setattr(recent, "get", meanwhile)
+    assert balance(one, at=2) == 2
+    assert not during
 
 
 def test_a_subscription_moves_over_it_at_the_next_commit(boards: tuple[Board, Board]) -> None:
