@@ -8,7 +8,7 @@ from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, Key, parse_canonical
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import Change, PreparedCommit, Storage
+from agentsys.blackboard.storage import Change, HistoryCompacted, PreparedCommit, Storage
 
 
 class BatchState:
@@ -42,6 +42,15 @@ class BatchState:
             text = self._accepted[key]
             return self._heads[key].holding(None if text is None else parse_canonical(text))
         return self._storage.heads([key]).get(key)
+
+    def as_stored(self, seen: Entry | None) -> Entry | None:
+        """Return a version that was read with the value that it has, which whoever read it may have changed."""
+        if seen is None or not isinstance(seen.value, (dict, list)):
+            return seen
+        try:
+            return self._storage.version_at(seen.topic, seen.key, seen.seq) or seen
+        except HistoryCompacted:
+            return seen
 
     def effect(self, effect_id: str) -> Effect | None:
         return self._effects.get(effect_id)
@@ -98,7 +107,7 @@ def _changed_reads(request: CommitRequest, state: BatchState) -> Iterable[Confli
         old, new = readable(seen, request.audience), readable(head, request.audience)
         if (old and old.version) != (new and new.version):
             new = readable(state.head_with_value((topic, key)), request.audience)
-            yield KeyConflict(topic, key, old.version if old else 0, old, new)
+            yield KeyConflict(topic, key, old.version if old else 0, state.as_stored(old), new)
 
 
 def _changed_sets(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
@@ -121,4 +130,4 @@ def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[Conflict
             new = readable(state.head_with_value((write.topic, write.key)), request.audience)
             if request.audience is not None and seen is None and new is None:
                 continue
-            yield KeyConflict(write.topic, write.key, seen.version if seen else 0, seen, new)
+            yield KeyConflict(write.topic, write.key, seen.version if seen else 0, state.as_stored(seen), new)

@@ -108,6 +108,25 @@ def test_a_function_makes_both_values_one_without_doing_the_work_again(board: Bo
     assert [ref.version for ref in entry.derived_from] == [1, 2], "it comes of what both saw"
 
 
+@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
+def test_a_function_is_given_the_value_that_was_read_though_the_work_changed_it_in_place(
+    board: Board, isolation: Isolation
+) -> None:
+    put(board, "n", {"count": 1, "other": 1})
+
+    def mine_where_it_changed(base: Any, mine: Any, theirs: Any) -> Json:
+        return {**theirs, **{name: item for name, item in mine.items() if item != base.get(name)}}
+
+    def work(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+        entry: Any = tx.get("notes", "n")
+        entry.value["count"] += 1
+        tx.put("notes", "n", entry.value, type="note")
+        put(board, "n", {"count": 1, "other": 2})
+
+    transact(board, "ann", work, policies={"note": mine_where_it_changed}, isolation=isolation)
+    assert value(board, "n") == {"count": 2, "other": 2}
+
+
 def test_a_function_does_not_hide_that_something_else_changed(board: Board) -> None:
     put(board, "n", {})
     put(board, "other", 1)
