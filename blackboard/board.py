@@ -266,6 +266,8 @@ class Board(UpkeptBoard):
 
     def alive(self, epoch: int) -> bool:
         """Whether the process that opened the board as ``epoch`` still has it open, this one included."""
+        # A closed board's lock file is closed, and its number may be another file's by then.
+        self._open_reader()
         if self._committer is None or isinstance(self._committer, Committer):
             return epoch == self.epoch
         return self._committer.alive(epoch)

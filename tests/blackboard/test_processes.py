@@ -12,6 +12,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectRefused
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.storage import BoardClosed
 
 SCRIPT = Path(__file__).with_name("committer_process.py")
 HOLD = """
@@ -157,6 +158,13 @@ def test_an_effect_of_a_live_process_is_left_alone_and_that_of_a_dead_one_is_tak
                 # On PostgreSQL, a session lasts until its lease ends.
                 time.sleep(0.05)
             assert board.start_effect("e1").epoch == board.epoch
+
+
+def test_a_closed_board_does_not_say_who_lives(location: str) -> None:
+    board = Board.open(location)
+    board.close()
+    with pytest.raises(BoardClosed):
+        board.alive(board.epoch + 1)
 
 
 def test_readers_learn_of_a_commit_within_a_tenth_of_a_second(location: str) -> None:
