@@ -23,7 +23,7 @@ from agentsys.blackboard.led_file import TOGETHER, LedFile, Listener
 from agentsys.blackboard.lock import PROTOCOL, BoardBusy, BoardLock, Leader
 from agentsys.blackboard.places import FilePlace
 from agentsys.blackboard.sqlite import SqliteStorage
-from agentsys.blackboard.storage import BoardClosed
+from agentsys.blackboard.storage import BoardClosed, StorageFailed
 from agentsys.errors import BoardError
 
 LINK_SECONDS: Final = 10.0
@@ -187,8 +187,13 @@ class OpenFile:
             return self._led.call(board, method, arguments)
         asked = _Pending(board, method, arguments, Future())
         number = next(self._numbers)
+        try:
+            self._send(number, asked)
+        except Exception as error:
+            # Nobody would answer it, and closing waits for what is not answered.
+            what = f"{type(error).__name__}: {error}"
+            raise StorageFailed(f"The request cannot be sent to the process that leads: {what}.") from error
         self._pending[number] = asked
-        self._send(number, asked)
         return asked.future
 
     def _send(self, number: int, asked: _Pending) -> None:

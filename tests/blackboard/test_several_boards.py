@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import Connection
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.catalogue import boards_beside
@@ -168,6 +169,27 @@ def test_a_board_that_nobody_asked_for_since_a_take_over_closes_without_the_othe
         with Board.open(f"{path}?board=notes") as again:
             assert again.head == 1
     fill(path, "notes")
+
+
+def test_what_cannot_be_sent_to_the_leader_is_told_and_not_waited_for(path: Path) -> None:
+    command = [sys.executable, "-c", LEADER, str(path)]
+    leader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None and leader.stdout.readline()
+
+    class OfThisFunction:
+        def run(self, connection: Connection) -> None:
+            """Nothing."""
+
+    with leader:
+        board = Board.open(path)
+        with pytest.raises(StorageFailed, match="cannot be sent"):
+            board.maintain(OfThisFunction())
+        assert board.commit(note(board, "k", 1)).seq == 1
+        closing_it = threading.Thread(target=board.close, daemon=True)
+        closing_it.start()
+        closing_it.join(20)
+        leader.kill()
+        assert not closing_it.is_alive()
 
 
 def test_a_board_that_cannot_be_opened_leaves_the_others_as_they_are(path: Path) -> None:
