@@ -3,8 +3,10 @@
 The first process leads, the others send it their requests, and one of them takes over when it dies.
 """
 
+import io
 import itertools
 import os
+import pickle
 import threading
 import time
 from collections.abc import Iterable
@@ -49,6 +51,15 @@ class _Pending:
             parts = [(board, replace(request, resubmitted=True)) for board, request in self.arguments[0]]
             return replace(self, arguments=(parts,))
         return self
+
+
+class _PlainTexts(pickle.Pickler):
+    """Writes texts of the user's own classes, as of an enumeration, as plain ones: the leader need not have those."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, str) and not type(obj).__module__.startswith("agentsys."):
+            return str, (str.__str__(obj),)
+        return NotImplemented
 
 
 class OpenFile:
@@ -197,11 +208,13 @@ class OpenFile:
         return asked.future
 
     def _send(self, number: int, asked: _Pending) -> None:
+        message = io.BytesIO()
+        _PlainTexts(message).dump((number, asked.board, asked.method, asked.arguments))
         if self._connection is None:
             return
         # The follower sees the same failure, links again and resends what is pending.
         with suppress(OSError):
-            self._connection.send((number, asked.board, asked.method, asked.arguments))
+            self._connection.send_bytes(message.getbuffer())
 
     def _follow(self) -> None:
         """Take the leader's answers; when it is gone, lead or find the new leader, and send again what is pending."""

@@ -72,6 +72,9 @@ def _encoded(value: object) -> object:
         return {kind: label_to_text(value)}
     if kind in _TEXTS:
         return {kind: str(value)}
+    if isinstance(value, str):
+        # A member of an enumeration of the user's, say, which the other machine need not have.
+        return str.__str__(value)
     if isinstance(value, Conflict):
         return {kind: [value.tx_id, _encoded(value.items)]}
     if isinstance(value, AgentsysError):

@@ -12,6 +12,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectRefused
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardClosed
 
 SCRIPT = Path(__file__).with_name("committer_process.py")
@@ -38,6 +39,24 @@ try:
 except Conflict as error:
     print(error.items[0].new.value, flush=True)
 board.close()
+"""
+
+NAMED = """
+import sys
+from enum import StrEnum
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.predicates import Predicate
+class Name(StrEnum):
+    NOTES = "notes"
+    FIRST = "first"
+    SECOND = "second"
+with Board.open(sys.argv[1]) as board:
+    for type_ in (Name.FIRST, Name.SECOND):
+        tx = board.begin(Name.FIRST)
+        tx.get(Name.NOTES, Name.FIRST)
+        tx.query(Predicate(topic=Name.NOTES, equals={"kind": Name.FIRST}))
+        tx.put(Name.NOTES, Name.FIRST, Name.FIRST, type=type_)
+        print(board.commit(tx).seq, flush=True)
 """
 
 
@@ -137,6 +156,17 @@ def test_a_conflict_reaches_the_other_process_as_what_it_is(location: str) -> No
         tx.put("t", "k", "theirs", type="note")
         board.commit(tx)
         assert peer.communicate("go\n", timeout=30)[0].strip() == "theirs"
+
+
+def test_names_may_be_members_of_an_enumeration_that_the_leader_does_not_have(location: str) -> None:
+    with Board.open(location) as board, python(NAMED, location) as peer:
+        try:
+            said = peer.communicate(timeout=60)[0].split()
+        finally:
+            peer.kill()
+        assert said == ["1", "2"]
+        (entry,) = board.query(Predicate(topic="notes"))
+        assert (entry.value, entry.type, entry.version) == ("first", "second", 2)
 
 
 def test_an_effect_of_a_live_process_is_left_alone_and_that_of_a_dead_one_is_taken_up(location: str) -> None:
