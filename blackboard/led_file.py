@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
@@ -130,11 +131,18 @@ class LedFile:
 
     def _commit_together(self, parts: Parts) -> list[Commit]:
         """Commit on all boards or none. Each board's committer finds out by itself, at its next commit."""
-        boards = [self._served(board) for board, _ in parts]
-        requests = [request for _, request in parts]
-        with SqliteFile(self._writer.path).translated_errors(), self._writer.transaction():
-            held = [board.storage.held() for board in boards]
-            asked = [Part(part, request, self._alive) for part, request in zip(held, requests, strict=True)]
+        with SqliteFile(self._writer.path).translated_errors(), ExitStack() as turn:
+            while True:
+                boards = [self._served(board) for board, _ in parts]
+                turn.enter_context(self._writer.transaction())
+                if all(self._boards.get(name) is board for (name, _), board in zip(parts, boards, strict=True)):
+                    break
+                # One of them was closed while this waited for its turn, and has to be opened before a turn.
+                turn.close()
+            asked = [
+                Part(board.storage.held(), request, self._alive)
+                for (_, request), board in zip(parts, boards, strict=True)
+            ]
             commits = commit_on_all(asked)
         for board, commit in zip(boards, commits, strict=True):
             if board.listener is not None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,25 @@ def test_it_is_as_durable_as_the_board_that_asks_for_most(
         commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
         commit_together((two, put(two, "b", 1)), (one, put(one, "b", 2)))
     assert set(levels) == {"on"}
+def test_a_board_that_is_closed_while_one_waits_for_its_turn_takes_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "board.db"
+    with Board.open(place) as one, Board.open(f"{place}?board=other") as two, ThreadPoolExecutor(1) as pool:
+        committer: Any = one.committer()
+        writer = committer._committer._storage._file
+        begin, waits = writer.transaction, threading.Event()
+        monkeypatch.setattr(writer, "transaction", lambda: (waits.set(), begin())[1])
+        with writer.turn:
+            parts = (one, put(one, "a", 1)), (two, put(two, "a", 2))
+            committing = pool.submit(commit_together, *parts)
+            assert waits.wait(10)
+            two.close()
+        assert [commit.seq for commit in committing.result(20)] == [1, 1]
+        with Board.open(f"{place}?board=other") as again:
+            assert balance(again) == 2 and again.verify() == 1
+
+
 def test_a_full_disk_is_told_as_one_and_leaves_all_as_they_are(tmp_path: Path) -> None:
     with Board.open(tmp_path / "board.db") as one, Board.open(f"{tmp_path / 'board.db'}?board=other") as two:
         parts = (one, put(one, "a", "x" * 300_000)), (two, put(two, "a", "y" * 300_000))
