@@ -7,6 +7,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing import AuthenticationError
@@ -20,6 +21,9 @@ from agentsys.blackboard.storage import BoardClosed, StorageFailed
 
 LONGEST_ADDRESS: Final = 100
 """Bytes; the system's limit for the address of a local socket is 108 on Linux and 104 elsewhere."""
+
+ACCEPT_SECONDS: Final = 0.05
+"""How long the server waits after it could not let anybody in."""
 
 
 class CommitServer:
@@ -69,6 +73,8 @@ class CommitServer:
             try:
                 connection = self._listener.accept()
             except OSError:
+                # As where the process has no descriptor left: whoever comes waits until it has.
+                time.sleep(ACCEPT_SECONDS)
                 continue
             # Each in a thread of its own: one that stalls must not keep others out.
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()

@@ -1,10 +1,13 @@
 """Several boards in one file: each whole in itself, one process that writes for all of them."""
 
+import errno
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +343,19 @@ def test_two_storages_of_one_file_share_its_writer(path: Path) -> None:
         one.close()
         assert two.begin_epoch() == two.epoch + 1
         two.close()
+
+
+def test_a_leader_without_descriptors_does_not_spin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def accept(listener: Listener) -> Any:
+        tried.append(1)
+        raise OSError(errno.EMFILE, "planted")
+
+    monkeypatch.setattr(Listener, "accept", accept)
+    with Board.open(path):
+        time.sleep(0.5)
+        assert 1 <= len(tried) <= 20
 
 
 def test_a_file_whose_socket_was_removed_is_let_go_of(path: Path) -> None:
