@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentsys.blackboard.entries import Entry, Json, canonical_json
+from agentsys.blackboard.entries import Entry, Json, canonical_json, parse_canonical
 from agentsys.blackboard.payloads import is_erased
 
 
@@ -26,7 +26,10 @@ class Predicate:
 
     def __post_init__(self) -> None:
         # The texts are compared for every candidate entry, so they are computed once.
-        object.__setattr__(self, "_texts", {name: canonical_json(wanted) for name, wanted in self.equals.items()})
+        texts = {name: canonical_json(wanted) for name, wanted in self.equals.items()}
+        object.__setattr__(self, "_texts", texts)
+        # Whoever gave it may change it, and other processes may not know its kind.
+        object.__setattr__(self, "equals", {name: parse_canonical(text) for name, text in texts.items()})
         object.__setattr__(self, "_text", canonical_json(self.to_json()))
 
     def __eq__(self, other: object) -> bool:

@@ -1,5 +1,7 @@
 """Predicates mean the same in Python and in SQL."""
 
+import pickle
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -47,6 +49,16 @@ def test_a_query_returns_what_matches(rows: list[tuple[Any, ...]], predicates: l
 def test_json_round_trip(predicate: Predicate) -> None:
     again = Predicate.from_json(predicate.to_json())
     assert again == predicate and hash(again) == hash(predicate)
+
+
+def test_what_is_asked_stays_as_it_was_given() -> None:
+    wanted = {"x": [1]}
+    predicate = Predicate(equals=wanted)
+    wanted["x"].append(2)
+    wanted["y"] = []
+    assert predicate.to_json() == {"equals": {"x": [1]}} and predicate == Predicate(equals={"x": [1]})
+    fixed = Predicate(equals=MappingProxyType({"x": 1}))
+    assert pickle.loads(pickle.dumps(fixed)) == fixed
 
 
 @pytest.mark.parametrize(("stored", "asked", "found"), [(1, 1, 1), (1, 1.0, 0), (1, True, 0), (True, True, 1)])
