@@ -73,10 +73,14 @@ def open_reader(place: FilePlace) -> SqlReader:
         raise BoardMissing(f"There is no board at {place.path}.")
     file = SqliteFile(place)
     engine = over_tables_of(place, reader_engine(place.path))
-    with file.translated_errors(), engine.connect() as connection:
-        if place.board not in (there := _boards(connection, place.path)):
-            raise BoardMissing(f"There is no board {place.board} in {place.path}; its boards: {', '.join(there)}.")
-        version = _schema_version(connection, place)
+    try:
+        with file.translated_errors(), engine.connect() as connection:
+            if place.board not in (there := _boards(connection, place.path)):
+                raise BoardMissing(f"There is no board {place.board} in {place.path}; its boards: {', '.join(there)}.")
+            version = _schema_version(connection, place)
+    except BaseException:
+        engine.dispose()
+        raise
     if version < SCHEMA_VERSION:
         engine.dispose()
         engine = reader_engine(place.path, AS_PRESENT)

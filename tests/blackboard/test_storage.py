@@ -1,5 +1,6 @@
 """The board's file: locking, damage, a full disk, tampering, versions."""
 
+import gc
 import os
 import resource
 import sqlite3
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agentsys.blackboard.board import Board
@@ -112,6 +114,17 @@ def test_read_only_needs_a_board(path: Path) -> None:
     with pytest.raises(BoardMissing, match="no board at"):
         Board.open_read_only(path)
     assert not path.exists()
+
+
+def test_a_board_that_is_not_there_leaves_no_file_open(path: Path) -> None:
+    fill(path)
+    gc.disable()
+    try:
+        with pytest.raises(BoardMissing, match="other"):
+            Board.open_read_only(f"{path}?board=other")
+        assert not [one for one in psutil.Process().open_files() if one.path.startswith(str(path))]
+    finally:
+        gc.enable()
 
 
 def test_a_folder_is_no_board(tmp_path: Path) -> None:
