@@ -392,7 +392,7 @@ class Board(UpkeptBoard):
 
 
 def _source(location: Path | str) -> FilePlace | str:
-    return str(location) if is_postgres(location) else FilePlace.parse(location)
+    return str(location) if is_postgres(location) else FilePlace.parse(location).absolute()
 
 
 def _concerns(predicate: Predicate, entry: Entry) -> bool:

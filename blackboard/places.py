@@ -1,7 +1,7 @@
 """Where boards in files are: ``team.db``, or one of several in a file, ``team.db?board=notes``, as in PostgreSQL."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,10 @@ class FilePlace:
         if not path or not is_board_name(board):
             raise BadAddress(f"No board in a file can be called {board!r}.")
         return FilePlace(Path(path), board)
+
+    def absolute(self) -> "FilePlace":
+        """Return the place as it is found from whichever folder the process works in later."""
+        return replace(self, path=self.path.absolute())
 
     def __str__(self) -> str:
         """What messages call the board."""

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -114,6 +114,22 @@ def test_read_only_needs_a_board(path: Path) -> None:
     with pytest.raises(BoardMissing, match="no board at"):
         Board.open_read_only(path)
     assert not path.exists()
+
+
+def test_a_board_stays_where_it_was_opened_whatever_folder_the_process_works_in(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Board.open(path.name) as board, Board.open_read_only(path.name) as reader:
+        monkeypatch.chdir("elsewhere")
+        board.commit(note(board, "a", 1))
+        with ExitStack() as busy:
+            for _ in range(2):
+                busy.enter_context(reader._reader.connected())
+            assert reader.get("notes", "a") is not None
+    with Board.open(path) as board:
+        assert board.head == 1
 
 
 def test_a_board_that_is_not_there_leaves_no_file_open(path: Path) -> None:
