@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from agentsys import topics
 from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Body, Conclusion, perform
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.transactions import Transaction
@@ -14,7 +16,7 @@ from agentsys.context import Context
 from agentsys.deciding import RunTerminated
 from agentsys.events import RunFinished, RunStarted
 from agentsys.journal import RecordEnded, ReplayDivergence, submit
-from agentsys.leases import LeaseLost, is_loss
+from agentsys.leases import LeaseLost, give_back, is_loss
 from agentsys.models import model_calls_ended
 from agentsys.rounds import Failure
 from agentsys.runs import ReplayReport, RunRecord, RunResult
@@ -61,6 +63,24 @@ async def repeat(scope: RunScope, record: RunRecord, workflow: Workflow) -> Repl
         difference = f"The run came to {_outcome_of(record)!r} and now comes to {outcome!r}."
         return ReplayReport(run, steps, identical=False, complete=True, divergence=difference)
     return ReplayReport(run, steps, identical=True, complete=record.status != "running")
+
+
+async def record_cancelled(board: Board, run: str, principal: str) -> None:
+    """Put on record that ``principal`` ended a run, if it has not ended: of two ends the first stands."""
+    while (entry := board.get(topics.RUNS, run)) is not None:
+        record = RunRecord.of(entry)
+        if record.status != "running":
+            return
+        transaction = board.begin(principal, run=run)
+        transaction.guard(entry)
+        record.cancelled(time.time()).write(transaction)
+        # Whoever executes it commits nothing more.
+        give_back(run, transaction)
+        try:
+            await submit(board, transaction)
+        except Conflict:
+            continue
+        return
 
 
 async def _record_failure(scope: RunScope, record: RunRecord, failed: ActorFailed) -> None:

@@ -27,7 +27,7 @@ from agentsys.control import ControlLoop
 from agentsys.deciding import Verdict, Word, decide
 from agentsys.errors import ConfigurationError, RunError
 from agentsys.events import Listener
-from agentsys.execution import execute, repeat
+from agentsys.execution import execute, record_cancelled, repeat
 from agentsys.forks import copy_steps, forked
 from agentsys.gateway import Gateway
 from agentsys.held_runs import HeldRuns
@@ -242,18 +242,12 @@ class Runtime:
 
         A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
         """
-        record = RunRecord.load(self.board, run)
+        RunRecord.load(self.board, run)
         executing = self._held.task(run)
         if executing is not None and executing is not asyncio.current_task():
             executing.cancel()
             await asyncio.wait([executing])
-            record = RunRecord.load(self.board, run)
-        if record.status == "running":
-            transaction = self.board.begin(self.policy.owner, run=run)
-            record.cancelled(time.time()).write(transaction)
-            # Whoever executes it commits nothing more.
-            give_back(run, transaction)
-            await submit(self.board, transaction)
+        await record_cancelled(self.board, run, self.policy.owner)
 
     def runs(self) -> list[RunRecord]:
         """Return all runs of the board, the oldest first."""
