@@ -327,15 +327,16 @@ class Runtime:
     ) -> None:
         """Commit a run's first record, under this process's lease. Raises :class:`RunExists`."""
         transaction = self.board.begin(self.policy.owner, run=record.run)
+        # Once more: of what is begun after this look, one conflicts.
+        self._free_name(record.run)
         record.write(transaction)
         self._keep_policy(transaction)
         if add is not None:
             add(transaction)
         try:
+            take(self.board, record.run, transaction)
             if for_anybody:
                 give_back(record.run, transaction)
-            else:
-                take(self.board, record.run, transaction)
             commit = await submit(self.board, transaction)
         except (Conflict, RunBusy) as lost:
             raise RunExists(f"Another process began a run {record.run!r} at this moment.") from lost

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
@@ -47,3 +49,12 @@ async def test_a_run_that_ends_as_it_is_cancelled_keeps_its_end(
     monkeypatch.setattr(board, "begin", ended_meanwhile)
     await runtime.cancel("r")
     assert (await runtime.resume("r")).value == 8
+
+
+async def test_of_two_who_enqueue_one_run_at_once_one_is_refused(board: Board, runtime: Runtime) -> None:
+    begun = await asyncio.gather(
+        *(runtime.enqueue("double", number, run_id="r") for number in (1, 2)), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in begun) == ["RunExists", "str"]
+    assert len(board.history(topics.RUNS, "r")) == 1
+    assert (await runtime.resume("r")).value == 2 * (1 + begun.index("r"))
