@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry
 from agentsys.errors import BoardError
 from agentsys.journal import submit
-from agentsys.leases import RunBusy, give_back
+from agentsys.leases import RunBusy, give_back, is_own
 
 
 class HeldRuns:
@@ -52,9 +53,10 @@ class HeldRuns:
             self._leases.pop(run, None)
 
     async def _give_back(self, run: str) -> None:
-        lease = self._leases.get(run)
-        if lease is not None:
-            with suppress(BoardError):
+        with suppress(BoardError):
+            # Who was interrupted while the run was taken was not told of the lease.
+            lease = self._leases.get(run) or self._board.get(topics.LEASES, run)
+            if lease is not None and is_own(self._board, lease):
                 transaction = self._board.begin("runtime", run=run)
                 transaction.guard(lease)
                 give_back(run, transaction)

@@ -73,6 +73,11 @@ def is_free(board: Board, lease: Entry | None) -> bool:
     return holder in (NOBODY, board.epoch) or not board.alive(holder)
 
 
+def is_own(board: Board, lease: Entry) -> bool:
+    """Whether this process executes the run of a lease."""
+    return _holder(lease) == board.epoch
+
+
 def is_loss(conflict: Conflict) -> bool:
     """Whether a transaction lost because the run's lease went to somebody else."""
     return any(isinstance(item, KeyConflict) and item.topic == topics.LEASES for item in conflict.items)

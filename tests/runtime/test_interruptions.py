@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.runs import RunRecord
@@ -30,6 +32,21 @@ def board() -> Iterator[Board]:
 @pytest.fixture
 def runtime(board: Board) -> Runtime:
     return Runtime(board, ScriptedModel(str), workflows=[double])
+
+
+def cancelling(
+    task: asyncio.Task[Any], board: Board, monkeypatch: pytest.MonkeyPatch, kind: type = object
+) -> Callable[[Transaction], Future[Commit]]:
+    """Return what cancels ``task`` during its first commit of an operation of ``kind``."""
+    submit = board.submit
+
+    def submitting(transaction: Transaction) -> Future[Commit]:
+        if any(isinstance(operation, kind) for operation in transaction._operations):
+            monkeypatch.undo()
+            task.cancel()
+        return submit(transaction)
+
+    return submitting
 
 
 async def test_a_run_that_ends_as_it_is_cancelled_keeps_its_end(
@@ -58,3 +75,20 @@ async def test_of_two_who_enqueue_one_run_at_once_one_is_refused(board: Board, r
     assert sorted(type(one).__name__ for one in begun) == ["RunExists", "str"]
     assert len(board.history(topics.RUNS, "r")) == 1
     assert (await runtime.resume("r")).value == 2 * (1 + begun.index("r"))
+
+
+@pytest.mark.parametrize("taken", ["run", "resume"])
+async def test_a_run_that_is_interrupted_as_it_is_taken_is_given_back(
+    board: Board, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    if taken == "resume":
+        await runtime.enqueue("double", 4, run_id="r")
+    taking = asyncio.create_task(
+        runtime.run("double", 4, run_id="r") if taken == "run" else runtime.resume("r")
+    )
+    monkeypatch.setattr(board, "submit", cancelling(taking, board, monkeypatch))
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    lease = board.get(topics.LEASES, "r")
+    assert lease is not None
+    assert lease.value == {"held_by": 0}
