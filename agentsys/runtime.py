@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -139,7 +140,12 @@ class Runtime:
         arguments.setdefault("memo_seconds", settings.memo.seconds if settings.memo.enabled else 0.0)
         where, durability = settings.board.location, settings.board.durability
         board = Board.open_read_only(where) if read_only else Board.open(where, durability=durability)
-        return Runtime(board, client, **arguments)
+        try:
+            return Runtime(board, client, **arguments)
+        except BaseException:
+            # Nobody else would, and until then this process could not open it again.
+            board.close()
+            raise
 
     async def run(
         self,
@@ -277,12 +283,13 @@ class Runtime:
         return await settle(self.board, effect, outcome, told, by=by or self.policy.owner, note=why)
 
     async def close(self) -> None:
-        """Close what the tools hold open, the model and the board."""
-        await self.tools.close()
-        closing = getattr(self.model, "close", None)
-        if closing is not None:
-            await closing()
-        self.board.close()
+        """Close what the tools hold open, the model and the board, also where one of them fails to."""
+        async with AsyncExitStack() as closing:
+            closing.callback(self.board.close)
+            model: Any = self.model
+            if hasattr(model, "close"):
+                closing.push_async_callback(model.close)
+            await self.tools.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, get_type_hints
 
@@ -236,9 +237,10 @@ class ToolRegistry:
         return sorted([*self._tools, *(name for source in self._sources for name in source.known())])
 
     async def close(self) -> None:
-        """Close the sources."""
-        for source in self._sources:
-            await source.close()
+        """Close the sources, also where one of them fails to."""
+        async with AsyncExitStack() as closing:
+            for source in self._sources:
+                closing.push_async_callback(source.close)
 
     def _source_of(self, name: str) -> ToolSource | None:
         return next((source for source in self._sources if name.startswith(source.prefix)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ import pytest
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
+from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
+from agentsys.errors import ConfigurationError
 from agentsys.runs import RunRecord
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
 
 
 async def double(context: Context, number: int) -> int:
@@ -92,3 +96,41 @@ async def test_a_run_that_is_interrupted_as_it_is_taken_is_given_back(
     lease = board.get(topics.LEASES, "r")
     assert lease is not None
     assert lease.value == {"held_by": 0}
+
+
+async def test_a_board_is_closed_where_a_runtime_is_refused_or_a_tool_fails_to_close(
+    tmp_path: Path,
+) -> None:
+    @tool(effect=EffectClass.PURE)
+    def same() -> int:
+        return 1
+
+    class Stuck:
+        prefix = "far."
+
+        def __init__(self, closed: list[str], fault: str = "") -> None:
+            self.closed, self.fault = closed, fault
+
+        def known(self) -> dict[str, Any]:
+            return {}
+
+        async def discover(self, name: str | None = None) -> None:
+            return
+
+        async def close(self) -> None:
+            self.closed.append(self.prefix)
+            if self.fault:
+                raise OSError(self.fault)
+
+    path, closed = tmp_path / "board.db", list[str]()
+    with pytest.raises(ConfigurationError, match="Two tools"):
+        Runtime.local(path, tools=[same, same])
+    runtime = Runtime.local(path)
+    near = Stuck(closed)
+    near.prefix = "near."
+    for source in (near, Stuck(closed, "gone")):
+        runtime.tools.attach(source)
+    with pytest.raises(OSError, match="gone"):
+        await runtime.close()
+    assert sorted(closed) == ["far.", "near."]
+    Board.open(path).close()
