@@ -41,9 +41,16 @@ class Agenda:
         """Give the place back while waiting for others, so that agents that ask agents cannot block each other."""
         self._release()
         try:
-            yield
-        finally:
+            try:
+                yield
+            except Exception:
+                await self._acquire(rated)
+                raise
             await self._acquire(rated)
+        except asyncio.CancelledError:
+            # Who is interrupted waits for no place: until it gives back the one that it had, one more acts.
+            self._free -= 1
+            raise
 
     async def _acquire(self, rated: float) -> None:
         if self._free > 0:
@@ -59,7 +66,7 @@ class Agenda:
             raise
 
     def _release(self) -> None:
-        while self._waiting:
+        while self._waiting and self._free >= 0:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():
                 turn.set_result(None)

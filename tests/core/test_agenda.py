@@ -53,6 +53,36 @@ async def test_a_cancelled_activation_gives_its_place_to_the_next():
     assert await hold(agenda) == "acted"
 
 
+@pytest.mark.parametrize("back", [False, True])
+async def test_who_is_interrupted_in_a_pause_waits_for_no_place_and_leaves_as_many_as_there_were(back: bool):
+    agenda, paused, on = Agenda(1), asyncio.Event(), asyncio.Event()
+
+    async def asks() -> None:
+        async with agenda.turn(1.0), agenda.pause(1.0):
+            paused.set()
+            await on.wait()
+
+    asking = asyncio.create_task(asks())
+    await paused.wait()
+    async with agenda.turn(1.0):
+        if back:
+            # It waits to go on when it is interrupted.
+            on.set()
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.wait([asking], timeout=1)
+        assert asking.cancelled()
+        others = [asyncio.create_task(hold(agenda)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert not any(other.done() for other in others)
+    assert await asyncio.gather(*others) == ["acted"] * 3
+    async with agenda.turn(1.0):
+        other = asyncio.create_task(hold(agenda))
+        await asyncio.sleep(0.01)
+        assert not other.done()
+    await other
+
+
 async def hold(agenda: Agenda) -> str:
     async with agenda.turn(1.0):
         return "acted"
