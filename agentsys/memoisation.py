@@ -21,7 +21,7 @@ from agentsys.blackboard.entries import EntryVersionRef, Json, Key
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.memo import Memo, Question, Remembered
 from agentsys.blackboard.transactions import Transaction
-from agentsys.errors import ConfigurationError
+from agentsys.errors import BoardError, ConfigurationError
 from agentsys.journal import digest, submit
 from agentsys.policy.policy import Policy
 from agentsys.serving.requests import SamplingParams
@@ -107,12 +107,17 @@ class Memoisation:
             return
         key = await asyncio.to_thread(self._memo.key, question)
         async with self._under_way.setdefault(key, asyncio.Lock()):
-            turn = Turn(self._memo, question, key, await self._found_or_claimed(key, question.label))
+            turn = Turn(self._memo, question, key)
             try:
+                turn.found = await self._found_or_claimed(key, question.label)
                 yield turn
+            except BaseException:
+                # What the answer was to be kept with may not have been committed.
+                turn.kept = False
+                raise
             finally:
                 if turn.found is None and not turn.kept:
-                    await submit(self._board, self._memo.release(key, question.label))
+                    await self._give_back(key, question.label)
 
     async def _found_or_claimed(self, key: str, label: Label) -> Remembered | None:
         """Return the answer, or ``None`` once this process has claimed to give it."""
@@ -126,6 +131,13 @@ class Memoisation:
             with contextlib.suppress(Conflict):
                 await submit(self._board, found)
                 return None
+
+    async def _give_back(self, key: str, label: Label) -> None:
+        """Let others answer a question, if this process claims to."""
+        with contextlib.suppress(BoardError):
+            claimed = self._memo.release(key, label)
+            if claimed is not None:
+                await submit(self._board, claimed)
 
 
 def check_deterministic(memo: Memoise | None, sampling: SamplingParams) -> None:

@@ -110,10 +110,15 @@ class Memo:
         sources, above = question.depends_on, question.label.join(label)
         transaction.put(TOPIC, key, body, type=ANSWER, label=above, derived_from=sources)
 
-    def release(self, key: str, label: Label) -> Transaction:
-        """Return the transaction that gives a claim back, without an answer."""
+    def release(self, key: str, label: Label) -> Transaction | None:
+        """Return the transaction that gives this process's claim back, without an answer; ``None`` if it has none."""
         transaction = self.board.begin("runtime")
-        transaction.put(TOPIC, key, {"claimed_by": 0}, type=ANSWER, label=label, derived_from=())
+        entry = transaction.get(TOPIC, key)
+        body: Any = {} if entry is None else entry.value
+        if body.get("claimed_by") != self.board.epoch:
+            return None
+        above, nobody = label.join(transaction.reads_label), {"claimed_by": 0}
+        transaction.put(TOPIC, key, nobody, type=ANSWER, label=above, derived_from=())
         return transaction
 
     def _board_secret(self) -> bytes:

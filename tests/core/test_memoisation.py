@@ -23,6 +23,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.errors import ConfigurationError
 from agentsys.labelled import Labelled
+from agentsys.leases import LeaseLost, give_back
 from agentsys.memoisation import Memoise
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
@@ -158,6 +159,44 @@ async def test_the_one_that_waits_answers_itself_where_the_other_fails_or_is_can
     leading.cancel()
     assert (await waiting).value == 7
     assert made == [7, 7]
+
+
+def claimants(board: Board) -> list[int]:
+    entries = board.query(Predicate(topic=topics.MEMO, type="memo"))
+    return [entry.value["claimed_by"] for entry in entries if isinstance(entry.value, dict)]
+
+
+async def test_who_loses_the_run_while_it_answers_leaves_the_question_to_others(board: Board) -> None:
+    def answer(prompt: str) -> str:
+        lost = board.begin("another process", run="r")
+        give_back("r", lost)
+        board.commit(lost)
+        return "late"
+
+    async def asks(context: Context, _: Any) -> Any:
+        return (await context.generate("how many?", memo=Memoise())).value
+
+    with pytest.raises(LeaseLost):
+        await Runtime(board, ScriptedModel(answer)).run(asks, run_id="r")
+    assert claimants(board) == [0], "others would wait for the answer as long as this process lives"
+
+
+async def test_who_is_interrupted_as_it_claims_leaves_the_question_to_others(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = board.submit
+
+    def interrupting(transaction: Any) -> Any:
+        if any(getattr(operation, "type", None) == board_memo.ANSWER for operation in transaction._operations):
+            monkeypatch.undo()
+            asking.cancel()
+        return submit(transaction)
+
+    monkeypatch.setattr(board, "submit", interrupting)
+    asking = asyncio.create_task(Runtime(board, ScriptedModel(str), tools=[square]).run(squares, [3]))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert claimants(board) == [0]
 
 
 @pytest.mark.parametrize(
