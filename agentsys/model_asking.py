@@ -94,7 +94,12 @@ class ModelAsking(ToolCalling):
         if isinstance(value, Handle):
             return self._handle(await self._extract_hidden(value, schema, question, model, max_tokens))
         plain, labels = unwrap(value)
-        answer = await self._quarantined(plain, labels, schema, question, model, max_tokens, memo)
+        try:
+            answer = await self._quarantined(plain, labels, schema, question, model, max_tokens, memo)
+        except ModelFailed:
+            # That it could not be read, and why, follows from what it is.
+            self.deliver(*labels)
+            raise
         self.deliver(answer.label)
         return Labelled(parse_answer(schema, answer.value), _bounded(answer.label, schema))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from agentsys.agents import Request, agent
 from agentsys.blackboard.board import Board
@@ -18,8 +19,10 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.handles import Handle, HandleOpaque, Hidden
 from agentsys.journal import Journal
+from agentsys.labelled import Labelled
 from agentsys.langgraph.saver import BlackboardSaver
 from agentsys.langgraph.store import BlackboardStore
+from agentsys.models import ConstraintUnmet, ModelFailed
 from agentsys.policy.links import defang
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
@@ -139,6 +142,25 @@ async def test_that_an_agent_was_late_counts_as_what_it_had_read(board: Board) -
         assert outcome.responses[0].status == "timed_out"
 
     assert "mail" in (await label_after(board, body, agents=[helper])).influencers
+
+
+async def test_that_a_model_could_not_read_a_value_counts_as_the_value(board: Board) -> None:
+    labels: list[Label] = []
+
+    def fails(prompt: str) -> str:
+        raise ConstraintUnmet(f"{prompt} is too much.")
+
+    class Answer(BaseModel):
+        yes: bool
+
+    async def main(context: Context, _: Any) -> None:
+        with pytest.raises(ModelFailed):
+            await context.extract(Labelled("a page", STRANGER), Answer)
+        labels.append(context.label)
+
+    runtime = Runtime(board, ScriptedModel(fails), workflows=[main])
+    assert (await runtime.replay((await runtime.run("main")).run)).identical
+    assert ["mail" in label.influencers for label in labels] == [True, True]
 
 
 async def test_a_store_inside_a_run_tells_and_is_told(board: Board) -> None:
