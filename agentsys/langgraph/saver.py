@@ -216,7 +216,10 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
                 head = transaction.get(place.topic, place.head)
                 readers[place] = ValueReader(transaction, place), Claim(version_of(head))
             reader, claim = readers[place]
-            yield self._tuple(transaction, reader, place, entry, claim)[0]
+            found, _, _ = self._tuple(transaction, reader, place, entry, claim)
+            # Of what it is put together from, and of what tasks wrote on it.
+            deliver(transaction.reads_label)
+            yield found
 
     def _tuple(
         self, transaction: Transaction, reader: ValueReader, place: Place, entry: Entry, claim: Claim

@@ -194,6 +194,21 @@ async def test_a_saver_inside_a_run_tells(board: Board) -> None:
     assert "mail" in (await label_after(board, reads)).influencers
 
 
+async def test_a_saver_that_lists_tells_what_tasks_wrote(board: Board) -> None:
+    saver, other = BlackboardSaver(board, label=BOTTOM), BlackboardSaver(board, label=STRANGER)
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    checkpoint: Any = {
+        "v": 1, "id": "1", "ts": "", "channel_values": {}, "channel_versions": {}, "versions_seen": {},
+    }  # fmt: skip
+    other.put_writes(saver.put(config, checkpoint, {}, {}), [("text", "from a stranger")], "task")
+
+    async def lists(context: Context) -> None:
+        (found,) = [found async for found in saver.alist(config)]
+        assert found.pending_writes == [("task", "text", "from a stranger")]
+
+    assert "mail" in (await label_after(board, lists)).influencers
+
+
 def test_no_attribute_leads_to_a_hidden_value() -> None:
     handle = Handle("$1", Hidden("secret", Label()))
     with pytest.raises(AttributeError):
