@@ -304,7 +304,8 @@ class ToolCalling(BoardAccess):
             self._fault = lost
             raise
         # The caller of a hidden call learns what the person decided, and nothing of what the person saw.
-        self.deliver(Label(frozenset({answered.decided_by or ""}), PUBLIC, 1.0) if hide else answered.label)
+        by = frozenset() if answered.decided_by is None else frozenset({answered.decided_by})
+        self.deliver(Label(by, PUBLIC, 1.0) if hide else answered.label)
         await use(self._scope, asked, answered, self._label)
         return answered
 

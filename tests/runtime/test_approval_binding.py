@@ -317,6 +317,19 @@ async def test_what_nobody_decides_in_time_is_refused_and_the_run_goes_on(board:
     assert (await runtime.replay("r")).identical
 
 
+async def test_that_nobody_decided_about_a_hidden_call_is_nobodys_word(board: Board):
+    influencers: list[set[str]] = []
+
+    async def main(context: Any, _: Any) -> None:
+        with pytest.raises(ApprovalExpired):
+            await context.call_hidden("send", to="ann", text="hello")
+        influencers.append(set(context.label.influencers))
+
+    runtime = runtime_on(board, Outside(), approval_seconds=0.02)
+    assert (await runtime.run(main)).status == "done"
+    assert influencers == [{OWNER}], "nobody else, whom nobody trusts, had a say"
+
+
 async def test_a_word_that_comes_late_while_no_process_runs_is_refused(board: Board):
     outside = Outside()
     runtime = runtime_on(board, outside, approval_seconds=0.1)
