@@ -9,7 +9,6 @@ from typing import Any
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.decisions import DecisionLog
-from agentsys.errors import ServingError
 from agentsys.events import TokensStreamed
 from agentsys.gateway import Deny
 from agentsys.memoisation import Turn
@@ -50,9 +49,9 @@ async def answer_of_model(
     tokens = _Tokens(scope, agent, step, request.label)
     try:
         generation = await scope.model.generate(request, model=model, on_chunk=tokens.feed)
-    except ServingError as error:
+    except Exception as error:
         # Recorded like an answer: what the actor does about it must happen again when it is repeated.
-        return {"failure": Failure.of(error).to_json()}
+        return {"failure": Failure.of(error, scope.secrets.text).to_json()}
     tokens.end()
     return {
         "text": scope.secrets.text(generation.text),

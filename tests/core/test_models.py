@@ -7,9 +7,10 @@ from langchain_core.messages import AIMessage
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label, Readers
 from agentsys.errors import ConfigurationError
-from agentsys.models import ConstraintUnmet, LangChainModel, as_model, audience_of, satisfies
+from agentsys.models import ConstraintUnmet, LangChainModel, ModelFailed, as_model, audience_of, satisfies
 from agentsys.runtime import Runtime
 from agentsys.serving.requests import Chunk, Constraint, GenerateRequest, Message
+from agentsys.testing import ScriptedModel
 
 DIGITS = Constraint("regex", "[0-9]+")
 
@@ -71,3 +72,27 @@ async def test_a_langchain_model_works_behind_a_context():
         allowed = Label.trusted(readers=Readers.of("user:owner", "provider:x"))
         assert (await Runtime(board, model).run(workflow, "hi", label=allowed)).value == "hello"
         assert (await Runtime(board, model).run(workflow, "hi")).status == "failed"
+
+
+async def test_whatever_a_model_fails_with_is_on_record_with_what_the_agent_made_of_it():
+    asked: list[str] = []
+
+    def unlucky(prompt: str) -> str:
+        asked.append(prompt)
+        if prompt == "first":
+            raise ConnectionError("the provider is gone")
+        return "second answer"
+
+    async def workflow(context, value):
+        try:
+            return (await context.generate("first")).value
+        except ModelFailed as failed:
+            assert (failed.failure.type, failed.failure.message) == ("ConnectionError", "the provider is gone")
+            return (await context.generate("second")).value
+
+    with Board.open(":memory:") as board:
+        runtime = Runtime(board, ScriptedModel(unlucky), workflows=[workflow])
+        result = await runtime.run("workflow", run_id="r")
+        report = await runtime.replay("r")
+    assert (result.value, asked) == ("second answer", ["first", "second"])
+    assert (report.identical, report.complete) == (True, True), report.divergence
