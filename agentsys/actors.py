@@ -13,23 +13,20 @@ from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict,
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
-from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context
 from agentsys.decisions import DecisionLog
 from agentsys.handles import NoValue
-from agentsys.journal import RecordEnded, ReplayDivergence, Step, submit
+from agentsys.journal import RecordEnded, Step, submit
 from agentsys.labelled import unwrap
 from agentsys.leases import LeaseLost, is_loss
+from agentsys.recording import FATAL
 from agentsys.scope import RunScope
 from agentsys.tools import to_json
 
 MAX_ATTEMPTS = 5
-
-FATAL = (ReplayDivergence, RecordEnded, LeaseLost, BoardUnreachable)
-"""Errors that are about the execution as a whole, never an agent's own failure: some other time it may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +91,11 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
     try:
         with stray_cancellation_as_error():
             returned = await body(context)
+    except Exception as error:
+        if context.fault in (None, error):
+            raise
+        # Its code made another error of one that is not its own.
+        raise context.fault from error
     finally:
         current_context.reset(token)
     value, labels = unwrap(returned)

@@ -32,7 +32,8 @@ class BoardAccess(Recording):
         self._check()
         if topics.is_reserved(topic):
             self._refuse_reading(topic)
-        entry = self._workspace.get(topic, key)
+        with self._stopping():
+            entry = self._workspace.get(topic, key)
         # That an entry was ended is also something that somebody said.
         self.deliver(self._workspace.reads_label)
         return entry
@@ -42,7 +43,8 @@ class BoardAccess(Recording):
         self._check()
         if topics.is_reserved(topic):
             self._refuse_reading(topic)
-        entry = self._workspace.get_hidden(topic, key)
+        with self._stopping():
+            entry = self._workspace.get_hidden(topic, key)
         if entry is None:
             # That an entry was ended is also something that somebody said, and whoever may end any may end this.
             return self._handle(Hidden(None, Label(readers=self._label.readers), failure=f"{topic}/{key} is not there"))
@@ -57,8 +59,9 @@ class BoardAccess(Recording):
         self._check()
         if topics.may_match_reserved(predicate):
             self._refuse_reading(predicate.topic or f"every topic under {predicate.topic_prefix or '/'!r}")
-        entries = self._workspace.query(predicate)
-        self.deliver(self._workspace.label_of_search(predicate), *(entry.label for entry in entries))
+        with self._stopping():
+            entries = self._workspace.query(predicate)
+            self.deliver(self._workspace.label_of_search(predicate), *(entry.label for entry in entries))
         return entries
 
     def put(self, topic: str, key: str, value: Any, *, type: str, label: Label | None = None) -> None:
@@ -86,7 +89,8 @@ class BoardAccess(Recording):
         """Delete an entry when the transaction commits. Raises :class:`PolicyDenied`."""
         self._check()
         self._require_write("delete", topic, key, self._label)
-        self._workspace.delete(topic, key, label=self._label)
+        with self._stopping():
+            self._workspace.delete(topic, key, label=self._label)
         self.deliver(self._workspace.reads_label)
 
     def advance(self, seq: int) -> None:

@@ -128,10 +128,11 @@ class Context(ModelAsking):
         return transaction, writes
 
     async def _run_round(self, bounds: Round) -> tuple[RoundOutcome, int]:
-        if self.actor.rated is None:
-            return await self._scope.run_round(bounds)
-        async with self._scope.agenda.pause(self.actor.rated):
-            return await self._scope.run_round(bounds)
+        with self._stopping():
+            if self.actor.rated is None:
+                return await self._scope.run_round(bounds)
+            async with self._scope.agenda.pause(self.actor.rated):
+                return await self._scope.run_round(bounds)
 
     def _deadline(self, timeout: float | None) -> float | None:
         bounds = [self.actor.deadline, None if timeout is None else time.time() + timeout]

@@ -247,9 +247,11 @@ class ModelAsking(ToolCalling):
             place = self._scope.place(self.agent, self.actor.deadline)
             request = GenerateRequest(messages, sampling, constraint, urgency, label, call=place, tags=tags)
             question = self._scope.memo.question(asked, identity_of(self._scope.model, model), parameters, label)
-            async with self._scope.memo.turn(question) as turn:
-                value = await answer_of_model(self._scope, self.agent, self.decisions, step.key, request, model, turn)
-                recorded = await self._record_answer(replace(step, value=value, label=label), turn)
+            with self._stopping():
+                async with self._scope.memo.turn(question) as turn:
+                    log = self.decisions
+                    value = await answer_of_model(self._scope, self.agent, log, step.key, request, model, turn)
+                    recorded = await self._record_answer(replace(step, value=value, label=label), turn)
         outcome: Any = recorded.value
         label = recorded.label.join(label)
         if kind == "generate" or "denied" in outcome:

@@ -14,14 +14,19 @@ from agentsys.actor import Actor
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.blackboard.transactions import Transaction
 from agentsys.decisions import DecisionLog
 from agentsys.errors import AgentsysError, RunError
 from agentsys.handles import Handle, Hidden, NoValue
-from agentsys.journal import Cursor, Step, digest
+from agentsys.journal import Cursor, RecordEnded, ReplayDivergence, Step, digest
 from agentsys.labelled import unwrap
+from agentsys.leases import LeaseLost
 from agentsys.quotas import Charge, is_race, spend
 from agentsys.scope import RunScope
+
+FATAL = (ReplayDivergence, RecordEnded, LeaseLost, BoardUnreachable)
+"""Errors that are about the execution as a whole, never an agent's own failure: some other time it may go on."""
 
 
 class ContextClosed(RunError):
@@ -57,6 +62,11 @@ class Recording:
     def label(self) -> Label:
         """The control label: the join of everything delivered to the actor so far."""
         return self._label
+
+    @property
+    def fault(self) -> AgentsysError | None:
+        """Why the attempt can do nothing more, whatever the actor's code made of it."""
+        return self._fault
 
     async def now(self) -> float:
         """Return the time in unix seconds, recorded."""
@@ -125,11 +135,8 @@ class Recording:
         transaction: Transaction | None = None,
         derived_from: Sequence[EntryVersionRef] | None = None,
     ) -> Step:
-        try:
+        with self._stopping():
             return await self._submit_step(step, transaction or self._begin(), derived_from)
-        except Conflict as conflict:
-            self._fault = conflict
-            raise
 
     async def _record_spending(
         self,
@@ -139,17 +146,26 @@ class Recording:
         derived_from: Sequence[EntryVersionRef] | None = None,
     ) -> Step:
         """Record a step with what ``fill`` adds and what it costs. Raises :class:`~agentsys.quotas.QuotaExceeded`."""
-        while True:
-            transaction, pending = self._begin(), self.decisions.pending
-            fill(transaction)
-            spend(transaction, charges)
-            try:
-                return await self._submit_step(step, transaction, derived_from)
-            except Conflict as conflict:
-                if not is_race(conflict):
-                    self._fault = conflict
-                    raise
-                self.decisions.pending = pending
+        with self._stopping():
+            while True:
+                transaction, pending = self._begin(), self.decisions.pending
+                fill(transaction)
+                spend(transaction, charges)
+                try:
+                    return await self._submit_step(step, transaction, derived_from)
+                except Conflict as conflict:
+                    if not is_race(conflict):
+                        raise
+                    self.decisions.pending = pending
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Do nothing more after an error that is about the execution, even where the actor's code swallows it."""
+        try:
+            yield
+        except (Conflict, *FATAL) as error:
+            self._fault = self._fault or error
+            raise
 
     def _begin(self) -> Transaction:
         return self._scope.journal.begin(f"agent:{self.agent}")

@@ -19,7 +19,6 @@ from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
 from agentsys.handles import Handle, Hidden, patterns, shown, together
 from agentsys.journal import Step
 from agentsys.labelled import Given, Labelled, unwrap, unwrap_arguments
-from agentsys.leases import LeaseLost
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
 from agentsys.policy.policy import Policy
 from agentsys.questions import about_call
@@ -103,7 +102,8 @@ class ToolCalling(BoardAccess):
         except Exception as error:
             for tool, effect in reversed(self._compensable[first:]):
                 try:
-                    await self._take_back(tool, effect)
+                    with self._stopping():
+                        await self._take_back(tool, effect)
                 except (ToolFailed, EffectInDoubt) as failure:
                     error.add_note(failure.message)
             del self._compensable[first:]
@@ -122,8 +122,9 @@ class ToolCalling(BoardAccess):
         if recorded is None and known is not None and plain:
             label, version = given.raised(self._label), version_of(known.function)
             question = self._scope.memo.question(asked, version, document, label)
-        async with self._scope.memo.turn(question) as turn:
-            return await self._make_call(tool, step, recorded, given, turn, hide=hide)
+        with self._stopping():
+            async with self._scope.memo.turn(question) as turn:
+                return await self._make_call(tool, step, recorded, given, turn, hide=hide)
 
     def _given(self, arguments: dict[str, Any], *, hide: bool) -> Given:
         """Return a call's arguments. Raises :class:`NoValue` where the caller is shown that one stands for nothing.
@@ -298,15 +299,12 @@ class ToolCalling(BoardAccess):
     async def _answered(self, asked: Step, *, fresh: bool, hide: bool = False) -> Approval:
         """Return once a person's word allows what a step asked. Raises what :func:`use` raises."""
         outcome: Any = asked.value
-        try:
+        with self._stopping():
             answered = await decided(self._scope, self.actor, outcome["asked"], fresh=fresh)
-        except LeaseLost as lost:
-            self._fault = lost
-            raise
-        # The caller of a hidden call learns what the person decided, and nothing of what the person saw.
-        by = frozenset() if answered.decided_by is None else frozenset({answered.decided_by})
-        self.deliver(Label(by, PUBLIC, 1.0) if hide else answered.label)
-        await use(self._scope, asked, answered, self._label)
+            # The caller of a hidden call learns what the person decided, and nothing of what the person saw.
+            by = frozenset() if answered.decided_by is None else frozenset({answered.decided_by})
+            self.deliver(Label(by, PUBLIC, 1.0) if hide else answered.label)
+            await use(self._scope, asked, answered, self._label)
         return answered
 
     def _asked(self, kind: str, name: str, memo: Memoise | None, arguments: dict[str, Any]) -> Asked:

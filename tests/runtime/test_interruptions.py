@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from agentsys import topics
+from agentsys.agents import Request, agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.labels import BOTTOM, NOBODY
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.errors import ConfigurationError
+from agentsys.journal import ReplayDivergence
 from agentsys.runs import RunRecord
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
@@ -51,6 +55,22 @@ def cancelling(
         return submit(transaction)
 
     return submitting
+
+
+def failing(board: Board, monkeypatch: pytest.MonkeyPatch, kind: str, error: Exception) -> None:
+    """Let the first commit of a step of ``kind`` fail."""
+    submit = board.submit
+
+    def submitting(transaction: Transaction) -> Future[Commit]:
+        steps: list[Any] = [one for one in transaction._operations if getattr(one, "type", None) == "step"]
+        if not any(step.value["kind"] == kind for step in steps):
+            return submit(transaction)
+        monkeypatch.undo()
+        failed: Future[Commit] = Future()
+        failed.set_exception(error)
+        return failed
+
+    monkeypatch.setattr(board, "submit", submitting)
 
 
 async def test_a_run_that_ends_as_it_is_cancelled_keeps_its_end(
@@ -134,3 +154,103 @@ async def test_a_board_is_closed_where_a_runtime_is_refused_or_a_tool_fails_to_c
         await runtime.close()
     assert sorted(closed) == ["far.", "near."]
     Board.open(path).close()
+
+
+async def test_a_divergence_of_which_code_makes_another_error_does_not_fail_the_run(board: Board) -> None:
+    waiting, on = asyncio.Event(), asyncio.Event()
+
+    def runtime_asking(question: str) -> Runtime:
+        async def asks(context: Context, _: Any) -> Any:
+            try:
+                said = (await context.generate(question)).value
+            except Exception as error:
+                raise ValueError("no answer") from error
+            waiting.set()
+            await on.wait()
+            return said
+
+        return Runtime(board, ScriptedModel(str), workflows=[asks])
+
+    running = asyncio.create_task(runtime_asking("one").run("asks", run_id="r"))
+    await waiting.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    on.set()
+    with pytest.raises(ReplayDivergence):
+        await runtime_asking("two").resume("r")
+    assert (await runtime_asking("one").resume("r")).value == "one"
+
+
+async def test_a_conflict_of_which_code_makes_another_error_is_judged_all_the_same(board: Board) -> None:
+    async def asks(context: Context, _: Any) -> Any:
+        found = context.read("t", "k")
+        if context.actor.attempt == 1:
+            other = board.begin("somebody")
+            other.put("t", "k", 1, type="item")
+            board.commit(other)
+        context.put("t", "k", 2, type="item")
+        try:
+            await context.ask("nothing")
+        except Exception as error:
+            raise ValueError("nobody could be asked") from error
+        return found.value if found else None
+
+    assert (await Runtime(board, ScriptedModel(str)).run(asks)).value == 1
+
+
+async def test_an_outage_that_code_swallows_interrupts_the_run(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def careful(context: Context, _: Any) -> Any:
+        try:
+            return (await context.generate("hello")).value
+        except Exception:
+            return "nothing"
+
+    runtime = Runtime(board, ScriptedModel(str), workflows=[careful])
+    failing(board, monkeypatch, "generate", BoardUnreachable("gone"))
+    with pytest.raises(BoardUnreachable):
+        await runtime.run("careful", run_id="r")
+    assert (await runtime.resume("r")).value == "hello"
+    report = await runtime.replay("r")
+    assert (report.identical, report.complete) == (True, True)
+
+
+async def test_an_outage_below_swallowed_by_who_asked_interrupts_the_run(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agent(kind="fact")
+    async def knows(context: Context, request: Request) -> Any:
+        return (await context.generate("hello")).value
+
+    async def careful(context: Context, _: Any) -> Any:
+        try:
+            return (await context.ask("fact")).value
+        except Exception:
+            return "nothing"
+
+    runtime = Runtime(board, ScriptedModel(str), workflows=[careful], agents=[knows])
+    failing(board, monkeypatch, "generate", BoardUnreachable("gone"))
+    with pytest.raises(BoardUnreachable):
+        await runtime.run("careful", run_id="r")
+    assert (await runtime.resume("r")).value == "hello"
+
+
+async def test_an_outage_takes_nothing_back(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    booked: list[str] = []
+
+    @tool(effect=EffectClass.COMPENSABLE, audience=NOBODY, source=BOTTOM, undo=lambda: booked.clear())
+    def reserve(room: str) -> str:
+        booked.append(room)
+        return room
+
+    async def trip(context: Context, _: Any) -> Any:
+        async with context.saga():
+            await context.call("reserve", room="a")
+            return (await context.generate("thanks")).value
+
+    runtime = Runtime(board, ScriptedModel(str), workflows=[trip], tools=[reserve])
+    failing(board, monkeypatch, "generate", BoardUnreachable("gone"))
+    with pytest.raises(BoardUnreachable):
+        await runtime.run("trip", run_id="r")
+    assert booked == ["a"]
+    assert (await runtime.resume("r")).value == "thanks"
+    assert booked == ["a"]
