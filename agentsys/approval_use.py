@@ -16,7 +16,7 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import EffectClass, EffectIntent
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.storage import BoardUnreachable
+from agentsys.blackboard.storage import StorageFailed
 from agentsys.decisions import DecisionRecord
 from agentsys.errors import AgentsysError, RunError
 from agentsys.gateway import Allow, AllowCall, AskCall, Decision, Deny, Gateway, PolicyDenied
@@ -75,7 +75,7 @@ async def judged(board: Board, gateway: Gateway, asked: Step, approval: Approval
         if approval.status in REFUSED:
             return Used(refusal(approval))
         return await _call(gateway, approval) if approval.kind == "call" else Used(Allow(approval.status))
-    except BoardUnreachable:
+    except StorageFailed:
         # That says nothing about the word.
         raise
     except Exception as error:

@@ -27,7 +27,7 @@ from agentsys.workflow import Workflow
 async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, resumed: bool) -> RunResult:
     """Bring a run to its end, from wherever its record stands.
 
-    Raises :class:`ReplayDivergence`, :class:`LeaseLost`, and ``BoardUnreachable``, after which it can be resumed.
+    Raises what is in :data:`agentsys.recording.FATAL`, after which it can be resumed.
     """
     scope.emit(RunStarted(record.run, record.workflow, resumed))
 

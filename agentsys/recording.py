@@ -14,7 +14,7 @@ from agentsys.actor import Actor
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.storage import BoardUnreachable
+from agentsys.blackboard.storage import BoardFull, StorageFailed
 from agentsys.blackboard.transactions import Transaction
 from agentsys.decisions import DecisionLog
 from agentsys.errors import AgentsysError, RunError
@@ -25,7 +25,7 @@ from agentsys.leases import LeaseLost
 from agentsys.quotas import Charge, is_race, spend
 from agentsys.scope import RunScope
 
-FATAL = (ReplayDivergence, RecordEnded, LeaseLost, BoardUnreachable)
+FATAL = (ReplayDivergence, RecordEnded, LeaseLost, StorageFailed, BoardFull)
 """Errors that are about the execution as a whole, never an agent's own failure: some other time it may go on."""
 
 

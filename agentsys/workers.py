@@ -13,7 +13,7 @@ from typing import Final
 
 from agentsys import topics
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardUnreachable
+from agentsys.blackboard.storage import BoardFull, StorageFailed
 from agentsys.errors import AgentsysError, BoardError
 from agentsys.leases import LeaseLost, RunBusy, is_free
 from agentsys.runs import RunRecord
@@ -92,8 +92,8 @@ class Worker:
         except (LeaseLost, RunBusy):
             # It goes on elsewhere.
             return
-        except BoardUnreachable:
-            # It goes on from its record once that can be reached, here or elsewhere.
+        except (StorageFailed, BoardFull):
+            # It goes on from its record once that can be written again, here or elsewhere.
             _log.exception("run %s was interrupted", run)
         except AgentsysError as error:
             self.broken[run] = error

@@ -16,15 +16,17 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import BOTTOM, NOBODY
-from agentsys.blackboard.storage import BoardUnreachable
+from agentsys.blackboard.storage import BoardFull, BoardUnreachable, StorageFailed
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.errors import ConfigurationError
 from agentsys.journal import ReplayDivergence
 from agentsys.runs import RunRecord
 from agentsys.runtime import Runtime
+from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
 from agentsys.tools import tool
+from agentsys.workers import Worker
 
 
 async def double(context: Context, number: int) -> int:
@@ -254,3 +256,23 @@ async def test_an_outage_takes_nothing_back(board: Board, monkeypatch: pytest.Mo
     assert booked == ["a"]
     assert (await runtime.resume("r")).value == "thanks"
     assert booked == ["a"]
+
+
+@pytest.mark.parametrize("error", [BoardFull("the disk is full"), StorageFailed("the disk does not answer")])
+async def test_a_run_outlives_a_disk_that_is_full_or_broken_for_a_while(
+    board: Board, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    @agent(kind="fact")
+    async def knows(context: Context, request: Request) -> Any:
+        return (await context.generate("hello")).value
+
+    async def asks(context: Context, _: Any) -> Any:
+        return (await context.ask("fact")).value
+
+    runtime = Runtime(board, ScriptedModel(str), workflows=[asks], agents=[knows])
+    await runtime.enqueue("asks", run_id="r")
+    failing(board, monkeypatch, "generate", error)
+    worker = Worker(RunSupervisor(runtime))
+    await asyncio.wait_for(worker.drain(), 30)
+    assert not worker.broken
+    assert (await runtime.resume("r")).value == "hello"
