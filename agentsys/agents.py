@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.errors import ConfigurationError
+from agentsys.errors import ConfigurationError, RunError
 
 if TYPE_CHECKING:
     from agentsys.context import Context
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+class UnknownAgent(RunError):
+    """A run to be resumed or replayed needs an agent that is not registered."""
+
+    code = "AGS-0612"
+    remedy = "Register the agents that the run was started with, and resume it."
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from agentsys import topics
 from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
 from agentsys.agenda import rating
-from agentsys.agents import Agent, Bid, Decline, Request
+from agentsys.agents import Agent, Bid, Decline, Request, UnknownAgent
 from agentsys.blackboard.entries import Entry, Json, canonical_json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.blackboard.predicates import Predicate
@@ -43,13 +43,6 @@ class TooDeep(RunError):
 
     code = "AGS-0611"
     remedy = "Break the circle: some agent asks, directly or through others, for what it is asked for itself."
-
-
-class UnknownAgent(RunError):
-    """A run to be resumed or replayed needs an agent that is not registered."""
-
-    code = "AGS-0612"
-    remedy = "Register the agents that the run was started with."
 
 
 @dataclass(frozen=True, slots=True)

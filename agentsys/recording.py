@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentsys.actor import Actor
+from agentsys.agents import UnknownAgent
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
@@ -24,8 +25,9 @@ from agentsys.labelled import unwrap
 from agentsys.leases import LeaseLost
 from agentsys.quotas import Charge, is_race, spend
 from agentsys.scope import RunScope
+from agentsys.tool_calls import UnknownTool
 
-FATAL = (ReplayDivergence, RecordEnded, LeaseLost, StorageFailed, BoardFull)
+FATAL = (ReplayDivergence, RecordEnded, LeaseLost, UnknownAgent, UnknownTool, StorageFailed, BoardFull)
 """Errors that are about the execution as a whole, never an agent's own failure: some other time it may go on."""
 
 

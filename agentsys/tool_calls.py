@@ -44,7 +44,7 @@ class UnknownTool(RunError):
     """A run to be resumed or replayed needs a tool that is not registered."""
 
     code = "AGS-0632"
-    remedy = "Register the tools that the run was started with."
+    remedy = "Register the tools that the run was started with, and resume it."
 
 
 class EffectInDoubt(RunError):

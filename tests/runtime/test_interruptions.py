@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentsys import topics
-from agentsys.agents import Request, agent
+from agentsys.agents import Request, UnknownAgent, agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass
@@ -25,6 +25,7 @@ from agentsys.runs import RunRecord
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
+from agentsys.tool_calls import UnknownTool
 from agentsys.tools import tool
 from agentsys.workers import Worker
 
@@ -276,3 +277,37 @@ async def test_a_run_outlives_a_disk_that_is_full_or_broken_for_a_while(
     await asyncio.wait_for(worker.drain(), 30)
     assert not worker.broken
     assert (await runtime.resume("r")).value == "hello"
+
+
+@pytest.mark.parametrize("missing", ["agents", "tools"])
+async def test_a_run_that_was_resumed_without_what_it_needs_goes_on_once_that_is_there(
+    board: Board, missing: str
+) -> None:
+    waiting, on = asyncio.Event(), asyncio.Event()
+
+    async def waits(context: Context, request: Request) -> Any:
+        said = (await context.call("triple", number=2)).value
+        waiting.set()
+        await on.wait()
+        return said
+
+    @tool(effect=EffectClass.PURE)
+    def triple(number: int) -> int:
+        return 3 * number
+
+    async def asks(context: Context, _: Any) -> Any:
+        return (await context.ask("fact")).value
+
+    given: dict[str, Any] = {"agents": [agent(kind="fact")(waits)], "tools": [triple]}
+
+    def runtime_with(given: dict[str, Any]) -> Runtime:
+        return Runtime(board, ScriptedModel(str), workflows=[asks], **given)
+
+    running = asyncio.create_task(runtime_with(given).run("asks", run_id="r"))
+    await waiting.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    on.set()
+    with pytest.raises(UnknownAgent if missing == "agents" else UnknownTool):
+        await runtime_with({**given, missing: []}).resume("r")
+    assert (await runtime_with(given).resume("r")).value == 6
