@@ -20,6 +20,8 @@ OPEN: Final = (EffectState.IN_DOUBT, EffectState.STARTED)
 """States in which a call can be settled; a started one only where the process that made it is dead."""
 
 _REDO: Final = "redo"
+NEVER_MADE: Final[dict[str, Json]] = {"error": "it never took effect", _REDO: True}
+"""Outcome of a call that is to be made again."""
 
 
 class UnknownEffect(EffectRefused):
@@ -52,7 +54,7 @@ async def settle(
 
 
 def to_be_redone(effect: Effect) -> bool:
-    """Whether a person said that a call never took effect and is to be made again."""
+    """Whether a call surely never took effect, by a person's word or the runtime's, and is to be made again."""
     return effect.state is EffectState.FAILED and isinstance(effect.result, dict) and _REDO in effect.result
 
 
@@ -66,4 +68,4 @@ def _outcome(outcome: SettledAs, result: Json) -> dict[str, Json]:
         return {"value": result}
     if outcome == "failed":
         return {"error": "it did not take effect" if result is None else str(result)}
-    return {"error": "it never took effect", _REDO: True}
+    return NEVER_MADE

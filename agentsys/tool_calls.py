@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from agentsys.blackboard.board import Board
@@ -16,13 +17,13 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
-from agentsys.errors import AgentsysError, RunError
+from agentsys.errors import AgentsysError, BoardError, RunError
 from agentsys.journal import RecordEnded, submit
 from agentsys.labelled import Labelled, unwrap
 from agentsys.memoisation import Turn
 from agentsys.rounds import recordable
 from agentsys.secrets import NO_SECRETS, Secrets
-from agentsys.settling import to_be_redone
+from agentsys.settling import NEVER_MADE, to_be_redone
 from agentsys.tools import Tool, ToolError, to_json
 
 INTERRUPTED: Final = "the caller was cancelled"
@@ -171,7 +172,11 @@ async def _dispatch(
         starting.start_effect(key)
         return starting
 
-    await _surely(board, start)
+    try:
+        await _surely(board, start)
+    except asyncio.CancelledError:
+        await _not_made(board, effect)
+        raise
     try:
         with stray_cancellation_as_error():
             returned = await tool.invoke(arguments if isinstance(arguments, dict) else {}, key, secrets)
@@ -188,6 +193,14 @@ async def _dispatch(
             board, effect, state, {"error": _reason(error, secrets)}, _failure_label(tool, label, error)
         )
     return await _conclude(board, tool, effect, returned, secrets, turn)
+
+
+async def _not_made(board: Board, effect: Effect) -> None:
+    """Put on record that a call was not made, if its start is on record."""
+    with suppress(BoardError):
+        known = board.effect(effect.id)
+        if known is not None and board.begun_by_the_living(known) and known.attempt > effect.attempt:
+            await _finish(board, effect, "failed", NEVER_MADE, effect.intent.label)
 
 
 async def _conclude(
