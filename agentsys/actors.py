@@ -132,9 +132,9 @@ async def _exclusive_turn(scope: RunScope, context: Context) -> str | None:
     return (await asyncio.to_thread(scope.board.hold, lost, HOLD_SECONDS)).owner
 
 
-async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict, *, told: bool) -> None:
+async def _record_attempt(scope: RunScope, context: Context, lost: Conflict, *, told: bool) -> None:
     actor = context.actor
-    changed = [item for item in conflict.items if told and not isinstance(item, CursorConflict)]
+    changed = [item for item in lost.items if told and not isinstance(item, CursorConflict)]
     labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
     head = scope.board.head
     kept = dict(actor.kept) | ({context.kept: head} if context.kept else {})
@@ -144,7 +144,10 @@ async def _record_attempt(scope: RunScope, context: Context, conflict: Conflict,
     step = Step(key, "attempt", "", 0, value, _label_of_attempt(actor, context, labels), 0)
     transaction = scope.journal.begin(f"agent:{actor.name}")
     context.decisions.write(transaction, f"{actor.path}#{actor.attempt}:conflict", context.label)
-    await scope.journal.record(step, transaction)
+    try:
+        await scope.journal.record(step, transaction)
+    except Conflict as conflict:
+        raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
 
 
 def _label_of_attempt(actor: Actor, context: Context, changed: Iterable[Label]) -> Label:

@@ -9,6 +9,7 @@ import pytest
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import OWNER
 from agentsys.blackboard.merges import Add
+from agentsys.leases import LeaseLost, give_back
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
@@ -98,3 +99,15 @@ async def test_counters_of_agents_do_not_conflict(board: Board):
     entry = board.get("notes", "visits")
     assert entry is not None and entry.value == 2
     assert (await counting.replay("r", count)).identical
+
+
+async def test_who_lost_the_run_after_a_conflict_says_so(board: Board):
+    class Losing(dict[str, Any]):
+        def get(self, kind: str, default: Any = None) -> Any:
+            lost = board.begin("another process")
+            give_back("r", lost)
+            board.commit(lost)
+            return default
+
+    with pytest.raises(LeaseLost):
+        await runtime(board, conflicts=Losing()).run(Meddled(board, 1), run_id="r")
