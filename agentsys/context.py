@@ -144,6 +144,7 @@ class Context(ModelAsking):
         writing = self._workspace.has_writes
         transaction = self._workspace.take()
         transaction.put(topics.requests(self.run), step.key, body, type="request", label=request.label)
+        self.lost = transaction
         recorded = await self._record(replace(step, value=value, label=request.label), transaction)
         if writing:
             self.kept = recorded.key

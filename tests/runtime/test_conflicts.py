@@ -110,4 +110,19 @@ async def test_who_lost_the_run_after_a_conflict_says_so(board: Board):
             return default
 
     with pytest.raises(LeaseLost):
-        await runtime(board, conflicts=Losing()).run(Meddled(board, 1), run_id="r")
+        await runtime(board, conflicts=Losing(other="retry")).run(Meddled(board, 1), run_id="r")
+
+
+async def test_an_exclusive_turn_for_who_loses_where_it_asks_others(board: Board):
+    losing = Meddled(board, 2)
+    owners: list[Any] = []
+
+    async def work(context: Any, text: Any) -> Any:
+        await losing(context, text)
+        owners.append(context.actor.owner)
+        await context.ask("anything")
+        return context.actor.attempt
+
+    result = await runtime(board, conflicts={"note": "escalate"}).run(work, run_id="r")
+    assert result.value == 3
+    assert [owner is not None for owner in owners] == [False, False, True]
