@@ -95,6 +95,23 @@ async def test_a_crash_and_a_timeout_and_a_refusal_are_recorded_and_others_count
     assert isinstance(await ask(make_runtime(agents=[crashing, declining])), AllFailed)
 
 
+async def test_a_replay_may_take_longer_than_the_run_was_allowed_to(make_runtime):
+    seconds = [0.0, 0.3]
+
+    @agent(kind="fact")
+    async def slower(context, request):
+        await asyncio.sleep(seconds.pop(0))
+        return "in time"
+
+    async def main(context, value):
+        return (await context.ask("fact", timeout=0.2)).value
+
+    runtime = make_runtime(agents=[slower])
+    result = await runtime.run(main)
+    report = await runtime.replay(result.run, main)
+    assert (result.value, report.identical) == ("in time", True), report.divergence
+
+
 async def test_a_crash_while_volunteering_is_recorded_and_does_not_stop_others(make_runtime, board):
     def broken(request):
         raise RuntimeError("no index")
