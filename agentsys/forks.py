@@ -6,6 +6,7 @@ where that has changed since, its commit conflicts, and the actor judges the cha
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from agentsys import topics
@@ -17,6 +18,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.blackboard.transactions import Transaction
 from agentsys.errors import RunError
+from agentsys.journal import COMPENSATE, Step, digest
 from agentsys.runs import RunRecord
 
 _SETTLED: Final = frozenset({EffectState.SUCCEEDED, EffectState.FAILED})
@@ -59,11 +61,14 @@ def copy_steps(board: Board, source: str, target: str, at: int, transaction: Tra
     """Put what run ``source`` had recorded at commit ``at`` on the record of run ``target``.
 
     Left out is what still waited: a call without an outcome, which only the first run may bring to its end, and a
-    question without an answer.
+    question without an answer. So is a call that was taken back after ``at``.
     """
     prefix = f"{topics.RESERVED_PREFIX}{source}/"
-    for entry in board.query(Predicate(topic_prefix=prefix), at=at):
-        if entry.topic == topics.steps(source) and not _has_ended(board, entry):
+    recorded = board.query(Predicate(topic_prefix=prefix), at=at)
+    steps = [Step.of(entry) for entry in recorded if entry.topic == topics.steps(source)]
+    taken_back = {step.input for step in steps if step.kind == COMPENSATE}
+    for entry in recorded:
+        if entry.topic == topics.steps(source) and not _has_ended(board, entry, taken_back):
             continue
         value: Any = entry.value
         if entry.topic in (topics.steps(source), topics.rounds(source)):
@@ -73,7 +78,8 @@ def copy_steps(board: Board, source: str, target: str, at: int, transaction: Tra
         transaction.put(topic, entry.key, value, type=entry.type, label=entry.label)
 
 
-def _has_ended(board: Board, step: Entry) -> bool:
+def _has_ended(board: Board, step: Entry, taken_back: Collection[str]) -> bool:
+    """Whether a step has all that it waited for; ``taken_back`` are the inputs of steps that took a call back."""
     recorded: Any = step.value
     outcome: Json = recorded["value"]
     if not isinstance(outcome, dict):
@@ -83,6 +89,8 @@ def _has_ended(board: Board, step: Entry) -> bool:
     if "effect" not in outcome:
         return True
     effect = board.effect(str(outcome["effect"]))
+    if effect is not None and effect.state is EffectState.COMPENSATED:
+        return digest([COMPENSATE, effect.id]) in taken_back
     return effect.state in _SETTLED if effect is not None else "asked" in outcome
 
 

@@ -191,7 +191,10 @@ class Cursor:
         return Step(key, kind, content, occurrence, None, Label(), 0), recorded
 
 
-_TAKEN_OVER = frozenset({"generate", "extract", "call", "ask", "question", "vouch", "endorse", "compensate"})
+COMPENSATE = "compensate"
+"""Kind of the steps that take a call back; their input is the call's effect."""
+
+_TAKEN_OVER = frozenset({"generate", "extract", "call", "ask", "question", "vouch", "endorse", COMPENSATE})
 
 
 def _steps_before(steps: Iterable[Step], path: str, attempt: int) -> dict[tuple[str, int], Step]:

@@ -17,7 +17,7 @@ from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.board_access import BoardAccess
 from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
 from agentsys.handles import Handle, Hidden, patterns, shown, together
-from agentsys.journal import Step
+from agentsys.journal import COMPENSATE, Step
 from agentsys.labelled import Given, Labelled, unwrap, unwrap_arguments
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
 from agentsys.policy.policy import Policy
@@ -273,7 +273,7 @@ class ToolCalling(BoardAccess):
         assert made is not None and undo is not None, "only compensable calls that were planned are kept"
         if made.state is EffectState.FAILED:
             return
-        step, recorded = self._take("compensate", effect)
+        step, recorded = self._take(COMPENSATE, effect)
         if recorded is None:
             # Allowed with the call itself: to leave it standing would be the harm.
             self.decisions.note(f"call {undo.name}", Allow("compensation"))

@@ -149,3 +149,24 @@ def test_compensable_means_that_there_is_an_undo():
         tool(effect=EffectClass.COMPENSABLE)
     with pytest.raises(ConfigurationError, match="undo"):
         tool(effect=EffectClass.IRREVERSIBLE, undo=print)
+
+
+async def test_a_fork_after_a_saga_that_failed_goes_on_from_there(hotel: Hotel):
+    async def lenient(context: Any, rooms: Any) -> Any:
+        try:
+            async with context.saga():
+                for room in rooms:
+                    await context.call("reserve", room=room, nights=2)
+        except ToolFailed:
+            return (await context.generate("sorry")).value
+        return "booked"
+
+    with Board.open(":memory:") as board:
+        runtime = runtime_on(board, hotel, lenient)
+        assert (await runtime.run("lenient", ["a", "full"], run_id="r")).value == "sorry"
+        fork = await runtime.fork("r", at=board.head)
+        assert (fork.value, hotel.log) == ("sorry", ["reserved a", "back a no. 1"])
+        before = next(effect for effect in board.effects("r") if effect.intent.arguments == {"room": "full", "nights": 2})
+        again = await runtime.fork("r", at=before.seq)
+        assert again.value == "sorry"
+        assert hotel.log[2:] == ["reserved a", "back a no. 3"], "what was taken back later is done anew"
