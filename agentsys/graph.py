@@ -10,7 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph.errors import GraphInterrupt
+from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.graph import END, START, StateGraph
 
 from agentsys.actor import Actor
@@ -97,13 +97,19 @@ class GraphExecution:
         actor = self._actor_at(superstep, f"{superstep}.{name}{branch}", name)
         recorded = self._scope.journal.get(f"{actor.path}#end")
         update: list[Any] = []
+        leaving: list[ParentCommand] = []
 
         async def body(context: Context) -> None:
             answers: list[Any] = []
+            leaving.clear()
             while True:
                 interrupts = Interrupts(answers)
                 try:
                     update[:] = [await _invoke(node, state, _with_context(config, context, interrupts))]
+                    return
+                except ParentCommand as command:
+                    # A graph inside the node hands over to this one: the node has ended, and what it wrote stands.
+                    leaving.append(command)
                     return
                 except GraphInterrupt as interrupted:
                     # Like LangGraph: the node begins again, and finds the answer where it asked.
@@ -122,6 +128,8 @@ class GraphExecution:
         if recorded is not None:
             self._compare(recorded, conclusion)
         self._ends.append((superstep, recorded.seq if recorded else conclusion.seq, conclusion.label))
+        if leaving:
+            raise leaving[0]
         return update[0]
 
     def _actor_at(self, superstep: int, place: str, name: str) -> Actor:

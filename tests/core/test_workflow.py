@@ -9,6 +9,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime as GraphRuntime
 from langgraph.runtime import get_runtime
+from langgraph.types import Command
 
 from agentsys.agents import agent
 from agentsys.blackboard.labels import PUBLIC, Label, Readers
@@ -160,3 +161,22 @@ def test_a_workflow_without_a_usable_body_or_name_is_refused():
         Workflow("w", 3)
     with pytest.raises(ConfigurationError, match="<lambda>"):
         Workflow.of(lambda context, value: None)
+
+
+async def test_what_a_graph_inside_a_node_wrote_stands_where_it_hands_over_to_the_outer_one(make_runtime, board):
+    async def decide(state: State, runtime: GraphRuntime[Context]) -> Command[Any]:
+        runtime.context.put("found", "inner", (await runtime.context.generate("which?")).value, type="note")
+        return Command(graph=Command.PARENT, goto="after", update={"answer": "handed over"})
+
+    async def after(state: State, runtime: GraphRuntime[Context]) -> State:
+        written = runtime.context.read("found", "inner")
+        return {"answer": f"{state['answer']}: {written and written.value}"}
+
+    inner = StateGraph(State, context_schema=Context).add_node("decide", decide).add_edge(START, "decide")
+    outer = StateGraph(State, context_schema=Context)
+    outer.add_node("inner", inner.compile(), destinations=("after",)).add_node("after", after)
+    outer.add_edge(START, "inner").add_edge("after", END)
+    runtime, workflow = make_runtime(), Workflow("handing", outer, output="answer")
+    result = await runtime.run(workflow, {"question": "?"})
+    assert result.value == "handed over: which?"
+    assert (await runtime.replay(result.run, workflow)).identical
