@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from agentsys import topics
+from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardFull, StorageFailed
+from agentsys.blackboard.storage import BoardFull, HistoryCompacted, StorageFailed
 from agentsys.errors import AgentsysError, BoardError
 from agentsys.leases import LeaseLost, RunBusy, is_free
 from agentsys.runs import RunRecord
@@ -103,18 +104,23 @@ class Worker:
     def _look(self) -> None:
         """Learn which runs of these workflows began and ended since the last look."""
         head = self._board.head
-        if self._seen is None:
-            entries = self._board.query(_UNFINISHED, at=head)
-        else:
-            commits = self._board.matching(_RUNS, self._seen, None)
-            entries = [entry for commit in commits for entry in commit.writes if entry.topic == topics.RUNS]
-        for entry in entries:
+        for entry in self._told_of_runs(head):
             record = RunRecord.left_in(entry)
             if record and record.status == "running" and record.workflow in self._supervisor.runtime.workflows:
                 self._unfinished[record.run] = record
             else:
                 self._unfinished.pop(entry.key, None)
         self._seen = head
+
+    def _told_of_runs(self, head: int) -> list[Entry]:
+        if self._seen is not None:
+            try:
+                commits = self._board.matching(_RUNS, self._seen, None)
+                return [entry for commit in commits for entry in commit.writes if entry.topic == topics.RUNS]
+            except HistoryCompacted:
+                # It had not looked for long, and of what happened meanwhile only what came of it is left.
+                self._unfinished.clear()
+        return self._board.query(_UNFINISHED, at=head)
 
     def _is_free(self, run: str) -> bool:
         return is_free(self._board, self._board.get(topics.LEASES, run))

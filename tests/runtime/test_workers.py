@@ -12,11 +12,13 @@ import pytest
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.effects import EffectClass, EffectIntent
 from agentsys.blackboard.labels import BOTTOM, NOBODY
 from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.context import Context
 from agentsys.leases import LeaseLost, RunBusy, give_back
+from agentsys.retention import compact_board
 from agentsys.runs import RunRecord
 from agentsys.runtime import RunExists, Runtime
 from agentsys.supervisor import RunSupervisor
@@ -160,6 +162,22 @@ async def test_the_label_of_what_an_agent_writes_is_not_touched_by_the_lease(boa
     assert lease is not None
     assert entry.label.readers.members is not None, "not public, as the lease is"
     assert lease.ref not in entry.derived_from
+
+
+async def test_a_worker_goes_on_after_the_log_was_compacted_past_what_it_had_seen(board: Board) -> None:
+    runtime = runtime_on(board)
+    worker = Worker(RunSupervisor(runtime))
+    assert await worker.take_runs() == 0
+    for run in ("r1", "r2"):
+        await runtime.enqueue("double", 1, run_id=run)
+    await runtime.resume("r1")
+    for _ in range(3):
+        await runtime.cancel(await runtime.enqueue("double", 1))
+    pinned = RunRecord.load(board, "r2").first_seq
+    compact_board(board, Keep())
+    assert board.horizon == pinned - 1 > 0
+    await asyncio.wait_for(worker.drain(), 30)
+    assert {record.status for record in runtime.runs()} == {"done", "cancelled"}
 
 
 def test_a_worker_needs_room(board: Board) -> None:
