@@ -20,6 +20,7 @@ from agentsys.policy.policy import Policy
 from agentsys.policy.rules import ToolRule, readers_of
 from agentsys.ruling import ruled
 from agentsys.secrets import NO_SECRETS, Secrets
+from agentsys.threads import call_foreign
 from agentsys.tools import Tool, ToolRegistry
 
 CHECK_SECONDS: Final = 5.0
@@ -122,7 +123,8 @@ class Gateway:
             return self.decide(name, arguments, **given)
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                return await asyncio.to_thread(self.decide, name, arguments, **given)
+                decided: AllowCall | AskCall | Deny = await call_foreign(self.decide, name, arguments, **given)
+                return decided
         except TimeoutError:
             return Deny("check-timed-out", f"a check of the policy took more than {CHECK_SECONDS:g} s")
 

@@ -24,6 +24,7 @@ from agentsys.memoisation import Turn
 from agentsys.rounds import recordable
 from agentsys.secrets import NO_SECRETS, Secrets
 from agentsys.settling import NEVER_MADE, to_be_redone
+from agentsys.threads import call_foreign
 from agentsys.tools import Tool, ToolError, to_json
 
 INTERRUPTED: Final = "the caller was cancelled"
@@ -137,7 +138,7 @@ async def _recover(board: Board, tool: Tool, effect: Effect, secrets: Secrets, l
         return await _finish(board, effect, "in_doubt", {"error": "the process died during the call"}, label)
     try:
         async with asyncio.timeout(tool.timeout):
-            found = await asyncio.to_thread(tool.query, effect.id)
+            found = await call_foreign(tool.query, effect.id)
     except Exception as error:
         if effect.state is EffectState.IN_DOUBT:
             raise EffectInDoubt(

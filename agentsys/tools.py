@@ -17,6 +17,7 @@ from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError, RunError
 from agentsys.memoisation import Memoise
 from agentsys.secrets import NO_SECRETS, UNDO, SecretReference, Secrets, as_parameter
+from agentsys.threads import call_foreign
 
 IDEMPOTENCY_KEY = "idempotency_key"
 DEFAULT_TIMEOUT = 60.0
@@ -90,9 +91,7 @@ class Tool:
         if IDEMPOTENCY_KEY in inspect.signature(self.function).parameters:
             values[IDEMPOTENCY_KEY] = idempotency_key
         async with asyncio.timeout(self.timeout):
-            if inspect.iscoroutinefunction(self.function):
-                return await self.function(**values)
-            return await asyncio.to_thread(self.function, **values)
+            return await call_foreign(self.function, **values)
 
 
 def tool(

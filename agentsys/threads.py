@@ -1,0 +1,45 @@
+"""Other people's functions, called from an event loop: a plain one in a thread of its own, which nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+
+async def call_foreign(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
+    """Call ``function``, a plain one in a thread of its own. Raises what it raises, and ``RuntimeError`` for an exit.
+
+    One that never returns takes no thread from others and, after its caller gave up, does not keep the process.
+    """
+    if inspect.iscoroutinefunction(function):
+        try:
+            return await function(*arguments, **named)
+        except SystemExit as error:
+            raise _as_error(error) from error
+    outcome: Future[Any] = Future()
+    # Else cancelling the caller would cancel it, and the thread could not tell what it came to.
+    outcome.set_running_or_notify_cancel()
+    call = partial(copy_context().run, function, *arguments, **named)
+    name = f"agentsys-{getattr(function, '__name__', 'call')}"
+    threading.Thread(target=_tell, args=(call, outcome), name=name, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
+
+
+def _tell(call: Callable[[], Any], outcome: Future[Any]) -> None:
+    try:
+        outcome.set_result(call())
+    except (StopIteration, SystemExit) as error:
+        outcome.set_exception(_as_error(error))
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _as_error(error: StopIteration | SystemExit) -> RuntimeError:
+    """Return an error in place of one that no future takes, or that would end the process."""
+    return RuntimeError(f"{type(error).__name__}: {error}")
