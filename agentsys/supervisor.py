@@ -145,6 +145,9 @@ class RunSupervisor:
 
         def listen(event: RunEvent) -> None:
             if isinstance(event, RunStarted):
+                before = self._watched.get(event.run)
+                # Whoever watched it before it was interrupted asks for what comes after that.
+                watched.told = before.told if before is not None else 0
                 self._watched[event.run] = watched
                 if not begun.done():
                     begun.set_result(event.run)

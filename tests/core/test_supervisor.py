@@ -66,6 +66,19 @@ async def test_closing_leaves_runs_to_be_resumed(supervised, gate):
     assert (await supervised.wait(run)).value == "hello"
 
 
+async def test_whoever_watched_a_run_that_was_interrupted_sees_how_it_goes_on(supervised, gate):
+    run = await supervised.start("held", "hello")
+    watching = supervised.stream(run)
+    await supervised.close()
+    seen = [number async for number, _ in watching][-1]
+    gate.set()
+    await supervised.resume(run)
+    await supervised.wait(run)
+    later = [(number, type(event)) async for number, event in supervised.stream(run, after=seen)]
+    assert later[0] == (seen + 1, RunStarted)
+    assert later[-1][1] is RunFinished
+
+
 async def test_what_cannot_start_is_the_callers_error(supervised):
     with pytest.raises(UnknownWorkflow):
         await supervised.start("nothing")
