@@ -58,6 +58,7 @@ class RunSupervisor:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._watched: dict[str, _Watched] = {}
+        self._tasks: set[asyncio.Task[RunResult]] = set()
 
     async def start(
         self,
@@ -133,8 +134,8 @@ class RunSupervisor:
             await changed.wait()
 
     async def close(self) -> None:
-        """Interrupt every run; their records stay, and a later process can resume them."""
-        tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        """Interrupt every run, also one that just begins; their records stay, and a later process can resume them."""
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -163,6 +164,8 @@ class RunSupervisor:
 
         watched.task = asyncio.create_task(work())
         watched.task.add_done_callback(lambda _: watched.wake())
+        self._tasks.add(watched.task)
+        watched.task.add_done_callback(self._tasks.discard)
         waited: list[asyncio.Future[Any]] = [watched.task, begun]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not begun.done():

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from agentsys import topics
 from agentsys.events import RunFinished, RunStarted, TokensStreamed
 from agentsys.leases import RunBusy
 from agentsys.runs import RunRecord, UnknownRun
@@ -64,6 +65,17 @@ async def test_closing_leaves_runs_to_be_resumed(supervised, gate):
     gate.set()
     await supervised.resume(run)
     assert (await supervised.wait(run)).value == "hello"
+
+
+async def test_closing_interrupts_a_run_that_just_begins(supervised):
+    starting = asyncio.create_task(supervised.start("held", "hello", run_id="r"))
+    await asyncio.sleep(0)
+    await supervised.close()
+    with pytest.raises(RunBusy):
+        await starting
+    assert not supervised.executing("r")
+    lease = supervised.runtime.board.get(topics.LEASES, "r")
+    assert lease is None or lease.value == {"held_by": 0}
 
 
 async def test_whoever_watched_a_run_that_was_interrupted_sees_how_it_goes_on(supervised, gate):
