@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from agentsys.actor import Actor
 from agentsys.approval_use import use
 from agentsys.approvals import Approval
 from agentsys.asking import approval_of_call, decided
@@ -25,17 +25,17 @@ from agentsys.questions import about_call
 from agentsys.quotas import QuotaExceeded, charges_of_call
 from agentsys.ruling import field_labels, own_source
 from agentsys.sagas import compensation, note_compensated
-from agentsys.scope import RunScope
 from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
 from agentsys.tools import Tool, to_json
+
+Compensable = list[tuple[Tool, str]]
+
+_saga: ContextVar[tuple[object, Compensable]] = ContextVar("agentsys_saga", default=(None, []))
+"""Whose code is in a saga, and what was called in it; several may be under way at once."""
 
 
 class ToolCalling(BoardAccess):
     """What a :class:`~agentsys.context.Context` knows of tools."""
-
-    def __init__(self, scope: RunScope, actor: Actor) -> None:
-        super().__init__(scope, actor)
-        self._compensable: list[tuple[Tool, str]] = []
 
     @property
     def policy(self) -> Policy:
@@ -93,21 +93,25 @@ class ToolCalling(BoardAccess):
     async def saga(self) -> AsyncIterator[None]:
         """Take back the compensable calls made inside, newest first, where the block ends with an error.
 
-        A call in doubt is taken back too. The error goes on; what could not be taken back is noted on it, and on the
-        board. Source: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
+        Being cancelled, as when time is up, is none. A call in doubt is taken back too. The error goes on; what could
+        not be taken back is noted on it, and on the board. Source: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
         """
-        first = len(self._compensable)
+        around, made = self._compensable(), Compensable()
+        inside = _saga.set((self, made))
         try:
             yield
         except Exception as error:
-            for tool, effect in reversed(self._compensable[first:]):
+            for tool, effect in reversed(made):
                 try:
                     with self._stopping():
                         await self._take_back(tool, effect)
                 except (ToolFailed, EffectInDoubt) as failure:
                     error.add_note(failure.message)
-            del self._compensable[first:]
             raise
+        else:
+            around.extend(made)
+        finally:
+            _saga.reset(inside)
 
     async def _call(
         self, tool: str, arguments: dict[str, Any], *, hide: bool
@@ -176,7 +180,7 @@ class ToolCalling(BoardAccess):
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         self._check()
         if declared.undo is not None:
-            self._compensable.append((declared, effect.id))
+            self._compensable().append((declared, effect.id))
         # Who shapes the result may depend on what was asked.
         declared = self._scope.gateway.tool(tool, effect.intent.arguments) or declared
         with self._delivering_doubt(declared, given.raised(effect.intent.label)):
@@ -266,6 +270,11 @@ class ToolCalling(BoardAccess):
         intent = EffectIntent(effect, self.run, step.key, tool, effect_class, decision.arguments, step.label)
         step = replace(step, value={"effect": effect})
         return await self._record_spending(step, charges, lambda transaction: transaction.plan_effect(intent))
+
+    def _compensable(self) -> Compensable:
+        """Return the calls of the saga that the actor's code is in; one's caller may be in one of its own."""
+        actor, made = _saga.get()
+        return made if actor is self else []
 
     async def _take_back(self, tool: Tool, effect: str) -> None:
         """Undo a call, as an effect of its own, unless it failed. Raises what a call of the undoing tool raises."""

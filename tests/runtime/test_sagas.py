@@ -134,6 +134,23 @@ async def test_an_inner_saga_that_ended_well_is_part_of_the_outer(hotel: Hotel):
         assert hotel.log == ["reserved outer", "reserved inner", "back inner no. 2", "back outer no. 1"]
 
 
+async def test_sagas_that_are_under_way_at_once_take_back_their_own_calls(hotel: Hotel):
+    async def both(context: Any, groups: Any) -> Any:
+        async def book(rooms: list[str]) -> str:
+            async with context.saga():
+                for room in rooms:
+                    await context.call("reserve", room=room, nights=1)
+            return "booked"
+
+        ended = await asyncio.gather(*(book(rooms) for rooms in groups), return_exceptions=True)
+        return [end if isinstance(end, str) else type(end).__name__ for end in ended]
+
+    with Board.open(":memory:") as board:
+        result = await runtime_on(board, hotel, both).run("both", [["a", "full"], ["b"]])
+        assert result.value == ["ToolFailed", "booked"]
+        assert [line.split()[:2] for line in hotel.log if line.startswith("back")] == [["back", "a"]]
+
+
 async def test_no_saga_takes_nothing_back(hotel: Hotel):
     async def plain(context: Any, value: Any) -> Any:
         await context.call("reserve", room="a", nights=1)
@@ -166,7 +183,9 @@ async def test_a_fork_after_a_saga_that_failed_goes_on_from_there(hotel: Hotel):
         assert (await runtime.run("lenient", ["a", "full"], run_id="r")).value == "sorry"
         fork = await runtime.fork("r", at=board.head)
         assert (fork.value, hotel.log) == ("sorry", ["reserved a", "back a no. 1"])
-        before = next(effect for effect in board.effects("r") if effect.intent.arguments == {"room": "full", "nights": 2})
+        before = next(
+            effect for effect in board.effects("r") if effect.intent.arguments == {"room": "full", "nights": 2}
+        )
         again = await runtime.fork("r", at=before.seq)
         assert again.value == "sorry"
         assert hotel.log[2:] == ["reserved a", "back a no. 3"], "what was taken back later is done anew"
