@@ -158,7 +158,8 @@ class Recording:
                 except Conflict as conflict:
                     if not is_race(conflict):
                         raise
-                    self.decisions.pending = pending
+                    # Others may have noted more since.
+                    self.decisions.pending = pending + self.decisions.pending
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:

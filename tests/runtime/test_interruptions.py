@@ -15,12 +15,15 @@ from agentsys.agents import Request, UnknownAgent, agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass
-from agentsys.blackboard.labels import BOTTOM, NOBODY
+from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER
+from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardFull, BoardUnreachable, StorageFailed
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.errors import ConfigurationError
+from agentsys.gateway import PolicyDenied
 from agentsys.journal import ReplayDivergence
+from agentsys.policy.documents import read_policy
 from agentsys.runs import RunRecord
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
@@ -110,9 +113,7 @@ async def test_a_run_that_is_interrupted_as_it_is_taken_is_given_back(
 ) -> None:
     if taken == "resume":
         await runtime.enqueue("double", 4, run_id="r")
-    taking = asyncio.create_task(
-        runtime.run("double", 4, run_id="r") if taken == "run" else runtime.resume("r")
-    )
+    taking = asyncio.create_task(runtime.run("double", 4, run_id="r") if taken == "run" else runtime.resume("r"))
     monkeypatch.setattr(board, "submit", cancelling(taking, board, monkeypatch))
     with pytest.raises(asyncio.CancelledError):
         await taking
@@ -188,7 +189,7 @@ async def test_a_conflict_of_which_code_makes_another_error_is_judged_all_the_sa
     async def asks(context: Context, _: Any) -> Any:
         found = context.read("t", "k")
         if context.actor.attempt == 1:
-            other = board.begin("somebody")
+            other = board.begin(OWNER)
             other.put("t", "k", 1, type="item")
             board.commit(other)
         context.put("t", "k", 2, type="item")
@@ -311,3 +312,24 @@ async def test_a_run_that_was_resumed_without_what_it_needs_goes_on_once_that_is
     with pytest.raises(UnknownAgent if missing == "agents" else UnknownTool):
         await runtime_with({**given, missing: []}).resume("r")
     assert (await runtime_with(given).resume("r")).value == 6
+
+
+async def test_what_was_decided_while_others_spent_at_once_is_on_record(board: Board) -> None:
+    @tool(effect=EffectClass.PURE)
+    def same(number: int) -> int:
+        return number
+
+    async def main(context: Context, _: Any) -> None:
+        async def writes_where_it_may_not() -> None:
+            with pytest.raises(PolicyDenied):
+                context.put(topics.RUNS, "k", 1, type="item")
+
+        spending = (context.call("same", number=number) for number in range(2))
+        await asyncio.gather(*spending, writes_where_it_may_not())
+
+    policy = read_policy("[tools.same]\nlimits = { run = 10 }\n")
+    result = await Runtime(board, ScriptedModel(str), tools=[same], policy=policy).run(main)
+    assert result.status == "done", result.failure
+    decided: list[Any] = [entry.value for entry in board.query(Predicate(topic=topics.decisions(result.run)))]
+    rules = sorted(decision["rule"] for decision in decided)
+    assert rules == ["harmless", "harmless", "reserved-topic"]
