@@ -14,7 +14,7 @@ from typing import Final
 from agentsys import topics
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardFull, HistoryCompacted, StorageFailed
+from agentsys.blackboard.storage import BoardFull, BoardUnreachable, HistoryCompacted, StorageFailed
 from agentsys.errors import AgentsysError, BoardError
 from agentsys.leases import LeaseLost, RunBusy, is_free
 from agentsys.runs import RunRecord
@@ -60,10 +60,16 @@ class Worker:
             await asyncio.sleep(POLL_SECONDS)
 
     async def drain(self) -> None:
-        """Take runs until none is unfinished, here or in another process, save for broken ones."""
+        """Take runs until none is unfinished, here or in another process, save for broken ones.
+
+        While the board cannot be reached, whether one is unfinished is not known.
+        """
         while True:
-            if not await self.take_runs():
-                return
+            try:
+                if not await self.take_runs():
+                    return
+            except BoardUnreachable:
+                _log.exception("no run could be taken")
             await asyncio.sleep(POLL_SECONDS)
 
     async def take_runs(self) -> int:

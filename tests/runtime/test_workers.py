@@ -164,6 +164,20 @@ async def test_the_label_of_what_an_agent_writes_is_not_touched_by_the_lease(boa
     assert lease.ref not in entry.derived_from
 
 
+async def test_a_worker_that_drains_waits_for_a_board_that_is_out_of_reach(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> Any:
+        monkeypatch.undo()
+        raise BoardUnreachable("gone")
+
+    runtime = runtime_on(board)
+    run = await runtime.enqueue("double", 1)
+    monkeypatch.setattr(board, "query", gone)
+    await asyncio.wait_for(Worker(RunSupervisor(runtime)).drain(), 30)
+    assert RunRecord.load(board, run).status == "done"
+
+
 async def test_a_worker_goes_on_after_the_log_was_compacted_past_what_it_had_seen(board: Board) -> None:
     runtime = runtime_on(board)
     worker = Worker(RunSupervisor(runtime))
