@@ -23,6 +23,7 @@ from agentsys.serving.openai_format import (
     RemoteProtocolError,
     embedding_bodies,
     endpoint_and_body,
+    event_lines,
     parse_embeddings,
     parse_event,
 )
@@ -305,7 +306,7 @@ class OpenAIEngine:
         self, response: httpx.Response, started: float, alternatives: int | None
     ) -> AsyncGenerator[Chunk]:
         answered, withheld = _Answered(), alternatives is not None
-        async for line in response.aiter_lines():
+        async for line in event_lines(response.aiter_bytes()):
             event = parse_event(line, alternatives or 0)
             if isinstance(event, EndOfStream):
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,16 @@ def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> t
         return "/chat/completions", body
     body["prompt"] = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
     return "/completions", body
+
+
+async def event_lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[str]:
+    """Yield the lines of a stream of events. Characters that Python takes for the end of a line may stand in a text."""
+    unread = b""
+    async for piece in pieces:
+        *lines, unread = (unread + piece).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace")
+    yield unread.decode(errors="replace")
 
 
 def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:

@@ -142,6 +142,14 @@ async def test_a_chat_answer_is_streamed_and_counted(server) -> None:
     assert engine.stats().generated_tokens == 2
 
 
+async def test_characters_that_end_lines_elsewhere_are_text(server) -> None:
+    said = ["one\u2028two", "\u2029", "\x85three\x0c", "four\r\n"]
+    lines = [json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=False) for text in said]
+    server.events = [f"data: {line}\r\n\r\n" for line in lines] + events()
+    chunks = await collect(connect(server), chat())
+    assert [chunk.text for chunk in chunks] == [*said, ""]
+
+
 async def test_penalties_and_biases_are_passed_on_and_left_out_where_there_are_none(server) -> None:
     sampling = SamplingParams(presence_penalty=0.5, frequency_penalty=-1.0, logit_bias={7: -100.0, 8: 2.5})
     for asked in (chat(sampling=sampling), chat()):
