@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError, UnsupportedFeatureError
 from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
-from agentsys.serving.requests import Chunk, EmbedRequest, GenerateRequest, SamplingParams
+from agentsys.serving.requests import Chunk, EmbedRequest, GenerateRequest, Message, SamplingParams
 from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.step_time import StepTime
 
@@ -31,6 +31,7 @@ _BLAMED = (
 )
 _FULL_SECONDS = 1.0
 _PROBE = "1, 2,"  # says nothing about anybody
+_PROBES: tuple[str | Sequence[Message], ...] = (_PROBE, (Message("user", _PROBE),))
 
 
 def blames_replica(error: ServingError) -> bool:
@@ -166,18 +167,21 @@ class Replica:
     async def answer_probe(self) -> None:
         """Ask for one token, or of a model that writes none for one vector. Raises what the engine raises.
 
-        Either says more than a server's word that it is well.
+        Either says more than a server's word that it is well. Some servers continue texts, others answer chats alone.
         """
         assert self.engine is not None
-        try:
-            await self._answer_one_token(self.engine)
-        except (RemoteRefusedError, UnsupportedFeatureError):
-            if not self.engine.capabilities().embeddings:
-                raise
-            await self.engine.embed(EmbedRequest((_PROBE,), label=Label(readers=PUBLIC)))
+        for prompt in _PROBES:
+            try:
+                await self._answer_one_token(self.engine, prompt)
+                return
+            except (RemoteRefusedError, UnsupportedFeatureError) as error:
+                refused: ServingError = error
+        if not self.engine.capabilities().embeddings:
+            raise refused
+        await self.engine.embed(EmbedRequest((_PROBE,), label=Label(readers=PUBLIC)))
 
-    async def _answer_one_token(self, engine: Engine) -> None:
-        request = GenerateRequest(_PROBE, SamplingParams(max_tokens=1), label=Label(readers=PUBLIC))
+    async def _answer_one_token(self, engine: Engine, prompt: str | Sequence[Message]) -> None:
+        request = GenerateRequest(prompt, SamplingParams(max_tokens=1), label=Label(readers=PUBLIC))
         async with reading(engine, request) as chunks:
             async for _ in chunks:
                 return

@@ -23,7 +23,7 @@ from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine_errors import EngineFailedError
 from agentsys.serving.openai_engine import OpenAIEngine, RemoteOverloadedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
-from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, GenerateRequest, SamplingParams
+from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.scheduling.dispatch import DispatchCore
 from agentsys.serving.scheduling.in_flight import DispatchLimits
@@ -50,6 +50,7 @@ class ScriptedServer:
     pace: float = 0.002
     embedded: list[str] = field(default_factory=list)
     only_embeds: bool = False
+    only_chats: bool = False
     failures: int = 0
 
     @property
@@ -58,6 +59,7 @@ class ScriptedServer:
             routes=[
                 Route("/v1/models", self.models),
                 Route("/v1/completions", self.complete, methods=["POST"]),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/embeddings", self.embed, methods=["POST"]),
             ]
         )
@@ -90,10 +92,18 @@ class ScriptedServer:
         if prompt != PROBE:
             self.asked.append((request.headers["idempotency-key"], prompt))
             self.salts.add(body["cache_salt"])
+        if self.only_embeds or self.only_chats:
+            return PlainTextResponse("this model continues no texts", 404)
+        if (fault := self.fault()) is not None:
+            return fault
+        return StreamingResponse(self.stream(prompt), media_type="text/event-stream")
+
+    async def chat(self, request: Request) -> Response:
         if self.only_embeds:
             return PlainTextResponse("this model writes nothing", 404)
         if (fault := self.fault()) is not None:
             return fault
+        prompt = (await request.json())["messages"][-1]["content"]
         return StreamingResponse(self.stream(prompt), media_type="text/event-stream")
 
     async def stream(self, prompt: str) -> AsyncIterator[str]:
@@ -270,6 +280,17 @@ async def test_vectors_wait_for_a_replica_to_come_back(cluster, only_embeds: boo
         await asyncio.sleep(0.005)
     servers[0].mode = "well"
     assert (await asyncio.wait_for(asking, 20)).vectors == ((0.6, 0.8),)
+
+
+async def test_a_replica_that_answers_chats_alone_comes_back(cluster) -> None:
+    dispatcher, servers = cluster(1)
+    servers[0].mode, servers[0].only_chats = "busy", True
+    asked = GenerateRequest([Message("user", "p")], SamplingParams(max_tokens=WORDS))
+    asking = asyncio.create_task(_collected(dispatcher, asked))
+    while dispatcher.replicas()[0].state != "open":
+        await asyncio.sleep(0.005)
+    servers[0].mode = "well"
+    assert "".join(chunk.text for chunk in await asyncio.wait_for(asking, 20)) == "".join(answer_to("p"))
 
 
 async def test_vectors_that_nobody_gives_end_with_the_fault_by_name(cluster) -> None:
