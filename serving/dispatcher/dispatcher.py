@@ -146,8 +146,7 @@ class Dispatcher:
         if answering is None:
             return
         with self._lock:
-            for decision in self._core.reschedule(request_id, urgency, now()):
-                answering.on_loop(self._carry_out, answering, decision)
+            self._hand_out(self._core.reschedule(request_id, urgency, now()))
         answering.on_loop(self._wakes.soon)
 
     def stats(self) -> EngineStats:
@@ -267,12 +266,15 @@ class Dispatcher:
         self._look_after()
         with self._lock:
             decisions = self._core.decide(now())
-            found = [(self._calls.get(decision.call_id), decision) for decision in decisions]
             wake = self._core.next_wake(now())
-        for answering, decision in found:
+        self._hand_out(decisions)
+        return None if wake is None else max(wake - now(), 0.0)
+
+    def _hand_out(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            answering = self._calls.get(decision.call_id)
             if answering is not None:
                 answering.on_loop(self._carry_out, answering, decision)
-        return None if wake is None else max(wake - now(), 0.0)
 
     def _look_after(self) -> None:
         calls = list(self._calls.values())

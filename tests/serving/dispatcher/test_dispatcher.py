@@ -169,6 +169,19 @@ async def test_the_most_urgent_waiting_call_starts_first(start) -> None:
     assert order == ["d300", "d100", "d200"]
 
 
+async def test_a_moved_deadline_is_told_of_each_call_of_the_workflow(start, monkeypatch) -> None:
+    dispatcher, told = start(slots=4), []
+    place = WorkflowCall("w", "kind", "stage", deadline=2e9)
+    streams = [dispatcher.submit(request([20 + n], request_id=f"c{n}", max_tokens=200, call=place)) for n in range(3)]
+    for stream in streams:
+        await anext(stream)
+    monkeypatch.setattr(TorchEngine, "rekey", lambda _self, name, _urgency: told.append(name))
+    dispatcher.rekey("c1", 1e9)
+    assert sorted(told) == ["c0", "c1", "c2"]
+    for stream in streams:
+        await stream.aclose()
+
+
 async def test_closing_ends_every_stream_with_a_typed_error(start) -> None:
     dispatcher = start(slots=1)
     asked = [asyncio.create_task(collect(dispatcher, request([60 + index], max_tokens=300))) for index in range(5)]
