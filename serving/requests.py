@@ -88,7 +88,8 @@ class WorkflowCall:
 
     ``workflow`` is the instance. ``kind``, the workflow's name, and ``stage``, the step that asks, repeat over
     instances, which is how costs are learned. ``tenant`` is whose it is. ``deadline`` and ``arrived`` are unix
-    seconds: by when the whole workflow is wanted, and when it came (0: when its first call did).
+    seconds: by when the whole workflow is wanted, and when it came (0: when its first call did). ``urgency`` is κ of
+    this call, where the caller says it rather than have it worked out.
     """
 
     workflow: str
@@ -97,6 +98,7 @@ class WorkflowCall:
     tenant: str = ""
     deadline: float = math.inf
     arrived: float = 0.0
+    urgency: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from agentsys.serving.requests import (
 from agentsys.serving.scheduling.calls import Call, Cancel, Decision, Fail, Hedge, Move, Rekey, Start
 from agentsys.serving.scheduling.dispatch import DispatchCore
 from agentsys.serving.scheduling.in_flight import DispatchLimits
-from agentsys.serving.scheduling.policy import Policy
+from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS, Policy
 from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.torch_engine.block_pool import domain_digest
@@ -215,10 +215,12 @@ class Dispatcher:
 
     def _call(self, request: GenerateRequest) -> Call:
         arrived = now()
-        single = WorkflowCall(request.request_id, SINGLE, "call", deadline=request.urgency, arrived=arrived)
+        own = request.urgency if request.urgency < math.inf else None
+        single = WorkflowCall(request.request_id, SINGLE, "call", "", request.urgency, arrived, own)
+        place = request.call or single
         return Call(
             call_id=request.request_id,
-            place=request.call or single,
+            place=place,
             arrived=arrived,
             prompt_tokens=self._sizes.tokens(request.prompt),
             most_tokens=request.sampling.max_tokens,
@@ -226,6 +228,7 @@ class Dispatcher:
             readers=learners(request),
             adapter=request.adapter,
             movable=all(movable(request, engine) for engine in self._connected()),
+            pinned=None if place.urgency is None else min(place.urgency, arrived + LONGEST_WAIT_SECONDS),
         )
 
     def _leave(self, answering: Answering) -> None:

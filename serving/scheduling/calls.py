@@ -55,7 +55,8 @@ class Call:
     """One model call on its way. ``most_tokens`` bounds the answer; calls of one ``domain`` may share cached prefixes.
 
     ``readers`` may learn the prompt. ``adapter`` names a LoRA adapter that the call needs. The answer of a ``movable``
-    one can be continued by another replica after its first token; before that, every call may move.
+    one can be continued by another replica after its first token; before that, every call may move. ``pinned`` is a κ
+    that the caller names.
     """
 
     call_id: str
@@ -67,6 +68,7 @@ class Call:
     readers: Readers = PUBLIC
     adapter: str | None = None
     movable: bool = True
+    pinned: float | None = None
 
     def may_go_to(self, audience: Readers, adapters: Set[str]) -> bool:
         """Whether ``audience``, who learn a replica's prompts, may see it, and its adapter is among ``adapters``."""

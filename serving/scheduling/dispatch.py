@@ -27,7 +27,7 @@ from agentsys.serving.scheduling.estimates import Estimates
 from agentsys.serving.scheduling.fairness import TenantShares
 from agentsys.serving.scheduling.in_flight import DispatchedCall, DispatchLimits
 from agentsys.serving.scheduling.lengths import OutputLengths
-from agentsys.serving.scheduling.policy import CallFacts, Option, Policy, UrgencyPolicy
+from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS, CallFacts, Option, Policy, UrgencyPolicy
 from agentsys.serving.scheduling.queue import WaitingQueue
 from agentsys.serving.scheduling.rebalancing import Rebalancer
 from agentsys.serving.scheduling.replicas import Replica
@@ -78,7 +78,7 @@ class DispatchCore:
         own = self.estimates.demand(call, tokens)
         workflow = self.workflows.begin_call(call.call_id, call.place, own, now)
         self.tenants.begin(call.place.tenant)
-        entry = self.calls[call.call_id] = DispatchedCall(call, workflow, tokens, own)
+        entry = self.calls[call.call_id] = DispatchedCall(call, workflow, tokens, own, pinned=call.pinned)
         self._enqueue(entry, now)
 
     def progressed(self, call_id: str, replica: str, tokens: int, now: float) -> list[Decision]:
@@ -133,6 +133,8 @@ class DispatchCore:
         if entry is None:
             return []
         entry.workflow.deadline = entry.workflow.due = deadline
+        if entry.call.pinned is not None:
+            entry.call.pinned = entry.pinned = min(deadline, entry.call.arrived + LONGEST_WAIT_SECONDS)
         return self._rekey(entry.workflow, now)
 
     def replica_down(self, name: str, now: float) -> None:
@@ -329,7 +331,8 @@ class DispatchCore:
             changed = workflow.postpone(job.path, now) if job in late else workflow.restore()
             decisions += self._rekey(workflow, now) if changed else []
         given_up = (call_id for workflow in self.workflows if workflow.demoted for call_id in workflow.open)
-        self._given_up = [call_id for call_id in given_up if call_id in self.queue]
+        waiting = (call_id for call_id in given_up if call_id in self.queue)
+        self._given_up = [call_id for call_id in waiting if self.calls[call_id].call.pinned is None]
         return decisions
 
     def _jobs(self, now: float) -> Iterator[Job]:
@@ -350,7 +353,7 @@ class DispatchCore:
         decisions: list[Decision] = []
         for call_id in workflow.open:
             entry = self.calls.get(call_id)
-            if entry is None or entry.pinned is not None:
+            if entry is None:
                 continue
             before, entry.key = entry.key, self._key(entry, self.facts(entry), now)
             if call_id in self.queue:

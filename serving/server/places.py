@@ -83,6 +83,7 @@ class Places:
             tenant=tenant,
             deadline=horizon.deadline,
             arrived=horizon.arrived,
+            urgency=urgency if urgency < horizon.deadline else None,
         )
 
 

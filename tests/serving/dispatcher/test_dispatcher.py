@@ -169,6 +169,27 @@ async def test_the_most_urgent_waiting_call_starts_first(start) -> None:
     assert order == ["d300", "d100", "d200"]
 
 
+async def test_calls_are_served_by_the_urgency_that_they_name(start) -> None:
+    dispatcher = start(slots=1, limits=DispatchLimits(overcommit=1.0, triage=0.001))
+    order: list[str] = []
+
+    async def ask(name: str, **where) -> None:
+        await collect(dispatcher, request([hash(name) % 200 + 20], max_tokens=2, request_id=name, **where))
+        order.append(name)
+
+    holder = dispatcher.submit(request(max_tokens=40))
+    await anext(holder)
+    placed = WorkflowCall("w", "kind", "stage", "user:ann", urgency=2.0)
+    asked = [ask("third", urgency=3.0), ask("second", call=placed, urgency=2.0), ask("first", urgency=1.0)]
+    waiting = [asyncio.create_task(one) for one in asked]
+    while len(dispatcher.queue()) < 4:
+        await asyncio.sleep(0)
+    async for _ in holder:
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*waiting)
+    assert order == ["first", "second", "third"]
+
+
 async def test_a_moved_deadline_is_told_of_each_call_of_the_workflow(start, monkeypatch) -> None:
     dispatcher, told = start(slots=4), []
     place = WorkflowCall("w", "kind", "stage", deadline=2e9)

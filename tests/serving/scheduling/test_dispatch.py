@@ -388,6 +388,19 @@ def test_a_moved_deadline_moves_its_calls_at_once() -> None:
     assert rekey.urgency == pytest.approx(350.0, abs=5.0)
 
 
+def test_an_urgency_that_the_caller_names_is_kept_however_late_it_is() -> None:
+    core = DispatchCore([spec(slots=1)])
+    core.submit(call("running"), 1000.0)
+    core.decide(1000.0)
+    for name, urgency in (("second", 2.0), ("first", 1.0)):
+        core.submit(call(name, 1000.0, deadline=urgency, pinned=urgency), 1000.0)
+    core.submit(call("soon", 1000.0, deadline=1004.0), 1000.0)
+    core.decide(1001.0)
+    assert core.queue.calls() == ["first", "second", "soon"]
+    core.reschedule("second", 0.5, 1001.0)
+    assert core.queue.calls() == ["second", "first", "soon"]
+
+
 @pytest.mark.parametrize("bound", ["queue", "lookahead", "overcommit", "tenant", "moves"])
 def test_bounds_under_which_nothing_would_be_placed_are_refused(bound: str) -> None:
     with pytest.raises(ValueError, match=f"{bound} must be at least"):

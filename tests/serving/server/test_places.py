@@ -49,6 +49,14 @@ def test_a_known_user_is_the_tenant_and_meets_nobody_elses_workflow(places: Plac
     assert places.of(PlaceFields(tenant="user:bob"), "user:bob")[1] is not None
 
 
+def test_a_priority_is_the_urgency_of_a_call_with_a_place_too(places: Places) -> None:
+    for fields, user in ((PlaceFields(priority=5000), "user:ann"), (PlaceFields(priority=5000, stage="s"), None)):
+        urgency, place = places.of(fields, user)
+        assert place is not None and (urgency, place.urgency, place.deadline) == (5.0, 5.0, math.inf)
+    place = places.of(PlaceFields(priority=2_000_000, deadline=5), None)[1]
+    assert place is not None and (place.urgency, place.deadline) == (None, 1005.0), "the earlier of the two counts"
+
+
 def test_headers_fill_what_the_body_leaves_out() -> None:
     headers = PlaceHeaders(x_agentsys_workflow="h", x_agentsys_stage="s", x_agentsys_deadline=3)
     assert headers.fill(PlaceFields(workflow="b")) == PlaceFields(workflow="b", stage="s", deadline=3)
