@@ -175,7 +175,9 @@ class Dispatcher:
         for answering in list(self._calls.values()):
             answering.on_loop(self._fail, answering, DispatcherClosedError("the dispatcher was closed."))
         await self._watching.close()
-        await asyncio.gather(*(engine.close() for engine in self._connected()))
+        # One that is being loaded again would stay in memory with nobody to close it.
+        engines = await asyncio.gather(*(asyncio.to_thread(one.retire) for one in self._replicas.values()))
+        await asyncio.gather(*(engine.close() for engine in engines if engine is not None))
 
     # What only a dispatcher has.
 

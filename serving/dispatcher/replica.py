@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
 from agentsys.errors import ServingError
-from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsError
+from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import Breaker, CircuitBreaker, HealthLimits, Silence
 from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError, UnsupportedFeatureError
@@ -92,6 +93,8 @@ class Replica:
     def __post_init__(self) -> None:
         self.breaker = CircuitBreaker(self.limits)
         self.silence = Silence(self.limits)
+        self._making = threading.Lock()
+        self._retired = False
 
     @property
     def name(self) -> str:
@@ -125,10 +128,23 @@ class Replica:
         ended = isinstance(self.error, EngineClosedError | EngineFailedError)
         return ended and isinstance(self.source.engine, Engine) and not self.up
 
-    def connect(self) -> None:
-        """Make the engine; blocks, and raises what its source raises."""
-        source = self.source.engine
-        self.engine = source if isinstance(source, Engine) else source()
+    def connect(self, in_place_of: Engine | None = None) -> None:
+        """Make the engine, if it is still ``in_place_of`` what it is to replace; blocks.
+
+        Raises what its source raises, and :class:`DispatcherClosedError` once it was retired.
+        """
+        with self._making:
+            if self._retired:
+                raise DispatcherClosedError(f"{self.name} is not needed any more.")
+            if self.engine is in_place_of:
+                source = self.source.engine
+                self.engine = source if isinstance(source, Engine) else source()
+
+    def retire(self) -> Engine | None:
+        """Make no more engines, and return the last one, which may be about to be made; blocks that long."""
+        with self._making:
+            self._retired = True
+            return self.engine
 
     def spec(self) -> ReplicaSpec:
         """Return what placement needs to know; of one that is not connected, what is usual."""

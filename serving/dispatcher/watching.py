@@ -109,7 +109,7 @@ class Watching:
         answered = False
         try:
             if one.engine is None or isinstance(one.error, EngineClosedError | EngineFailedError):
-                await asyncio.to_thread(one.connect)
+                await _renew(one)
             async with asyncio.timeout(one.breaker.probe_seconds):
                 await one.answer_probe()
             answered = True
@@ -141,3 +141,11 @@ class Watching:
         one.error = None
         with self._lock:
             self._core.replica_up(one.name, self._clock())
+
+
+async def _renew(one: Replica) -> None:
+    """Make the replica's engine anew."""
+    failed = one.engine
+    if failed is not None:
+        await failed.close()  # its processes and its memory, in which the next one has to find room
+    await asyncio.to_thread(one.connect, failed)

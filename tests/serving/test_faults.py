@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
-from agentsys.serving.dispatcher.errors import AnswerInterruptedError, ReplicasDownError
+from agentsys.serving.dispatcher.errors import AnswerInterruptedError, DispatcherClosedError, ReplicasDownError
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.mailbox import MOST_CHUNKS
 from agentsys.serving.dispatcher.replica import ReplicaSource
@@ -393,6 +394,52 @@ async def test_a_failed_engine_is_loaded_again_where_it_can_be(start_torch, scri
     asked = GenerateRequest([5], SamplingParams(max_tokens=20))
     chunks = await asyncio.wait_for(_collected(dispatcher, asked), 60)
     assert [token for chunk in chunks for token in chunk.token_ids] == scripted_runner().greedy([5], 20)
+
+
+@pytest.fixture
+def reloading(scripted_runner, tiny_model_dir):
+    """A dispatcher over an engine that fails in its fourth step, and what was made and closed in turn."""
+    events: list[str] = []
+    go_on = threading.Event()
+
+    class Noted(TorchEngine):
+        async def close(self) -> None:
+            events.append(f"close {self.number}")
+            await super().close()
+
+    def make() -> TorchEngine:
+        number = sum(event.startswith("make") for event in events)
+        events.append(f"make {number}")
+        if number:
+            go_on.wait(20)
+        runner = scripted_runner() if number else scripted_runner(fail_at=3)
+        engine = Noted(runner, ModelTokenizer(tiny_model_dir), name="scripted")
+        engine.number = number
+        return engine
+
+    yield Dispatcher([ReplicaSource("r", make)], health=QUICK), events, go_on
+    go_on.set()
+
+
+async def test_a_failed_engine_is_closed_before_it_is_loaded_again(reloading) -> None:
+    dispatcher, events, go_on = reloading
+    go_on.set()
+    await asyncio.wait_for(_collected(dispatcher, GenerateRequest([5], SamplingParams(max_tokens=20))), 20)
+    assert events == ["make 0", "close 0", "make 1"]
+    await dispatcher.close()
+    assert events[3:] == ["close 1"]
+
+
+async def test_an_engine_that_is_being_loaded_again_is_closed_with_the_dispatcher(reloading, until) -> None:
+    dispatcher, events, go_on = reloading
+    asked = asyncio.create_task(_collected(dispatcher, GenerateRequest([5], SamplingParams(max_tokens=20))))
+    await asyncio.to_thread(until, lambda: "make 1" in events)
+    closing = asyncio.create_task(dispatcher.close())
+    with pytest.raises(DispatcherClosedError):
+        await asked
+    go_on.set()
+    await closing
+    assert events[-1] == "close 1"
 
 
 async def test_an_engine_that_cannot_be_loaded_again_fails_at_once_and_by_name(start_torch, scripted_runner) -> None:
