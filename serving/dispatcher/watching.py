@@ -9,7 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.answering import Answering
-from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsError, ReplicasDownError
+from agentsys.serving.dispatcher.errors import (
+    DispatcherClosedError,
+    ReplicaFailedError,
+    ReplicaHangsError,
+    ReplicasDownError,
+)
 from agentsys.serving.dispatcher.loops import TICK
 from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
@@ -42,6 +47,7 @@ class Watching:
         self._wake = wake
         self._next = 0.0
         self._probes: set[asyncio.Task[None]] = set()
+        self._closed = False
         for one in replicas.values():
             if one.engine is None:
                 self._take_out(one, one.error or ReplicaFailedError(f"{one.name} was never connected to."))
@@ -79,7 +85,12 @@ class Watching:
         return [(answering, error) for answering, error in found if error is not None]
 
     def hopeless(self, call: Call) -> ServingError | None:
-        """Return why a call need not wait: all it may go to are down for long, and were asked since it came."""
+        """Return why a call need not wait: all it may go to are down for long, and were asked since it came.
+
+        Once this is closed nobody need wait.
+        """
+        if self._closed:
+            return DispatcherClosedError("the dispatcher was closed.")
         permitted = [one for one in self._replicas.values() if one.permits(call)]
         now = self._clock()
         if not permitted or any(one.up for one in permitted):
@@ -95,6 +106,7 @@ class Watching:
 
     async def close(self) -> None:
         """Stop asking."""
+        self._closed = True
         for task in list(self._probes):
             task.cancel()
 

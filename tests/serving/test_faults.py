@@ -294,6 +294,17 @@ async def test_a_replica_that_answers_chats_alone_comes_back(cluster) -> None:
     assert "".join(chunk.text for chunk in await asyncio.wait_for(asking, 20)) == "".join(answer_to("p"))
 
 
+async def test_vectors_that_wait_end_with_the_dispatcher(cluster) -> None:
+    dispatcher, servers = cluster(1)
+    servers[0].mode = "busy"
+    asking = asyncio.create_task(dispatcher.embed(EmbedRequest(("text",))))
+    while dispatcher.replicas()[0].state != "open":
+        await asyncio.sleep(0.005)
+    await dispatcher.close()
+    with pytest.raises(DispatcherClosedError):
+        await asyncio.wait_for(asking, 5)
+
+
 async def test_vectors_that_nobody_gives_end_with_the_fault_by_name(cluster) -> None:
     dispatcher, servers = cluster(1, health=HealthLimits(first_pause=0.01, longest_pause=0.05, attempts=3))
     servers[0].mode = "broken"
