@@ -32,7 +32,7 @@ from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReas
 from agentsys.serving.scheduling.step_time import Iteration
 
 _OVERLOADED = frozenset({429, 503})
-_RETRIED = frozenset({408, 500, 502, 504}) | _OVERLOADED
+_FAILED = 500
 _MOST_UNREAD = 256  # pieces of an answer; beyond them the connection is not read, and the server waits
 _LONGEST_PAUSE_SECONDS = 20.0
 _EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
@@ -296,7 +296,7 @@ class OpenAIEngine:
                 if response.status_code == httpx.codes.OK:
                     return response
                 await response.aread()
-                if response.status_code not in _RETRIED or attempt == self._attempts:
+                if not _may_be_retried(response.status_code) or attempt == self._attempts:
                     raise _refusal(self._base_url, response)
                 pause = _retry_after(response, pause)
             await asyncio.sleep(pause)
@@ -375,7 +375,12 @@ def _refusal(base_url: str, response: httpx.Response) -> ServingError:
     status = response.status_code
     if status in _OVERLOADED:
         return RemoteOverloadedError(message, status=status, retry_after=_retry_after(response, 1.0))
-    return RemoteUnavailableError(message, status=status) if status in _RETRIED else RemoteRefusedError(message)
+    return RemoteUnavailableError(message, status=status) if _may_be_retried(status) else RemoteRefusedError(message)
+
+
+def _may_be_retried(status: int) -> bool:
+    # Gateways have numbers of their own above 504 for servers that they cannot reach.
+    return status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS) or status >= _FAILED
 
 
 def _retry_after(response: httpx.Response, pause: float) -> float:

@@ -377,6 +377,15 @@ async def test_lasting_overload_and_refusals_are_told_apart(server) -> None:
     assert len(server.requests) == 4, "a refusal is not tried again"
 
 
+@pytest.mark.parametrize("status", [501, 520, 529])
+async def test_every_failure_of_a_server_is_one_and_no_refusal(server, status: int) -> None:
+    server.statuses = [status]
+    assert (await collect(connect(server), chat()))[-1].finish_reason is FinishReason.STOP
+    server.statuses = [status] * 3
+    with pytest.raises(RemoteUnavailableError, match=f"HTTP {status}"):
+        await collect(connect(server), chat())
+
+
 @pytest.mark.parametrize(
     "lines",
     [
