@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +38,7 @@ _OVERLOADED = frozenset({429, 503})
 _FAILED = 500
 _MOST_UNREAD = 256  # pieces of an answer; beyond them the connection is not read, and the server waits
 _LONGEST_PAUSE_SECONDS = 20.0
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -51,7 +55,7 @@ class RemoteUnavailableError(ServingError):
 
 
 class RemoteOverloadedError(RemoteUnavailableError):
-    """A model server takes no more calls now; ``retry_after`` is the seconds after which it asked to be tried again."""
+    """A model server takes no more calls now; it asked to be tried again after ``retry_after`` seconds, 20 at most."""
 
     code = "AGS-0465"
     remedy = "Send the call again after the time named, or add replicas."
@@ -385,7 +389,12 @@ def _may_be_retried(status: int) -> bool:
 
 def _retry_after(response: httpx.Response, pause: float) -> float:
     header = response.headers.get("retry-after", "")
-    return min(float(header), _LONGEST_PAUSE_SECONDS) if header.replace(".", "", 1).isdigit() else pause
+    if _SECONDS.fullmatch(header):
+        pause = float(header)
+    else:
+        with contextlib.suppress(ValueError, TypeError):  # it is no date, or one without a zone
+            pause = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+    return min(max(pause, 0.0), _LONGEST_PAUSE_SECONDS)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import http.server
 import json
 import math
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +19,12 @@ from agentsys.serving.client import ServingClient
 from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatureError
 from agentsys.serving.models import engine_factory
-from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError, RemoteUnavailableError
+from agentsys.serving.openai_engine import (
+    OpenAIEngine,
+    RemoteOverloadedError,
+    RemoteRefusedError,
+    RemoteUnavailableError,
+)
 from agentsys.serving.openai_format import RemoteProtocolError, UnsupportedConstraintError
 from agentsys.serving.openai_logprobs import LogprobsWithheldError
 from agentsys.serving.requests import (
@@ -86,6 +93,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _reply(self, status: int, text: str) -> None:
         self.send_response(status)
+        if self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
@@ -99,7 +108,7 @@ def server():
     instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     instance.models, instance.models_status, instance.requests, instance.statuses = [VLLM, PLAIN], 200, [], []
     instance.events, instance.gate, instance.dropped = events("Hel", "lo"), threading.Event(), threading.Event()
-    instance.vectors = None
+    instance.vectors, instance.retry_after = None, ""
     instance.url = f"http://127.0.0.1:{instance.server_port}/v1"
     # Clients of these tests drop connections on purpose; the default prints a traceback for each.
     instance.handle_error = lambda *_: None
@@ -375,6 +384,18 @@ async def test_lasting_overload_and_refusals_are_told_apart(server) -> None:
     with pytest.raises(RemoteRefusedError, match="HTTP 400: the reason why"):
         await collect(connect(server), chat())
     assert len(server.requests) == 4, "a refusal is not tried again"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("0.5", 0.5), ("3600", 20.0), ("", 1.0), ("soon", 1.0), ("\xb2", 1.0), ("in 12 s", 12.0)],
+)
+async def test_a_server_says_when_to_come_back_in_seconds_or_by_a_date(server, header: str, seconds: float) -> None:
+    date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=12), usegmt=True)
+    server.statuses, server.retry_after = [429], date if header == "in 12 s" else header
+    with pytest.raises(RemoteOverloadedError) as caught:
+        await collect(connect(server, attempts=1), chat())
+    assert caught.value.retry_after == pytest.approx(seconds, abs=2 if header == "in 12 s" else 0)
 
 
 @pytest.mark.parametrize("status", [501, 520, 529])
