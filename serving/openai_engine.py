@@ -24,6 +24,7 @@ from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatu
 from agentsys.serving.openai_format import (
     EndOfStream,
     RemoteProtocolError,
+    capabilities_told,
     embedding_bodies,
     endpoint_and_body,
     event_lines,
@@ -39,7 +40,6 @@ _FAILED = 500
 _MOST_UNREAD = 256  # pieces of an answer; beyond them the connection is not read, and the server waits
 _LONGEST_PAUSE_SECONDS = 20.0
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
-_EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -152,8 +152,7 @@ class OpenAIEngine:
         if entry is None and listed:
             known = ", ".join(str(item.get("id")) for item in listed[:5])
             raise RemoteRefusedError(f"{base_url} has no model {model!r}; it lists {known}.")
-        entry = entry or {"id": model}
-        capabilities = _capabilities(entry, context_length)
+        capabilities = capabilities_told(entry or {"id": model}, context_length)
         return OpenAIEngine(base_url, capabilities, api_key=api_key, timeout=timeout, attempts=attempts)
 
     def capabilities(self) -> Capabilities:
@@ -358,20 +357,6 @@ def _list_models(base_url: str, headers: dict[str, str], timeout: float) -> list
         return [dict(item) for item in response.json()["data"]]
     except (ValueError, KeyError, TypeError) as error:
         raise RemoteProtocolError(f"{base_url}/models is not a list of models: {error!r}.") from error
-
-
-def _capabilities(entry: dict[str, Any], context_length: int) -> Capabilities:
-    extended = entry.get("owned_by") in _EXTENDED
-    constraints = entry.get("constraints") or (["json_schema", "regex", "lark"] if extended else ["json_schema"])
-    return Capabilities(
-        model=str(entry["id"]),
-        context_length=int(entry.get("max_model_len") or context_length),
-        constraints=frozenset(str(kind) for kind in constraints),
-        priority=bool(entry.get("priority", extended)),
-        # A server that does not tell is asked: it refuses by itself, or is found out by its answer.
-        logprobs=bool(entry.get("logprobs", True)),
-        embeddings=bool(entry.get("embeddings", True)),
-    )
 
 
 def _refusal(base_url: str, response: httpx.Response) -> ServingError:

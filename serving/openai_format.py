@@ -27,6 +27,7 @@ _STRUCTURED_OUTPUT = {"json_schema": "json", "regex": "regex", "lark": "grammar"
 _MILLISECONDS = 1000
 MOST_INPUTS = 2048
 """Texts that one request for embeddings may hold: OpenAI's bound."""
+_EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
 _LARGEST_PRIORITY = 2**53 - 1  # the integers that every JSON reader keeps exactly
 
 
@@ -57,6 +58,27 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class EndOfStream:
     """The line ``data: [DONE]``."""
+
+
+def capabilities_told(entry: dict[str, Any], context_length: int) -> Capabilities:
+    """Return what a server says of a model in its list; ``context_length`` is assumed where it does not tell.
+
+    Raises :class:`RemoteProtocolError`.
+    """
+    extended = str(entry.get("owned_by")) in _EXTENDED
+    constraints = entry.get("constraints") or (["json_schema", "regex", "lark"] if extended else ["json_schema"])
+    try:
+        return Capabilities(
+            model=str(entry["id"]),
+            context_length=int(entry.get("max_model_len") or context_length),
+            constraints=frozenset(str(kind) for kind in constraints),
+            priority=bool(entry.get("priority", extended)),
+            # A server that does not tell is asked: it refuses by itself, or is found out by its answer.
+            logprobs=bool(entry.get("logprobs", True)),
+            embeddings=bool(entry.get("embeddings", True)),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RemoteProtocolError(f"the server lists a model in no known form ({error!r}): {entry!r:.200}.") from error
 
 
 def endpoint_and_body(request: GenerateRequest, capabilities: Capabilities) -> tuple[str, dict[str, Any]]:

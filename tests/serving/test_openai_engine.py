@@ -449,9 +449,10 @@ def test_connecting_to_something_else_is_a_clear_error(server) -> None:
     server.models_status = 401
     with pytest.raises(RemoteRefusedError, match="HTTP 401"):
         connect(server)
-    server.models_status, server.models = 200, 5
-    with pytest.raises(RemoteProtocolError):
-        connect(server)
+    for models in (5, [{"name": "big"}], [VLLM | {"max_model_len": "long"}], [VLLM | {"constraints": 5}]):
+        server.models_status, server.models = 200, models
+        with pytest.raises(RemoteProtocolError):
+            OpenAIEngine.connect(server.url)
 
 
 async def test_abort_ends_the_stream_and_closing_drops_the_connection(server, until) -> None:
