@@ -34,6 +34,7 @@ from agentsys.serving.openai_format import (
 from agentsys.serving.openai_logprobs import LogprobsWithheldError, wanted_alternatives
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest, Timings, Usage
 from agentsys.serving.scheduling.step_time import Iteration
+from agentsys.serving.tokenizer import PromptError
 
 _OVERLOADED = frozenset({429, 503})
 _FAILED = 500
@@ -161,8 +162,8 @@ class OpenAIEngine:
     async def submit(self, request: GenerateRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator drops the connection, on which servers stop generating.
 
-        Raises ``UnsupportedConstraintError``, ``UnsupportedFeatureError``, :class:`RemoteUnavailableError`,
-        :class:`RemoteRefusedError` or ``RemoteProtocolError``.
+        Raises ``UnsupportedConstraintError``, ``UnsupportedFeatureError``, ``PromptError``,
+        :class:`RemoteUnavailableError`, :class:`RemoteRefusedError` or ``RemoteProtocolError``.
         """
         self._check_open()
         endpoint, body = endpoint_and_body(request, self._capabilities)
@@ -210,7 +211,7 @@ class OpenAIEngine:
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Return the server's vectors, scaled to length 1.
 
-        Raises ``UnsupportedFeatureError``, ``RequestAbortedError``, :class:`RemoteUnavailableError`,
+        Raises ``UnsupportedFeatureError``, ``PromptError``, ``RequestAbortedError``, :class:`RemoteUnavailableError`,
         :class:`RemoteRefusedError` or ``RemoteProtocolError``.
         """
         self._check_open()
@@ -280,6 +281,9 @@ class OpenAIEngine:
         except httpx.HTTPError as error:
             raise RemoteUnavailableError(f"{self._base_url} broke off: {error or type(error).__name__}.") from error
         except Exception as error:  # whatever it is, the reader must not wait for ever
+            if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+                message = f"the request holds text that is no Unicode: {error}."
+                raise PromptError(message, remedy="Replace lone surrogates.") from error
             message = f"the request to {self._base_url} cannot be sent or its answer not read: {error!r}."
             raise RemoteProtocolError(message) from error
 

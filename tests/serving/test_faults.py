@@ -28,7 +28,7 @@ from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, Generat
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.scheduling.dispatch import DispatchCore
 from agentsys.serving.scheduling.in_flight import DispatchLimits
-from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.tokenizer import ModelTokenizer, PromptError
 from agentsys.serving.torch_engine.engine import TorchEngine
 
 WORDS = 12
@@ -292,6 +292,16 @@ async def test_a_replica_that_answers_chats_alone_comes_back(cluster) -> None:
         await asyncio.sleep(0.005)
     servers[0].mode = "well"
     assert "".join(chunk.text for chunk in await asyncio.wait_for(asking, 20)) == "".join(answer_to("p"))
+
+
+async def test_text_that_cannot_be_sent_is_no_fault_of_a_replica(cluster) -> None:
+    dispatcher, _ = cluster(1)
+    for _ in range(QUICK.failures):
+        with pytest.raises(PromptError):
+            await text_of(dispatcher, "a file name \udcff")
+        with pytest.raises(PromptError):
+            await dispatcher.embed(EmbedRequest(("a file name \udcff",)))
+    assert (dispatcher.replicas()[0].state, dispatcher.replicas()[0].failed) == ("closed", 0)
 
 
 async def test_vectors_that_wait_end_with_the_dispatcher(cluster) -> None:

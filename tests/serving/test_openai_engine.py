@@ -39,6 +39,7 @@ from agentsys.serving.requests import (
     TokenLogprob,
     TokenLogprobs,
 )
+from agentsys.serving.tokenizer import PromptError
 
 VLLM = {"id": "big", "owned_by": "vllm", "max_model_len": 1234}
 PLAIN = {"id": "plain", "owned_by": "somebody"}
@@ -323,7 +324,7 @@ async def test_vectors_are_asked_for_again_and_faults_named(server) -> None:
         server.statuses = [status] * 3
         with pytest.raises(error, match=f"HTTP {status}: the reason why"):
             await vectors_of(server, "one")
-    with pytest.raises(RemoteProtocolError, match="surrogates"):
+    with pytest.raises(PromptError, match="surrogates"):
         await vectors_of(server, "a file name \udcff")
 
 
@@ -497,7 +498,7 @@ def test_who_learns_a_prompt_follows_from_the_specification(server) -> None:
 
 async def test_what_cannot_be_sent_is_an_error_and_no_endless_wait(server) -> None:
     engine = connect(server)
-    with pytest.raises(RemoteProtocolError, match="surrogates"):
+    with pytest.raises(PromptError, match="surrogates"):
         await asyncio.wait_for(collect(engine, chat("a file name \udcff")), 20)
     server.events = events("fine")
     assert (await collect(engine, chat()))[-1].finish_reason is FinishReason.STOP
