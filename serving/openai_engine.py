@@ -313,21 +313,27 @@ class OpenAIEngine:
         self, response: httpx.Response, started: float, alternatives: int | None
     ) -> AsyncGenerator[Chunk]:
         answered, withheld = _Answered(), alternatives is not None
-        async for line in event_lines(response.aiter_bytes()):
-            event = parse_event(line, alternatives or 0)
-            if isinstance(event, EndOfStream):
-                break
-            if event is None:
-                continue
-            answered = replace(answered, usage=event.usage or answered.usage, reason=event.reason or answered.reason)
-            logprobs = () if alternatives is None else event.logprobs
-            withheld = withheld and not logprobs
-            if withheld and event.text:
-                raise LogprobsWithheldError(f"{self._capabilities.model} of {self._base_url} tells no logprobs.")
-            if event.text or logprobs:
-                first_at = answered.first_at or time.perf_counter()
-                answered = replace(answered, chunks=answered.chunks + 1, first_at=first_at)
-                yield Chunk(event.text, logprobs=logprobs)
+        try:
+            async for line in event_lines(response.aiter_bytes()):
+                event = parse_event(line, alternatives or 0)
+                if isinstance(event, EndOfStream):
+                    break
+                if event is None:
+                    continue
+                answered = replace(
+                    answered, usage=event.usage or answered.usage, reason=event.reason or answered.reason
+                )
+                logprobs = () if alternatives is None else event.logprobs
+                withheld = withheld and not logprobs
+                if withheld and event.text:
+                    raise LogprobsWithheldError(f"{self._capabilities.model} of {self._base_url} tells no logprobs.")
+                if event.text or logprobs:
+                    first_at = answered.first_at or time.perf_counter()
+                    answered = replace(answered, chunks=answered.chunks + 1, first_at=first_at)
+                    yield Chunk(event.text, logprobs=logprobs)
+        except httpx.HTTPError:
+            if answered.reason is None:
+                raise  # else the answer is whole, whatever becomes of the connection
         if answered.reason is None:
             raise RemoteProtocolError(f"{self._base_url} ended its answer without a finish reason.")
         now = time.perf_counter()

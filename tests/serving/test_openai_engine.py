@@ -16,7 +16,7 @@ import pytest
 
 from agentsys.blackboard.labels import PUBLIC
 from agentsys.serving.client import ServingClient
-from agentsys.serving.engine import Engine
+from agentsys.serving.engine import Capabilities, Engine
 from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatureError
 from agentsys.serving.models import engine_factory
 from agentsys.serving.openai_engine import (
@@ -425,6 +425,23 @@ async def test_malformed_answers_are_named(server, lines) -> None:
     server.events = lines
     with pytest.raises(RemoteProtocolError):
         await collect(connect(server), chat())
+
+
+async def test_an_answer_that_is_whole_stands_though_its_connection_breaks() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.read(65536)  # what is unread would reset the connection
+        piece = "".join(events("Hel", "lo")[:-1]).encode()
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + f"{len(piece):x}\r\n".encode() + piece + b"\r\n")  # and no chunk that ends it
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        host, port = listening.sockets[0].getsockname()
+        chunks = await collect(OpenAIEngine(f"http://{host}:{port}/v1", Capabilities("m", 100)), chat())
+    assert [chunk.text for chunk in chunks] == ["Hel", "lo", ""]
+    assert chunks[-1].finish_reason is FinishReason.STOP
 
 
 async def test_a_server_that_falls_silent_times_out(server) -> None:
