@@ -107,8 +107,8 @@ class StageHistory:
         chain = np.zeros((len(names), len(names)))
         ahead = np.zeros((len(names), 2))
         for row, stage in enumerate(self._stages.values()):
-            # Every stage may be the last, which keeps a loop that never was seen to end from lasting for ever.
-            total = sum(stage.next.values()) + (0.0 if _END in stage.next else _UNSEEN_END)
+            # Every stage may be the last, which keeps a loop that was not seen to end of late from lasting for ever.
+            total = sum(stage.next.values()) + max(_UNSEEN_END - stage.next.get(_END, 0.0), 0.0)
             for following, count in stage.next.items():
                 part = count / total
                 ahead[row, 0] += part * (stage.gaps[following].value if following in stage.gaps else 0.0)

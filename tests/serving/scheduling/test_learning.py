@@ -100,6 +100,16 @@ def test_a_known_graph_is_the_first_guess_and_an_endless_loop_has_an_end() -> No
     assert 2.0 <= history.left("plan").path < math.inf
 
 
+def test_a_loop_that_ended_once_and_long_ago_has_an_end() -> None:
+    history = StageHistory()
+    history.followed(START, "act", 0.0)
+    history.followed("act", None, 0.0)
+    history.ended("act", Demand(1.0, 1.0))
+    for _ in range(12_000):
+        history.followed("act", "act", 0.0)
+    assert 1.0 <= history.left("act").path < 1e4
+
+
 def test_a_fan_out_is_one_stage_whose_path_is_its_longest_call() -> None:
     table = WorkflowTable()
     for number in range(20):
