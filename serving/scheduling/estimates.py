@@ -60,11 +60,12 @@ class Estimates:
     def learn(self, call: Call, replica: Replica, usage: Usage) -> Demand:
         """Learn from a call that has ended; returns what it took."""
         self._lengths.add(_stage(call), usage.completion_tokens)
-        computed = call.prompt_tokens - usage.cached_tokens
-        self._prompt += _WEIGHT * (computed - self._prompt)
+        # The call's own count is a guess by characters, and a prompt has no fewer tokens than were cached of it.
+        prompt = max(usage.prompt_tokens or call.prompt_tokens, usage.cached_tokens, 1)
+        self._prompt += _WEIGHT * (prompt - usage.cached_tokens - self._prompt)
         self._answer += _WEIGHT * (max(usage.completion_tokens, 1) - self._answer)
-        self._affinity.ran(replica.spec.name, _prefixes(call), _stage(call), call.prompt_tokens, usage.cached_tokens)
-        return self.demand(call, usage.completion_tokens, usage.cached_tokens / max(call.prompt_tokens, 1))
+        self._affinity.ran(replica.spec.name, _prefixes(call), _stage(call), prompt, usage.cached_tokens)
+        return self.demand(call, usage.completion_tokens, usage.cached_tokens / prompt)
 
 
 def _prefixes(call: Call) -> Hashable:

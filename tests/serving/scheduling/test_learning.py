@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsys.serving.requests import WorkflowCall
+from agentsys.serving.requests import Usage, WorkflowCall
 from agentsys.serving.scheduling.affinity import PrefixAffinity
+from agentsys.serving.scheduling.calls import Call, ReplicaSpec
+from agentsys.serving.scheduling.estimates import Estimates
 from agentsys.serving.scheduling.lengths import OutputLengths
+from agentsys.serving.scheduling.replicas import Replica
 from agentsys.serving.scheduling.stages import START, Demand, StageHistory
 from agentsys.serving.scheduling.step_time import Iteration, StepTime, StepTimeFit, prefill_chunk
 from agentsys.serving.scheduling.workflows import WorkflowTable
@@ -147,6 +150,17 @@ def test_prefixes_are_expected_where_the_workflow_was() -> None:
     affinity.ran("a", "mine", "first", 100, 0)
     assert affinity.share("a", "mine", "second") == pytest.approx(0.6, abs=0.05)
     assert affinity.share("b", "mine", "second") == 0.0
+
+
+def test_a_prompt_that_was_longer_than_guessed_takes_no_less_than_nothing() -> None:
+    replica = Replica(ReplicaSpec("a", 4, TRUE), 0)
+    estimates = Estimates([replica], OutputLengths())
+    call = Call("c", WorkflowCall("w", "kind", "stage"), 0.0, prompt_tokens=100, most_tokens=10)
+    for _ in range(50):
+        took = estimates.learn(call, replica, Usage(prompt_tokens=400, cached_tokens=360, completion_tokens=1))
+    assert took.path > 0 and took.work > 0
+    expected = estimates.at(call, replica, 10)
+    assert expected.cached == pytest.approx(0.9) and expected.prompt_per_token > 0
 
 
 def test_beside_an_answer_prompts_get_more_of_a_step_where_they_are_cheap() -> None:
