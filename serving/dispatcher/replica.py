@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -52,6 +53,20 @@ def pause_of(error: ServingError) -> float:
     if isinstance(error, QueueFullError):
         return _FULL_SECONDS
     return error.retry_after if isinstance(error, RemoteOverloadedError) else 0.0
+
+
+def without_content(error: ServingError) -> ServingError:
+    """Return an error of a call as others than its caller may hear of it.
+
+    A server may repeat in it what it was asked, or what it answered.
+    """
+    status = getattr(error, "status", None)
+    if status is None and not isinstance(error, RemoteProtocolError | ReplicaFailedError):
+        return error
+    told = copy.copy(error)
+    told.message = f"a call failed there with {error.code}" + ("." if status is None else f" and HTTP {status}.")
+    told.args = (told.message,)
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from agentsys.serving.dispatcher.errors import (
     ReplicasDownError,
 )
 from agentsys.serving.dispatcher.loops import TICK
-from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of
+from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of, without_content
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.openai_engine import RemoteOverloadedError
 from agentsys.serving.scheduling.calls import Call
@@ -55,7 +55,7 @@ class Watching:
     def blame(self, one: Replica, error: ServingError) -> None:
         """Count a failure, and take the replica out of use if that is enough."""
         one.failed += 1
-        one.error = error
+        one.error = without_content(error)
         if one.breaker.failed(self._clock(), fatal=is_fatal(error), pause=pause_of(error)):
             self._mark_down(one)
 

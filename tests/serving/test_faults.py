@@ -95,6 +95,8 @@ class ScriptedServer:
             self.salts.add(body["cache_salt"])
         if self.only_embeds or self.only_chats:
             return PlainTextResponse("this model continues no texts", 404)
+        if self.mode == "tells":
+            return PlainTextResponse(f"cannot answer {prompt}", 500)
         if (fault := self.fault()) is not None:
             return fault
         return StreamingResponse(self.stream(prompt), media_type="text/event-stream")
@@ -115,7 +117,7 @@ class ScriptedServer:
             while self.mode == "hangs":
                 await asyncio.sleep(0.02)
             if self.mode == "garbage" and index == 1:
-                yield 'data: {"choices": "none"}\n\n'
+                yield f"data: {json.dumps({'choices': prompt})}\n\n"
             if self.mode == "unfinished" and index == 2:
                 return
             yield f"data: {json.dumps({'choices': [{'text': word, 'index': 0}]})}\n\n"
@@ -249,6 +251,17 @@ async def test_without_another_replica_the_call_ends_with_the_fault_by_name(clus
         await asyncio.wait_for(text_of(dispatcher, "p"), 60)
     servers[0].mode = "well"
     await asyncio.wait_for(state_becomes(dispatcher, 0, "closed"), 30)
+
+
+@pytest.mark.parametrize("mode", ["garbage", "tells"])
+async def test_what_a_server_repeats_in_its_errors_is_told_to_its_caller_alone(cluster, mode: str) -> None:
+    health = HealthLimits(first_pause=60.0, longest_pause=60.0, attempts=3)
+    dispatcher, servers = cluster(1, health=health, limits=DispatchLimits(outage=0.1))
+    servers[0].mode = mode
+    with pytest.raises((RemoteProtocolError, RemoteUnavailableError), match="my secret"):
+        await asyncio.wait_for(text_of(dispatcher, "my secret"), 30)
+    error = dispatcher.replicas()[0].error
+    assert error is not None and "my secret" not in error and "AGS-04" in error
 
 
 async def test_with_all_replicas_down_calls_end_with_a_typed_error(cluster) -> None:
