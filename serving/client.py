@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
@@ -28,6 +29,8 @@ from agentsys.serving.requests import (
 )
 from agentsys.serving.residence import Residence, Resident
 from agentsys.serving.scheduling.workflows import WorkflowTable
+
+_FAILED_SECONDS = 10.0
 
 
 class ServingClient:
@@ -79,8 +82,10 @@ class ServingClient:
 
     @property
     def failed(self) -> frozenset[str]:
-        """Names whose engine could not be loaded the last time, or has failed since."""
-        return frozenset(self._models.failed)
+        """Names whose engine could not be loaded the last time, or has failed since, for ten seconds: only another call
+        can tell whether it still does."""
+        since = time.monotonic() - _FAILED_SECONDS
+        return frozenset(name for name, at in self._models.failed.items() if at > since)
 
     def audience_for(self, allowed: Readers, model: str | None = None) -> Readers:
         """Return who learns a prompt that only ``allowed`` may: behind all engines, or behind those it may go to."""
@@ -173,11 +178,11 @@ class ServingClient:
             async for chunk in stream:
                 observed.note(chunk)
                 yield chunk
-            self._models.failed.discard(name)
+            self._models.failed.pop(name, None)
         except ServingError as error:
             failed = True
             if isinstance(error, EngineClosedError | EngineFailedError | ReplicasDownError):
-                self._models.failed.add(name)
+                self._models.note_failed(name)
             raise
         finally:
             observed.end(failed=failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -39,9 +40,12 @@ class LoadedModels:
     def __init__(
         self, sources: Mapping[str, Engine | EngineFactory], residence: Residence, others: Collection[str] = ()
     ) -> None:
-        """``others`` are names that callers may use too, which errors tell."""
+        """``others`` are names that callers may use too, which errors tell.
+
+        ``failed`` has the models that could not be loaded, or failed, and when, in seconds of ``time.monotonic``.
+        """
         self.engines: dict[str, Engine] = {}
-        self.failed: set[str] = set()
+        self.failed: dict[str, float] = {}
         self._sources = dict(sources)
         self._others = others
         self._loading: dict[str, asyncio.Task[Engine]] = {}
@@ -102,11 +106,18 @@ class LoadedModels:
         with self._load_lock:
             if name not in self.engines:
                 source = self.source(name)
-                self.failed.add(name)
-                with self._residence.measured(name, source, memory_claims(source)):
-                    self.engines[name] = source if isinstance(source, Engine) else source()
-                self.failed.discard(name)
+                try:
+                    with self._residence.measured(name, source, memory_claims(source)):
+                        self.engines[name] = source if isinstance(source, Engine) else source()
+                except Exception:
+                    self.note_failed(name)
+                    raise
+                self.failed.pop(name, None)
             return self.engines[name]
+
+    def note_failed(self, name: str) -> None:
+        """Note that a model could not be loaded now, or failed."""
+        self.failed[name] = time.monotonic()
 
     async def close(self) -> None:
         """Close every engine, also those still loading."""
@@ -137,7 +148,7 @@ class LoadedModels:
         try:
             return memory_claims(self._sources[name])
         except Exception:
-            self.failed.add(name)
+            self.note_failed(name)
             raise
 
     async def _unload(self, names: Sequence[str]) -> None:

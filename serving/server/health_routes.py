@@ -45,7 +45,7 @@ def health_router(client: ServingClient, operation: Operation) -> APIRouter:
 
     @router.get("/ready", responses={503: {"model": Health}})
     async def ready() -> JSONResponse:
-        """Say whether the server takes requests: it does not drain, and its default model is or can be loaded."""
+        """Say whether the server takes requests: it does not drain, and its default model did not fail just now."""
         failed = client.models[0] in client.failed
         status = "draining" if operation.lifecycle.draining else "failed" if failed else "ok"
         return JSONResponse({"status": status}, 200 if status == "ok" else 503)

@@ -196,7 +196,7 @@ async def test_a_guess_that_cannot_be_loaded_fails_no_call_and_takes_no_memory(t
     with pytest.raises(EngineClosedError):
         await models._loading["a"]
     await asyncio.sleep(0)
-    assert models.failed == {"a"} and states(models) == ["not loaded", "not loaded"]
+    assert set(models.failed) == {"a"} and states(models) == ["not loaded", "not loaded"]
     assert models.resident("a").memory_bytes == 0
     models._look()
     assert not models._loading, "one guess is made for one call"

@@ -41,7 +41,7 @@ def test_it_lives_and_is_ready(server: tuple[str, Operation]) -> None:
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-def test_a_model_that_cannot_be_loaded_is_not_ready() -> None:
+def test_a_model_that_cannot_be_loaded_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     with operated(ScriptedEngine()) as (url, _):
         assert httpx.get(f"{url}/ready").status_code == 200
 
@@ -56,6 +56,9 @@ def test_a_model_that_cannot_be_loaded_is_not_ready() -> None:
         assert complete(url).status_code == 503
         assert httpx.get(f"{url}/ready").json() == {"status": "failed"}
         assert httpx.get(f"{url}/health").status_code == 200
+        # Whoever heeds that sends no calls any more, by which alone it could be seen that the model is well again.
+        monkeypatch.setattr("agentsys.serving.client._FAILED_SECONDS", 0.0)
+        assert httpx.get(f"{url}/ready").status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
