@@ -73,7 +73,10 @@ class ServerProcess:
         """Start the process and return its URL once it serves; blocks. Raises :class:`LaunchError`."""
         self._close_pipe()
         environment = {**os.environ, **self.spec.environment}
-        self._process = subprocess.Popen(self.spec.command, env=environment, stdout=subprocess.PIPE, text=True)
+        # A terminal's signals go to its whole foreground group, and the second signal ends a server at once.
+        self._process = subprocess.Popen(
+            self.spec.command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+        )
         assert self._process.stdout is not None
         told = ""
         for line in self._process.stdout:

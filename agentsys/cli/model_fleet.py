@@ -119,6 +119,9 @@ def _keep_running(fleet: LocalFleet | RayFleet, name: str, *, as_json: bool) -> 
     """Serve until a signal comes, which a program in the background may have been started to ignore."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    hangup = getattr(signal, "SIGHUP", None)  # the servers do not get the terminal's; nohup keeps it from this process
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, _interrupt)
     try:
         _tell(name, fleet.start(), as_json=as_json)
         while True:

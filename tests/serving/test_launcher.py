@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -54,6 +55,33 @@ def test_a_server_that_cannot_start_is_told_and_leaves_no_other_behind(tmp_path:
     with pytest.raises(LaunchError, match="status"):
         fleet.start()
     assert not any(process.alive for process in fleet.processes)
+
+
+def test_a_signal_of_the_terminal_reaches_a_server_once(tmp_path: Path) -> None:
+    """As Ctrl-C does, which goes to every process of the group; a server ends its answers at the second signal."""
+    told = tmp_path / "signals"
+    server = f"""
+import json, signal, sys, time
+def note(number, _):
+    with open({str(told)!r}, "a") as file:
+        print(signal.Signals(number).name, file=file)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, note)
+print(json.dumps({{"url": "http://127.0.0.1:7/v1"}}), flush=True)
+time.sleep(1)  # an answer under way
+"""
+    launcher = f"""
+import sys
+from agentsys.cli import model_fleet
+from agentsys.serving import launcher
+launcher._COMMAND = (sys.executable, "-c", {server!r})
+model_fleet._keep_running(launcher.LocalFleet([launcher.ServerSpec()]), "m", as_json=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, process_group=0) as running:
+        assert running.stdout is not None and b"{" in running.stdout.readline()
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(30) == 0
+    assert told.read_text().split() == ["SIGTERM"]
 
 
 def test_a_server_that_cannot_be_started_again_keeps_no_other_from_it(
