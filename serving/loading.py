@@ -12,6 +12,7 @@ from functools import partial
 from agentsys.errors import ServingError
 from agentsys.serving.device_memory import memory_claims, release_cached
 from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import EngineClosedError
 from agentsys.serving.residence import Residence, Resident
 
 EngineFactory = Callable[[], Engine]
@@ -131,6 +132,10 @@ class LoadedModels:
             await engine.close()
 
     def _bring(self, name: str) -> asyncio.Task[Engine]:
+        if self._closed:
+            raise EngineClosedError(
+                f"{name} is not loaded, and its client is closed.", remedy="Create the client again."
+            )
         if name not in self._loading:
             self._residence.coming(name)
             self._loading[name] = asyncio.create_task(self._load_with_room(name))

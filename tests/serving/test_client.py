@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from agentsys.serving.client import ServingClient
+from agentsys.serving.engine_errors import EngineClosedError
 from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.models import EngineOptions, engine_factory
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Message, SamplingParams
@@ -136,6 +137,31 @@ async def test_a_call_that_blocks_and_one_that_awaits_load_one_engine(make_engin
     await asyncio.gather(awaiting, blocking)
     assert len(engines) == 1
     await client.close()
+
+
+async def test_nothing_is_loaded_once_a_client_is_closed(make_engine) -> None:
+    started, go_on, made = threading.Event(), threading.Event(), []
+
+    def load() -> TorchEngine:
+        started.set()
+        go_on.wait(20)
+        made.append(make_engine())
+        return made[-1]
+
+    client = ServingClient({"a": load, "b": make_engine}, "a")
+    loading = asyncio.create_task(client.engine())
+    await asyncio.to_thread(started.wait, 20)
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    for model in ("b", "b"):
+        with pytest.raises(EngineClosedError):
+            await client.generate(GenerateRequest(PROMPT), model=model)
+        go_on.set()
+        await closing
+    await loading
+    with pytest.raises(EngineClosedError):
+        await anext(aiter(made[0].submit(GenerateRequest(PROMPT))))
+    assert client.stats() == {}
 
 
 async def test_a_load_that_failed_with_nobody_waiting_is_tried_again(make_engine, until) -> None:
