@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -20,9 +21,8 @@ def free_memory(device: str) -> int | None:
 
 def release_cached() -> None:
     """Give back to the GPU what closed engines left in torch's own store, so that other processes can have it."""
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # importing it takes seconds, and where nobody did nothing is in the store
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

@@ -92,10 +92,9 @@ class LoadedModels:
         if self._residence.open(name) or name in self._loading:
             raise ModelBusyError(f"{name!r} is answering {self._residence.open(name)} calls, or being loaded.")
         self._residence.rest(name)
-        engine = self._take(name)
-        if engine is not None:
-            await engine.close()
-        return engine is not None
+        loaded = name in self.engines
+        await self._unload([name] if loaded else [])
+        return loaded
 
     def resident(self, name: str) -> Resident:
         """Return how a model stands to this machine's memory."""

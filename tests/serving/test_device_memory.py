@@ -94,6 +94,16 @@ async def test_a_model_beside_which_there_is_no_room_is_refused_until_there_is(o
     await models.close()
 
 
+async def test_what_its_owner_unloads_other_processes_can_have(on_gpu, monkeypatch) -> None:
+    released: list[bool] = []
+    monkeypatch.setattr("agentsys.serving.loading.release_cached", lambda: released.append(True))
+    client = ServingClient({"a": on_gpu(cuda=500 * MIB)}, "a")
+    assert await client.unload("a") is False and not released
+    await client.engine()
+    assert await client.unload("a") is True and released
+    await client.close()
+
+
 async def test_what_can_never_fit_is_refused_and_unloads_nobody(on_gpu) -> None:
     sources = {"a": on_gpu(cuda=500 * MIB), "huge": on_gpu(cuda=901 * MIB)}
     models = LoadedModels(sources, Residence(DeviceBudgets(free=Gpu(1000 * MIB))))
