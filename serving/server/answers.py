@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from agentsys.serving.client import ServingClient
+from agentsys.serving.dispatcher.prompt_sizes import PromptSizes
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timings, TokenLogprobs, Usage
 from agentsys.serving.server.errors import AnswerAbortedError
 from agentsys.serving.server.limits import Ticket
@@ -48,9 +49,9 @@ async def chunks_of(
     async def pump(index: int, request: GenerateRequest) -> None:
         try:
             async with ticket.turn(request.urgency), aclosing(client.stream(request, model=model)) as chunks:
-                used = 0
+                used, prompt = 0, PromptSizes().tokens(request.prompt)
                 async for chunk in chunks:
-                    used = _count(ticket, chunk, used)
+                    used = _count(ticket, chunk, used, prompt)
                     outbox.put(index, chunk)
             outbox.close()
         except Exception as error:  # whatever it is, the reader must hear of it
@@ -76,9 +77,14 @@ def total_usage(answers: Sequence[Answer], choices: int) -> Usage:
     )
 
 
-def _count(ticket: Ticket, chunk: Chunk, used: int) -> int:
-    """Count what a chunk used against its tenant's minute; returns all that its call used so far."""
-    usage = chunk.usage
-    total = used + len(chunk.token_ids) if usage is None else usage.prompt_tokens + usage.completion_tokens
+def _count(ticket: Ticket, chunk: Chunk, used: int, prompt: int) -> int:
+    """Count what a chunk used against its tenant's minute; returns all that its call used so far.
+
+    Only the last chunk tells it. Until then, for a reader may leave, about ``prompt`` tokens count with the first.
+    """
+    if chunk.usage is None:
+        total = max(used, prompt) + (len(chunk.token_ids) or (1 if chunk.text else 0))
+    else:
+        total = (chunk.usage.prompt_tokens or prompt) + chunk.usage.completion_tokens
     ticket.use(total - used)
     return total

@@ -114,6 +114,17 @@ def test_calls_above_a_tenants_bounds_wait_or_are_refused_with_a_time(engine: Sc
         assert operation.admission.held == 0
 
 
+def test_the_prompt_of_a_stream_that_is_closed_early_counts(engine: ScriptedEngine, until: Until) -> None:
+    engine.go_on.clear()
+    with operated(engine, ServerLimits(tenant=TenantLimits(tokens_per_minute=100))) as (url, operation):
+        body = STREAM | {"prompt": "x" * 4000, "tenant": "a"}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body) as stream:
+            next(stream.iter_lines())
+        until(lambda: operation.lifecycle.under_way == 0)
+        assert complete(url, tenant="a").json()["error"]["code"] == "AGS-0727"
+        assert complete(url, tenant="b", max_tokens=1).status_code == 200
+
+
 def test_a_client_that_does_not_read_is_dropped_and_its_request_aborted(until: Until) -> None:
     engine = ScriptedEngine([b"x" * 400] * 900)
     with operated(engine, ServerLimits(read_seconds=0.3)) as (url, operation):
