@@ -23,6 +23,8 @@ class PrefixAffinity:
         share = cached_tokens / max(prompt_tokens, 1)
         known = self._shares.get(seen, share)
         self._shares[seen] = known + _WEIGHT * (share - known)
+        if len(self._shares) > _REMEMBERED:
+            del self._shares[next(iter(self._shares))]
         self._places[replica, workflow] = None
         self._places.move_to_end((replica, workflow))
         if len(self._places) > _REMEMBERED:

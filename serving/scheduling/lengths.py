@@ -11,6 +11,7 @@ from typing import Final
 _SHRINKAGE: Final = 4.0  # answers of all stages that one of the stage itself outweighs
 _NORMAL: Final = NormalDist()
 _LEAST_DEVIATION: Final = 0.05
+_MOST_STAGES: Final = 4096  # their names are the callers'
 
 
 @dataclass(slots=True)
@@ -40,6 +41,8 @@ class OutputLengths:
         value = math.log(max(tokens, 1))
         self._all.add(value)
         self._stages.setdefault(stage, _Logarithms()).add(value)
+        if len(self._stages) > _MOST_STAGES:
+            del self._stages[next(iter(self._stages))]
 
     def expected(self, stage: Hashable, most: int, generated: int = 0) -> float:
         """Return how long an answer of ``stage`` will be that has ``generated`` tokens so far and takes ``most``."""

@@ -18,6 +18,7 @@ START: Final = ""
 _END: Final = None
 _MEMORY: Final = 200.0  # instances: an older one counts for less than 1/e of a new one
 _UNSEEN_END: Final = 0.05
+_MOST_STAGES: Final = 256
 _STALE: Final = 0.02  # share of new observations after which the chain is solved anew
 
 
@@ -64,6 +65,7 @@ class StageHistory:
         self._stages: dict[str, _Stage] = {}
         self._left: dict[str, Demand] = {}
         self._seen = self._solved_at = 0
+        self._latest = START
         for stage, following in (edges or {}).items():
             for name in following:
                 self._follow(stage, name)
@@ -94,7 +96,16 @@ class StageHistory:
         return self._left.get(stage, Demand())
 
     def _stage(self, name: str) -> _Stage:
-        return self._stages.setdefault(name, _Stage())
+        known = self._stages.setdefault(name, _Stage())
+        if len(self._stages) > _MOST_STAGES:
+            # Names are the callers', who may give each call its own; solving takes their third power.
+            oldest = next(one for one in self._stages if one not in (name, self._latest))
+            del self._stages[oldest]
+            for stage in self._stages.values():
+                stage.next.pop(oldest, None)
+                stage.gaps.pop(oldest, None)
+        self._latest = name
+        return known
 
     def _follow(self, stage: str, following: str | None) -> None:
         self._stage(stage).follow(following)

@@ -17,6 +17,8 @@ from agentsys.serving.scheduling.stages import START, Demand, StageHistory
 _LONGEST_GAP: Final = 120.0
 """Seconds without a call after which a workflow that did not say so counts as ended."""
 
+_MOST_KINDS: Final = 1024  # their names are the callers'
+
 _LEAST_TIME: Final = 3.0  # of the remaining path, that a postponed workflow is given
 
 
@@ -160,4 +162,9 @@ class WorkflowTable:
                 self._history(workflow.kind).followed(workflow.stage, None, 0.0)
 
     def _history(self, kind: str) -> StageHistory:
-        return self._kinds.setdefault(kind, StageHistory())
+        known = self._kinds.get(kind)
+        if known is None:
+            known = self._kinds[kind] = StageHistory()
+            if len(self._kinds) > _MOST_KINDS:
+                del self._kinds[next(iter(self._kinds))]
+        return known

@@ -113,6 +113,22 @@ def test_a_loop_that_ended_once_and_long_ago_has_an_end() -> None:
     assert 1.0 <= history.left("act").path < 1e4
 
 
+def test_names_that_never_come_again_take_no_memory_for_ever() -> None:
+    table, lengths, affinity = WorkflowTable(), OutputLengths(), PrefixAffinity()
+    for number in range(5000):
+        name = f"n{number}"
+        for place in (WorkflowCall("long", "kind", name), WorkflowCall(name, name, "stage")):
+            workflow = table.begin_call(name, place, Demand(), 0.0)
+            table.end_call(workflow, name, Demand(1.0, 1.0), 1.0)
+        table.end(name, 1.0)
+        lengths.add(name, 5)
+        affinity.ran("a", "w", name, 100, 50)
+    assert table.after(table.begin_call("c", WorkflowCall("long", "kind", "n4999"), Demand(), 2.0)).path >= 0
+    history = table._kinds["kind"]
+    assert len(history._stages) <= 256 and all(len(one.next) <= 257 for one in history._stages.values())
+    assert len(table._kinds) <= 1024 and len(lengths._stages) <= 4096 and len(affinity._shares) <= 4096
+
+
 def test_a_fan_out_is_one_stage_whose_path_is_its_longest_call() -> None:
     table = WorkflowTable()
     for number in range(20):
