@@ -138,12 +138,32 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class GenerationBody(PlaceFields):
-    """What both kinds of completion understand. ``cache_salt`` names who shares cached prefixes with the request."""
+class RequestBody(PlaceFields):
+    """What every request understands. ``cache_salt`` names who shares cached prefixes with it. A field that is null is
+    one that was left out: some clients send all fields that they know."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str | None = None
+    cache_salt: Salt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, body: object) -> object:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half of a surrogate pair, which is no character") from error
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+    def check_fields(self) -> None:
+        """Raise :class:`UnsupportedFieldError` for a field that would change the answer, such as ``dimensions``."""
+        check_extra(self)
+
+
+class GenerationBody(RequestBody):
+    """What both kinds of completion understand."""
+
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, le=MOST_CHOICES)
@@ -157,20 +177,6 @@ class GenerationBody(PlaceFields):
     logit_bias: dict[TokenId, Bias] | None = None
     ignore_eos: bool = False
     structured_outputs: StructuredOutputs | None = None
-    cache_salt: Salt | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_text(cls, body: object) -> object:
-        try:
-            json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("a text holds half of a surrogate pair, which is no character") from error
-        return body
-
-    def check_fields(self) -> None:
-        """Raise :class:`UnsupportedFieldError` for a field that would change the answer and that no engine has."""
-        check_extra(self)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -224,19 +230,11 @@ class CompletionBody(GenerationBody):
         return self
 
 
-class EmbeddingBody(PlaceFields):
+class EmbeddingBody(RequestBody):
     """The body of ``POST /v1/embeddings``; ``input`` is text, token ids, or a list of either."""
 
-    model_config = ConfigDict(extra="allow")
-
-    model: str | None = None
     input: str | list[int] | list[str] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
-    cache_salt: Salt | None = None
-
-    def check_fields(self) -> None:
-        """Raise :class:`UnsupportedFieldError` for a field that would change the vectors, such as ``dimensions``."""
-        check_extra(self)
 
 
 def check_extra(body: BaseModel) -> None:

@@ -198,6 +198,17 @@ def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: 
         assert (response.status_code, response.json()["error"]["code"]) == (400, "AGS-0720")
 
 
+def test_fields_that_are_null_are_fields_left_out(url: str) -> None:
+    fields = dict.fromkeys(("n", "stream", "stop", "max_tokens", "logit_bias", "ignore_eos", "user", "tools"))
+    answer = httpx.post(f"{url}/chat/completions", json={"messages": MESSAGES, **fields}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    answer = httpx.post(f"{url}/embeddings", json={"input": "x", "encoding_format": None, "user": None}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    half, json_type = b'{"input": "\\ud800"}', {"Content-Type": "application/json"}
+    answer = httpx.post(f"{url}/embeddings", content=half, headers=json_type, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "AGS-0720")
+
+
 def test_neutral_values_and_fields_without_effect_are_taken(client: openai.OpenAI) -> None:
     chat(client, logprobs=False, presence_penalty=0, logit_bias={}, user="ann", store=False, parallel_tool_calls=True)
 
