@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from agentsys.errors import AgentsysError
 from agentsys.serving.client import ServingClient
 from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.requests import GenerateRequest
 from agentsys.serving.server.embeddings import embed
-from agentsys.serving.server.errors import error_body, headers_of, of_validation, status_of
+from agentsys.serving.server.errors import InvalidRequestError, error_body, headers_of, of_validation, status_of
 from agentsys.serving.server.formats import AnswerFormat, ChatFormat, Json, TextFormat, usage_body, whole_body
 from agentsys.serving.server.metrics import HttpMetrics
 from agentsys.serving.server.operation import Exchange, Operation
@@ -192,6 +194,11 @@ def shaped_route(metrics: HttpMetrics) -> type[APIRoute]:
                     error: AgentsysError = of_validation(invalid)
                 except AgentsysError as failed:
                     error = failed
+                except HTTPException as refused:
+                    if refused.status_code != HTTPStatus.BAD_REQUEST:
+                        raise
+                    # What FastAPI makes of a body that is no text.
+                    error = InvalidRequestError(f"body: {refused.detail}.", param="body")
                 metrics.errors.labels(error.code).inc()
                 return JSONResponse(error_body(error), status_code=status_of(error), headers=headers_of(error))
 

@@ -193,7 +193,13 @@ def test_penalties_and_biases_shape_the_answer(client: openai.OpenAI, stream: bo
 def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.NotFoundError):
         chat(client, model="other")
-    for content in (b"{", b"[]", b'{"messages": [{"role": "user", "content": "\\ud800"}]}'):
+    for content in (
+        b"{",
+        b"[]",
+        b'{"model": "\xff"}',
+        b"[" * 100_000,
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    ):
         response = httpx.post(f"{url}/chat/completions", content=content, headers={"Content-Type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (400, "AGS-0720")
 
