@@ -63,7 +63,7 @@ class Reports(Protocol):
         """The answer is complete."""
 
     def lost(self, answering: Answering, copy: Copy, error: ServingError) -> None:
-        """The copy ended with an error."""
+        """The copy ended with an error; nothing if it is not wanted any more."""
 
 
 class Answering:
@@ -173,8 +173,7 @@ class Answering:
         except Exception as failure:  # whatever it is, the caller must not wait for ever
             error = ReplicaFailedError(f"{copy.replica.name} raised {failure!r}.")
             error.__cause__ = failure
-        if self.copies.get(copy.replica.name) is copy:
-            self._reports.lost(self, copy, error)
+        self._reports.lost(self, copy, error)
 
     def _take(self, copy: Copy, chunk: Chunk) -> bool:
         """Pass on a piece of the answer; returns whether more is wanted of this copy."""

@@ -351,6 +351,8 @@ class Dispatcher:
         self._wakes.soon()
 
     def lost(self, answering: Answering, copy: Copy, error: ServingError) -> None:
+        if answering.copies.get(copy.replica.name) is not copy:
+            return  # it ended, or was dropped, while this was on its way to its loop
         self._drop(answering, copy)
         if isinstance(error, AnswerInterruptedError) or not blames_replica(error):
             self._fail(answering, error)

@@ -8,7 +8,7 @@ import pytest
 
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
-from agentsys.serving.dispatcher.errors import DispatcherClosedError
+from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaHangsError
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import DuplicateRequestError, RequestTooLongError
@@ -201,6 +201,20 @@ async def test_a_moved_deadline_is_told_of_each_call_of_the_workflow(start, monk
     assert sorted(told) == ["c0", "c1", "c2"]
     for stream in streams:
         await stream.aclose()
+
+
+async def test_a_call_that_ends_before_another_loop_says_that_it_hangs_blames_nobody(start) -> None:
+    dispatcher, name = start(), "r"
+    stream = dispatcher.submit(request(request_id=name, max_tokens=20))
+    await anext(stream)
+    answering = dispatcher._calls[name]
+    copy = answering.copies["r0"]
+    while copy.replica.in_flight:
+        await asyncio.sleep(0)
+    answering.on_loop(dispatcher.lost, answering, copy, ReplicaHangsError("r0 hangs"))
+    assert [chunk async for chunk in stream][-1].finish_reason is FinishReason.LENGTH
+    (view,) = dispatcher.replicas()
+    assert (view.state, view.failed, view.in_flight) == ("closed", 0, 0)
 
 
 async def test_closing_ends_every_stream_with_a_typed_error(start) -> None:
