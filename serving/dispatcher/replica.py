@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
-from agentsys.errors import ServingError
+from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import Breaker, CircuitBreaker, HealthLimits, Silence
 from agentsys.serving.engine import Engine
@@ -146,14 +146,25 @@ class Replica:
     def connect(self, in_place_of: Engine | None = None) -> None:
         """Make the engine, if it is still ``in_place_of`` what it is to replace; blocks.
 
-        Raises what its source raises, and :class:`DispatcherClosedError` once it was retired.
+        Raises our own errors that its source raises, :class:`ReplicaFailedError` for any other, and
+        :class:`DispatcherClosedError` once it was retired.
         """
         with self._making:
             if self._retired:
                 raise DispatcherClosedError(f"{self.name} is not needed any more.")
             if self.engine is in_place_of:
-                source = self.source.engine
-                self.engine = source if isinstance(source, Engine) else source()
+                self.engine = self._make()
+
+    def _make(self) -> Engine:
+        source = self.source.engine
+        if isinstance(source, Engine):
+            return source
+        try:
+            return source()
+        except AgentsysError:
+            raise
+        except Exception as error:  # out of memory, say; the other replicas work nevertheless
+            raise ReplicaFailedError(f"{self.name} cannot be loaded: {error!r}.") from error
 
     def retire(self) -> Engine | None:
         """Make no more engines, and return the last one, which may be about to be made; blocks that long."""

@@ -8,7 +8,7 @@ import pytest
 
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
-from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaHangsError
+from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import DuplicateRequestError, RequestTooLongError
@@ -215,6 +215,20 @@ async def test_a_call_that_ends_before_another_loop_says_that_it_hangs_blames_no
     assert [chunk async for chunk in stream][-1].finish_reason is FinishReason.LENGTH
     (view,) = dispatcher.replicas()
     assert (view.state, view.failed, view.in_flight) == ("closed", 0, 0)
+
+
+async def test_a_replica_that_cannot_be_loaded_keeps_no_other_from_answering(start) -> None:
+    working = next(iter(start()._replicas.values())).source.engine
+
+    def fail() -> Engine:
+        raise RuntimeError("out of memory")
+
+    dispatcher = Dispatcher([ReplicaSource("broken", fail), ReplicaSource("r0", working)])
+    assert (await collect(dispatcher, request()))[-1].finish_reason is FinishReason.LENGTH
+    assert "out of memory" in str(dispatcher.replicas()[0].error)
+    with pytest.raises(ReplicaFailedError, match="out of memory"):
+        Dispatcher([ReplicaSource("broken", fail)])
+    await dispatcher.close()
 
 
 async def test_closing_ends_every_stream_with_a_typed_error(start) -> None:
