@@ -21,6 +21,8 @@ from agentsys.serving.scheduling.calls import Call
 from agentsys.serving.scheduling.step_time import Iteration
 
 _CLOSING_SECONDS = 1.0
+_LEAST_TOKENS = 8
+_LEAST_STEP_SECONDS = 5e-4
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +47,10 @@ class Copy:
         batch, context = max(self.replica.in_flight, 1), usage.prompt_tokens + usage.completion_tokens // 2
         computed = max(usage.prompt_tokens - usage.cached_tokens, 1)
         steps = [Iteration(computed, batch - 1, batch * context, first - self.started_at)]
-        if self.tokens > 1:
-            steps.append(Iteration(0, batch, batch * context, (now - first) / (self.tokens - 1)))
+        # Tokens that were read together, as of short answers on a busy loop, say nothing of the steps between them.
+        each = (now - first) / max(self.tokens - 1, 1)
+        if self.tokens >= _LEAST_TOKENS and each >= _LEAST_STEP_SECONDS:
+            steps.append(Iteration(0, batch, batch * context, each))
         return steps
 
 
