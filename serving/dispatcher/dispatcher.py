@@ -317,7 +317,7 @@ class Dispatcher:
         if copy is not None:
             one.in_flight += 1
             one.unseen += copy.prompt_tokens
-            one.silence.busy(now())
+            one.silence.busy(time.monotonic())
 
     def _move(self, answering: Answering, source: Replica, target: Replica, urgency: float) -> None:
         if source.name in answering.copies:
@@ -332,7 +332,7 @@ class Dispatcher:
 
     def progressed(self, answering: Answering, copy: Copy, *, first: bool) -> None:
         one = copy.replica
-        one.silence.sign(now())
+        one.silence.sign(time.monotonic())
         if first:
             one.unseen -= copy.prompt_tokens
         with self._lock:
@@ -341,7 +341,7 @@ class Dispatcher:
     def ended(self, answering: Answering, copy: Copy, usage: Usage) -> None:
         one = copy.replica
         one.note_answer()
-        one.silence.sign(now())
+        one.silence.sign(time.monotonic())
         self._sizes.learn(answering.request.prompt, usage.prompt_tokens)
         with self._lock:
             self._core.ended(answering.request.request_id, one.name, usage, now())
@@ -368,12 +368,20 @@ class Dispatcher:
         self._wakes.soon()
 
 
-_STARTED_AT = time.time() - time.monotonic()
+_LEAP_SECONDS = 1.0
+_ahead_of_steady = time.time() - time.monotonic()
 
 
 def now() -> float:
-    """Return unix seconds that never go back while the process lives."""
-    return _STARTED_AT + time.monotonic()
+    """Return unix seconds that never go back while the process lives.
+
+    They go forward with the clock by which deadlines are given: after a machine slept, or its clock was set.
+    """
+    global _ahead_of_steady
+    steady, ahead = time.monotonic(), time.time() - time.monotonic()
+    if ahead > _ahead_of_steady + _LEAP_SECONDS:
+        _ahead_of_steady = ahead
+    return _ahead_of_steady + steady
 
 
 def _connect(replicas: Sequence[Replica]) -> None:

@@ -189,7 +189,10 @@ class Replica:
         )
 
     def hangs(self, now: float, *, alone: bool) -> bool:
-        """Whether it has been busy and silent for too long; steps of its engine are signs of life too."""
+        """Whether it has been busy and silent for too long; steps of its engine are signs of life too.
+
+        ``now`` is of a clock that does not leap: while a machine sleeps nobody is silent.
+        """
         if not self.in_flight:
             self.silence.idle()
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from agentsys.errors import ServingError
@@ -24,7 +25,7 @@ from agentsys.serving.scheduling.dispatch import DispatchCore
 
 
 class Watching:
-    """The health of a dispatcher's replicas. ``clock`` returns seconds that never go back."""
+    """The health of a dispatcher's replicas. ``clock`` returns seconds that never go back, and may leap forward."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Watching:
         for one in self._replicas.values():
             self._observe(one)
             alone = not any(other.up for other in self._replicas.values() if other is not one)
-            if one.up and one.hangs(now, alone=alone):
+            if one.up and one.hangs(time.monotonic(), alone=alone):
                 hanging.append(one)
             if not one.dead and one.breaker.begin_probe(now):
                 task = asyncio.get_running_loop().create_task(self._probe(one))

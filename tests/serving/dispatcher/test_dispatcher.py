@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -154,8 +155,6 @@ async def test_the_most_urgent_waiting_call_starts_first(start) -> None:
         await collect(dispatcher, request([hash(name) % 200 + 20], max_tokens=3, request_id=name, call=place))
         order.append(name)
 
-    import time
-
     base = time.time() + 1000
     holder = dispatcher.submit(request(max_tokens=40))
     await anext(holder)
@@ -188,6 +187,29 @@ async def test_calls_are_served_by_the_urgency_that_they_name(start) -> None:
         await asyncio.sleep(0.005)
     await asyncio.gather(*waiting)
     assert order == ["first", "second", "third"]
+
+
+async def test_deadlines_hold_after_the_machine_slept(start, monkeypatch) -> None:
+    dispatcher = start(slots=1, limits=DispatchLimits(overcommit=1.0))
+    order: list[str] = []
+
+    async def ask(name: str, **where) -> None:
+        await collect(dispatcher, request([hash(name) % 200 + 20], max_tokens=2, request_id=name, **where))
+        order.append(name)
+
+    monkeypatch.setattr("agentsys.serving.dispatcher.dispatcher._ahead_of_steady", time.time() - time.monotonic())
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 8 * 3600)  # the monotonic clock stood still meanwhile
+    holder = dispatcher.submit(request(max_tokens=60))
+    await anext(holder)
+    urgent = WorkflowCall("w", "kind", "stage", deadline=time.time() + 30, arrived=time.time())
+    waiting = [asyncio.create_task(one) for one in (ask("no hurry"), ask("soon", call=urgent))]
+    while len(dispatcher.queue()) < 3:
+        await asyncio.sleep(0)
+    async for _ in holder:
+        pass
+    await asyncio.gather(*waiting)
+    assert order == ["soon", "no hurry"]
 
 
 async def test_a_moved_deadline_is_told_of_each_call_of_the_workflow(start, monkeypatch) -> None:
