@@ -186,8 +186,7 @@ class OpenAIEngine:
         finally:
             self._aborts.pop(request.request_id, None)
             pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pump
+            await asyncio.gather(pump, return_exceptions=True)  # which keeps no cancellation from the reader
 
     def abort(self, request_id: str) -> None:
         abort = self._aborts.get(request_id)

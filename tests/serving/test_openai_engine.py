@@ -487,6 +487,32 @@ async def test_abort_ends_the_stream_and_closing_drops_the_connection(server, un
     engine.rekey("r", 1.0)
 
 
+async def test_a_reader_that_is_cancelled_while_it_closes_its_stream_is_cancelled(server, monkeypatch) -> None:
+    async def pump(self, post, events, room) -> None:
+        events.put_nowait(Chunk("a"))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.2)  # as a connection may take to close
+
+    monkeypatch.setattr(OpenAIEngine, "_pump", pump)
+    closing = asyncio.Event()
+
+    async def read() -> None:
+        stream = connect(server).submit(chat())
+        await anext(stream)
+        closing.set()
+        await stream.aclose()
+        await asyncio.sleep(60)
+
+    reading = asyncio.create_task(read())
+    await closing.wait()
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(reading), 5)
+
+
 async def test_a_closed_engine_refuses(server) -> None:
     engine = connect(server)
     await engine.close()
