@@ -195,31 +195,31 @@ class ServingClient:
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it runs."""
-        for engine in self._models.engines.values():
+        for engine in self._models.snapshot().values():
             engine.abort(request_id)
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Change κ of a request wherever it waits or runs."""
-        for name, engine in self._models.engines.items():
+        for name, engine in self._models.snapshot().items():
             engine.rekey(request_id, urgency)
             self._records[name].rekey(request_id, urgency)
 
     def workflow_ended(self, workflow: str) -> None:
         """Note that a workflow makes no more calls."""
-        for engine in self._models.engines.values():
+        for engine in self._models.snapshot().values():
             ended = getattr(engine, "workflow_ended", None)
             if callable(ended):
                 ended(workflow)
 
     def stats(self) -> dict[str, EngineStats]:
         """Return the load of every engine that is loaded, by name."""
-        return {name: engine.stats() for name, engine in self._models.engines.items()}
+        return {name: engine.stats() for name, engine in self._models.snapshot().items()}
 
     def observe(self) -> dict[str, EngineView]:
         """Return what is known of every loaded engine's requests, by name."""
         return {
             name: self._records[name].view(engine.stats(), engine.queue())
-            for name, engine in self._models.engines.items()
+            for name, engine in self._models.snapshot().items()
         }
 
     async def close(self) -> None:

@@ -96,6 +96,10 @@ class LoadedModels:
         await self._unload([name] if loaded else [])
         return loaded
 
+    def snapshot(self) -> dict[str, Engine]:
+        """Return the engines that are loaded; a thread may add one while they are gone through."""
+        return dict(self.engines)
+
     def resident(self, name: str) -> Resident:
         """Return how a model stands to this machine's memory."""
         return self._residence.view(name, self.engines.get(name))

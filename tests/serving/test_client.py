@@ -139,6 +139,20 @@ async def test_a_call_that_blocks_and_one_that_awaits_load_one_engine(make_engin
     await client.close()
 
 
+async def test_engines_are_asked_while_another_is_loaded(make_engine) -> None:
+    client = ServingClient({"a": make_engine, "b": make_engine}, "a")
+    engine = await client.engine()
+    stats = engine.stats
+
+    def slow_stats():
+        client.capabilities("b")  # as a thread does at any moment
+        return stats()
+
+    engine.stats = slow_stats
+    assert set(client.stats()) == {"a"} and set(client.observe()) == {"a", "b"}
+    await client.close()
+
+
 async def test_nothing_is_loaded_once_a_client_is_closed(make_engine) -> None:
     started, go_on, made = threading.Event(), threading.Event(), []
 
