@@ -68,7 +68,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
         app = EdgeMiddleware(
             serving_app(client, operation),
             principals=principals(OWNER, server.token, {}),
-            hosts=(server.host, *server.hosts),
+            hosts=(_in_urls(server.host), *server.hosts),
             origins=server.origins,
             open_paths=OPEN_PATHS,
         )
@@ -91,12 +91,17 @@ def _pull(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
-    url = f"http://{settings.server.host}:{listener.getsockname()[1]}/v1"
+    url = f"http://{_in_urls(settings.server.host)}:{listener.getsockname()[1]}/v1"
     if as_json:
         print_json({"url": url, "model": settings.model.name})
     else:
         out.print(f"serving {settings.model.name} at {url}", highlight=False)
     sys.stdout.flush()  # whoever started this waits for the line
+
+
+def _in_urls(host: str) -> str:
+    """Return an address as URLs and ``Host`` headers have it: one of IPv6 in brackets."""
+    return f"[{host.strip('[]')}]" if ":" in host else host
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,8 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
+
+from tests.serving.server.scripted import ScriptedEngine, operated
 
 COMMAND = [sys.executable, "-c", "from agentsys.cli.app import main; main()", "models", "serve", "--json"]
 TOKEN = "a-token-of-some-length"
@@ -51,6 +54,21 @@ def test_the_official_client_talks_to_it_with_the_token_and_not_without(server: 
         assert "Paris" in answer.choices[0].message.content
     with openai.OpenAI(base_url=server, api_key="wrong") as client, pytest.raises(openai.AuthenticationError):
         client.models.list()
+
+
+def test_it_is_reached_at_an_address_of_ipv6() -> None:
+    with operated(ScriptedEngine()) as (behind, _):
+        command = [*COMMAND, "--port", "0", "--host", "::1", "--model", f"{behind}/v1#scripted"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                lines = ""
+                while not lines.rstrip().endswith("}"):
+                    line = process.stdout.readline()
+                    assert line, process.stderr.read()
+                    lines += line
+                assert httpx.get(json.loads(lines)["url"] + "/models", timeout=20).status_code == 200
+            finally:
+                process.terminate()
 
 
 def test_it_refuses_to_be_reached_from_other_machines_without_a_token() -> None:
