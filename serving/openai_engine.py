@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +27,7 @@ from agentsys.serving.openai_format import (
     event_lines,
     parse_embeddings,
     parse_event,
+    seconds_to_wait,
 )
 from agentsys.serving.openai_logprobs import LogprobsWithheldError, wanted_alternatives
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest, Timings, Usage
@@ -39,8 +37,6 @@ from agentsys.serving.tokenizer import PromptError
 _OVERLOADED = frozenset({429, 503})
 _FAILED = 500
 _MOST_UNREAD = 256  # pieces of an answer; beyond them the connection is not read, and the server waits
-_LONGEST_PAUSE_SECONDS = 20.0
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -75,8 +71,12 @@ class RemoteRefusedError(ServingError):
 
 def audience_of_url(url: str) -> Readers:
     """Return who learns what is sent to ``url``: ``model-server:HOST``, or nobody beside this machine."""
-    host = urlsplit(url).hostname
-    return NOBODY if host in _LOOPBACK else Readers.of(f"model-server:{host}")
+    return NOBODY if _is_here(url) else Readers.of(f"model-server:{urlsplit(url).hostname}")
+
+
+def _is_here(url: str) -> bool:
+    """Whether a server is on this machine: a proxy that the environment names must not learn what is sent to it."""
+    return urlsplit(url).hostname in _LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +268,8 @@ class OpenAIEngine:
             events.put_nowait(error)
 
     def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(verify=self._certificates, timeout=self._timeout)
+        proxied = not _is_here(self._base_url)
+        return httpx.AsyncClient(verify=self._certificates, timeout=self._timeout, trust_env=proxied)
 
     @contextlib.contextmanager
     def _faults_told(self) -> Iterator[None]:
@@ -304,7 +305,7 @@ class OpenAIEngine:
                 await response.aread()
                 if not _may_be_retried(response.status_code) or attempt == self._attempts:
                     raise _refusal(self._base_url, response)
-                pause = _retry_after(response, pause)
+                pause = seconds_to_wait(response.headers, pause)
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -354,7 +355,8 @@ class OpenAIEngine:
 
 def _list_models(base_url: str, headers: dict[str, str], timeout: float) -> list[dict[str, Any]]:
     try:
-        response = httpx.get(f"{base_url}/models", headers=headers, timeout=min(timeout, 15.0))
+        seconds, proxied = min(timeout, 15.0), not _is_here(base_url)
+        response = httpx.get(f"{base_url}/models", headers=headers, timeout=seconds, trust_env=proxied)
     except httpx.HTTPError as error:
         message = f"{base_url} cannot be reached: {error or type(error).__name__}."
         raise RemoteUnavailableError(message) from error
@@ -372,23 +374,13 @@ def _refusal(base_url: str, response: httpx.Response) -> ServingError:
     message = f"{base_url} answered HTTP {response.status_code}: {response.text.strip()[:300]}."
     status = response.status_code
     if status in _OVERLOADED:
-        return RemoteOverloadedError(message, status=status, retry_after=_retry_after(response, 1.0))
+        return RemoteOverloadedError(message, status=status, retry_after=seconds_to_wait(response.headers, 1.0))
     return RemoteUnavailableError(message, status=status) if _may_be_retried(status) else RemoteRefusedError(message)
 
 
 def _may_be_retried(status: int) -> bool:
     # Gateways have numbers of their own above 504 for servers that they cannot reach.
     return status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS) or status >= _FAILED
-
-
-def _retry_after(response: httpx.Response, pause: float) -> float:
-    header = response.headers.get("retry-after", "")
-    if _SECONDS.fullmatch(header):
-        pause = float(header)
-    else:
-        with contextlib.suppress(ValueError, TypeError):  # it is no date, or one without a zone
-            pause = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-    return min(max(pause, 0.0), _LONGEST_PAUSE_SECONDS)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from agentsys.errors import ServingError
@@ -28,6 +32,8 @@ _MILLISECONDS = 1000
 MOST_INPUTS = 2048
 """Texts that one request for embeddings may hold: OpenAI's bound."""
 _EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
+_LONGEST_PAUSE_SECONDS = 20.0
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _LARGEST_PRIORITY = 2**53 - 1  # the integers that every JSON reader keeps exactly
 
 
@@ -159,6 +165,17 @@ def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:
         )
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
+
+
+def seconds_to_wait(headers: Mapping[str, str], pause: float) -> float:
+    """Return after how many seconds a server asked to be tried again, 20 at most; ``pause`` if it did not say."""
+    header = headers.get("retry-after", "")
+    if _SECONDS.fullmatch(header):
+        pause = float(header)
+    else:
+        with contextlib.suppress(ValueError, TypeError):  # it is no date, or one without a zone
+            pause = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+    return min(max(pause, 0.0), _LONGEST_PAUSE_SECONDS)
 
 
 def embedding_bodies(request: EmbedRequest, capabilities: Capabilities) -> list[tuple[list[int], dict[str, Any]]]:

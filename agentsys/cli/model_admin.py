@@ -26,7 +26,9 @@ def ask_server(method: str, url: str, token: str | None, path: str, model: str |
     params = {} if model is None else {"model": model}
     try:
         # Loading a model may take minutes.
-        response = httpx.request(method, f"{base}/admin/models{path}", headers=headers, params=params, timeout=600)
+        response = httpx.request(
+            method, f"{base}/admin/models{path}", headers=headers, params=params, timeout=600, trust_env=False
+        )
     except httpx.HTTPError as error:
         raise ModelServerError(f"{base} cannot be reached: {error or type(error).__name__}.") from error
     if response.is_error:

@@ -487,6 +487,14 @@ async def test_abort_ends_the_stream_and_closing_drops_the_connection(server, un
     engine.rekey("r", 1.0)
 
 
+async def test_what_is_sent_to_this_machine_goes_through_no_proxy(server, monkeypatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert (await collect(connect(server), chat()))[-1].finish_reason is FinishReason.STOP
+
+
 async def test_a_reader_that_is_cancelled_while_it_closes_its_stream_is_cancelled(server, monkeypatch) -> None:
     async def pump(self, post, events, room) -> None:
         events.put_nowait(Chunk("a"))
