@@ -32,6 +32,7 @@ _MILLISECONDS = 1000
 MOST_INPUTS = 2048
 """Texts that one request for embeddings may hold: OpenAI's bound."""
 _EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
+_BROKEN_OFF = frozenset({"abort", "error"})  # vLLM's, of answers that are not whole
 _LONGEST_PAUSE_SECONDS = 20.0
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _LARGEST_PRIORITY = 2**53 - 1  # the integers that every JSON reader keeps exactly
@@ -253,6 +254,8 @@ def _constraint(constraint: Constraint, capabilities: Capabilities, *, chat: boo
 def _finish_reason(reason: str | None) -> FinishReason | None:
     if reason is None:
         return None
+    if reason in _BROKEN_OFF:
+        raise RemoteProtocolError(f"the server broke its answer off: its finish reason is {reason!r}.")
     return FinishReason.LENGTH if reason == "length" else FinishReason.STOP
 
 

@@ -419,6 +419,8 @@ async def test_every_failure_of_a_server_is_one_and_no_refusal(server, status: i
         ["<html>login</html>\n"],
         ['data: {"error": {"message": "out of memory"}}\n\n'],
         events("cut", reason=None)[:1],
+        events("cut", reason="abort"),
+        events("cut", reason="error"),
     ],
 )
 async def test_malformed_answers_are_named(server, lines) -> None:
