@@ -7,6 +7,10 @@ replica instead of tokens: a tenant that comes back from idleness starts level w
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
+
+_REMEMBERED: Final = 4096
+"""Tenants without calls, the latest, of whom it is known what they have had."""
 
 
 class TenantShares:
@@ -20,7 +24,7 @@ class TenantShares:
         """Note a call of a tenant."""
         if not self._open[tenant]:
             least = min((self._served[name] for name, count in self._open.items() if count), default=0.0)
-            self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+            self._served[tenant] = max(self._served.pop(tenant, 0.0), least)
         self._open[tenant] += 1
 
     def end(self, tenant: str) -> None:
@@ -30,6 +34,8 @@ class TenantShares:
             del self._open[tenant]
             if not self._open:
                 self._served.clear()
+            elif len(self._served) > _REMEMBERED + len(self._open):
+                del self._served[next(name for name in self._served if name not in self._open)]
 
     def serve(self, tenant: str, seconds: float) -> None:
         """Count service."""

@@ -13,6 +13,7 @@ from agentsys.serving.requests import Usage, WorkflowCall
 from agentsys.serving.scheduling.affinity import PrefixAffinity
 from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.estimates import Estimates
+from agentsys.serving.scheduling.fairness import TenantShares
 from agentsys.serving.scheduling.lengths import OutputLengths
 from agentsys.serving.scheduling.replicas import Replica
 from agentsys.serving.scheduling.stages import START, Demand, StageHistory
@@ -127,6 +128,18 @@ def test_names_that_never_come_again_take_no_memory_for_ever() -> None:
     history = table._kinds["kind"]
     assert len(history._stages) <= 256 and all(len(one.next) <= 257 for one in history._stages.values())
     assert len(table._kinds) <= 1024 and len(lengths._stages) <= 4096 and len(affinity._shares) <= 4096
+
+
+def test_tenants_that_come_once_are_forgotten_though_the_engines_are_never_idle() -> None:
+    shares = TenantShares()
+    shares.begin("busy")
+    for number in range(10_000):
+        shares.begin(f"t{number}")
+        shares.serve(f"t{number}", 1.0)
+        shares.end(f"t{number}")
+    assert len(shares._served) < 4200
+    shares.begin("t9999")
+    assert shares.lead("t9999") == 1.0
 
 
 def test_a_fan_out_is_one_stage_whose_path_is_its_longest_call() -> None:
