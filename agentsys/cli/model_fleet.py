@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,7 +158,6 @@ def _tell(name: str, urls: list[str], *, as_json: bool) -> None:
     listed = ", ".join(f'"{url}"' for url in urls)
     table = f'[model]\nname = "{name}"\n\n[models."{name}"]\nreplicas = [{listed}]'
     out.print(table, highlight=False, markup=False, soft_wrap=True)
-    sys.stdout.flush()  # whoever started this waits for it
 
 
 def _show(models: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -96,7 +95,6 @@ def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> 
         print_json({"url": url, "model": settings.model.name})
     else:
         out.print(f"serving {settings.model.name} at {url}", highlight=False)
-    sys.stdout.flush()  # whoever started this waits for the line
 
 
 def _in_urls(host: str) -> str:

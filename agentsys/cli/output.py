@@ -57,8 +57,9 @@ def exit_code_of(error: AgentsysError) -> ExitCode:
 
 
 def print_json(data: Any) -> None:
-    """Write ``data`` as one JSON document on stdout."""
+    """Write ``data`` as one JSON document on stdout, at once: a command may go on, and its reader wait for this."""
     sys.stdout.write(json.dumps(data, indent=2, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sqlite3
 import subprocess
 import sys
@@ -47,6 +48,17 @@ async def main(context, number):
 
 workflow = Workflow("arithmetic", main)
 """
+
+
+@pytest.mark.parametrize("said", ["print_json({})", "out.print('table')"])
+def test_what_a_command_says_is_there_before_it_ends(said: str) -> None:
+    """As its reader through a pipe sees it, where Python keeps what is written until there is much of it."""
+    script = f"from agentsys.cli.output import out, print_json; {said}; import time; time.sleep(60)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        readable, _, _ = select.select([process.stdout], [], [], 20)
+        process.kill()
+    assert readable
 
 
 @pytest.fixture
