@@ -139,6 +139,9 @@ class Dispatcher:
         answering = self._calls.get(request_id)
         if answering is not None:
             answering.on_loop(self._abort, answering)
+            return
+        for engine in self._connected():  # requests for vectors have their own id there
+            engine.abort(request_id)
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Move the deadline of the call's workflow; κ follows."""

@@ -21,7 +21,7 @@ from agentsys.serving.dispatcher.errors import AnswerInterruptedError, Dispatche
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.mailbox import MOST_CHUNKS
 from agentsys.serving.dispatcher.replica import ReplicaSource
-from agentsys.serving.engine_errors import EngineFailedError
+from agentsys.serving.engine_errors import EngineFailedError, RequestAbortedError
 from agentsys.serving.openai_engine import OpenAIEngine, RemoteOverloadedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
 from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, GenerateRequest, Message, SamplingParams
@@ -315,6 +315,19 @@ async def test_text_that_cannot_be_sent_is_no_fault_of_a_replica(cluster) -> Non
         with pytest.raises(PromptError):
             await dispatcher.embed(EmbedRequest(("a file name \udcff",)))
     assert (dispatcher.replicas()[0].state, dispatcher.replicas()[0].failed) == ("closed", 0)
+
+
+async def test_a_request_for_vectors_can_be_aborted(cluster) -> None:
+    dispatcher, servers = cluster(2)
+    for server in servers:
+        server.pace = 3.0
+    asking = asyncio.create_task(dispatcher.embed(EmbedRequest(("text",), request_id="e")))
+    while not any(server.embedded for server in servers):
+        await asyncio.sleep(0.005)
+    dispatcher.abort("e")
+    with pytest.raises(RequestAbortedError):
+        await asyncio.wait_for(asking, 2)
+    assert all(view.failed == 0 for view in dispatcher.replicas())
 
 
 async def test_vectors_that_wait_end_with_the_dispatcher(cluster) -> None:
