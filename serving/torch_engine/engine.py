@@ -23,7 +23,7 @@ from typing import Literal
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest, check_adapter
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.outbox import Outbox
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
 from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS
@@ -34,6 +34,7 @@ from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.active_embedding import ActiveEmbedding, Vector
 from agentsys.serving.torch_engine.active_request import ActiveRequest
+from agentsys.serving.torch_engine.arrivals import Arrivals
 from agentsys.serving.torch_engine.block_pool import domain_digest
 from agentsys.serving.torch_engine.core import EngineCore, Speculation, measure_verify_cost
 from agentsys.serving.torch_engine.limits import ADAPTIVE, SchedulerLimits, Tuning
@@ -77,7 +78,6 @@ class TorchEngine:
         tuning: Tuning = ADAPTIVE,
     ) -> None:
         """Serve ``runner``'s model, ``max_batch`` requests at once; ``max_waiting`` bounds those that wait."""
-        self._max_waiting = max_waiting
         self._tokenizer = tokenizer
         self._eos_token_ids = runner.config.eos_token_ids
         self._compiler = ConstraintCompiler(tokenizer, runner.config.vocab_size, sorted(self._eos_token_ids))
@@ -103,9 +103,8 @@ class TorchEngine:
             embeddings=True,
         )
         self._process = os.getpid()
-        self._arrivals = itertools.count()
-        # Ids whose prompts are being read, and whether they were aborted meanwhile.
-        self._reading: dict[str, bool] = {}
+        self._numbers = itertools.count()
+        self._arrivals = Arrivals(name, max_waiting, lambda: self._core.waiting)
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._outbox = Outbox()  # of the engine's thread
@@ -184,22 +183,18 @@ class TorchEngine:
         """Stream the answer; closing the iterator aborts the request.
 
         Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
-        ``UnknownAdapterError``, ``DuplicateRequestError``, :class:`QueueFullError`, :class:`EngineClosedError` or
+        ``UnknownAdapterError``, ``DuplicateRequestError``, ``QueueFullError``, :class:`EngineClosedError` or
         :class:`EngineFailedError`.
         """
         check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
         deliver = self._outbox.to(mailbox, asyncio.get_running_loop())
         self._check_usable()
-        self._check_room(1)
-        self._reading[request.request_id] = False
-        try:
+        with self._arrivals.reading(request.request_id) as meanwhile:
             # Long prompts and large grammars take a while to read, and the event loop has other things to do.
-            active = await asyncio.to_thread(self._prepare, request, next(self._arrivals), deliver)
-            self._command(partial(self._core.add, active))
-        finally:
-            aborted = self._reading.pop(request.request_id, False)
-        if aborted:
+            active = await asyncio.to_thread(self._prepare, request, next(self._numbers), deliver)
+            self._command(partial(self._take_up, active))
+        if meanwhile.aborted:
             self._command_if_usable(partial(self._core.abort, active))
         try:
             while True:
@@ -213,8 +208,9 @@ class TorchEngine:
             self._command_if_usable(partial(self._core.abort, active))
 
     def abort(self, request_id: str) -> None:
-        if request_id in self._reading:
-            self._reading[request_id] = True
+        meanwhile = self._arrivals.find(request_id)
+        if meanwhile is not None:
+            meanwhile.aborted = True
         self._command_if_usable(lambda: self._core.abort(self._core.find(request_id)))
 
     def rekey(self, request_id: str, urgency: float) -> None:
@@ -240,13 +236,13 @@ class TorchEngine:
         """
         mailbox: asyncio.Queue[tuple[int, Vector | ServingError]] = asyncio.Queue()
         self._check_usable()
-        self._check_room(len(request.prompts))
         deliver = self._outbox.to(mailbox, asyncio.get_running_loop())
-        tasks = await asyncio.to_thread(self._prepare_embedding, request, deliver)
+        with self._arrivals.reading(request.request_id, len(request.prompts)):
+            tasks = await asyncio.to_thread(self._prepare_embedding, request, deliver)
+            for task in tasks:
+                self._command(partial(self._take_up, task))
         vectors: dict[int, Vector] = {}
         try:
-            for task in tasks:
-                self._command(partial(self._core.add, task))
             while len(vectors) < len(tasks):
                 index, item = await mailbox.get()
                 if isinstance(item, ServingError):
@@ -303,7 +299,7 @@ class TorchEngine:
                 prompt_length=len(tokens),
                 limit=len(tokens),
                 urgency=request.urgency,
-                arrival=next(self._arrivals),
+                arrival=next(self._numbers),
                 domain=domain_digest(request.label.readers),
                 latest=time.time() + LONGEST_WAIT_SECONDS,
                 reuses_prefix=False,
@@ -321,11 +317,9 @@ class TorchEngine:
             ended.__cause__ = self._ended.__cause__
             raise ended
 
-    def _check_room(self, count: int) -> None:
-        waiting = self._core.waiting + len(self._reading)
-        if waiting + count > self._max_waiting:
-            name = self._capabilities.model
-            raise QueueFullError(f"{waiting} requests wait in the engine of {name}, which holds {self._max_waiting}.")
+    def _take_up(self, task: ActiveRequest | ActiveEmbedding) -> None:
+        self._core.add(task)
+        self._arrivals.taken_up()
 
     def _command(self, command: Callable[[], None]) -> None:
         self._check_usable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -48,6 +49,30 @@ async def test_more_prompts_to_embed_than_may_wait_are_refused_whole(engine) -> 
     with pytest.raises(QueueFullError, match="holds 10"):
         await engine.embed(EmbedRequest(([7],) * 11))
     assert len((await engine.embed(EmbedRequest(([7],) * 10))).vectors) == 10
+
+
+async def test_prompts_to_embed_that_are_still_being_read_count_as_waiting(engine) -> None:
+    asked = (engine.embed(EmbedRequest(([7],) * 6)) for _ in range(5))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(answer, QueueFullError) for answer in answers] == [False, True, True, True, True]
+    assert len((await engine.embed(EmbedRequest(([7],) * 10))).vectors) == 10
+
+
+async def test_a_long_step_lets_no_more_in_than_may_wait(scripted_runner, tiny_model_dir, monkeypatch, until) -> None:
+    runner, go_on, read = scripted_runner(), threading.Event(), []
+    step, encode = runner.step, ModelTokenizer.encode
+    runner.step = lambda batch: go_on.wait(20) and step(batch)
+    monkeypatch.setattr(ModelTokenizer, "encode", lambda self, prompt: read.append(prompt) or encode(self, prompt))
+    engine = TorchEngine(runner, ModelTokenizer(tiny_model_dir), name="scripted", max_batch=2, max_waiting=10)
+    asked = []
+    for first in range(30, 60):
+        asked.append(asyncio.create_task(ask(engine, first)))
+        count = len(asked)
+        await asyncio.to_thread(until, lambda count=count: len(read) == count or asked[count - 1].done())
+    go_on.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(answer, QueueFullError) for answer in answers) >= 18, "two run, and ten may wait"
+    await engine.close()
 
 
 async def test_answers_under_one_grammar_do_not_disturb_each_other(engine) -> None:
