@@ -12,9 +12,10 @@ from agentsys.serving.engine_errors import QueueFullError
 
 @dataclass(slots=True)
 class Meanwhile:
-    """What was asked of a request while its prompt was being read."""
+    """What was asked of a request while its prompt was being read; ``urgency`` None is as it came."""
 
     aborted: bool = False
+    urgency: float | None = None
 
 
 class Arrivals:

@@ -194,6 +194,8 @@ class TorchEngine:
             # Long prompts and large grammars take a while to read, and the event loop has other things to do.
             active = await asyncio.to_thread(self._prepare, request, next(self._numbers), deliver)
             self._command(partial(self._take_up, active))
+        if meanwhile.urgency is not None:
+            self.rekey(request.request_id, meanwhile.urgency)
         if meanwhile.aborted:
             self._command_if_usable(partial(self._core.abort, active))
         try:
@@ -214,6 +216,9 @@ class TorchEngine:
         self._command_if_usable(lambda: self._core.abort(self._core.find(request_id)))
 
     def rekey(self, request_id: str, urgency: float) -> None:
+        meanwhile = self._arrivals.find(request_id)
+        if meanwhile is not None:
+            meanwhile.urgency = urgency
         self._command_if_usable(partial(self._core.rekey, request_id, urgency))
 
     def stats(self) -> EngineStats:

@@ -68,6 +68,31 @@ async def test_abort_reaches_a_request_whose_prompt_is_still_being_read(start, m
     assert (await collect(engine, request(request_id="r")))[-1].finish_reason is FinishReason.LENGTH
 
 
+async def test_a_new_key_reaches_a_request_whose_prompt_is_still_being_read(start, monkeypatch) -> None:
+    engine = start(max_batch=1)
+    reading, go_on = threading.Event(), threading.Event()
+    encode, order = ModelTokenizer.encode, []
+
+    def slow_encode(self, prompt):
+        if prompt == [42]:
+            reading.set()
+            go_on.wait(20)
+        return encode(self, prompt)
+
+    async def ask(name: str, prompt: list[int], urgency: float, count: int) -> None:
+        await collect(engine, request(prompt, max_tokens=count, urgency=urgency, request_id=name))
+        order.append(name)
+
+    monkeypatch.setattr(ModelTokenizer, "encode", slow_encode)
+    asked = [asyncio.create_task(ask("first", [40], 0.0, 250)), asyncio.create_task(ask("second", [41], 5.0, 10))]
+    asked.append(asyncio.create_task(ask("read late", [42], 9.0, 10)))
+    await asyncio.to_thread(reading.wait, 20)
+    engine.rekey("read late", 1.0)
+    go_on.set()
+    await asyncio.gather(*asked)
+    assert order == ["first", "read late", "second"]
+
+
 async def test_a_closed_engine_knows_no_request_to_abort_or_rekey(start) -> None:
     engine = start()
     await engine.close()
