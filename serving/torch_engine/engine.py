@@ -352,7 +352,8 @@ class TorchEngine:
             while self._execute_commands():
                 self._core.step()
                 self._outbox.flush()
-        except Exception as error:  # whatever the native code raised, no stream may be left waiting for ever
+        # Whatever native code raised, no stream may be left waiting for ever; a panic of Rust is no Exception.
+        except BaseException as error:
             failure = EngineFailedError(f"a step of {self._capabilities.model} failed: {error!r}.")
             failure.__cause__ = error
             # The traceback's frames hold the model, which would stay in memory beside its successor.
@@ -360,7 +361,7 @@ class TorchEngine:
             with self._wake:
                 self._ended = failure
         while self._commands:
-            with contextlib.suppress(Exception):  # the engine has ended; what is left only has to hear of it
+            with contextlib.suppress(BaseException):  # the engine has ended; what is left only has to hear of it
                 self._commands.popleft()()
         self._core.close(self._ended or EngineClosedError("the engine is closed."))
         self._outbox.flush()

@@ -125,6 +125,23 @@ async def test_a_failed_engine_lets_go_of_its_model(start, scripted_runner) -> N
     assert model() is None, "the error's traceback must not keep the weights in memory"
 
 
+class Panic(BaseException):
+    """As ``pyo3_runtime.PanicException``, which tokenizers and llguidance raise where their Rust code panics."""
+
+
+async def test_no_stream_waits_for_ever_when_native_code_panics(start, scripted_runner) -> None:
+    runner = scripted_runner()
+
+    def panic(batch):
+        raise Panic("planted panic")
+
+    runner.step = panic
+    engine = start(runner)
+    for _ in range(2):
+        with pytest.raises(EngineFailedError, match="planted panic"):
+            await asyncio.wait_for(collect(engine, request()), 20)
+
+
 class FailingDrafter(PromptLookupDrafter):
     """Raises for its second session."""
 
