@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from agentsys.errors import ServingError
 
 
@@ -59,3 +61,10 @@ class QueueFullError(ServingError):
 
     code = "AGS-0418"
     remedy = "Send the request again later, add replicas, or raise the engine's `max_waiting`."
+
+
+def anew(error: ServingError) -> ServingError:
+    """Return a copy: one exception that is raised many times collects the tracebacks of all its callers."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied

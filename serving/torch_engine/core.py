@@ -10,7 +10,7 @@ import torch
 
 from agentsys.errors import ServingError
 from agentsys.serving.engine import EngineStats, QueuedRequest
-from agentsys.serving.engine_errors import DuplicateRequestError
+from agentsys.serving.engine_errors import DuplicateRequestError, anew
 from agentsys.serving.scheduling.iteration_log import IterationLog
 from agentsys.serving.scheduling.step_time import Iteration, RunningFit
 from agentsys.serving.speculation.draft_length import PROBE_ROWS, Acceptance, VerifyCost, best_draft_length
@@ -90,7 +90,7 @@ class EngineCore:
         """End every request with ``error`` and let go of the model; only :meth:`stats` may be called after."""
         for request in list(self._active.values()):
             self._end(request)
-            request.deliver(error)
+            request.deliver(anew(error))
         del self._runner
 
     def step(self) -> None:

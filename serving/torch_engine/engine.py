@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import copy
 import itertools
 import os
 import secrets
@@ -23,7 +22,7 @@ from typing import Literal
 from agentsys.errors import ServingError
 from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest, check_adapter
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, anew
 from agentsys.serving.outbox import Outbox
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
 from agentsys.serving.scheduling.policy import LONGEST_WAIT_SECONDS
@@ -317,10 +316,7 @@ class TorchEngine:
             # The engine's threads did not come along, and its lock may have been held at the fork.
             raise EngineClosedError("the engine runs in the process that this one was forked from.")
         if self._ended is not None:
-            # A copy, since one exception raised many times collects the tracebacks of all its callers.
-            ended = copy.copy(self._ended)
-            ended.__cause__ = self._ended.__cause__
-            raise ended
+            raise anew(self._ended)
 
     def _take_up(self, task: ActiveRequest | ActiveEmbedding) -> None:
         self._core.add(task)

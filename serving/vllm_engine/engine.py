@@ -24,6 +24,7 @@ from agentsys.serving.engine_errors import (
     EngineFailedError,
     RequestTooLongError,
     UnsupportedFeatureError,
+    anew,
 )
 from agentsys.serving.outbox import Outbox
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, GenerateRequest
@@ -254,7 +255,7 @@ class VllmEngine:
     async def _shut_down(self, error: ServingError) -> None:
         tasks = [answer.task for answer in self._answers.values() if answer.task is not None]
         for answer in list(self._answers.values()):
-            answer.fail(error)
+            answer.fail(anew(error))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -269,7 +270,7 @@ class VllmEngine:
         if os.getpid() != self._process:
             raise EngineClosedError("the engine runs in the process that this one was forked from.")
         if self._ended is not None:
-            raise type(self._ended)(self._ended.message, remedy=self._ended.remedy)
+            raise anew(self._ended)
 
     def _schedule(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed with the engine, and its answers have ended

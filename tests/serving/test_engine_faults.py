@@ -112,6 +112,22 @@ async def test_an_error_is_raised_anew_for_each_caller(start) -> None:
     assert len({id(error) for error in errors}) == 3 and len(set(depths)) == 1
 
 
+async def test_those_whose_answers_end_with_the_engine_get_an_error_each(
+    start, scripted_runner, monkeypatch, until
+) -> None:
+    runner, go_on, read = scripted_runner(fail_at=1), threading.Event(), []
+    step, encode = runner.step, ModelTokenizer.encode
+    runner.step = lambda batch: go_on.wait(20) and step(batch)
+    monkeypatch.setattr(ModelTokenizer, "encode", lambda self, prompt: read.append(prompt) or encode(self, prompt))
+    engine = start(runner)
+    asked = [asyncio.create_task(collect(engine, request([40 + index]))) for index in range(4)]
+    await asyncio.to_thread(until, lambda: len(read) == 4)
+    go_on.set()
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(error, EngineFailedError) and error.__cause__ is not None for error in errors)
+    assert len({id(error) for error in errors}) == 4
+
+
 async def test_a_failed_engine_lets_go_of_its_model(start, scripted_runner) -> None:
     runner = scripted_runner(fail_at=1)
     model = weakref.ref(runner)
