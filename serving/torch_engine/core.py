@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Speculation:
 
 
 class EngineCore:
-    """Everything the engine's thread does. Not thread-safe."""
+    """Everything the engine's thread does. Not thread-safe, but for what tells of load and work."""
 
     def __init__(self, runner: Runner, limits: SchedulerLimits, speculation: Speculation | None = None) -> None:
         self._runner = runner
@@ -48,6 +49,7 @@ class EngineCore:
         self._active: dict[str, ActiveRequest | ActiveEmbedding] = {}
         self._steps = 0
         self._ended = EngineStats()
+        self._counting = threading.Lock()
         self._iterations = IterationLog()
         self._step_time = RunningFit()
 
@@ -113,7 +115,8 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         """Return load and totals, requests in progress included."""
-        totals = _add_usage(self._ended, list(self._active.values()))
+        with self._counting:
+            totals = _add_usage(self._ended, list(self._active.values()))
         return EngineStats(
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
@@ -196,8 +199,10 @@ class EngineCore:
 
     def _end(self, request: ActiveRequest | ActiveEmbedding) -> None:
         self._scheduler.remove(request.sequence)
-        del self._active[request.sequence.request_id]
-        self._ended = _add_usage(self._ended, [request])
+        # Whoever reads the totals meanwhile must not miss it: a counter that goes back tells of a restart.
+        with self._counting:
+            del self._active[request.sequence.request_id]
+            self._ended = _add_usage(self._ended, [request])
 
 
 def _load(works: Sequence[Work]) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 
 import pytest
 
@@ -21,6 +22,7 @@ from agentsys.serving.engine_errors import (
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
 from agentsys.serving.tokenizer import ModelTokenizer, PromptError
+from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
 
@@ -67,6 +69,23 @@ async def test_it_is_an_engine_and_streams_the_answer(start, scripted_runner) ->
     usage, timings = chunks[-1].usage, chunks[-1].timings
     assert (usage.prompt_tokens, usage.completion_tokens) == (5, 20)
     assert 0 < timings.queued <= timings.first_token <= timings.total
+
+
+async def test_totals_never_go_back_while_a_request_ends(start, monkeypatch) -> None:
+    engine = start()
+    usage, told, readers = ActiveRequest.usage, [], []
+
+    def usage_at_the_end(self):
+        if not readers and threading.current_thread().name.startswith("torch-engine"):
+            readers.append(threading.Thread(target=lambda: told.append(engine.stats().generated_tokens)))
+            readers[0].start()
+            readers[0].join(0.2)
+        return usage(self)
+
+    monkeypatch.setattr(ActiveRequest, "usage", usage_at_the_end)
+    await collect(engine, request())
+    await asyncio.to_thread(readers[0].join, 20)
+    assert told == [20]
 
 
 async def test_many_at_once_get_what_each_gets_alone(start, scripted_runner) -> None:
