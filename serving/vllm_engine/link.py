@@ -75,12 +75,13 @@ class SchedulerLink:
         self._keys.clear()
 
     async def _watch(self) -> None:
-        last = False
-        while not last:
-            last = not self._awaited
+        while True:
+            idle = not self._awaited
             steps, fresh, phases, used = await self._client.call_utility_async("agentsys_report", self.steps)
             for step in fresh:
                 self.iterations.add(Iteration(*step))
             self.steps, self.phases, self.used_blocks = steps, phases, used
-            if not last:
-                await asyncio.sleep(_POLL_SECONDS)
+            # One may have come while the report was on its way, whose `watch` found this task at work.
+            if idle and not self._awaited:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
