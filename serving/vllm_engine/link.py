@@ -63,16 +63,17 @@ class SchedulerLink:
 
     async def _send(self) -> None:
         tries = 0
-        while self._keys and tries < _RETRIES:
+        while self._keys:
             keys, self._keys = self._keys, {}
             unknown = await self._client.call_utility_async("agentsys_rekey", list(keys.items()))
             # A request that was just handed over may not have reached the scheduler yet.
             missed = {name: keys[name] for name in unknown if name in self._awaited}
+            tries = tries + 1 if missed else 0
+            if tries == _RETRIES:
+                tries, missed = 0, {}
             if missed:
-                tries += 1
                 self._keys = missed | self._keys
                 await asyncio.sleep(_RETRY_SECONDS)
-        self._keys.clear()
 
     async def _watch(self) -> None:
         while True:

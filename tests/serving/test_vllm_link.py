@@ -23,6 +23,23 @@ class ScriptedCore:
         return [arguments[0] + 1, [(1, 1, 2, 0.1)], {}, 7]
 
 
+async def test_a_request_that_never_comes_takes_no_other_s_key_along() -> None:
+    sent: list[set[str]] = []
+
+    class WithoutOne(ScriptedCore):
+        async def call_utility_async(self, method: str, *arguments: Any) -> Any:
+            sent.append({name for name, _ in arguments[0]})
+            if len(sent) == 50:
+                link.rekey("other", 5)
+            return [name for name, _ in arguments[0] if name == "never"]
+
+    link = SchedulerLink(WithoutOne(), {"never": None, "other": None})
+    link.rekey("never", 1)
+    async with asyncio.timeout(20):
+        await link._sender
+    assert sent[49:] == [{"never"}, {"other"}]
+
+
 async def test_a_call_that_comes_with_the_last_report_is_watched_too() -> None:
     core, awaited = ScriptedCore(), {"first": None}
     link = SchedulerLink(core, awaited)
