@@ -69,7 +69,7 @@ bench-serving-vllm: $(READY) $(VLLM_READY) ## what serving by urgency buys over 
 
 test-vllm: $(VLLM_READY) ## vLLM on the CPU: engine conformance, our scheduler in it, and its answers beside ours
 	$(VLLM_VENV)/bin/python -m pytest -q -W default -k vllm tests/serving/test_engine_conformance.py tests/serving/test_vllm_engine.py \
-	  tests/serving/test_vllm_scheduler.py tests/serving/test_vllm_equality.py tests/serving/test_vllm_adapters.py
+	  tests/serving/test_vllm_scheduler.py tests/serving/test_vllm_equality.py tests/serving/test_vllm_adapters.py tests/serving/test_vllm_answers.py
 
 test-ray: $(READY) ## the launcher on a real Ray cluster of this machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[ray]'

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentsys.errors import ServingError
-from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler
+from agentsys.serving.constraints import CONSTRAINT_KINDS, ConstraintCompiler, ConstraintError
 from agentsys.serving.engine import Capabilities, EngineStats, QueuedRequest, check_adapter
 from agentsys.serving.engine_errors import (
     DuplicateRequestError,
@@ -241,6 +241,7 @@ class VllmEngine:
                     answer.take(output)
                     if answer.ended:
                         return
+            answer.fail(_given_up(request))
         except EngineDeadError as error:
             self._ended = EngineFailedError(f"vLLM died while it answered: {error}.")
             answer.fail(self._ended)
@@ -294,6 +295,14 @@ async def _started(model_dir: Path, options: VllmOptions, adapters: Sequence[Ada
             llm.shutdown(timeout=0)
             raise AdapterError(f"vLLM does not take the adapter {lora.name!r} in {lora.path}: {error}.") from error
     return llm
+
+
+def _given_up(request: GenerateRequest) -> ServingError:
+    """Return the error of an answer that vLLM ended without a reason that is one of ours."""
+    if request.constraint is not None:
+        kind = request.constraint.kind
+        return ConstraintError(f"vLLM gave the answer up: its parser could not go on with the {kind} constraint.")
+    return EngineFailedError("vLLM gave the answer up; its log says why.")
 
 
 def _add_usage(stats: EngineStats, answers: Iterable[VllmAnswer]) -> EngineStats:

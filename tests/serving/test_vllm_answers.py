@@ -1,0 +1,113 @@
+"""The engine around a scripted vLLM, which takes no time to start: how requests end, and their keys on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agentsys.serving.constraints import ConstraintError
+from agentsys.serving.engine_errors import EngineFailedError
+from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams
+from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.vllm_engine import engine as module
+from agentsys.serving.vllm_engine.engine import VllmEngine
+from agentsys.serving.vllm_engine.loading import VllmOptions
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here"),
+]
+
+PROMPT = [5, 6, 7]
+SECONDS = 100  # the first request imports vLLM
+
+
+def output(*tokens: int, ended: str | None = None) -> Any:
+    completion = SimpleNamespace(token_ids=list(tokens), logprobs=None, finish_reason=ended)
+    return SimpleNamespace(outputs=[completion], num_cached_tokens=0, metrics=None)
+
+
+class ScriptedVllm:
+    """What the engine uses of vLLM: ``answers`` yields the outputs of each request, or raises."""
+
+    def __init__(self, answers: Callable[[], AsyncIterator[Any]]) -> None:
+        self.engine_core = self
+        self.model_config = SimpleNamespace(
+            max_model_len=512,
+            hf_config=SimpleNamespace(eos_token_id=0),
+            get_vocab_size=lambda: 320,
+            try_get_generation_config=dict,
+        )
+        self.vllm_config = SimpleNamespace(cache_config=SimpleNamespace(num_gpu_blocks=8))
+        self.keys: dict[str, int] = {}
+        self._answers = answers
+
+    async def generate(self, _prompt: Any, _params: Any, request_id: str, *, priority: int, **_: Any) -> Any:
+        self.keys[request_id] = priority
+        async for each in self._answers():
+            yield each
+
+    async def call_utility_async(self, method: str, *arguments: Any) -> Any:
+        if method == "agentsys_report":
+            return [0, [], {}, 0]
+        known = {name: key for name, key in arguments[0] if name in self.keys}
+        self.keys |= known
+        return [name for name, _ in arguments[0] if name not in known]
+
+    def shutdown(self, **_: Any) -> None:
+        """Nothing runs."""
+
+
+@pytest.fixture
+async def start(tiny_model_dir, monkeypatch) -> AsyncIterator[Callable[..., tuple[VllmEngine, ScriptedVllm]]]:
+    engines: list[VllmEngine] = []
+
+    def make(answers: Callable[[], AsyncIterator[Any]]) -> tuple[VllmEngine, ScriptedVllm]:
+        scripted = ScriptedVllm(answers)
+        monkeypatch.setattr(module, "start", lambda *_: scripted)
+        engines.append(VllmEngine(tiny_model_dir, VllmOptions()))
+        return engines[-1], scripted
+
+    yield make
+    for engine in engines:
+        await engine.close()
+
+
+def request(**options: Any) -> GenerateRequest:
+    return GenerateRequest(PROMPT, SamplingParams(max_tokens=8), **options)
+
+
+async def collect(engine: VllmEngine, asked: GenerateRequest) -> list[Chunk]:
+    async with asyncio.timeout(SECONDS):
+        return [chunk async for chunk in engine.submit(asked)]
+
+
+async def short() -> AsyncIterator[Any]:
+    yield output(70)
+    yield output(71, ended="length")
+
+
+async def test_an_answer_ends_as_vllm_says(start) -> None:
+    engine, _ = start(short)
+    chunks = await collect(engine, request())
+    assert [token for chunk in chunks for token in chunk.token_ids] == [70, 71]
+    assert chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("constraint", "error"), [(None, EngineFailedError), (Constraint("regex", "[a-z]+"), ConstraintError)]
+)
+async def test_an_answer_that_vllm_gives_up_ends_with_an_error(start, constraint, error) -> None:
+    async def given_up() -> AsyncIterator[Any]:
+        yield output(70)
+        yield output(71, ended="error")
+
+    engine, _ = start(given_up)
+    with pytest.raises(error, match="gave the answer up"):
+        await collect(engine, request(constraint=constraint))
