@@ -42,7 +42,7 @@ class VllmAnswer:
     """
 
     deliver: Callable[[Chunk | ServingError], None]
-    latest: int = 0
+    latest: int
     priority: int = 0
     token_bytes: Callable[[int], bytes] | None = None
     top: int = 0

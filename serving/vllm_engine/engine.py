@@ -111,7 +111,8 @@ class VllmEngine:
         if request.request_id in self._answers:
             raise DuplicateRequestError(f"request {request.request_id!r} is still being answered.")
         mailbox: asyncio.Queue[Chunk | ServingError] = asyncio.Queue()
-        answer = VllmAnswer(self._outbox.to(mailbox, asyncio.get_running_loop()))
+        answer = VllmAnswer(self._outbox.to(mailbox, asyncio.get_running_loop()), latest_priority())
+        answer.priority = priority(request.urgency, answer.latest)
         self._answers[request.request_id] = answer
         try:
             tokens, params = await asyncio.to_thread(self._prepare, request, answer)
@@ -206,8 +207,6 @@ class VllmEngine:
         if request.sampling.logprobs is not None:
             answer.token_bytes, answer.top = self._compiler.token_bytes, request.sampling.logprobs
         answer.eos_token_ids = frozenset() if request.sampling.ignore_eos else self._eos_token_ids
-        answer.latest = latest_priority()
-        answer.priority = priority(request.urgency, answer.latest)
         return tokens, sampling_params(request, longest - len(tokens), answer.eos_token_ids)
 
     def _start(self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams) -> None:
@@ -222,7 +221,8 @@ class VllmEngine:
         answer = self._answers.get(request_id)
         if answer is not None and not answer.ended and self._link is not None:
             answer.priority = priority(urgency, answer.latest)
-            self._link.rekey(request_id, answer.priority)
+            if answer.task is not None:  # else its prompt is still being read, and it goes to vLLM with the new key
+                self._link.rekey(request_id, answer.priority)
 
     async def _generate(
         self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams

@@ -111,3 +111,25 @@ async def test_an_answer_that_vllm_gives_up_ends_with_an_error(start, constraint
     engine, _ = start(given_up)
     with pytest.raises(error, match="gave the answer up"):
         await collect(engine, request(constraint=constraint))
+
+
+@pytest.mark.parametrize("urgency", [1000.0, 3000.0])
+async def test_a_new_key_that_comes_while_the_prompt_is_read_is_the_key(start, monkeypatch, urgency: float) -> None:
+    engine, scripted = start(short)
+    reading, go_on, encode = threading.Event(), threading.Event(), ModelTokenizer.encode
+
+    def slow_encode(self: ModelTokenizer, prompt: Any) -> list[int]:
+        reading.set()
+        go_on.wait(20)
+        return encode(self, prompt)
+
+    monkeypatch.setattr(ModelTokenizer, "encode", slow_encode)
+    asked = asyncio.create_task(collect(engine, request(urgency=2000.0, request_id="r")))
+    await asyncio.to_thread(reading.wait, 20)
+    engine.rekey("r", urgency)
+    async with asyncio.timeout(20):
+        while not any(row.urgency == urgency for row in engine.queue() or ()):
+            await asyncio.sleep(0.001)
+    go_on.set()
+    await asked
+    assert scripted.keys == {"r": int(urgency * 1000)}
