@@ -32,6 +32,7 @@ from agentsys.serving.scheduling.step_time import Iteration
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.block_pool import domain_digest
+from agentsys.serving.vllm_engine import versions
 from agentsys.serving.vllm_engine.adapters import Adapter, AdapterError, checked_adapters, lora_requests
 from agentsys.serving.vllm_engine.answer import VllmAnswer
 from agentsys.serving.vllm_engine.link import SchedulerLink
@@ -104,7 +105,7 @@ class VllmEngine:
         """Stream the answer; closing the iterator aborts the request.
 
         Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
-        ``UnknownAdapterError``, ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
+        ``UnsupportedFeatureError``, ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
         """
         self._check_usable()
         check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)
@@ -246,7 +247,7 @@ class VllmEngine:
             self._ended = EngineFailedError(f"vLLM died while it answered: {error}.")
             answer.fail(self._ended)
         except Exception as error:  # whatever vLLM raised, the reader must not wait for ever
-            answer.fail(EngineFailedError(f"vLLM failed on this request: {error.__cause__ or error!r}."))
+            answer.fail(_failure(error, begun=answer.first_token_at is not None))
 
     def _cancel(self, answer: VllmAnswer) -> None:
         answer.abort()
@@ -295,6 +296,13 @@ async def _started(model_dir: Path, options: VllmOptions, adapters: Sequence[Ada
             llm.shutdown(timeout=0)
             raise AdapterError(f"vLLM does not take the adapter {lora.name!r} in {lora.path}: {error}.") from error
     return llm
+
+
+def _failure(error: Exception, *, begun: bool) -> ServingError:
+    """Return the error of a request that vLLM refused before it had ``begun``, or failed on."""
+    if not begun and isinstance(error, versions.refusals()):
+        return UnsupportedFeatureError(f"vLLM does not take this request: {error}.")
+    return EngineFailedError(f"vLLM failed on this request: {error.__cause__ or error!r}.")
 
 
 def _given_up(request: GenerateRequest) -> ServingError:

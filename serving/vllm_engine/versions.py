@@ -62,6 +62,13 @@ def may_run_ahead(version: tuple[int, int], device: str) -> bool:
     return device != "cpu" and version >= _STALE_OUTPUT_SINCE
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """Return the kinds of error by which vLLM refuses a request; in newer versions they are no ``ValueError``."""
+    from vllm import exceptions
+
+    return ValueError, getattr(exceptions, "VLLMClientError", ValueError)
+
+
 def waiting_queues(scheduler: Any) -> list[Any]:
     """Return the queues that requests wait in; since 0.29 the skipped ones stay in ``waiting``."""
     names = ("waiting", "skipped_waiting", "kv_holding_waiting")

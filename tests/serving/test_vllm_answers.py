@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentsys.serving.constraints import ConstraintError
-from agentsys.serving.engine_errors import EngineFailedError
+from agentsys.serving.engine_errors import EngineFailedError, UnsupportedFeatureError
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.vllm_engine import engine as module
@@ -133,3 +133,25 @@ async def test_a_new_key_that_comes_while_the_prompt_is_read_is_the_key(start, m
     go_on.set()
     await asked
     assert scripted.keys == {"r": int(urgency * 1000)}
+
+
+async def test_what_vllm_refuses_is_the_fault_of_the_request(start) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    async def refused() -> AsyncIterator[Any]:
+        raise VLLMValidationError("planted refusal")
+        yield
+
+    engine, _ = start(refused)
+    with pytest.raises(UnsupportedFeatureError, match="planted refusal"):
+        await collect(engine, request())
+
+
+async def test_what_vllm_fails_on_is_not(start) -> None:
+    async def failing() -> AsyncIterator[Any]:
+        yield output(70)
+        raise ValueError("planted failure")
+
+    engine, _ = start(failing)
+    with pytest.raises(EngineFailedError, match="planted failure"):
+        await collect(engine, request())

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import UnsupportedFeatureError
 from agentsys.serving.models import EngineOptions, engine_factory
-from agentsys.serving.requests import Chunk, GenerateRequest, SamplingParams
+from agentsys.serving.requests import Chunk, Constraint, GenerateRequest, SamplingParams
 from agentsys.serving.scheduling.step_time import Iteration
 
 pytestmark = [
@@ -158,6 +160,17 @@ async def test_fewer_can_be_let_run(vllm_engine: Engine) -> None:
     finally:
         await vllm_engine.limit_running(0)
     assert run.ended == [f"busy {index}" for index in range(SLOTS)]
+
+
+async def test_a_request_that_vllm_refuses_is_told_so_and_nobody_else_suffers(vllm_engine: Engine) -> None:
+    run = Run(vllm_engine)
+    await run.fill()
+    refused = replace(asked("refused", 0, 8), constraint=Constraint("regex", "a\x00b"))
+    with pytest.raises(UnsupportedFeatureError, match="NUL"):
+        async for _ in vllm_engine.submit(refused):
+            pass
+    await run.end()
+    assert len(run.ended) == SLOTS
 
 
 def steps(engine: Engine, after: int) -> list[Iteration]:
