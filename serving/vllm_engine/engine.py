@@ -116,6 +116,7 @@ class VllmEngine:
         answer.priority = priority(request.urgency, answer.latest)
         self._answers[request.request_id] = answer
         try:
+            self._check_usable()  # again, since an engine that was closed meanwhile has not seen this answer
             tokens, params = await asyncio.to_thread(self._prepare, request, answer)
             self._schedule(lambda: self._start(request, answer, tokens, params))
             while True:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentsys.serving.constraints import ConstraintError
-from agentsys.serving.engine_errors import EngineFailedError, UnsupportedFeatureError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.vllm_engine import engine as module
@@ -154,4 +154,17 @@ async def test_what_vllm_fails_on_is_not(start) -> None:
 
     engine, _ = start(failing)
     with pytest.raises(EngineFailedError, match="planted failure"):
+        await collect(engine, request())
+
+
+async def test_a_request_that_comes_while_the_engine_is_closed_does_not_wait_for_ever(start, monkeypatch) -> None:
+    engine, _ = start(short)
+
+    def close_meanwhile(*_: Any) -> None:
+        closing = threading.Thread(target=engine.stop)
+        closing.start()
+        closing.join()
+
+    monkeypatch.setattr(module, "check_adapter", close_meanwhile)
+    with pytest.raises(EngineClosedError):
         await collect(engine, request())
