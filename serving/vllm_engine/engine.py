@@ -71,6 +71,7 @@ class VllmEngine:
         self._tokenizer = ModelTokenizer(model_dir)
         self._answers: dict[str, VllmAnswer] = {}
         self._totals = EngineStats()
+        self._counting = threading.Lock()
         self._ended: ServingError | None = None
         self._loop = asyncio.new_event_loop()
         self._outbox = Outbox(self._loop.call_soon)
@@ -127,8 +128,10 @@ class VllmEngine:
                 if item.finish_reason is not None:
                     return
         finally:
-            self._answers.pop(request.request_id, None)
-            self._totals = _add_usage(self._totals, [answer])
+            # Readers of several loops end at once, and a counter that goes back tells of a restart.
+            with self._counting:
+                self._answers.pop(request.request_id, None)
+                self._totals = _add_usage(self._totals, [answer])
             self._schedule(lambda: self._cancel(answer))
 
     def abort(self, request_id: str) -> None:
@@ -143,8 +146,9 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         """Return load and totals, requests in progress included."""
-        answers = list(self._answers.values())
-        totals = _add_usage(self._totals, answers)
+        with self._counting:
+            answers = list(self._answers.values())
+            totals = _add_usage(self._totals, answers)
         running = sum(answer.first_token_at is not None for answer in answers)
         return replace(
             totals,

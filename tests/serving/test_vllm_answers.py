@@ -13,9 +13,10 @@ import pytest
 
 from agentsys.serving.constraints import ConstraintError
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
-from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams
+from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams, Usage
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.vllm_engine import engine as module
+from agentsys.serving.vllm_engine.answer import VllmAnswer
 from agentsys.serving.vllm_engine.engine import VllmEngine
 from agentsys.serving.vllm_engine.loading import VllmOptions
 
@@ -168,3 +169,20 @@ async def test_a_request_that_comes_while_the_engine_is_closed_does_not_wait_for
     monkeypatch.setattr(module, "check_adapter", close_meanwhile)
     with pytest.raises(EngineClosedError):
         await collect(engine, request())
+
+
+async def test_totals_never_go_back_while_a_request_ends(start, monkeypatch) -> None:
+    engine, _ = start(short)
+    usage, told, readers = VllmAnswer.usage, [], []
+
+    def usage_at_the_end(self: VllmAnswer) -> Usage:
+        if not readers and self.ended and threading.current_thread() is threading.main_thread():
+            readers.append(threading.Thread(target=lambda: told.append(engine.stats().generated_tokens)))
+            readers[0].start()
+            readers[0].join(0.2)
+        return usage(self)
+
+    monkeypatch.setattr(VllmAnswer, "usage", usage_at_the_end)
+    await collect(engine, request())
+    await asyncio.to_thread(readers[0].join, 20)
+    assert told == [2]
