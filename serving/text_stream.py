@@ -38,21 +38,18 @@ class TextStream:
             return ""
         self._window, self._read = self._read, end
         self._shown = self._tokenizer.decode(self._tokens[self._window : end])
-        # A stop string that ends in the new piece may have begun in text held back, never in text already sent.
-        searched_from = self._sent
         self._decoded += piece
-        starts = [start for text in self._stop if (start := self._decoded.find(text, searched_from)) >= 0]
-        if starts:
-            self.stopped = True
-            return self._send(min(starts))
-        return self._send(len(self._decoded) - self._held())
+        return self._send_up_to_stop(len(self._decoded) - self._held())
 
     def finish(self) -> str:
-        """Return the rest: held-back text, and a replacement character for bytes that never made one."""
+        """Return the rest: held-back text, and a replacement character for bytes that never made one.
+
+        Sets ``stopped`` where a stop string is in it.
+        """
         if self.stopped:
             return ""
         self._decoded += self._next_piece()
-        return self._send(len(self._decoded))
+        return self._send_up_to_stop(len(self._decoded))
 
     def _next_piece(self) -> str:
         # Decoded behind the tokens of the piece before, since a decoder treats the start of a text in its own way.
@@ -73,6 +70,12 @@ class TextStream:
             if piece == text + self._tokenizer.decode(self._tokens[cut:]):
                 return text, cut
         return "", self._read
+
+    def _send_up_to_stop(self, end: int) -> str:
+        # A stop string that ends in the new piece may have begun in text held back, never in text already sent.
+        starts = [start for text in self._stop if (start := self._decoded.find(text, self._sent)) >= 0]
+        self.stopped = bool(starts)
+        return self._send(min(starts, default=end))
 
     def _send(self, end: int) -> str:
         text = self._decoded[self._sent : end]

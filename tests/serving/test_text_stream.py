@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from agentsys.serving.text_stream import TextStream
 from agentsys.serving.tokenizer import ModelTokenizer
@@ -42,6 +42,18 @@ def test_bytes_that_never_make_a_character_become_a_replacement_at_the_end(token
 def test_a_stop_string_and_what_follows_it_is_never_sent(tokenizer: ModelTokenizer) -> None:
     pieces, receiver = stream(tokenizer, "one END two", ("END",))
     assert "".join(pieces) == "one "
+    assert receiver.stopped
+
+
+def test_a_stop_string_before_half_a_character_is_not_sent_at_the_end(tmp_path) -> None:
+    alphabet = {text: index for index, text in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    split = {"\u010a\u00e2\u0122": len(alphabet)}  # a line's end and two of the three bytes of a quotation mark
+    backend = Tokenizer(models.BPE(vocab=alphabet | split, merges=[]))
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    receiver = TextStream(ModelTokenizer(tmp_path), ("\n",))
+    assert receiver.push(alphabet["a"]) == "a"
+    assert receiver.push(len(alphabet)) + receiver.finish() == ""
     assert receiver.stopped
 
 
