@@ -41,7 +41,10 @@ class ModelTokenizer:
     """The tokenizer of one model folder. Thread-safe."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``; the last two are optional."""
+        """Read ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``; the last two are optional.
+
+        Raises :class:`PromptError` for one that is unreadable.
+        """
         path = model_dir / "tokenizer.json"
         try:
             self.backend = Tokenizer.from_file(str(path))
@@ -50,8 +53,14 @@ class ModelTokenizer:
                 f"{path} is not a readable tokenizer: {error}.", remedy="Pull the model again."
             ) from error
         self.path = path
-        self._config = _read_config(model_dir)
-        self._template = _read_template(model_dir, self._config)
+        try:
+            self._config = _read_config(model_dir)
+            self._template = _read_template(model_dir, self._config)
+        except (ValueError, TypeError, LookupError, AttributeError, TemplateError) as error:
+            raise PromptError(
+                f"the tokenizer's configuration or chat template in {model_dir} is unreadable: {error!r}.",
+                remedy="Pull the model again, or correct tokenizer_config.json or chat_template.jinja there.",
+            ) from error
         self._special = {token.content for token in self.backend.get_added_tokens_decoder().values() if token.special}
 
     def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
@@ -90,7 +99,7 @@ class ModelTokenizer:
                 documents=None,
                 **{name: _token_text(self._config.get(name)) for name in ("bos_token", "eos_token", "pad_token")},
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program of the model's, made for other callers than this one
             raise PromptError(f"the chat template refused the messages: {error}.") from error
 
     def _encode_any(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:

@@ -52,6 +52,29 @@ def test_a_template_that_refuses_is_named(tiny_model_dir, tmp_path) -> None:
         ModelTokenizer(tmp_path).encode([Message("tool", "x")])
 
 
+def test_a_template_that_fails_is_named_and_not_the_text(tiny_model_dir, tmp_path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((tiny_model_dir / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ tools | length }}")
+    with pytest.raises(PromptError, match="the chat template refused"):
+        ModelTokenizer(tmp_path).encode([Message("user", "x")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", "{% generation %}{% endgeneration %}"),
+        ("tokenizer_config.json", '{"bos_token": '),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default"}]}'),
+    ],
+)
+def test_a_damaged_template_or_configuration_is_named(tiny_model_dir, tmp_path, name: str, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((tiny_model_dir / "tokenizer.json").read_bytes())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PromptError, match="configuration or chat template"):
+        ModelTokenizer(tmp_path)
+
+
 def test_a_template_cannot_reach_python(tiny_model_dir, tmp_path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((tiny_model_dir / "tokenizer.json").read_bytes())
     (tmp_path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
