@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from agentsys.errors import ServingError
 
 INDEX_FILE = "model.safetensors.index.json"
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class InvalidWeightsError(ServingError):
@@ -48,7 +49,7 @@ class Checkpoint:
         """Return a tensor in its stored type, backed by the file where the type allows it.
 
         Raises:
-            InvalidWeightsError: the tensor is absent or has another shape.
+            InvalidWeightsError: the tensor is absent, has another shape, or is quantised.
         """
         if name not in self._files:
             raise InvalidWeightsError(f"{self._model_dir} has no tensor {name!r}.")
@@ -56,6 +57,12 @@ class Checkpoint:
         if tuple(tensor.shape) != shape:
             raise InvalidWeightsError(
                 f"Tensor {name!r} has shape {tuple(tensor.shape)}, the configuration says {shape}."
+            )
+        if tensor.dtype not in _PLAIN:
+            # Its numbers mean nothing without the scales beside it, of which every method has its own.
+            raise InvalidWeightsError(
+                f"Tensor {name!r} of {self._model_dir} is stored as {tensor.dtype}, in a quantised format.",
+                remedy="Give the model's weights in bfloat16, float16 or float32, or serve these with vLLM (`vllm:`).",
             )
         return tensor
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentsys.serving.torch_engine import flash_attention
@@ -267,6 +268,16 @@ def test_missing_misshapen_and_damaged_weights_are_named(tmp_path: Path) -> None
         load(tmp_path)
     weights.unlink()
     with pytest.raises(InvalidWeightsError, match="no \\*"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8], ids=str)
+def test_quantised_weights_are_refused_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    build(tmp_path, model_type="llama")
+    path, name = tmp_path / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(path)
+    save_file(tensors | {name: tensors[name].to(dtype)}, path)
+    with pytest.raises(InvalidWeightsError, match=rf"{name}.*{dtype}"):
         load(tmp_path)
 
 
