@@ -99,7 +99,10 @@ def _size(stored: str, number_bytes: int) -> int:
 def _weight_files(model_dir: Path) -> list[Path]:
     index = model_dir / INDEX_FILE
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InvalidWeightsError(f"{index} is no list of weight files: {error!r}.") from error
         missing = [name for name in names if not (model_dir / name).is_file()]
         if missing:
             raise InvalidWeightsError(f"{index} lists files that are not there: {', '.join(missing)}.")

@@ -113,6 +113,8 @@ def _parse(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig
         )
     except KeyError as error:
         raise UnsupportedModelError(f"config.json of this {model_type} model lacks {error}.") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise UnsupportedModelError(f"config.json of this {model_type} model is faulty: {error}.") from error
 
 
 def _rope(raw: Mapping[str, Any]) -> RopeConfig:

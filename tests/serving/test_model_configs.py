@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentsys.serving.torch_engine import flash_attention
-from agentsys.serving.torch_engine.checkpoint import Checkpoint, InvalidWeightsError
+from agentsys.serving.torch_engine.checkpoint import INDEX_FILE, Checkpoint, InvalidWeightsError
 from agentsys.serving.torch_engine.decode_graphs import CudaGraphs
 from agentsys.serving.torch_engine.gpu_kv_cache import TokenMajorKVCache
 from agentsys.serving.torch_engine.gpu_model import GpuModel
@@ -228,6 +228,9 @@ def edit_config(folder: Path, **changes: Any) -> None:
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "artial"),
+        ({"max_position_embeddings": None}, "is faulty"),
+        ({"num_attention_heads": 0, "head_dim": None}, "is faulty"),
+        ({"vocab_size": "many"}, "is faulty"),
     ],
 )
 def test_unsupported_models_are_refused_by_name(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -287,6 +290,10 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(InvalidWeightsError, match=shard.name):
         load(tmp_path)
+    for damaged in ("{", "{}", "[]"):
+        (tmp_path / INDEX_FILE).write_text(damaged)
+        with pytest.raises(InvalidWeightsError, match="no list of weight files"):
+            load(tmp_path)
 
 
 def test_unknown_format_and_too_small_cache_are_refused(tmp_path: Path) -> None:
