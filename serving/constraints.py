@@ -99,13 +99,14 @@ class TokenMatcher:
 
 
 def _grammar(constraint: Constraint) -> str:
-    if constraint.kind == "lark":
-        return str(llguidance.LLMatcher.grammar_from_lark(constraint.source))
-    if constraint.kind == "regex":
-        return str(llguidance.LLMatcher.grammar_from_regex(constraint.source))
     try:
+        if constraint.kind == "lark":
+            return str(llguidance.LLMatcher.grammar_from_lark(constraint.source))
+        if constraint.kind == "regex":
+            return str(llguidance.LLMatcher.grammar_from_regex(constraint.source))
         schema = json.loads(constraint.source)
         # Small models left free to write white space may never write anything else.
         return str(llguidance.LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False}))
-    except (ValueError, TypeError) as error:
-        raise ConstraintError(f"the json_schema constraint is not JSON: {error}.") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        wanted = "JSON" if constraint.kind == "json_schema" else "text"
+        raise ConstraintError(f"the {constraint.kind} constraint is not {wanted}: {error}.") from error

@@ -81,8 +81,11 @@ def test_drafts_are_cut_where_the_grammar_ends_them(compiler, tokenizer) -> None
         Constraint("json_schema", "{"),
         Constraint("json_schema", '{"type": "nothing"}'),
         Constraint("json_schema", "3"),
+        Constraint("json_schema", "[" * 5000),
+        Constraint("lark", 'start: "\ud800"'),
+        Constraint("regex", "\ud800"),
     ],
-    ids=str,
+    ids=lambda constraint: f"{constraint.kind} {constraint.source[:20]!a}",
 )
 def test_bad_grammars_are_named(compiler, constraint) -> None:
     with pytest.raises(ConstraintError, match=constraint.kind):
