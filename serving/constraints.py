@@ -6,6 +6,7 @@ Source of the grammar engine: llguidance (JSON schema, Lark and regular expressi
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -32,11 +33,12 @@ class ConstraintCompiler:
     """Compiles constraints for one model's vocabulary. Thread-safe."""
 
     def __init__(self, tokenizer: ModelTokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
-        """``vocab_size`` is the width of the model's logits, which may exceed the tokenizer's vocabulary."""
+        """``vocab_size`` is the width of the model's logits, which may differ from the tokenizer's vocabulary."""
         self._vocab_size = vocab_size
         self._compiled = functools.lru_cache(_KEPT_GRAMMARS)(self._compile)
+        width = max(vocab_size, tokenizer.backend.get_vocab_size(with_added_tokens=True))
         self._tokenizer = llguidance.LLTokenizer(
-            str(tokenizer.path), n_vocab=vocab_size, eos_token=list(eos_token_ids) or None
+            str(tokenizer.path), n_vocab=width, eos_token=list(eos_token_ids) or None
         )
 
     def token_bytes(self, token: int) -> bytes:
@@ -87,7 +89,8 @@ class TokenMatcher:
 
     def forced(self) -> list[int]:
         """Return the canonical tokens of the text that the grammar leaves no choice about; empty if it leaves one."""
-        return list(self._matcher.compute_ff_tokens())
+        known = itertools.takewhile(lambda token: token < self._vocab_size, self._matcher.compute_ff_tokens())
+        return list(known)
 
     def valid_prefix(self, tokens: Sequence[int]) -> int:
         """Return how many of ``tokens`` the grammar would take one after another."""

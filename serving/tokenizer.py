@@ -63,6 +63,11 @@ class ModelTokenizer:
             ) from error
         self._special = {token.content for token in self.backend.get_added_tokens_decoder().values() if token.special}
 
+    def limit_to(self, vocab_size: int) -> None:
+        """Refuse tokens from id ``vocab_size`` on. Some tokenizers name more, such as one for padding, than their
+        models have embeddings for."""
+        self._last_id = min(self._last_id, vocab_size - 1)
+
     def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
         """Return token ids of chat messages, raw text or ids; raises :class:`PromptError` if there are none."""
         try:

@@ -78,6 +78,7 @@ class TorchEngine:
     ) -> None:
         """Serve ``runner``'s model, ``max_batch`` requests at once; ``max_waiting`` bounds those that wait."""
         self._tokenizer = tokenizer
+        tokenizer.limit_to(runner.config.vocab_size)
         self._eos_token_ids = runner.config.eos_token_ids
         self._compiler = ConstraintCompiler(tokenizer, runner.config.vocab_size, sorted(self._eos_token_ids))
         limits = SchedulerLimits(

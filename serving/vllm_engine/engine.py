@@ -87,7 +87,9 @@ class VllmEngine:
         self._slots = options.max_batch
         self._link = SchedulerLink(self._llm.engine_core, self._answers) if options.urgent else None
         self._eos_token_ids = end_token_ids(config)
-        self._compiler = ConstraintCompiler(self._tokenizer, config.get_vocab_size(), sorted(self._eos_token_ids))
+        vocab_size = config.get_vocab_size()
+        self._tokenizer.limit_to(vocab_size)
+        self._compiler = ConstraintCompiler(self._tokenizer, vocab_size, sorted(self._eos_token_ids))
         self._capabilities = Capabilities(
             model=model_dir.name,
             context_length=int(config.max_model_len),

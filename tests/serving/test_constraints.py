@@ -59,6 +59,15 @@ def test_the_mask_is_as_wide_as_the_logits(compiler) -> None:
     assert allowed.sum() == 2
 
 
+def test_the_logits_may_be_narrower_than_the_tokenizer(tokenizer) -> None:
+    matcher = ConstraintCompiler(tokenizer, 259, [0]).compile(Constraint("regex", "a|<5>"))
+    assert matcher.allowed().shape == (259,)
+    assert matcher.allowed().sum() == 2
+    assert min(tokenizer.encode("<5>")) >= 259
+    matcher = ConstraintCompiler(tokenizer, 259, [0]).compile(Constraint("regex", "ab<5>"))
+    assert matcher.forced() == tokenizer.encode("ab")
+
+
 def test_forced_text_is_known_beforehand_and_choices_are_not(compiler, tokenizer) -> None:
     matcher = compiler.compile(Constraint("json_schema", json.dumps(SCHEMA)))
     forced = matcher.forced()

@@ -19,9 +19,17 @@ from agentsys.serving.engine_errors import (
     EngineFailedError,
     RequestTooLongError,
 )
-from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
+from agentsys.serving.requests import (
+    Chunk,
+    Constraint,
+    EmbedRequest,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    SamplingParams,
+)
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
-from agentsys.serving.tokenizer import ModelTokenizer, PromptError
+from agentsys.serving.tokenizer import ModelTokenizer, PromptError, UnknownTokenError
 from agentsys.serving.torch_engine.active_request import ActiveRequest
 from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
@@ -208,6 +216,18 @@ async def test_faulty_requests_fail_alone(start, scripted_runner) -> None:
             await collect(engine, asked)
         assert caught.value.code.startswith("AGS-04")
     assert tokens(await good) == runner.greedy(PROMPT, 20)
+
+
+async def test_tokens_that_the_model_has_no_embedding_for_are_refused(start, scripted_runner, scripted_config) -> None:
+    engine = start(scripted_runner(config=scripted_config(vocab_size=319)))
+    with pytest.raises(PromptError, match="0 to 318"):
+        await collect(engine, request([5, 319]))
+    with pytest.raises(PromptError, match="0 to 318"):
+        await engine.embed(EmbedRequest(([5, 319],)))
+    biased = SamplingParams(max_tokens=2, logit_bias={319: 1.0})
+    with pytest.raises(UnknownTokenError, match="0 to 318"):
+        await collect(engine, GenerateRequest(PROMPT, biased))
+    assert len(tokens(await collect(engine, request([5, 318])))) == 20
 
 
 async def test_the_answer_stops_at_the_end_of_the_context(start, scripted_runner, scripted_config) -> None:
