@@ -22,7 +22,7 @@ import duckdb
 from agentsys.containment.limits import Grants, Limits
 from agentsys.containment.process import run_contained
 from agentsys.errors import LakeError
-from agentsys.lake.profiles import Family
+from agentsys.lake.profiles import Family, TableProfile
 from agentsys.lake.queries import worker
 from agentsys.lake.queries.allowlist import near_names
 from agentsys.lake.queries.plan import Plan
@@ -139,7 +139,8 @@ class QuerySandbox:
         answer = self._ask_worker(
             {
                 "views": {
-                    family.name: [[str(t.parquet), _base_name(t.file)] for t in family.tables] for family in families
+                    family.name: [[str(t.parquet), _base_name(t.file), _casts(family, t)] for t in family.tables]
+                    for family in families
                 },
                 "steps": [[step.name, step.sql] for step in plan.steps if step.name.lower() in traces],
                 "probes": {family.name: _probes(family.name.lower(), traces) for family in families},
@@ -204,11 +205,20 @@ class QuerySandbox:
         return UnknownColumnError(f"The column {name!r} is in none of the tables read.", remedy=near_names(name, known))
 
 
-def _grants(views: Mapping[str, list[list[str]]]) -> Grants:
+def _grants(views: Mapping[str, list[list[Any]]]) -> Grants:
     """Return what the worker may read: the granted tables, and the code that it runs."""
-    tables = [Path(parquet) for tables in views.values() for parquet, _ in tables]
+    tables = [Path(parquet) for tables in views.values() for parquet, _, _ in tables]
     packages = Path(duckdb.__file__).parent.parent
     return Grants((*tables, packages, Path(worker.__file__)), environment={"PYTHONPATH": str(packages)})
+
+
+def _casts(family: Family, table: TableProfile) -> dict[str, str]:
+    """Return the types of the family's columns that a table of it holds as another type.
+
+    A column without a value counts as text in its file, which would make texts of the other files' numbers.
+    """
+    types = {column.name: column.type for column in family.columns}
+    return {column.name: types[column.name] for column in table.columns if column.type != types[column.name]}
 
 
 def _base_name(file: str) -> str:

@@ -64,7 +64,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _locked_connection(views: dict[str, list[list[str]]], limits: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+def _locked_connection(views: dict[str, list[list[Any]]], limits: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -77,18 +77,21 @@ def _locked_connection(views: dict[str, list[list[str]]], limits: dict[str, Any]
         },
     )
     for family, tables in views.items():
-        parts = (_scan(path, file) for path, file in tables)
+        parts = (_scan(*table) for table in tables)
         connection.execute(f"CREATE VIEW {_quoted(family)} AS {' UNION ALL BY NAME '.join(parts)}")
-    paths = ", ".join(_literal(path) for tables in views.values() for path, _ in tables)
+    paths = ", ".join(_literal(path) for tables in views.values() for path, _, _ in tables)
     connection.execute(f"SET allowed_paths = [{paths}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
 
 
-def _scan(parquet: str, file: str) -> str:
-    # Both values are quoted literals, and a view cannot take parameters.
-    return f"SELECT *, {_literal(file)} AS _file FROM read_parquet({_literal(parquet)})"  # noqa: S608
+def _scan(parquet: str, file: str, casts: Mapping[str, str]) -> str:
+    """Return SQL for the rows of a file; ``casts`` are types, by column, that it holds otherwise."""
+    typed = ", ".join(f"CAST({_quoted(name)} AS {type_}) AS {_quoted(name)}" for name, type_ in casts.items())
+    columns = f"* REPLACE ({typed})" if typed else "*"
+    # All values are quoted literals or types of profiles, and a view cannot take parameters.
+    return f"SELECT {columns}, {_literal(file)} AS _file FROM read_parquet({_literal(parquet)})"  # noqa: S608
 
 
 def _bound_address_space(memory_bytes: int) -> None:
