@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from agentsys.lake.lake import Lake
@@ -42,3 +45,38 @@ def test_a_column_of_numbers_here_and_of_truth_values_there_is_read_as_its_profi
     (column,) = [column for column in lake.families[0].columns if column.name == "open"]
     result = QuerySandbox(lake.families).run("SELECT open FROM flags ORDER BY day")
     assert result.types == (column.type,) and result.rows == (("1",), ("0",), ("true",), ("false",))
+
+
+def test_a_record_that_holds_numbers_is_kept_as_its_text(folder: Path) -> None:
+    places = pa.array([{"id": 1, "at": "x"}, {"id": 2, "at": "y"}])
+    pa.parquet.write_table(pa.table({"n": [1, 2], "place": places}), folder / "a.parquet")
+    lake = opened(folder)
+    assert not lake.skipped
+    assert [(column.name, column.type) for column in lake.families[0].columns] == [("n", "BIGINT"), ("place", "VARCHAR")]
+    assert "'at': y" in answer(lake, "SELECT place FROM a WHERE n = 2")[0][0]
+
+
+def test_long_integers_stay_what_they_are(folder: Path) -> None:
+    near = [2**53, 2**53 + 1]
+    columns = {
+        "unsigned": pa.array(near, pa.uint64()),
+        "hash": pa.array([2**64 - 1, 2**64 - 2], pa.uint64()),
+        "exact": pa.array(near, pa.decimal128(38, 0)),
+    }
+    pa.parquet.write_table(pa.table(columns), folder / "a.parquet")
+    rows = answer(opened(folder), "SELECT unsigned, hash, exact FROM a ORDER BY unsigned")
+    assert rows == [(2**53, str(2**64 - 1), 2**53), (2**53 + 1, str(2**64 - 2), 2**53 + 1)]
+
+
+def test_dates_of_which_none_is_known_do_not_stop_the_index(folder: Path) -> None:
+    columns = {"name": ["Elbe", "Rhine"], "day": pa.array([None, None], pa.date32())}
+    pa.parquet.write_table(pa.table(columns), folder / "rivers.parquet")
+    (claim,) = opened(folder).index.rank("How long is the Elbe?")
+    assert claim.family.name == "rivers"
+
+
+def test_a_moment_is_read_alike_in_every_time_zone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime.datetime(2020, 1, 1, 23, 30, tzinfo=datetime.UTC)
+    pa.parquet.write_table(pa.table({"n": [1], "at": [moment]}), folder / "a.parquet")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert answer(opened(folder), "SELECT at FROM a") == [("2020-01-01T23:30:00",)]

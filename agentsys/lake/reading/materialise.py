@@ -3,6 +3,7 @@
 # ruff: noqa: S608 - the SQL is made of generated column names, quoted paths and constant patterns
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,8 @@ SAMPLE_ROWS: Final = 200_000
 PERMUTATIONS: Final = 64
 TEXT_LENGTH: Final = 80
 _KEPT_TYPES: Final = ("BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR", "BOOLEAN")
+_SHORT_INTEGERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER")
+_LONG_INTEGERS: Final = re.compile(r"UBIGINT|U?HUGEINT|DECIMAL\(\d+,0\)")
 
 
 class Materialiser:
@@ -105,11 +108,19 @@ class Materialiser:
         found = str(self._one(f"SELECT typeof({column}) FROM {raw} LIMIT 1")[0]) if self._rows(raw) else "VARCHAR"
         if found in _KEPT_TYPES:
             return column
-        if "INT" in found and found not in ("HUGEINT", "UHUGEINT", "UBIGINT", "INTERVAL") and "[" not in found:
+        if found in _SHORT_INTEGERS or (_LONG_INTEGERS.fullmatch(found) and self._all_fit(column, raw)):
             return f"CAST({column} AS BIGINT)"
-        if found in ("FLOAT", "HUGEINT", "UHUGEINT", "UBIGINT") or found.startswith("DECIMAL"):
+        if found == "FLOAT" or found.startswith("DECIMAL"):
             return f"CAST({column} AS DOUBLE)"
+        # Integers too long for a number are identifiers: as floats, neighbours would become one.
         return f"CAST({column} AS {'TIMESTAMP' if found.startswith('TIMESTAMP') else 'VARCHAR'})"
+
+    def _all_fit(self, column: str, raw: str) -> bool:
+        """Whether every value of a column is a BIGINT."""
+        (misfits,) = self._one(
+            f"SELECT count(*) FROM {raw} WHERE {column} IS NOT NULL AND TRY_CAST({column} AS BIGINT) IS NULL"
+        )
+        return not misfits
 
     def _typed(self, columns: Sequence[ColumnName], raw: str) -> tuple[list[ColumnName], list[str], list[str]]:
         names: list[ColumnName] = []
