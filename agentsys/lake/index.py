@@ -223,6 +223,8 @@ def _covered_years(family: Family) -> frozenset[int]:
     years = {year for file in family.files for year in years_in(PurePosixPath(file).name)}
     for column in family.columns:
         low, high = column.minimum, column.maximum
+        if low is None or high is None:
+            continue
         if column.type in ("DATE", "TIMESTAMP"):
             years.update(range(int(str(low)[:4]), int(str(high)[:4]) + 1))
         elif "year" in column.name and isinstance(low, int) and isinstance(high, int) and 1500 <= low <= high < 2200:
