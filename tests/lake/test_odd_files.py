@@ -80,3 +80,10 @@ def test_a_moment_is_read_alike_in_every_time_zone(folder: Path, monkeypatch: py
     pa.parquet.write_table(pa.table({"n": [1], "at": [moment]}), folder / "a.parquet")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     assert answer(opened(folder), "SELECT at FROM a") == [("2020-01-01T23:30:00",)]
+
+
+def test_json_lines_end_where_json_says(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('{"n": 1, "text": "one\u2028two\x85three"}\r\n{"n": 2, "text": "x"}\n', "utf-8")
+    lake = opened(folder)
+    assert not lake.skipped
+    assert answer(lake, "SELECT n FROM a WHERE text LIKE 'one%three'") == [(1,)]

@@ -35,7 +35,8 @@ def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
 
 
 def _lines(name: str, text: str, fault: Exception) -> list[Any]:
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Not splitlines: within texts JSON allows characters that end lines elsewhere, such as U+2028.
+    lines = [line for line in text.split("\n") if line.strip()]
     try:
         return [json.loads(line) for line in lines]
     except (ValueError, RecursionError):
