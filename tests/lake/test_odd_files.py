@@ -87,3 +87,8 @@ def test_json_lines_end_where_json_says(folder: Path) -> None:
     lake = opened(folder)
     assert not lake.skipped
     assert answer(lake, "SELECT n FROM a WHERE text LIKE 'one%three'") == [(1,)]
+
+
+def test_json_lines_of_one_line_are_one_row(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('{"n": 1, "parts": [{"x": 2}, {"x": 3}]}\n')
+    assert answer(opened(folder), "SELECT n FROM a") == [(1,)]

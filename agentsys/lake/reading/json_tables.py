@@ -14,6 +14,8 @@ from agentsys.lake.reading.headers import column_names
 from agentsys.lake.reading.sources import SourceTable, tables_of_sheet
 
 MAX_DEPTH: Final = 6
+LINES: Final = frozenset({".jsonl", ".ndjson"})
+"""Extensions of files with one document a line, of which there may be but one."""
 
 
 def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
@@ -28,6 +30,9 @@ def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         document = _lines(path.name, text, error)
+    else:
+        if path.suffix.lower() in LINES and "\n" not in text.strip():
+            document = [document]
     tables = [table for title, records in _collections(document, ()) if (table := _table(title, records))]
     if not tables:
         raise FileWithoutTableError(f"{path.name} is JSON without a list of records or of columns.")
