@@ -92,3 +92,8 @@ def test_json_lines_end_where_json_says(folder: Path) -> None:
 def test_json_lines_of_one_line_are_one_row(folder: Path) -> None:
     (folder / "a.jsonl").write_text('{"n": 1, "parts": [{"x": 2}, {"x": 3}]}\n')
     assert answer(opened(folder), "SELECT n FROM a") == [(1,)]
+
+
+def test_names_of_records_stay_beside_a_field_called_key(folder: Path) -> None:
+    (folder / "a.json").write_text('{"ann": {"key": "k1", "age": 3}, "bob": {"key": "k2", "age": 4}}')
+    assert answer(opened(folder), "SELECT * EXCLUDE (_file) FROM a ORDER BY age") == [("ann", "k1", 3), ("bob", "k2", 4)]

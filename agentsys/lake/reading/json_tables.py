@@ -85,7 +85,10 @@ def _indexed(node: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any
     """Orient an object of objects: numbered inner keys are rows (pandas ``columns``), named ones are columns."""
     if all(key.isdigit() for key in keys):
         return [{column: node[column][key] for column in node} for key in keys]
-    return [{"key": name, **inner} for name, inner in node.items()]
+    heading = "key"
+    while heading in keys:
+        heading = f"outer {heading}"
+    return [{heading: name, **inner} for name, inner in node.items()]
 
 
 def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
