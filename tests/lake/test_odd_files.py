@@ -97,3 +97,8 @@ def test_json_lines_of_one_line_are_one_row(folder: Path) -> None:
 def test_names_of_records_stay_beside_a_field_called_key(folder: Path) -> None:
     (folder / "a.json").write_text('{"ann": {"key": "k1", "age": 3}, "bob": {"key": "k2", "age": 4}}')
     assert answer(opened(folder), "SELECT * EXCLUDE (_file) FROM a ORDER BY age") == [("ann", "k1", 3), ("bob", "k2", 4)]
+
+
+def test_empty_records_beside_a_table_do_not_spoil_it(folder: Path) -> None:
+    (folder / "a.json").write_text('{"errors": [{}], "rows": [{"n": 1}, {"n": 2}]}')
+    assert answer(opened(folder), "SELECT sum(n) FROM a") == [(3,)]

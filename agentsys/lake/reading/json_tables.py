@@ -95,6 +95,8 @@ def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
     records = [_flatten(item) for item in items if isinstance(item, dict)]
     if records:
         keys = list(dict.fromkeys(key for record in records for key in record))
+        if not keys:
+            return None
         rows = [[record.get(key, "") for key in keys] for record in records]
         return SourceTable(column_names([list(key) for key in keys]), title, rows=rows)
     lists = [[_text(cell) for cell in item] for item in items if isinstance(item, list)]
