@@ -127,17 +127,20 @@ class _Opening:
                 if name.startswith("."):
                     continue
                 relative = (here / name).relative_to(self._root).as_posix()
+                shown = _shown(relative)
                 found += 1
                 if found > self._limits.files:
-                    self._skip(relative, FileTooLargeError(f"The lake has more than {self._limits.files} files."))
+                    self._skip(shown, FileTooLargeError(f"The lake has more than {self._limits.files} files."))
                     return
-                if not (here / name).resolve().is_relative_to(self._root):
+                if shown != relative:
+                    self._skip(shown, FileUnreadableError(f"The name of {shown} is no UTF-8: give it another."))
+                elif not (here / name).resolve().is_relative_to(self._root):
                     self._skip(relative, FileOutsideLakeError(f"{relative} is a link to outside the lake."))
                 elif name not in linked:
                     yield relative
 
     def _folder_fault(self, error: OSError) -> None:
-        relative = Path(error.filename).relative_to(self._root).as_posix()
+        relative = _shown(Path(error.filename).relative_to(self._root).as_posix())
         self._skip(relative, FileUnreadableError(f"The folder cannot be listed: {error.strerror}."))
 
     def _skip(self, relative: str, fault: FileFaultError) -> None:
@@ -189,6 +192,11 @@ class _Opening:
             self._close_materialiser()  # after some errors DuckDB refuses all further work
             cause = (str(error).splitlines() or [""])[0][:200].replace(str(self._root), "").replace(str(built), "")
             raise FileCorruptError(f"{path.name} cannot be parsed: {type(error).__name__}: {cause}") from error
+
+
+def _shown(path: str) -> str:
+    """Return a path as text that can be stored and printed: bytes of it that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _placed(table: TableProfile, relative: str, number: int) -> TableProfile:

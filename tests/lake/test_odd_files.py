@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from agentsys.blackboard.entries import canonical_json
 from agentsys.lake.lake import Lake
 from agentsys.lake.queries.sandbox import QuerySandbox
 
@@ -102,3 +104,12 @@ def test_names_of_records_stay_beside_a_field_called_key(folder: Path) -> None:
 def test_empty_records_beside_a_table_do_not_spoil_it(folder: Path) -> None:
     (folder / "a.json").write_text('{"errors": [{}], "rows": [{"n": 1}, {"n": 2}]}')
     assert answer(opened(folder), "SELECT sum(n) FROM a") == [(3,)]
+
+
+def test_a_file_whose_name_is_no_utf_8_is_skipped_and_stops_nothing(folder: Path) -> None:
+    (folder / "a.csv").write_text("n,m\n1,2\n3,4\n")
+    (folder / os.fsdecode(b"caf\xe9.csv")).write_text("n,m\n5,6\n7,8\n")
+    lake = opened(folder)
+    assert [(item.path, item.code) for item in lake.skipped] == [("caf\ufffd.csv", "AGS-0505")]
+    assert answer(lake, "SELECT sum(n) FROM a") == [(4,)]
+    assert canonical_json([family.label.to_json() for family in lake.families])

@@ -30,9 +30,8 @@ def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         document = _lines(path.name, text, error)
-    else:
-        if path.suffix.lower() in LINES and "\n" not in text.strip():
-            document = [document]
+    if isinstance(document, dict) and path.suffix.lower() in LINES and "\n" not in text.strip():
+        document = [document]
     tables = [table for title, records in _collections(document, ()) if (table := _table(title, records))]
     if not tables:
         raise FileWithoutTableError(f"{path.name} is JSON without a list of records or of columns.")
