@@ -13,6 +13,7 @@ import pytest
 
 from agentsys.blackboard.entries import canonical_json
 from agentsys.lake.lake import Lake
+from agentsys.lake.profiles import LakeLimits
 from agentsys.lake.queries.sandbox import QuerySandbox
 
 
@@ -113,3 +114,24 @@ def test_a_file_whose_name_is_no_utf_8_is_skipped_and_stops_nothing(folder: Path
     assert [(item.path, item.code) for item in lake.skipped] == [("caf\ufffd.csv", "AGS-0505")]
     assert answer(lake, "SELECT sum(n) FROM a") == [(4,)]
     assert canonical_json([family.label.to_json() for family in lake.families])
+
+
+@pytest.mark.parametrize("name", ["data[1]", "what?", "all*"])
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file_alone(folder: Path, name: str) -> None:
+    for other, number in [(name, 1), ("data1", 2), ("whats", 3), ("all of it", 4)]:
+        pa.parquet.write_table(pa.table({"n": [number], "of": [other]}), folder / f"{other}.parquet")
+    tables = {file.path: file.tables[0] for file in opened(folder).files}
+    assert (tables[f"{name}.parquet"].rows, tables[f"{name}.parquet"].columns[0].maximum) == (1, 1)
+
+
+def test_a_streamed_file_whose_name_looks_like_a_pattern_is_read(folder: Path) -> None:
+    for name, number in [("data[1].csv", 1), ("data1.csv", 2)]:
+        (folder / name).write_text("n,m\n" + f"{number},{number}\n" * 500)
+    found = opened(folder, limits=LakeLimits(streamed_from_bytes=1000))
+    assert {file.path: file.tables[0].columns[0].maximum for file in found.files} == {"data1.csv": 2, "data[1].csv": 1}
+
+
+def test_a_folder_named_like_a_partition_adds_nothing_to_its_files(folder: Path) -> None:
+    (folder / "n=7").mkdir()
+    pa.parquet.write_table(pa.table({"n": [1], "m": [2]}), folder / "n=7" / "a.parquet")
+    assert answer(opened(folder), "SELECT n, m FROM a") == [(1, 2)]

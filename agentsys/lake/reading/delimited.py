@@ -16,7 +16,7 @@ from agentsys.lake.profiles import LakeLimits
 from agentsys.lake.reading.encodings import text_encoding
 from agentsys.lake.reading.headers import name_columns
 from agentsys.lake.reading.layout import find_tables
-from agentsys.lake.reading.sources import SECTION, SourceTable, tables_of_sheet
+from agentsys.lake.reading.sources import SECTION, SourceTable, plain_path, tables_of_sheet
 
 DELIMITERS: Final = (",", "\t", ";", "|")
 HEAD_LINES: Final = 400
@@ -83,7 +83,7 @@ def _streamed(path: Path, encoding: str, delimiter: str, head: Sequence[str], sc
     block.notes.clear()
     used, names, remark = name_columns(block)
     skipped = numbered[block.first_row][0]
-    source = path if encoding in ("utf-8", "utf-8-sig") else _as_utf8(path, encoding, scratch)
+    source = plain_path(path, scratch) if encoding in ("utf-8", "utf-8-sig") else _as_utf8(path, encoding, scratch)
     width = len(block.body[0])
     columns = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(width))
     quoted = str(source).replace("'", "''")

@@ -18,7 +18,7 @@ from agentsys.lake.reading.encodings import text_encoding
 from agentsys.lake.reading.headers import column_names
 from agentsys.lake.reading.html_tables import read_html
 from agentsys.lake.reading.json_tables import read_json
-from agentsys.lake.reading.sources import SourceTable
+from agentsys.lake.reading.sources import SourceTable, plain_path
 from agentsys.lake.reading.workbook import read_workbook
 
 DELIMITED: Final = frozenset({".csv", ".tsv", ".tab", ".psv", ".txt", ".dat", ".data", ""})
@@ -38,7 +38,7 @@ def read_tables(path: Path, limits: LakeLimits, scratch: Path) -> list[SourceTab
         magic = stream.read(8)
     extension = path.suffix.lower()
     if magic.startswith(b"PAR1"):
-        return _read_parquet(path)
+        return _read_parquet(path, scratch)
     if magic.startswith(b"PK\x03\x04"):
         return read_workbook(path, limits)
     if extension in BINARY:
@@ -63,7 +63,7 @@ def _read_text(path: Path, extension: str, limits: LakeLimits, scratch: Path) ->
     return read_delimited(path, limits, scratch)
 
 
-def _read_parquet(path: Path) -> list[SourceTable]:
+def _read_parquet(path: Path, scratch: Path) -> list[SourceTable]:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -71,6 +71,6 @@ def _read_parquet(path: Path) -> list[SourceTable]:
         schema = pa.parquet.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise FileCorruptError(f"{path.name} is no readable Parquet file: {error}") from error
-    quoted = str(path).replace("'", "''")
+    quoted = str(plain_path(path, scratch)).replace("'", "''")
     sql = f"SELECT * FROM read_parquet('{quoted}')"  # noqa: S608 - the path is quoted above
     return [SourceTable(column_names([[name] for name in schema.names]), sql=sql, typed=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from agentsys.lake.reading.headers import ColumnName, name_columns
@@ -11,6 +12,8 @@ from agentsys.lake.reading.layout import Block, find_tables
 
 SECTION: Final = " - "
 """Parts a table's title: what contains it, the sheet's heading, the heading of its section."""
+
+_PATTERN: Final = frozenset("*?[=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,15 @@ class SourceTable:
     rows: Sequence[Sequence[str]] = field(default_factory=list)
     sql: str = ""
     typed: bool = False
+
+
+def plain_path(path: Path, scratch: Path) -> Path:
+    """Return a path to the same file that DuckDB takes for no pattern, and for no folder of a partition."""
+    if _PATTERN.isdisjoint(str(path)):
+        return path
+    link = scratch / f"source{path.suffix.lower()}"
+    link.symlink_to(path)
+    return link
 
 
 def tables_of_sheet(
