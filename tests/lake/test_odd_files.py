@@ -135,3 +135,9 @@ def test_a_folder_named_like_a_partition_adds_nothing_to_its_files(folder: Path)
     (folder / "n=7").mkdir()
     pa.parquet.write_table(pa.table({"n": [1], "m": [2]}), folder / "n=7" / "a.parquet")
     assert answer(opened(folder), "SELECT n, m FROM a") == [(1, 2)]
+
+
+def test_codes_that_come_late_in_a_long_column_keep_their_zeros(folder: Path) -> None:
+    codes = [f"{number}" for number in range(90_000, 60_000, -2)] + ["02134", "00501"]
+    (folder / "places.csv").write_text("zip,n\n" + "".join(f"{code},1\n" for code in codes))
+    assert answer(opened(folder), "SELECT zip FROM places ORDER BY zip LIMIT 2") == [("00501",), ("02134",)]

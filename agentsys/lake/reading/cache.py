@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from agentsys.lake.faults import CacheUnusableError
 from agentsys.lake.profiles import TableProfile
 
-VERSION: Final = 2
+VERSION: Final = 3
 """To be raised with every change of how files are read, so that no older reading is used again."""
 
 _TABLES: Final = TypeAdapter(tuple[TableProfile, ...])

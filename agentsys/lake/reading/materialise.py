@@ -20,6 +20,7 @@ from agentsys.lake.reading.values import (
     TEXT,
     Interpretation,
     as_mixed,
+    code_sql,
     interpret,
     marker_sql,
     text_sql,
@@ -146,10 +147,12 @@ class Materialiser:
         how = interpret([value for (value,) in values])
         if how is TEXT:
             return how
-        filled, misfits = self._one(
+        filled, misfits, codes = self._one(
             f"SELECT count({text}), count(CASE WHEN {typed_sql(column, how)} IS NULL AND NOT {marker_sql(column)} "
-            f"THEN {text} END) FROM {raw}"
+            f"THEN {text} END), count(CASE WHEN {code_sql(column)} THEN 1 END) FROM {raw}"
         )
+        if codes and how.form in ("plain", "formatted"):
+            return TEXT
         if not misfits or how.keep_text:
             return how
         if how.type not in NUMERIC_TYPES or misfits > (1 - MIXED_SHARE) * filled:

@@ -203,6 +203,11 @@ def marker_sql(column: str) -> str:
     return f"regexp_full_match({text_sql(column)}, '{MARKER}')"
 
 
+def code_sql(column: str) -> str:
+    """Return SQL that is true where the text is a code (``02134``), whose zeros a number would not keep."""
+    return f"regexp_full_match({text_sql(column)}, '{CODE}')"
+
+
 def as_mixed(how: Interpretation) -> Interpretation:
     """Return the widest numeric reading, with the original texts kept beside it."""
     return replace(how, type="DOUBLE", form="formatted", keep_text=True)
