@@ -141,3 +141,27 @@ def test_codes_that_come_late_in_a_long_column_keep_their_zeros(folder: Path) ->
     codes = [f"{number}" for number in range(90_000, 60_000, -2)] + ["02134", "00501"]
     (folder / "places.csv").write_text("zip,n\n" + "".join(f"{code},1\n" for code in codes))
     assert answer(opened(folder), "SELECT zip FROM places ORDER BY zip LIMIT 2") == [("00501",), ("02134",)]
+
+
+def test_another_content_of_the_same_size_and_time_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentsys.lake.reading.cache.SETTLED_NANOSECONDS", 0)
+    path = folder / "a.csv"
+    for number in (1, 2):
+        path.write_text(f"n,m\n{number},1\n{number},1\n")
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+        assert answer(opened(folder), "SELECT sum(n) FROM a") == [(2 * number,)]
+
+
+def test_what_changes_within_a_tick_of_the_clock_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "a.csv"
+    path.write_text("n,m\n1,1\n1,1\n")
+    status = path.stat()
+    real = Path.stat
+
+    def coarse(self: Path, **options: Any) -> Any:
+        return status if self == path else real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", coarse)
+    assert answer(opened(folder), "SELECT sum(n) FROM a") == [(2,)]
+    path.write_text("n,m\n2,1\n2,1\n")
+    assert answer(opened(folder), "SELECT sum(n) FROM a") == [(4,)]

@@ -1,7 +1,7 @@
 """Profiles and typed Parquet files, kept by the hash of a file's content.
 
 A folder per content: ``<hash>-<extension>-v<version>/`` with ``tables.json`` and one Parquet file a table. A manifest
-per lake remembers size and modification time, so that an unchanged file is not even read again.
+per lake remembers size and times, so that an unchanged file is not even read again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,9 @@ from agentsys.lake.profiles import TableProfile
 
 VERSION: Final = 3
 """To be raised with every change of how files are read, so that no older reading is used again."""
+
+SETTLED_NANOSECONDS: Final = 1_000_000_000
+"""Since a file's last change, before its time tells whether it has changed again."""
 
 _TABLES: Final = TypeAdapter(tuple[TableProfile, ...])
 
@@ -47,15 +51,19 @@ class ProfileCache:
         self._changed = False
 
     def digest(self, relative: str, path: Path) -> str:
-        """Return the SHA-256 of a file's content, from the manifest where size and time are unchanged."""
+        """Return the SHA-256 of a file's content, from the manifest where size and times are unchanged."""
         status = path.stat()
+        # The second time cannot be set: programs that copy or unpack give files the modification time that they had.
+        seen = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         known = self._manifest.get(relative)
-        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
-            return str(known[2])
+        if known and known[:3] == seen:
+            return str(known[3])
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        self._manifest[relative] = [status.st_size, status.st_mtime_ns, digest]
-        self._changed = True
+        # What changed just now may change again without a later time.
+        if time.time_ns() - status.st_ctime_ns > SETTLED_NANOSECONDS:
+            self._manifest[relative] = [*seen, digest]
+            self._changed = True
         return digest
 
     def load(self, digest: str, extension: str) -> tuple[TableProfile, ...] | None:
