@@ -155,7 +155,7 @@ class _Opening:
                 raise FileTooLargeError(f"{relative} has {path.stat().st_size} bytes, above {self._limits.file_bytes}.")
             digest = self._store.digest(relative, path)
             extension = path.suffix.lower()
-            tables = self._store.load(digest, extension) or self._build(path, digest, extension)
+            tables = self._store.load(digest, extension) or self._build(relative, digest, extension)
             placed = tuple(_placed(table, relative, number) for number, table in enumerate(tables, 1))
             self._files.append(FileProfile(relative, path.stat().st_size, digest, placed, file_label(relative)))
         except FileFaultError as fault:
@@ -167,10 +167,13 @@ class _Opening:
                 raise CacheUnusableError(f"{relative} cannot be prepared in {self._store.folder}: {error}.") from error
             self._skip(relative, FileUnreadableError(f"{relative} cannot be read: {error.strerror or error}."))
 
-    def _build(self, path: Path, digest: str, extension: str) -> tuple[TableProfile, ...]:
+    def _build(self, relative: str, digest: str, extension: str) -> tuple[TableProfile, ...]:
+        path = self._root / relative
         with self._store.scratch() as scratch:
             built = Path(mkdtemp(prefix="entry-", dir=scratch))
             tables = self._read(path, built, scratch)
+            if self._store.digest(relative, path) != digest:
+                raise FileUnreadableError(f"{relative} changed while it was read.")
             self._store.store(digest, extension, built, tables)
         return self._store.load(digest, extension) or ()
 

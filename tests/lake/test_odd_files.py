@@ -15,6 +15,7 @@ from agentsys.blackboard.entries import canonical_json
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import LakeLimits
 from agentsys.lake.queries.sandbox import QuerySandbox
+from agentsys.lake.reading import readers
 
 
 @pytest.fixture
@@ -165,3 +166,23 @@ def test_what_changes_within_a_tick_of_the_clock_is_read(folder: Path, monkeypat
     assert answer(opened(folder), "SELECT sum(n) FROM a") == [(2,)]
     path.write_text("n,m\n2,1\n2,1\n")
     assert answer(opened(folder), "SELECT sum(n) FROM a") == [(4,)]
+
+
+def test_what_changes_while_it_is_read_is_not_kept_as_what_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = "n,m\n1,1\n1,1\n", "n,m\n2,1\n2,1\n3,3\n"
+    (folder / "a.csv").write_text(before)
+    (folder / "b.csv").write_text("x,y\n5,5\n5,5\n")
+    real = readers.read_tables
+
+    def late(path: Path, *arguments: Any) -> Any:
+        if path.name == "a.csv":
+            path.write_text(after)
+        return real(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(readers, "read_tables", late)
+        assert [(item.path, item.code) for item in opened(folder).skipped] == [("a.csv", "AGS-0505")]
+    (folder / "a.csv").write_text(before)
+    assert answer(opened(folder), "SELECT sum(n) FROM a") == [(2,)]
