@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -186,3 +191,37 @@ def test_what_changes_while_it_is_read_is_not_kept_as_what_it_was(
         assert [(item.path, item.code) for item in opened(folder).skipped] == [("a.csv", "AGS-0505")]
     (folder / "a.csv").write_text(before)
     assert answer(opened(folder), "SELECT sum(n) FROM a") == [(2,)]
+
+
+def test_a_workbook_with_a_lone_cell_far_away_is_read_at_the_size_of_its_cells(folder: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in [["n", "m"], [1, 2], [3, 4]]:
+        book.active.append(row)
+    book.active.cell(row=20_000, column=2).number_format = "0.00"
+    book.active.cell(row=2, column=16_000).number_format = "0.00"
+    book.save(folder / "a.xlsx")
+    with python_peak() as peak:
+        lake = opened(folder)
+        assert peak() < 256 * 2**20
+    assert answer(lake, "SELECT sum(n) FROM a") == [(4,)]
+
+
+@contextmanager
+def python_peak() -> Iterator[Callable[[], int]]:
+    """Give what says how many bytes of Python were held at once within the block."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["wide.csv", "wide.json"])
+def test_a_small_file_that_would_become_a_huge_table_is_skipped(folder: Path, name: str) -> None:
+    (folder / "a.csv").write_text("n,m\n1,2\n3,4\n")
+    if name == "wide.csv":
+        (folder / name).write_text("," * 100_000 + "\n" + "1,2\n" * 100_000)
+    else:
+        (folder / name).write_text(json.dumps([{f"k{number}": 1} for number in range(20_000)]))
+    lake = opened(folder)
+    assert [(item.path, item.code) for item in lake.skipped] == [(name, "AGS-0506")]

@@ -11,7 +11,7 @@ from agentsys.lake.faults import FileCorruptError, FileTooLargeError, FileWithou
 from agentsys.lake.profiles import LakeLimits
 from agentsys.lake.reading.encodings import text_encoding
 from agentsys.lake.reading.headers import column_names
-from agentsys.lake.reading.sources import SourceTable, tables_of_sheet
+from agentsys.lake.reading.sources import SourceTable, check_cells, tables_of_sheet
 
 MAX_DEPTH: Final = 6
 LINES: Final = frozenset({".jsonl", ".ndjson"})
@@ -96,6 +96,7 @@ def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
         keys = list(dict.fromkeys(key for record in records for key in record))
         if not keys:
             return None
+        check_cells(len(records) * len(keys))
         rows = [[record.get(key, "") for key in keys] for record in records]
         return SourceTable(column_names([list(key) for key in keys]), title, rows=rows)
     lists = [[_text(cell) for cell in item] for item in items if isinstance(item, list)]

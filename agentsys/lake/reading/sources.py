@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from agentsys.lake.faults import FileTooLargeError
 from agentsys.lake.reading.headers import ColumnName, name_columns
 from agentsys.lake.reading.layout import Block, find_tables
 
 SECTION: Final = " - "
 """Parts a table's title: what contains it, the sheet's heading, the heading of its section."""
+
+MAX_CELLS: Final = 2**25
+"""Cells of a table that is held in memory: one long row makes all the others as long."""
 
 _PATTERN: Final = frozenset("*?[=")
 
@@ -47,9 +51,16 @@ def tables_of_sheet(
 
     The first line of text above the first table is the title of the whole sheet.
     """
+    check_cells(len(rows) * max(map(len, rows), default=0))
     blocks = find_tables(rows, headless_list=headless_list)
     heading = blocks[0].title[0] if blocks and blocks[0].title else ""
     return [_source(block, _join_titles(title, heading, block.title)) for block in blocks]
+
+
+def check_cells(cells: int) -> None:
+    """Raise FileTooLargeError for a table whose empty cells alone would fill the memory."""
+    if cells > MAX_CELLS:
+        raise FileTooLargeError(f"A table in it has {cells} cells or more, empty ones included, above {MAX_CELLS}.")
 
 
 def _join_titles(title: str, heading: str, lines: Sequence[str]) -> str:
