@@ -225,3 +225,15 @@ def test_a_small_file_that_would_become_a_huge_table_is_skipped(folder: Path, na
         (folder / name).write_text(json.dumps([{f"k{number}": 1} for number in range(20_000)]))
     lake = opened(folder)
     assert [(item.path, item.code) for item in lake.skipped] == [(name, "AGS-0506")]
+
+
+def test_a_quotation_mark_that_nothing_closes_swallows_no_rows_in_silence(folder: Path) -> None:
+    (folder / "a.csv").write_text('n,size\n1,"5"\n2,6\n')
+    (folder / "b.csv").write_text('k,size\n1,5\n2,"6 inch\n3,7\n4,8\n')
+    (folder / "c.csv").write_text('i,text\n1,x\n2,"two\nlines"\n')
+    (folder / "d.csv").write_text('j,text\n1,x\n2,"cut off')
+    lake = opened(folder)
+    ((path, code, reason),) = [(item.path, item.code, item.reason) for item in lake.skipped]
+    assert (path, code) == ("b.csv", "AGS-0509") and "line 3" in reason
+    assert answer(lake, "SELECT text FROM c WHERE i = 2") == [("two\nlines",)]
+    assert answer(lake, "SELECT text FROM d WHERE j = 2") == [("cut off",)]

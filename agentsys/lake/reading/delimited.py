@@ -39,8 +39,7 @@ def read_delimited(path: Path, limits: LakeLimits, scratch: Path) -> list[Source
             return _single_column(path, head, encoding)
         if path.stat().st_size >= limits.streamed_from_bytes:
             return [_streamed(path, encoding, delimiter, head, scratch)]
-        with path.open(encoding=encoding, newline="") as stream:
-            rows = list(csv.reader(stream, delimiter=delimiter, skipinitialspace=True))
+        rows = _records(path, encoding, delimiter)
     except UnicodeDecodeError as error:
         raise FileEncodingUnknownError(f"{path.name} looked like {encoding} but breaks it: {error}") from error
     except csv.Error as error:
@@ -93,6 +92,24 @@ def _streamed(path: Path, encoding: str, delimiter: str, head: Sequence[str], sc
         f"strict_mode=false, ignore_errors=true, store_rejects=true, rejects_limit=1000)"
     )
     return SourceTable(names, SECTION.join(block.title), remark, sql=sql)
+
+
+def _records(path: Path, encoding: str, delimiter: str) -> list[list[str]]:
+    """Return all records. Raises FileCorruptError where a quotation mark that nothing closes has swallowed lines."""
+    with path.open(encoding=encoding, newline="") as stream:
+        numbered = list(_with_line_numbers(csv.reader(stream, delimiter=delimiter, skipinitialspace=True)))
+    rows = [row for _, row in numbered]
+    if rows and any("\n" in cell for cell in rows[-1]):
+        first = numbered[-1][0]
+        with path.open(encoding=encoding, newline="") as stream:
+            last = csv.reader(itertools.islice(stream, first, None), delimiter=delimiter, strict=True)
+            try:
+                next(last)
+            except csv.Error as error:
+                if "end of data" in str(error):
+                    what = f"{path.name} opens a quotation mark in the record at line {first + 1} and never closes it"
+                    raise FileCorruptError(f"{what}: all lines after it are one cell.") from error
+    return rows
 
 
 def _with_line_numbers(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
