@@ -20,6 +20,7 @@ from agentsys.blackboard.entries import canonical_json
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import LakeLimits
 from agentsys.lake.queries.sandbox import QuerySandbox
+from agentsys.lake.queries.schema_text import schema_text
 from agentsys.lake.reading import readers
 
 
@@ -61,7 +62,10 @@ def test_a_record_that_holds_numbers_is_kept_as_its_text(folder: Path) -> None:
     pa.parquet.write_table(pa.table({"n": [1, 2], "place": places}), folder / "a.parquet")
     lake = opened(folder)
     assert not lake.skipped
-    assert [(column.name, column.type) for column in lake.families[0].columns] == [("n", "BIGINT"), ("place", "VARCHAR")]
+    assert [(column.name, column.type) for column in lake.families[0].columns] == [
+        ("n", "BIGINT"),
+        ("place", "VARCHAR"),
+    ]
     assert "'at': y" in answer(lake, "SELECT place FROM a WHERE n = 2")[0][0]
 
 
@@ -105,7 +109,10 @@ def test_json_lines_of_one_line_are_one_row(folder: Path) -> None:
 
 def test_names_of_records_stay_beside_a_field_called_key(folder: Path) -> None:
     (folder / "a.json").write_text('{"ann": {"key": "k1", "age": 3}, "bob": {"key": "k2", "age": 4}}')
-    assert answer(opened(folder), "SELECT * EXCLUDE (_file) FROM a ORDER BY age") == [("ann", "k1", 3), ("bob", "k2", 4)]
+    assert answer(opened(folder), "SELECT * EXCLUDE (_file) FROM a ORDER BY age") == [
+        ("ann", "k1", 3),
+        ("bob", "k2", 4),
+    ]
 
 
 def test_empty_records_beside_a_table_do_not_spoil_it(folder: Path) -> None:
@@ -237,3 +244,20 @@ def test_a_quotation_mark_that_nothing_closes_swallows_no_rows_in_silence(folder
     assert (path, code) == ("b.csv", "AGS-0509") and "line 3" in reason
     assert answer(lake, "SELECT text FROM c WHERE i = 2") == [("two\nlines",)]
     assert answer(lake, "SELECT text FROM d WHERE j = 2") == [("cut off",)]
+
+
+def test_headers_in_another_script_keep_their_words_and_unlike_tables_apart(folder: Path) -> None:
+    (folder / "data1.csv").write_text("城市,人口\n北京,5\n上海,7\n", "utf-8")
+    (folder / "data2.csv").write_text("日期,价格\n2020-01-01,3\n2020-01-02,4\n", "utf-8")
+    (folder / "town.csv").write_text("Город,n\nМосква,1\nТверь,2\n", "utf-8")
+    lake = opened(folder)
+    columns = {family.files[0]: [column.name for column in family.columns] for family in lake.families}
+    assert columns == {
+        "data1.csv": ["城市", "人口"],
+        "data2.csv": ["日期", "价格"],
+        "town.csv": ["город", "n"],
+    }
+    first = next(family for family in lake.families if family.files == ["data1.csv"])
+    result = QuerySandbox([first]).run(f"SELECT sum(人口) AS total FROM {first.name}")
+    assert result.rows == ((12,),) and result.derivation == {"total": (f"{first.name}.人口",)}
+    assert "城市 VARCHAR" in schema_text([first])

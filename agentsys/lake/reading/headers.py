@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentsys.lake.reading.layout import Block, Row, column_kind
-from agentsys.lake.reading.names import identifier, unique
+from agentsys.lake.reading.names import foreign, identifier, unique
 from agentsys.lake.reading.values import is_year
 
 
@@ -41,9 +41,9 @@ def name_columns(block: Block) -> tuple[list[int], list[ColumnName], str]:
 def column_names(headings: Sequence[Sequence[str]]) -> list[ColumnName]:
     """Return the names for one list of heading levels a column, outermost first; empty lists get ``column_N``."""
     texts = [" / ".join(levels) for levels in headings]
-    names = unique(identifier(text, f"column_{index}") for index, text in enumerate(texts, 1))
+    names = unique(identifier(text, foreign(text) or f"column_{index}") for index, text in enumerate(texts, 1))
     return [
-        ColumnName(name, text or name, identifier(levels[-1]) if levels else name)
+        ColumnName(name, text or name, identifier(levels[-1], foreign(levels[-1]) or "column") if levels else name)
         for name, text, levels in zip(names, texts, headings, strict=True)
     ]
 

@@ -166,7 +166,9 @@ class Materialiser:
         rows = self._rows(relation)
         counted = "count(DISTINCT {0})" if rows <= SAMPLE_ROWS else "approx_count_distinct({0})"
         aggregates = f"count({{0}}), {counted}, min({{0}}), max({{0}}), any_value(typeof({{0}}))"
-        figures = self._one(f"SELECT {', '.join(aggregates.format(c.name) for c in names)} FROM {relation}")
+        figures = self._one(
+            f"SELECT {', '.join(aggregates.format(_identifier(c.name)) for c in names)} FROM {relation}"
+        )
         sampled = relation if rows <= SAMPLE_ROWS else f"(FROM {relation} LIMIT {SAMPLE_ROWS})"
         profiles = []
         for index, (column, unit) in enumerate(zip(names, units, strict=True)):
@@ -227,6 +229,10 @@ def _scalar(value: Any) -> Scalar:
     if value is None or isinstance(value, bool | int | float):
         return value
     return str(value)[:TEXT_LENGTH]
+
+
+def _identifier(name: str) -> str:
+    return f'"{name}"'
 
 
 def _quoted(path: Path) -> str:

@@ -37,6 +37,12 @@ def identifier(text: str, fallback: str = "column") -> str:
     return f"n{name}"[:MAX_LENGTH] if name[0].isdigit() else name
 
 
+def foreign(text: str) -> str:
+    """Return the words of a text that has no letters of ASCII as one name in its own script, or ``""``."""
+    name = "_".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text.casefold())))[:MAX_LENGTH].rstrip("_")
+    return name if name.isidentifier() else ""
+
+
 def unique(names: Iterable[str]) -> list[str]:
     """Return the names with ``_2``, ``_3``, … appended where one comes again."""
     taken: set[str] = set()
