@@ -88,13 +88,6 @@ def test_dates_of_which_none_is_known_do_not_stop_the_index(folder: Path) -> Non
     assert claim.family.name == "rivers"
 
 
-def test_a_moment_is_read_alike_in_every_time_zone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = datetime.datetime(2020, 1, 1, 23, 30, tzinfo=datetime.UTC)
-    pa.parquet.write_table(pa.table({"n": [1], "at": [moment]}), folder / "a.parquet")
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert answer(opened(folder), "SELECT at FROM a") == [("2020-01-01T23:30:00",)]
-
-
 def test_json_lines_end_where_json_says(folder: Path) -> None:
     (folder / "a.jsonl").write_text('{"n": 1, "text": "one\u2028two\x85three"}\r\n{"n": 2, "text": "x"}\n', "utf-8")
     lake = opened(folder)
@@ -261,3 +254,15 @@ def test_headers_in_another_script_keep_their_words_and_unlike_tables_apart(fold
     result = QuerySandbox([first]).run(f"SELECT sum(人口) AS total FROM {first.name}")
     assert result.rows == ((12,),) and result.derivation == {"total": (f"{first.name}.人口",)}
     assert "城市 VARCHAR" in schema_text([first])
+
+
+def test_moments_are_read_and_shown_alike_in_every_time_zone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime.datetime(2020, 1, 1, 23, 30, tzinfo=datetime.UTC)
+    pa.parquet.write_table(pa.table({"seconds": [1577921400], "moment": [moment]}), folder / "a.parquet")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    lake = opened(folder)
+    assert answer(lake, "SELECT moment FROM a") == [("2020-01-01T23:30:00",)]
+    sql = "SELECT to_timestamp(seconds) AS m, hour(to_timestamp(seconds)) AS m, seconds FROM a ORDER BY 1"
+    result = QuerySandbox(lake.families).run(sql)
+    assert result.columns == ("m", "m", "seconds")
+    assert result.rows == (("2020-01-01T23:30:00", 23, 1577921400),)

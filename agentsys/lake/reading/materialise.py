@@ -52,6 +52,8 @@ class Materialiser:
         )
         # A long query would draw on standard output, which belongs to data.
         self._connection.execute("SET enable_progress_bar = false")
+        # Moments are kept without a zone: in that of the machine, each machine would keep others.
+        self._connection.execute("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
         self._connection.close()
