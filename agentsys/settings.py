@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_origin
 
 import platformdirs
 from pydantic import (
@@ -129,7 +129,7 @@ def load_settings(
             values[key] = value
             sources[key] = source
     try:
-        settings = Settings.model_validate(_nest(values))
+        settings = Settings.model_validate(_nest(values, sources))
     except ValidationError as error:
         raise ConfigurationError(_explain(error, sources)) from error
     return LoadedSettings(settings=settings, sources={key: _source_of(key, sources) for key in flatten(settings)})
@@ -195,15 +195,34 @@ def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+def _nest(flat: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for dotted, value in flat.items():
-        *sections, key = dotted.split(".")
+        *sections, key = _parts(dotted, value)
         table = nested
-        for section in sections:
-            table = table.setdefault(section, {})
+        for depth, section in enumerate(sections, 1):
+            inner = table.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise _clash(".".join(sections[:depth]), dotted, sources)
+            table = inner
+        if isinstance(table.get(key), dict) and not isinstance(value, dict):
+            raise _clash(dotted, next(other for other in flat if other.startswith(f"{dotted}.")), sources)
         table[key] = value
     return nested
+
+
+def _clash(outer: str, inner: str, sources: dict[str, str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"Bad settings: {outer} (from {sources[outer]}) is a table, as {inner} (from {sources[inner]}) says too, and was "
+        "given a single value."
+    )
+
+
+def _parts(dotted: str, value: Any) -> list[str]:
+    """Return the keys that lead to a value. The name of a table of [models] may itself hold dots."""
+    first, _, name = dotted.partition(".")
+    whole = isinstance(value, dict) and name and get_origin(Settings.model_fields[first].annotation) is dict
+    return [first, name] if whole else dotted.split(".")
 
 
 def _shown(key: str, value: object) -> str:

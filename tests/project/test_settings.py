@@ -66,3 +66,24 @@ def test_a_board_is_a_file_or_a_database_whichever_the_stronger_source_names(tmp
     flag = load_settings({"board.path": url}, directory=tmp_path / "none", environment={})
     assert flag.settings.board.location == url
     assert "hush" not in repr(flag.settings)
+
+
+@pytest.mark.parametrize("flags", [{"model.name": "x"}, {"model.threads": 3}])
+def test_a_single_value_for_a_table_is_told_with_its_source(tmp_path, flags):
+    with pytest.raises(ConfigurationError, match=r"model \(from environment\) is a table, as model\.\w+ \(from flag\)"):
+        load_settings(flags, directory=tmp_path, environment={"AGENTSYS_MODEL": "some-model"})
+
+
+def test_a_part_of_what_is_a_single_value_is_told_whichever_comes_first(tmp_path):
+    for names in (["AGENTSYS_POLICY", "AGENTSYS_POLICY__FILE"], ["AGENTSYS_POLICY__FILE", "AGENTSYS_POLICY"]):
+        with pytest.raises(ConfigurationError, match=r"policy.*policy\.file"):
+            load_settings(directory=tmp_path, environment=dict.fromkeys(names, "x"))
+
+
+def test_the_name_of_a_model_may_hold_dots(tmp_path):
+    (tmp_path / "agentsys.toml").write_text('[models."qwen2.5"]\nspec = "a"\n[models.small]\nspec = "b"\n')
+    loaded = load_settings(directory=tmp_path, environment={"AGENTSYS_MODELS__SMALL__SLOTS": "3"})
+    assert {name: (model.spec, model.slots) for name, model in loaded.settings.models.items()} == {
+        "qwen2.5": ("a", None),
+        "small": ("b", 3),
+    }
