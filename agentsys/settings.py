@@ -206,29 +206,40 @@ def _nest(flat: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
                 raise _clash(".".join(sections[:depth]), dotted, sources)
             table = inner
         if isinstance(table.get(key), dict) and not isinstance(value, dict):
-            raise _clash(dotted, next(other for other in flat if other.startswith(f"{dotted}.")), sources)
+            within = (other for other in flat if other.startswith(f"{dotted}."))
+            raise _clash(dotted, next(within, dotted.rpartition(".")[0]), sources)
         table[key] = value
     return nested
 
 
 def _clash(outer: str, inner: str, sources: dict[str, str]) -> ConfigurationError:
     return ConfigurationError(
-        f"Bad settings: {outer} (from {sources[outer]}) is a table, as {inner} (from {sources[inner]}) says too, and was "
-        "given a single value."
+        f"Bad settings: {outer} (from {_where(outer, sources)}) is a table, as {inner} (from {_where(inner, sources)}) "
+        "has it, and is given a single value."
     )
 
 
 def _parts(dotted: str, value: Any) -> list[str]:
     """Return the keys that lead to a value. The name of a table of [models] may itself hold dots."""
     first, _, name = dotted.partition(".")
-    whole = isinstance(value, dict) and name and get_origin(Settings.model_fields[first].annotation) is dict
+    field = Settings.model_fields.get(first)
+    whole = isinstance(value, dict) and name and field is not None and get_origin(field.annotation) is dict
     return [first, name] if whole else dotted.split(".")
+
+
+def _where(key: str, sources: dict[str, str]) -> str:
+    """Return the source of a value, or of the innermost table around it that has one."""
+    parts = key.split(".")
+    around = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
+    return next((sources[outer] for outer in around if outer in sources), "unknown source")
 
 
 def _shown(key: str, value: object) -> str:
     """Return a wrong value as a message may quote it: of a secret nothing, of a table, which may hold one, the keys."""
-    if is_secret(key):
+    if is_secret(key) or key.endswith(".token_hash"):
         return "(hidden)"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "a list of tables"
     return f"a table of {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
 
 
@@ -236,8 +247,10 @@ def _explain(error: ValidationError, sources: dict[str, str]) -> str:
     faults = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
-        where = sources.get(key, "unknown source")
-        what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-        value = _shown(key, fault["input"])
-        faults.append(f"{key} = {value} (from {where}): {what}")
+        where = _where(key, sources)
+        if fault["type"] == "extra_forbidden":
+            # Without its value: whoever mistook the key may have written a secret there.
+            faults.append(f"{key} (from {where}): unknown key")
+        else:
+            faults.append(f"{key} = {_shown(key, fault['input'])} (from {where}): {fault['msg']}")
     return "Bad settings: " + "; ".join(faults) + "."

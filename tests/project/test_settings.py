@@ -78,6 +78,11 @@ def test_a_part_of_what_is_a_single_value_is_told_whichever_comes_first(tmp_path
     for names in (["AGENTSYS_POLICY", "AGENTSYS_POLICY__FILE"], ["AGENTSYS_POLICY__FILE", "AGENTSYS_POLICY"]):
         with pytest.raises(ConfigurationError, match=r"policy.*policy\.file"):
             load_settings(directory=tmp_path, environment=dict.fromkeys(names, "x"))
+    (tmp_path / "agentsys.toml").write_text('[mcp.servers]\nx = "one"\n[other.table]\nx = 1\n')
+    with pytest.raises(ConfigurationError, match=r"mcp\.servers\.x .*given a single value"):
+        load_settings(directory=tmp_path, environment={"AGENTSYS_MCP__SERVERS__X__TIMEOUT": "3"})
+    with pytest.raises(ConfigurationError, match=r"other \(from .*unknown key"):
+        load_settings(directory=tmp_path, environment={})
 
 
 def test_the_name_of_a_model_may_hold_dots(tmp_path):
@@ -87,3 +92,21 @@ def test_the_name_of_a_model_may_hold_dots(tmp_path):
         "qwen2.5": ("a", None),
         "small": ("b", 3),
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[principals]]\ntoken = "hunter2-hunter2-hunter2"\n',
+        '[[mcp.servers]]\nurl = "http://x"\ntoken = "hunter2-hunter2-hunter2"\n',
+        '[model]\napikey = "hunter2-hunter2-hunter2"\n',
+        '[principals.ann]\ntoken_hash = "hunter2-hunter2-hunter2"\n',
+        '[principals.ann]\ntokn = "hunter2-hunter2-hunter2"\n',
+    ],
+)
+def test_a_secret_in_a_wrong_place_is_not_quoted(tmp_path, text):
+    (tmp_path / "agentsys.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={})
+    assert "hunter2" not in str(caught.value) and "agentsys.toml" in str(caught.value)
+    assert "unknown source" not in str(caught.value)
