@@ -216,13 +216,22 @@ class _RedactingFactory:
 
     def __call__(self, *arguments: Any, **options: Any) -> logging.LogRecord:
         record = self._make(*arguments, **options)
-        message = record.getMessage()
+        message = _message(record)
         clean = _clean(message)
         if clean != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[0] is not None:
             record.exc_text = _clean(logging.Formatter().formatException(record.exc_info))
         return record
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:
+        # Whoever logs with arguments that do not fit must not fail for it; nor may handlers print them as they are.
+        record.msg, record.args = f"{record.msg} {record.args} ({type(error).__name__}: {error})", ()
+        return str(record.msg)
 
 
 def _clean(text: str) -> str:

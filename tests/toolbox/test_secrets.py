@@ -429,3 +429,13 @@ def test_logs_are_redacted_with_their_arguments_and_tracebacks(caplog: pytest.Lo
     assert VALUE not in caplog.text and quote(VALUE, safe="") not in caplog.text
     assert "failed: [secret hub] 3" in caplog.text and "ValueError: with [secret hub]" in caplog.text
     assert "nothing here" in caplog.text
+
+
+def test_a_log_line_whose_arguments_do_not_fit_fails_nobody_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    from agentsys.secrets import redact_logs
+
+    held = Secrets.of(secret("t"))
+    redact_logs(held)
+    with caplog.at_level(logging.INFO, "of.tests"):
+        logging.getLogger("of.tests").info("%d of %s", VALUE)
+    assert VALUE not in caplog.text and "%d of %s ('[secret hub]',)" in caplog.text
