@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,7 @@ class Secrets:
     declared: Mapping[str, Secret] = field(default_factory=dict)
     _seen: dict[str, set[str]] = field(default_factory=dict)
     _redactor: Redactor | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
     def of(*secrets: Secret) -> Secrets:
@@ -161,21 +163,24 @@ class Secrets:
         return self._current().stream()
 
     def _current(self) -> Redactor:
-        if self._redactor is None:
-            # Also of those that were not used yet: a tool may find one by itself, in its environment.
-            for name, secret in self.declared.items():
-                try:
-                    self._seen.setdefault(name, set()).add(secret.value())
-                except SecretUnavailable:
-                    continue
-            self._redactor = Redactor(self._seen)
-        return self._redactor
+        # Any thread that logs comes here, also while another takes in a changed value.
+        with self._lock:
+            if self._redactor is None:
+                # Also of those that were not used yet: a tool may find one by itself, in its environment.
+                for name, secret in self.declared.items():
+                    try:
+                        self._seen.setdefault(name, set()).add(secret.value())
+                    except SecretUnavailable:
+                        continue
+                self._redactor = Redactor(self._seen)
+            return self._redactor
 
     def _remember(self, name: str, value: str) -> None:
-        held = self._seen.setdefault(name, set())
-        if value not in held:
-            held.add(value)
-            self._redactor = None
+        with self._lock:
+            held = self._seen.setdefault(name, set())
+            if value not in held:
+                held.add(value)
+                self._redactor = None
 
 
 NO_SECRETS: Final = Secrets()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from agentsys.memoisation import Memoise
 from agentsys.policy.policy import Policy
 from agentsys.redaction import Redactor, _forms
 from agentsys.runtime import Runtime
-from agentsys.secrets import Secret, Secrets, SecretUnavailable, declared_in
+from agentsys.secrets import Secret, SecretReference, Secrets, SecretUnavailable, declared_in
 from agentsys.settings import load_settings
 from agentsys.testing import ScriptedModel, prompt_text
 from agentsys.tools import Tool, tool
@@ -439,3 +440,26 @@ def test_a_log_line_whose_arguments_do_not_fit_fails_nobody_and_tells_nothing(ca
     with caplog.at_level(logging.INFO, "of.tests"):
         logging.getLogger("of.tests").info("%d of %s", VALUE)
     assert VALUE not in caplog.text and "%d of %s ('[secret hub]',)" in caplog.text
+
+
+def test_a_value_taken_in_while_another_thread_logs_is_taken_out_of_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = Secrets.of(secret("t"))
+    building, changed = threading.Event(), threading.Event()
+
+    def slowly(values: Any) -> Redactor:
+        made = Redactor(values)
+        building.set()
+        changed.wait(0.5)
+        return made
+
+    monkeypatch.setattr("agentsys.secrets.Redactor", slowly)
+    logging_thread = threading.Thread(target=held.text, args=("a line",))
+    logging_thread.start()
+    assert building.wait(5)
+    monkeypatch.setenv(VARIABLE, "another-value-since")
+    held.resolve("t", SecretReference(secret="hub"))
+    changed.set()
+    logging_thread.join()
+    assert held.text(f"{VALUE} another-value-since") == "[secret hub] [secret hub]"
