@@ -19,7 +19,8 @@ from agentsys.blackboard.entries import Json
 LEAST_CHARACTERS: Final = 8
 """Shorter values could not be told from other text."""
 
-_PERCENT: Final = re.compile("%[0-9A-Fa-f]{2}")
+_PERCENT: Final = re.compile("%[0-9A-Fa-f]{1,2}")
+"""An encoded byte, or the beginning of one at the end of a piece."""
 
 
 class Redactor:

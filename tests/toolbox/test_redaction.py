@@ -102,3 +102,12 @@ def test_without_values_everything_is_left() -> None:
 def test_the_longer_of_two_values_that_begin_alike_is_taken_out_whole() -> None:
     both = Redactor({"short": ["password"], "long": ["password-and-more"]})
     assert both.text("password-and-more password") == "[secret long] [secret short]"
+
+
+def test_a_stream_cut_within_an_encoded_byte_shows_nothing_of_it() -> None:
+    value = "geheïmnis-wort"
+    written = quote(value, safe="").replace("%C3%AF", "%c3%af")
+    for cut in range(len(written)):
+        stream = redactor(value).stream()
+        shown = stream.feed(written[:cut]) + stream.feed(written[cut:]) + stream.end()
+        assert shown == "[secret key]"
