@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ TEXTUAL: Final = ("text/", "application/json", "application/xml", "application/x
 
 MAX_URL_CHARACTERS: Final = 4096
 MAX_REDIRECTS: Final = 5
+_NOT_FOR_PAGES: Final = frozenset({"punycode", "idna"})
+"""Codecs of host names, whose time grows with the square of the length: a page would hold the process up for hours."""
+
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -130,8 +134,14 @@ class _Request:
         if kind and not kind.startswith(TEXTUAL) and not kind.endswith(("+json", "+xml")):
             raise self.failed(f"is {kind[:100]!r}, and only text is taken in")
         body = b"".join([piece async for piece in response.aiter_raw()])
-        try:
-            text = body.decode(response.charset_encoding or "utf-8", "replace")
-        except LookupError:
-            text = body.decode("utf-8", "replace")
+        text = _decoded(body, response.charset_encoding or "utf-8")
         return {"url": str(response.url), "status": response.status_code, "type": kind, "text": text}
+
+
+def _decoded(body: bytes, charset: str) -> str:
+    try:
+        if codecs.lookup(charset).name not in _NOT_FOR_PAGES:
+            return body.decode(charset, "replace")
+    except (LookupError, ValueError):
+        pass
+    return body.decode("utf-8", "replace")

@@ -305,3 +305,9 @@ async def test_an_unchecked_guard_would_connect(web: Web) -> None:
         assert (await client.get(web.url("/"))).text == "reached"
     with pytest.raises(EgressDenied):
         await EgressGuard([web.host], private=[]).check(web.url("/"))
+
+
+@pytest.mark.parametrize("charset", ["punycode", "IDNA", "base64", "no-such", "utf-8"])
+async def test_a_page_is_read_in_an_encoding_of_pages_whatever_it_claims(web: Web, charset: str) -> None:
+    url = web.page("/", "grüße-a-b".encode(), content_type=f"text/plain; charset={charset}")
+    assert (await get(tool_for(web), url)).value["text"] == "grüße-a-b"
