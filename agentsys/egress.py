@@ -104,7 +104,7 @@ class EgressGuard(httpx.AsyncBaseTransport):
             raise EgressDenied(f"{str(url)[:200]} is not on {', '.join(sorted(self._hosts)) or 'any host'}.")
         addresses = await _addresses(url.raw_host.decode(), url.port or _STANDARD_PORTS[url.scheme])
         for address in addresses:
-            if address.is_link_local or address.is_unspecified or address.is_multicast:
+            if any(one.is_link_local or one.is_unspecified or one.is_multicast for one in _reached(address)):
                 raise EgressDenied(f"{host} leads to {address}.")
             if not is_public(address) and self._private is not None and not matches(host, self._private):
                 raise EgressDenied(
@@ -191,12 +191,18 @@ def matches(host: str, patterns: Iterable[str]) -> bool:
 
 def is_public(address: Address) -> bool:
     """Whether an address is one of the open internet, and so is the IPv4 address that it may carry."""
+    site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return not site_local and all(one.is_global for one in _reached(address))
+
+
+def _reached(address: Address) -> list[Address]:
+    """Return an address, and the IPv4 address that it may carry."""
     if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global
+        return [address]
     carried = address.ipv4_mapped or address.sixtofour
     if carried is None and (address in _NAT64 or address in _COMPATIBLE):
         carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.is_global and not address.is_site_local and (carried is None or carried.is_global)
+    return [address] if carried is None else [address, carried]
 
 
 async def _addresses(host: str, port: int) -> list[Address]:

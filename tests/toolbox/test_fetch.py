@@ -81,7 +81,8 @@ async def test_a_private_address_needs_the_operators_word(web: Web, monkeypatch:
         resolve_to(monkeypatch, [address])
         with pytest.raises(FetchFailed, match="address of this machine or network"):
             await get(fetch_tool(["named.example"]), "https://named.example/")
-    for address in ("169.254.169.254", "0.0.0.0", "224.0.0.1", "fe80::1"):
+    carrying = ("64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::a9fe:a9fe")
+    for address in ("169.254.169.254", "0.0.0.0", "224.0.0.1", "fe80::1", *carrying):
         resolve_to(monkeypatch, [address])
         with pytest.raises(FetchFailed, match=f"leads to {address}"):
             await get(fetch_tool(["named.example"], private=["named.example"]), "https://named.example/")
