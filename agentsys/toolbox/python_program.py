@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _NAME = "<code>"
+MOST_BITS = 13_000
+"""Of a number in JSON: longer ones no reader takes, and so they are written as text."""
 
 
 def main() -> None:
@@ -52,6 +54,9 @@ def plain(value: Any) -> Any:
     """Return a value as JSON: arrays and tables as lists, what has no such form as its ``repr``."""
     if isinstance(value, float):
         return value if value == value and value not in (float("inf"), float("-inf")) else None
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        sys.set_int_max_str_digits(0)
+        return str(value)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):

@@ -32,6 +32,8 @@ def run(code: str, files: dict[str, str] | None = None, **options: Any) -> Any:
         ("def f(n): return n if n < 2 else f(n - 1) + f(n - 2)\nf(15)", 610),
         ("{'a': (1, 2.5), 3: None, 'b': {True}}", {"a": [1, 2.5], "3": None, "b": [True]}),
         ("float('nan')", None),
+        ("10**5000", f"1{'0' * 5000}"),
+        ("[-(2**13000), 2**12999]", [f"-{2**13000}", 2**12999]),
         ("import datetime; datetime.date(2024, 2, 3)", "2024-02-03"),
         ("import numpy; numpy.arange(3) * 2", [0, 2, 4]),
         ("import decimal; decimal.Decimal('1.5')", "Decimal('1.5')"),
