@@ -18,6 +18,7 @@ from agentsys.context import Context
 from agentsys.errors import RunError
 from agentsys.lake.agents import DATA_REQUEST
 from agentsys.lake.planners import Offer, Planner
+from agentsys.lake.queries.plan import unfenced
 from agentsys.lake.tools import RUN_QUERY
 from agentsys.tool_calls import ToolFailed
 from agentsys.workflow import Workflow
@@ -134,10 +135,11 @@ def short_answer(result: dict[str, Any]) -> Json:
 
 def needed(plan: str) -> str | None:
     """Return what data a model asks for instead of writing a plan (``{"need": text}``), or ``None``."""
-    if not plan.lstrip().startswith("{"):
+    body = unfenced(plan)
+    if not body.startswith("{"):
         return None
     try:
-        need = json.loads(plan).get("need")
+        need = json.loads(body).get("need")
     except (ValueError, RecursionError):
         return None
     return need if isinstance(need, str) and need else None

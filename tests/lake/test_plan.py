@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agentsys.lake.ask import needed
 from agentsys.lake.profiles import Family
 from agentsys.lake.queries.allowlist import (
     MAX_SQL_CHARACTERS,
@@ -205,3 +206,10 @@ def test_more_rows_than_the_limit_do_not_hide_sources(families: list[Family]) ->
     result = QuerySandbox(families, SandboxLimits(rows=1)).run("SELECT * FROM samples WHERE year > 2005")
     assert result.truncated
     assert result.sources[0].files == YEARS[1:]
+
+
+def test_a_need_is_read_in_a_block_of_code_as_a_plan_is() -> None:
+    assert (
+        needed('```json\n{"need": "prices of 2020"}\n```') == needed('{"need": "prices of 2020"}') == "prices of 2020"
+    )
+    assert needed("```sql\nSELECT 1\n```") is None and needed('{"steps": []}') is None

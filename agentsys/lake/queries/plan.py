@@ -39,7 +39,7 @@ class Plan:
     @staticmethod
     def parse(text: str) -> Plan:
         """Read a plan: a JSON object ``{"steps": [{"name", "sql"}, …]}``, or one SQL statement, fenced or bare."""
-        body = _unfenced(text)
+        body = unfenced(text)
         if not body.startswith("{"):
             return Plan.of(body.rstrip().rstrip(";"))
         try:
@@ -71,6 +71,7 @@ class Plan:
             readable[step.name.lower()] = step.name
 
 
-def _unfenced(text: str) -> str:
+def unfenced(text: str) -> str:
+    """Return what a model wrote, without the fence of a block of code that it may have put around."""
     fenced = re.search(r"```[a-zA-Z]*\s*\n(.*?)```", text, re.DOTALL)
     return (fenced.group(1) if fenced else text).strip()
