@@ -81,11 +81,10 @@ def validate_statement(sql: str, readable: Iterable[str]) -> None:
         raise ForbiddenQueryError(f"The statement has {len(sql)} characters, more than {MAX_SQL_CHARACTERS}.")
     statement = _duckdb_tree(sql)
     parse_select(sql)
-    nodes = list(_objects(statement))
-    known = {name.lower() for name in readable}
-    visible = known | {entry["key"].lower() for node in nodes for entry in _common_tables(node)}
-    table_functions = {id(node["function"]) for node in nodes if node.get("type") == "TABLE_FUNCTION"}
-    for node in nodes:
+    known = frozenset(name.lower() for name in readable)
+    nodes = list(_objects(statement, known))
+    table_functions = {id(node["function"]) for node, _ in nodes if node.get("type") == "TABLE_FUNCTION"}
+    for node, visible in nodes:
         _check_kind(node)
         _check_function(node, _TABLE_FUNCTIONS if id(node) in table_functions else _FUNCTIONS | _OPERATORS)
         _check_column(node)
@@ -111,18 +110,26 @@ def _duckdb_tree(sql: str) -> dict[str, Any]:
     return statement
 
 
-def _objects(value: object) -> Iterator[dict[str, Any]]:
-    pending = [value]
+def _objects(value: object, known: frozenset[str]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Yield every node with the names of tables that can be read there: those known, and common tables in their scope.
+
+    Elsewhere, and in its own definition, the name of a common table is that of whatever DuckDB has under it.
+    """
+    pending: list[tuple[object, frozenset[str]]] = [(value, known)]
     while pending:
-        current = pending.pop()
+        current, visible = pending.pop()
         if isinstance(current, dict):
-            yield current
-            pending.extend(current.values())
+            yield current, visible
+            for entry in _common_tables(current):
+                pending.append((entry, visible))
+                visible |= {entry["key"].lower()}
+            pending.extend((inner, visible) for key, inner in current.items() if key != "cte_map")
         elif isinstance(current, list):
-            pending.extend(current)
+            pending.extend((inner, visible) for inner in current)
 
 
 def _common_tables(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the common tables of a node, each of which can read those before it."""
     cte_map = node.get("cte_map")
     return cte_map["map"] if isinstance(cte_map, dict) else []
 
@@ -157,7 +164,7 @@ def _check_column(node: dict[str, Any]) -> None:
         )
 
 
-def _check_table(node: dict[str, Any], visible: set[str], known: set[str]) -> None:
+def _check_table(node: dict[str, Any], visible: frozenset[str], known: frozenset[str]) -> None:
     if node.get("type") != "BASE_TABLE":
         return
     name = ".".join(part for part in (node["catalog_name"], node["schema_name"], node["table_name"]) if part)
