@@ -213,3 +213,9 @@ def test_a_need_is_read_in_a_block_of_code_as_a_plan_is() -> None:
         needed('```json\n{"need": "prices of 2020"}\n```') == needed('{"need": "prices of 2020"}') == "prices of 2020"
     )
     assert needed("```sql\nSELECT 1\n```") is None and needed('{"steps": []}') is None
+
+
+def test_columns_of_one_name_are_derived_from_all_that_they_are_computed_from(sandbox: QuerySandbox) -> None:
+    result = sandbox.run("SELECT rain.town AS name, samples.beach AS name FROM rain JOIN samples USING (town) LIMIT 1")
+    assert result.columns == ("name", "name")
+    assert result.derivation == {"name": ("rain.town", "samples.beach")}

@@ -104,7 +104,7 @@ class Source:
 class QueryResult:
     """Rows of JSON-safe values: dates as ISO text, decimals as floats, NaN and infinities as ``None``.
 
-    ``derivation``: per result column the ``family.column`` names its values are computed from.
+    ``derivation``: per name of a result column the ``family.column`` names that its values are computed from.
     ``truncated``: whether there were more rows than the limit. ``seconds``: running time of the plan.
     """
 
@@ -250,4 +250,7 @@ def _derivation(columns: Sequence[str], traces: Mapping[str, StatementTrace]) ->
     origins = last.outputs
     if origins is None or len(origins) != len(columns):
         origins = [frozenset().union(*(found.columns for found in traces.values()))] * len(columns)
-    return {column: tuple(sorted(origin)) for column, origin in zip(columns, origins, strict=True)}
+    found: dict[str, set[str]] = {column: set() for column in columns}
+    for column, origin in zip(columns, origins, strict=True):
+        found[column] |= origin
+    return {column: tuple(sorted(origin)) for column, origin in found.items()}
