@@ -28,6 +28,11 @@ _LINK: Final = re.compile(
     re.IGNORECASE,
 )
 
+# Quotation marks and brackets end a link in most texts, and a host in no standard: `https://a.org'.b.org` is of b.org.
+_GOES_ON: Final = re.compile(
+    "[\"')][^\\s/?#<>\\\\.\u3002\uff0e\uff61]{0,253}[.\u3002\uff0e\uff61][^\\s/?#<>\\\\]{0,253}[^\\W_]"
+)
+
 
 def defang(value: Json, allowed: Collection[str] = ()) -> Json:
     """Return ``value`` with the links inside its texts made inactive, but for those to ``allowed`` hosts."""
@@ -51,7 +56,8 @@ def _defanged(text: str, allowed: Collection[str]) -> str:
 def _inactive(found: re.Match[str], allowed: Collection[str]) -> str:
     scheme, slashes = found["scheme"] or "", found["slashes"] or ""
     host = found["host"] or found["server"] or found["bare"] or ""
-    if scheme.lower() in ("", "http:", "https:") and slashes in ("", "//") and _is_allowed(host, allowed):
+    plain = scheme.lower() in ("", "http:", "https:") and slashes in ("", "//")
+    if plain and _is_allowed(host, allowed) and not _GOES_ON.match(found.string, found.end()):
         return found[0]
     dead = _DOT.sub("[.]", host)
     if found["relative"]:

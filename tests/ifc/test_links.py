@@ -47,6 +47,10 @@ ALLOWED = frozenset({"good.example", "docs.example", "www.only.example"})
         ("evil.mov", "evil[.]mov"),
         ("http://good.example\\@evil.example", "hxxp[:]//good[.]example\\@evil[.]example"),
         ("ftp://good.example", "fxp[:]//good[.]example"),
+        ("https://good.example'.evil.com/x", "hxxps[:]//good[.]example'.evil.com/x"),
+        ('https://good.example".evil.com', 'hxxps[:]//good[.]example".evil.com'),
+        ("https://good.example),x.evil.com", "hxxps[:]//good[.]example),x[.]evil[.]com"),
+        ("www.only.example'.evil.com/", "www[.]only[.]example'.evil.com/"),
     ],
 )
 def test_a_strangers_link_is_inactive(text: str, inactive: str) -> None:
@@ -71,6 +75,10 @@ def test_a_strangers_link_is_inactive(text: str, inactive: str) -> None:
         "a family \U0001f468\u200d\U0001f469 and evil at nothing",
         "//good.example/x",
         "http:good.example",
+        "[here](http://good.example). And more.",
+        '<a href="https://good.example">here</a>',
+        '{"url": "https://good.example","next":1}',
+        "('https://good.example')",
         "",
     ],
 )
