@@ -2,8 +2,9 @@
 
 It runs in the new process, before the program, so that no code runs between a fork and an exec in the caller, which
 may have threads. It imports little of the standard library, and nothing else: half of what walls cost is its start.
-The specification is a marshalled dictionary in hexadecimal digits: ``limits`` by the name of the kernel's resource,
-``landlock`` (``readable``, ``writable``, ``network``) or ``None``, ``seccomp`` (a filter) or ``None``, ``environment``.
+The specification is a file, removed once it is read, with a marshalled dictionary: ``limits`` by the name of the
+kernel's resource, ``landlock`` (``readable``, ``writable``, ``network``) or ``None``, ``seccomp`` (a filter) or
+``None``, ``environment``.
 Where a wall cannot be put up, the program does not start.
 """
 
@@ -45,7 +46,9 @@ _SCOPES: Final = 0b11
 
 def main() -> None:
     """Entry point."""
-    specification = marshal.loads(bytes.fromhex(sys.argv[1]))  # noqa: S302 - from the caller, who runs this program
+    with open(sys.argv[1], "rb") as file:  # noqa: PTH123 - pathlib takes long to import
+        specification = marshal.load(file)  # noqa: S302 - from the caller, who runs this program
+    os.unlink(sys.argv[1])  # noqa: PTH108
     program = sys.argv[2:]
     try:
         _bound(specification["limits"])

@@ -198,7 +198,10 @@ def _command(program: Sequence[str], limits: Limits, grants: Grants, walls: Wall
         "environment": _environment(grants, folder),
     }
     outer = [*_namespaces(walls.bubblewrap, readable, writable, devices, folder, grants)] if walls.bubblewrap else []
-    return [*outer, sys.executable, "-I", "-S", str(_LAUNCHER), marshal.dumps(specification).hex(), *program]
+    # In a file, which the launcher removes: the kernel bounds the length of an argument, and many files may be granted.
+    written = folder / "specification"
+    written.write_bytes(marshal.dumps(specification))
+    return [*outer, sys.executable, "-I", "-S", str(_LAUNCHER), str(written), *program]
 
 
 def _namespaces(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -284,3 +285,17 @@ def test_the_worker_itself_reads_no_other_file(
     with pytest.raises(SandboxError, match=r"outside\.txt") as refused:
         QuerySandbox(families).run("SELECT count(*) FROM rain")
     assert "seen" not in str(refused.value)
+
+
+def test_a_family_of_thousands_of_files_is_read(tmp_path: Path) -> None:
+    from tests.lake.query_families import make_family
+
+    daily = make_family(tmp_path, "daily", {"0.csv": "SELECT 1 AS one"})
+    (first,) = daily.tables
+    tables = []
+    for number in range(1500):
+        copy = first.parquet.with_name(f"{number:0100}.parquet")
+        copy.hardlink_to(first.parquet)
+        tables.append(replace(first, file=f"{number}.csv", parquet=copy))
+    result = QuerySandbox([replace(daily, tables=tuple(tables))]).run("SELECT sum(one) FROM daily")
+    assert result.rows == ((1500,),)

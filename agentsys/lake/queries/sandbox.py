@@ -165,7 +165,7 @@ class QuerySandbox:
         done = run_contained(
             command,
             input=json.dumps(request).encode(),
-            limits=self._process_limits(),
+            limits=self._process_limits(sum(map(len, request["views"].values()))),
             grants=_grants(request["views"]),
             # DuckDB's own locks hold where this machine has fewer walls.
             require=(),
@@ -180,13 +180,13 @@ class QuerySandbox:
         answer: dict[str, Any] = json.loads(done.output)
         return answer
 
-    def _process_limits(self) -> Limits:
+    def _process_limits(self, tables: int) -> Limits:
         patience = 2 * self.limits.seconds + _START_SECONDS
         return Limits(
             seconds=patience,
             cpu_seconds=patience * self.limits.threads,
             memory_bytes=None,  # the worker bounds itself, from what it has when it begins
-            open_files=_OPEN_FILES,
+            open_files=_OPEN_FILES + 2 * tables,
             output_bytes=self.limits.result_bytes + _ERROR_BYTES,
         )
 
