@@ -88,12 +88,13 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say what another policy says otherwise, and which situations it decides otherwise."""
-    from agentsys.policy.comparison import text_changes, verdict_changes
+    from agentsys.policy.comparison import text_changes, verdict_changes, widened
     from agentsys.policy.documents import load_policy
 
     with reported_errors(as_json=as_json):
         policies = load_policy(old), load_policy(new)
         verdicts, texts = verdict_changes(*policies), text_changes(*policies)
+        wider = [change.place for change in widened(*policies)]
     looser = [change for change in verdicts if change.direction == "looser"]
     if as_json:
         print_json(
@@ -103,14 +104,18 @@ def diff(
                     | {"before": vars_of(one.before), "after": vars_of(one.after)}
                     for one in verdicts
                 ],
-                "texts": [{"place": one.place, "before": one.before, "after": one.after} for one in texts],
+                "texts": [
+                    {"place": one.place, "before": one.before, "after": one.after, "looser": one.place in wider}
+                    for one in texts
+                ],
             }
         )
     else:
         rows = [[one.tool, one.situation, one.before.verdict, one.after.verdict, one.direction] for one in verdicts]
         print_table(["tool", "situation", "was", "is", "so"], rows, title=f"looser in {len(looser)} situations")
-        print_table(["place", "was", "is"], [[one.place, one.before, one.after] for one in texts])
-    if strict and looser:
+        places = [[one.place, one.before, one.after, "looser" if one.place in wider else ""] for one in texts]
+        print_table(["place", "was", "is", "so"], places)
+    if strict and (looser or wider):
         raise typer.Exit(ExitCode.FAILED)
 
 

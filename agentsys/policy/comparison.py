@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -10,6 +11,11 @@ from agentsys.policy.policy import Policy
 from agentsys.policy.situations import Outcome, verdicts
 
 _RANK: Final = {"deny": 0, "ask": 1, "allow": 2}
+_HIGHEST: Final = re.compile(r"budget_bits|run_cost|tools\..+\.limits\.(run|hour)|endorsers\..+\.(maximum|many)")
+_MEMBERS: Final = re.compile(
+    r"trusted|processors|open_topics|approvers|links|answer\.endorsers|domains\..+\.values|tools\..+\.hosts"
+)
+_GROUPS: Final = ("tools", "domains", "endorsers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,17 @@ class TextChange:
     before: Any
     after: Any
 
+    @property
+    def widens(self) -> bool:
+        """Whether a bound is higher than before, or a set of those who may something larger, whatever the situation."""
+        if self.place == "closed":
+            return bool(self.before) and not self.after
+        if _HIGHEST.fullmatch(self.place) and self.before is not None:
+            return self.after is None or self.after > self.before
+        if _MEMBERS.fullmatch(self.place) and self.before is not None:
+            return self.after is None or not set(self.before) >= set(self.after)
+        return False
+
 
 def verdict_changes(old: Policy, new: Policy) -> list[VerdictChange]:
     """Return the situations of all tools that the two policies decide otherwise."""
@@ -57,6 +74,17 @@ def text_changes(old: Policy, new: Policy) -> list[TextChange]:
         for place in places
         if before.get(place) != after.get(place)
     ]
+
+
+def widened(old: Policy, new: Policy) -> list[TextChange]:
+    """Return the changes that let through more, and that the situations of :func:`verdict_changes` do not tell apart.
+
+    Of tools, domains and endorsers those that both policies have: without the others, calls are decided otherwise.
+    """
+    gone = tuple(
+        f"{group}.{name}." for group in _GROUPS for name in getattr(old, group) if name not in getattr(new, group)
+    )
+    return [change for change in text_changes(old, new) if change.widens and not change.place.startswith(gone)]
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

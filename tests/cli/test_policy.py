@@ -92,6 +92,32 @@ def test_what_changes_between_two_policies_is_told_and_what_is_looser_can_fail(p
     assert json.loads(invoke("diff", strict, strict, "--json")[1]) == {"verdicts": [], "texts": []}
 
 
+@pytest.mark.parametrize(
+    ("tight", "wide"),
+    [
+        ("closed = true", ""),
+        ("budget_bits = 8", "budget_bits = 9"),
+        ("run_cost = 3.0", ""),
+        ("", "trusted = ['user:owner', 'mail']"),
+        ("links = ['a.org']", "links = ['a.org', 'b.org']"),
+        ("[tools.x]\nlimits = { run = 2 }", "[tools.x]\nlimits = { run = 200 }"),
+        ("[tools.x]\nlimits = { hour = 2 }", "[tools.x]"),
+        ("[tools.x.arguments.url]\nhosts = ['a.org']", "[tools.x.arguments.url]\nrole = 'control'"),
+        ("[domains.d]\nvalues = ['a']", "[domains.d]\nvalues = ['a', 'b']"),
+    ],
+)
+def test_a_bound_that_is_wider_can_fail_though_no_situation_is_decided_otherwise(
+    tmp_path: Path, tight: str, wide: str
+) -> None:
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    old.write_text(tight)
+    new.write_text(wide)
+    code, out, _ = invoke("diff", old, new, "--no-looser", "--json")
+    assert code == 1 and [change["looser"] for change in json.loads(out)["texts"]].count(True) == 1
+    assert invoke("diff", new, old, "--no-looser")[0] == 0
+    assert "looser" in invoke("diff", old, new)[1]
+
+
 def test_explaining_says_the_verdict_of_each_situation(policies: Path) -> None:
     found = json.loads(invoke("explain", "send", "--file", policies / "strict.toml", "--json")[1])["send"]
     assert found["to from strangers"]["verdict"] == "deny"
