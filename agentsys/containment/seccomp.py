@@ -49,6 +49,10 @@ _OTHER_PROCESSES: Final = {
     "migrate_pages": (256, 238),
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
 }
 # Memory that no limit of the address space counts.
 _UNCOUNTED_MEMORY: Final = {

@@ -87,6 +87,14 @@ ESCAPES = {
         "import subprocess, sys; subprocess.run([sys.executable, '-c', '']); print('escaped')",
     ),
     "signals its starter": ("processes", "import os; os.kill({pid}, 0); print('escaped')"),
+    "moves its starter to other processors": (
+        "processes",
+        "import os; os.sched_setaffinity({pid}, os.sched_getaffinity({pid})); print('escaped')",
+    ),
+    "changes how its starter is scheduled": (
+        "processes",
+        "import os; os.sched_setscheduler({pid}, os.SCHED_OTHER, os.sched_param(0)); print('escaped')",
+    ),
     "keeps memory in no file": (
         "processes",
         "import os; f = os.memfd_create('m'); os.write(f, b'x'); print('escaped')",
