@@ -22,6 +22,7 @@ _ERRNO: Final = 0x00050000
 _NUMBER_AT: Final = 0
 _ARCHITECTURE_AT: Final = 4
 _FIRST_ARGUMENT_AT: Final = 16  # its low half, on little-endian machines
+_SECOND_ARGUMENT_AT: Final = 24
 _X32_NUMBERS: Final = 0x40000000
 _CLONE_THREAD: Final = 0x00010000
 
@@ -137,6 +138,8 @@ _SOCKET: Final = (41, 198)
 _CLONE: Final = (56, 220)
 _CLONE3: Final = (435, 435)
 _PRLIMIT: Final = (302, 261)
+# Commands that name a process to which the kernel then sends any signal: F_SETOWN, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP.
+_OWNERS: Final = {(72, 25): (8, 15), (16, 29): (0x8901, 0x8902)}
 
 
 def is_supported() -> bool:
@@ -165,6 +168,9 @@ def syscall_filter(*, network: bool, machine: str = "") -> bytes:
     code += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     code += [(_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT_AT), (_BITS, 1, 0, _CLONE_THREAD)]
     code += [(_RETURN, 0, 0, refusal), (_RETURN, 0, 0, _ALLOW)]
+    for numbers, (one, other) in _OWNERS.items():
+        code += [(_EQUAL, 0, 5, numbers[column]), (_LOAD, 0, 0, _SECOND_ARGUMENT_AT)]
+        code += [(_EQUAL, 1, 0, one), (_EQUAL, 0, 1, other), (_RETURN, 0, 0, refusal), (_RETURN, 0, 0, _ALLOW)]
     # Another process's limits; its own may only sink.
     code += [(_EQUAL, 0, 3, _PRLIMIT[column]), (_LOAD, 0, 0, _FIRST_ARGUMENT_AT), (_EQUAL, 1, 0, 0)]
     code += [(_RETURN, 0, 0, refusal), (_RETURN, 0, 0, _ALLOW)]

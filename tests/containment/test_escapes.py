@@ -87,6 +87,10 @@ ESCAPES = {
         "import subprocess, sys; subprocess.run([sys.executable, '-c', '']); print('escaped')",
     ),
     "signals its starter": ("processes", "import os; os.kill({pid}, 0); print('escaped')"),
+    "has the kernel signal its starter": (
+        "processes",
+        "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, {pid}); print('escaped')",
+    ),
     "moves its starter to other processors": (
         "processes",
         "import os; os.sched_setaffinity({pid}, os.sched_getaffinity({pid})); print('escaped')",

@@ -12,9 +12,9 @@ ALLOWED, KILLED, NO_SUCH_CALL = "allowed", "killed", 38
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
-def verdict(program: bytes, number: int, audit: int, argument: int = 0) -> object:
+def verdict(program: bytes, number: int, audit: int, argument: int = 0, second: int = 0) -> object:
     """Interpret the filter on one system call, as the kernel does."""
-    data = struct.pack("<IIQ6Q", number, audit, 0, argument, *[0] * 5)
+    data = struct.pack("<IIQ6Q", number, audit, 0, argument, second, *[0] * 4)
     code = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
     accumulator, at = 0, 0
     while True:
@@ -51,6 +51,17 @@ def test_threads_but_no_processes_own_limits_but_no_others(machine: str) -> None
     assert verdict(program, clone, AUDIT[machine], 0x11) == 1
     assert verdict(program, prlimit, AUDIT[machine], 0) == ALLOWED
     assert verdict(program, prlimit, AUDIT[machine], 4711) == 1
+
+
+@pytest.mark.parametrize("machine", AUDIT)
+def test_no_owner_of_a_descriptor_is_named_and_other_commands_are_left_alone(machine: str) -> None:
+    column = list(AUDIT).index(machine)
+    program = seccomp.syscall_filter(network=True, machine=machine)
+    refused = {(72, 25)[column]: {8, 15}, (16, 29)[column]: {0x8901, 0x8902}}
+    for number, commands in refused.items():
+        for command in (*range(40), 0x5401, 0x8900, 0x8901, 0x8902, 0x8903):
+            expected = 1 if command in commands else ALLOWED
+            assert verdict(program, number, AUDIT[machine], 3, command) == expected
 
 
 def test_another_architecture_is_killed_and_another_convention_refused() -> None:
