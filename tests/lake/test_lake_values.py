@@ -94,3 +94,5 @@ def test_censored_and_mixed_numbers_keep_their_text() -> None:
     assert interpret(["<10", "12"]).keep_text
     assert interpret(["1", "2", "3", "4", "5", "estimated"]).keep_text
     assert not interpret(["1", "2", "M"]).keep_text
+    assert not interpret(["1", "2", "M", "NA", "--"]).keep_text
+    assert interpret(["1", "2", "K", "PK"]).keep_text, "two kinds of what is no number are no missing values"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -51,6 +51,7 @@ _DATE: Final = re.compile(
 )
 _TIME: Final = re.compile(r"[ T](\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)\s*([AaPp][Mm])?\s*(Z|[+-]\d{2}:?\d{2})?")
 _number, _plain, _integer = re.compile(NUMBER), re.compile(PLAIN), re.compile(INTEGER)
+_letters: Final = re.compile(r"(?!(?i:na)$)[^\W\d_]{1,2}")
 _marker, _code, _decimal_comma = re.compile(MARKER), re.compile(CODE), re.compile(DECIMAL_COMMA)
 
 
@@ -107,17 +108,18 @@ def interpret(sample: Sequence[str]) -> Interpretation:
         return Interpretation("DOUBLE", "decimal comma")
     numbers = [value for value in values if _is_number(value)]
     if len(numbers) >= MIXED_SHARE * len(values):
-        return _numeric(values, numbers)
+        return _numeric(values, numbers, letters={value.lower() for value in sample if _letters.fullmatch(value)})
     if all(_date_shape(value) for value in values):
         return _temporal(values)
     return TEXT
 
 
-def _numeric(values: Sequence[str], numbers: Sequence[str]) -> Interpretation:
+def _numeric(values: Sequence[str], numbers: Sequence[str], letters: Collection[str]) -> Interpretation:
+    """Return how numbers are read; ``letters`` are the short words beside them: one says that a value is missing."""
     if any(_code.fullmatch(value) or (value.isdigit() and len(value) > 18) for value in numbers):
         return TEXT
     censored = any(value[0] in "<>≤≥~" for value in numbers)
-    keep_text = censored or len(numbers) < len(values)
+    keep_text = censored or len(numbers) < len(values) or len(letters) > 1
     if not keep_text and all(_plain.fullmatch(value) for value in numbers):
         whole = all(_integer.fullmatch(value) for value in numbers)
         return Interpretation("BIGINT" if whole else "DOUBLE", "plain")
