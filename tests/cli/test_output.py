@@ -1,0 +1,16 @@
+"""How commands write: text as it is, whatever stands in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentsys.cli.output import err, out, print_table
+
+
+def test_what_stands_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["key"], [["user:key:1"]])
+    out.print("it is :warning: yellow", highlight=False, markup=False)
+    err.print("run :key:", highlight=False, markup=False)
+    shown = capsys.readouterr()
+    assert "user:key:1" in shown.out and "it is :warning: yellow" in shown.out
+    assert shown.err == "run :key:\n"
