@@ -28,6 +28,8 @@ err = Console(stderr=True, soft_wrap=True, emoji=False)
 
 DENIALS = "AGS-03"
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
 
 class ExitCode(IntEnum):
     """What the process returns."""
@@ -66,7 +68,9 @@ def print_json(data: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None, console: Console = out
 ) -> None:
-    """Write a table, by default on stdout; cells are shown as they are, markup characters included."""
+    """Write a table, by default on stdout; cells are shown as they are, markup included, and control
+    characters by their codes.
+    """
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -78,7 +82,8 @@ def print_table(
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    return "" if value is None else str(value)
+    # What agents and foreign servers wrote must not steer the terminal.
+    return "" if value is None else str(value).translate(_CONTROLS)
 
 
 def json_flag(name: str, text: str) -> Any:

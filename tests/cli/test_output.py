@@ -14,3 +14,11 @@ def test_what_stands_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr()
     assert "user:key:1" in shown.out and "it is :warning: yellow" in shown.out
     assert shown.err == "run :key:\n"
+
+
+def test_a_cell_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["tool", "state"], [["\x1b[2K\x1b[1Aread\x9b5m", "changed"], ["two\nlines", "new"]])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x9b" not in shown
+    assert "\\x1b[2K" in shown and "changed" in shown
+    assert "two\\x0alines" not in shown
