@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+
 import pytest
 
-from agentsys.cli.output import err, out, print_table
+from agentsys.cli.output import err, out, print_json, print_table
 
 
 def test_what_stands_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,3 +26,13 @@ def test_a_cell_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) 
     assert "\x1b" not in shown and "\x9b" not in shown
     assert "\\x1b[2K" in shown and "changed" in shown
     assert "two\\x0alines" not in shown
+
+
+def test_json_is_there_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with os.fdopen(reading, "rb") as told, os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        print_json({"url": "http://127.0.0.1:8700"})
+        monkeypatch.undo()
+        assert json.loads(told.read() or "null") == {"url": "http://127.0.0.1:8700"}
