@@ -90,7 +90,7 @@ def json_flag(name: str, text: str) -> Any:
     """Read the JSON that was given with flag ``name``. Raises :class:`ConfigurationError`."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name} is no JSON: {error}.", remedy=f"Quote it: {name} '\"text\"'.") from error
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from agentsys.blackboard.entries import canonical_json
 from agentsys.deciding import Verdict
 from agentsys.errors import AgentsysError
 from agentsys.protocols.http.schemas import (
@@ -48,7 +49,8 @@ class ServerRefused(AgentsysError):
 
 
 class RuntimeClient:
-    """Use it as a context manager or close it. Every call raises :class:`ServerUnreachable` and :class:`ServerRefused`.
+    """Use it as a context manager or close it. Every call raises :class:`ServerUnreachable` and :class:`ServerRefused`,
+    and :class:`~agentsys.blackboard.entries.InvalidValue` for what is no JSON.
 
     ``url`` is what `agentsys serve` prints, without a path; ``timeout`` is in seconds.
     """
@@ -172,6 +174,7 @@ class RuntimeClient:
         return self._call("GET", path, shape, params={key: it for key, it in parameters.items() if it is not None})
 
     def _call(self, method: str, path: str, shape: type[D], **arguments: Any) -> D:
+        canonical_json(arguments.get("json"))
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
