@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agentsys.blackboard.entries import canonical_json
 from agentsys.deciding import Verdict
-from agentsys.errors import AgentsysError
+from agentsys.errors import AgentsysError, ConfigurationError
 from agentsys.protocols.http.schemas import (
     AgentDocument,
     BoardDocument,
@@ -56,10 +56,9 @@ class RuntimeClient:
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 30.0) -> None:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             self._http = httpx.Client(
-                base_url=url.rstrip("/") + PREFIX, headers=headers, timeout=timeout, trust_env=False
+                base_url=url.rstrip("/") + PREFIX, headers=_headers(token), timeout=timeout, trust_env=False
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerUnreachable(f"{url!r} is no address of a server.") from error
@@ -185,6 +184,18 @@ class RuntimeClient:
             return TypeAdapter(shape).validate_json(answer.content)
         except ValidationError as error:
             raise ServerUnreachable(f"{self._http.base_url.host} is no agentsys of this version.") from error
+
+
+def _headers(token: str | None) -> dict[bytes, bytes]:
+    """Return what names the caller. Raises :class:`ConfigurationError`."""
+    if token is None:
+        return {}
+    if not token.isprintable():
+        raise ConfigurationError(
+            "The server's token holds a character that is not to be seen, such as the end of a line.",
+            remedy="Set AGENTSYS_TOKEN, or --token, to the token alone.",
+        )
+    return {b"Authorization": f"Bearer {token}".encode()}
 
 
 class _Refusal(BaseModel):

@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from agentsys.blackboard.entries import InvalidValue
 from agentsys.cli.app import app
+from agentsys.errors import ConfigurationError
 from agentsys.protocols.http.client import RuntimeClient
+from agentsys.sections import PrincipalSettings
 
 
 @pytest.fixture
@@ -27,3 +30,16 @@ def test_what_is_no_json_is_not_sent(client, value: Any):
 def test_an_input_that_is_no_json_is_told(command, given, code):
     done = command("start", "echo", "--input", given)
     assert done.exit_code == code and "AGS-0" in done.stderr, done.exception
+
+
+def test_a_token_of_any_letters_opens_the_server(runtime, serve):
+    token = "geheimes Wörterbuch"
+    ann = {"ann": PrincipalSettings(token=SecretStr(token))}
+    with serve(runtime, token=None, principals=ann) as face, RuntimeClient(str(face.base_url), token) as opened:
+        assert opened.health().principal == "user:ann"
+
+
+def test_a_token_that_cannot_be_sent_is_not_shown():
+    with pytest.raises(ConfigurationError) as refused:
+        RuntimeClient("http://127.0.0.1:9", "correct-horse-battery\r").health()
+    assert "correct" not in str(refused.value)
