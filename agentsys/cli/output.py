@@ -18,6 +18,7 @@ from rich.table import Table
 from agentsys.errors import AgentsysError, ConfigurationError, LabelError
 
 if TYPE_CHECKING:
+    from agentsys.protocols.http.schemas import RunDocument
     from agentsys.runs import RunResult
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
@@ -42,7 +43,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def exit_code_of_run(result: RunResult) -> ExitCode:
+def exit_code_of_run(result: RunResult | RunDocument) -> ExitCode:
     """Return how a run ended: a denial by label or policy (AGS-03xx) is told from other failures."""
     if result.status == "done":
         return ExitCode.DONE

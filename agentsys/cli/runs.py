@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli.output import (
-    ExitCode,
     JsonOption,
     err,
+    exit_code_of_run,
     json_flag,
     out,
     print_json,
@@ -143,13 +143,15 @@ def _watched(client: RuntimeClient, run: str) -> RunDocument:
 def _print_end(run: RunDocument, *, as_json: bool) -> None:
     if as_json:
         print_json(run.model_dump())
+    elif run.status == "done" and run.value is None and run.withheld:
+        err.print(f"run {run.run}: done; its label keeps what came of it from you", highlight=False, markup=False)
     elif run.status == "done":
         out.print(run.value, highlight=False, markup=False)
     else:
         why = f"{run.failure.code} {run.failure.message}" if run.failure else run.status
         err.print(f"run {run.run}: {why}", highlight=False, markup=False)
     if run.status != "done":
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(exit_code_of_run(run))
 
 
 def _brief(value: Any) -> str:

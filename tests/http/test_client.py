@@ -7,10 +7,41 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from agentsys.blackboard.entries import InvalidValue
+from agentsys.blackboard.labels import Label, Readers
 from agentsys.cli.app import app
 from agentsys.errors import ConfigurationError
+from agentsys.labelled import Labelled
 from agentsys.protocols.http.client import RuntimeClient
+from agentsys.runtime import Runtime
 from agentsys.sections import PrincipalSettings
+from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
+
+
+async def echo(context, text):
+    return text
+
+
+async def fails(context, text):
+    raise ValueError("no")
+
+
+@tool()
+def tell(text: str) -> str:
+    raise AssertionError("a denied tool was called")
+
+
+async def tells(context, text):
+    return (await context.call("tell", text=text)).value
+
+
+async def confides(context, text):
+    return Labelled("a secret of Ann's", Label.trusted("user:ann", Readers.of("user:ann")))
+
+
+@pytest.fixture
+def runtime(board):
+    return Runtime(board, ScriptedModel(str), tools=[tell], workflows=[echo, fails, tells, confides])
 
 
 @pytest.fixture
@@ -43,3 +74,15 @@ def test_a_token_that_cannot_be_sent_is_not_shown():
     with pytest.raises(ConfigurationError) as refused:
         RuntimeClient("http://127.0.0.1:9", "correct-horse-battery\r").health()
     assert "correct" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("workflow", "code"), [("echo", 0), ("fails", 1), ("tells", 3)])
+def test_a_refused_run_is_told_from_a_failed_one(command, workflow, code):
+    for more in ([], ["--json"]):
+        assert command("start", workflow, "--input", '"x"', *more).exit_code == code
+
+
+def test_what_a_label_keeps_from_the_caller_is_not_called_none(command):
+    done = command("start", "confides")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "keeps what came of it" in done.stderr
