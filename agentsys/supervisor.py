@@ -31,11 +31,14 @@ NumberedEvent = tuple[int, RunEvent]
 
 @dataclass(slots=True)
 class _Watched:
-    """One run's task and what it has told so far; ``told`` counts all its events, kept or not."""
+    """One run's task and what it has told so far; ``told`` counts all its events, kept or not, and ``cancelling`` those
+    who are ending the run for good, which its record says only after its task has ended.
+    """
 
     task: asyncio.Task[RunResult] | None = None
     events: deque[NumberedEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     told: int = 0
+    cancelling: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, event: RunEvent) -> None:
@@ -49,7 +52,7 @@ class _Watched:
 
     @property
     def ended(self) -> bool:
-        return self.task is None or self.task.done()
+        return not self.cancelling and (self.task is None or self.task.done())
 
 
 class RunSupervisor:
@@ -96,9 +99,13 @@ class RunSupervisor:
 
     async def cancel(self, run: str) -> None:
         """End a run for good. Raises :class:`~agentsys.runs.UnknownRun`."""
-        await self.runtime.cancel(run)
-        if run in self._watched:
-            self._watched[run].wake()
+        watched = self._watched.get(run, _Watched())
+        watched.cancelling += 1
+        try:
+            await self.runtime.cancel(run)
+        finally:
+            watched.cancelling -= 1
+            watched.wake()
 
     async def wait(self, run: str) -> RunResult:
         """Wait until the run's task has ended, and return the run as it then stands.
@@ -108,6 +115,8 @@ class RunSupervisor:
         watched = self._watched.get(run)
         if watched is not None and watched.task is not None:
             await asyncio.wait([watched.task])
+            while not watched.ended:
+                await watched.changed.wait()
             if not watched.task.cancelled() and (error := watched.task.exception()) is not None:
                 raise error
         return RunResult(RunRecord.load(self.runtime.board, run))

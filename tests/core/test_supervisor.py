@@ -57,6 +57,20 @@ async def test_a_cancelled_run_ends_for_good(supervised):
     assert RunRecord.load(supervised.runtime.board, run).status == "cancelled"
 
 
+async def test_whoever_waits_for_a_run_that_is_cancelled_finds_it_so(supervised):
+    run = await supervised.start("held", "hello")
+    waiting = asyncio.create_task(supervised.wait(run))
+    watching = asyncio.create_task(collect(supervised, run))
+    watching.add_done_callback(lambda _: found.append(RunRecord.load(supervised.runtime.board, run).status))
+    found = []
+    await asyncio.sleep(0)
+    await supervised.cancel(run)
+    assert (await waiting).status == "cancelled"
+    await watching
+    await asyncio.sleep(0)
+    assert found == ["cancelled"]
+
+
 async def test_closing_leaves_runs_to_be_resumed(supervised, gate):
     run = await supervised.start("held", "hello")
     await supervised.close()
