@@ -16,7 +16,7 @@ from agentsys.policy.policy import Policy
 from agentsys.protocols.mcp.errors import WithheldOutcome
 from agentsys.protocols.mcp.labels import FLOW
 from agentsys.protocols.principals import CALLER, Caller
-from agentsys.runs import RunResult
+from agentsys.runs import RunFailed, RunResult
 
 CLIENT: Final = "mcp:client"
 """The principal of every MCP client that has no token of its own."""
@@ -46,11 +46,15 @@ def result_of(result: RunResult, policy: Policy, client: str = CLIENT) -> CallTo
     meta = flow_of(label, policy)
     if record.failure is not None:
         return error_result(record.failure.code, record.failure.message, meta)
-    blocks = content_blocks(record.value)
+    try:
+        value = result.value
+    except RunFailed as unfinished:
+        return error_result(unfinished.code, unfinished.message, meta)
+    blocks = content_blocks(value)
     if blocks is not None:
         return CallToolResult(content=blocks, _meta=meta)
-    text = record.value if isinstance(record.value, str) else json.dumps(record.value, ensure_ascii=False)
-    return CallToolResult(content=[TextContent(text=text)], structured_content={"value": record.value}, _meta=meta)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return CallToolResult(content=[TextContent(text=text)], structured_content={"value": value}, _meta=meta)
 
 
 def error_result(code: str, message: str, meta: dict[str, Any] | None) -> CallToolResult:

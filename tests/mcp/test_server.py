@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +23,10 @@ from agentsys.tools import tool
 
 async def greet(context: Any, name: Any) -> Any:
     return f"Hello {name}"
+
+
+async def hang(context: Any, value: Any) -> Any:
+    await asyncio.sleep(60)
 
 
 @tool(effect=EffectClass.PURE)
@@ -57,5 +62,20 @@ async def test_a_client_runs_workflows_and_tools_and_reads_only_what_it_may(mode
         with pytest.raises(MCPError):
             await client.read_resource("board://notes/closed")
     assert [CLIENT in run.input_label.influencers for run in runtime.runs()] == [True] * 3
+    await supervisor.close()
+    await runtime.close()
+
+
+async def test_a_run_that_was_cancelled_has_no_answer() -> None:
+    board = Board.open(":memory:")
+    runtime = Runtime(board, ScriptedModel(str), workflows=[hang])
+    supervisor = RunSupervisor(runtime)
+    async with Client(mcp_server(runtime, supervisor)) as client:
+        calling = asyncio.create_task(client.call_tool("run_hang", {}))
+        while not any(supervisor.executing(record.run) for record in runtime.runs()):
+            await asyncio.sleep(0.01)
+        await supervisor.cancel(runtime.runs()[0].run)
+        cancelled = await calling
+    assert cancelled.is_error and "cancelled" in cancelled.content[0].text  # type: ignore[union-attr]
     await supervisor.close()
     await runtime.close()
