@@ -146,6 +146,8 @@ def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoa
                         if found:
                             break
             record = await watched(caller, run)
+            # Of what came meanwhile: who hears of a run that ended without it asks no more.
+            found = found or supervisor.events(run, after)
         return EventList(
             run=run,
             status=record.status,

@@ -1,0 +1,51 @@
+"""Whoever follows a run or the board misses nothing, whatever happens between two looks."""
+
+import asyncio
+import threading
+import time
+from contextlib import asynccontextmanager
+
+import httpx
+
+from agentsys.protocols.app import FaceOptions, create_app
+from agentsys.protocols.http import run_routes
+from agentsys.runtime import Runtime
+from agentsys.supervisor import RunSupervisor
+from agentsys.testing import ScriptedModel
+
+URL = "http://127.0.0.1:8700"
+
+
+@asynccontextmanager
+async def api_of(supervisor):
+    app = httpx.ASGITransport(create_app(supervisor, FaceOptions(url=URL)))
+    async with httpx.AsyncClient(transport=app, base_url=f"{URL}/api/v1") as client:
+        yield client
+
+
+async def test_a_run_that_ends_after_the_wait_is_told_to_the_end(board, monkeypatch):
+    gate, loop, looks = asyncio.Event(), asyncio.get_running_loop(), []
+
+    async def held(context, text):
+        await gate.wait()
+        return text
+
+    supervisor = RunSupervisor(Runtime(board, ScriptedModel(str), workflows=[held]))
+    load = run_routes.RunRecord.load
+
+    def load_late(of, run):
+        """Let the run end while the answer is made: at the look at its record that follows the wait."""
+        if threading.current_thread() is not threading.main_thread():
+            looks.append(run)
+            if len(looks) == 2:
+                loop.call_soon_threadsafe(gate.set)
+                while supervisor.executing(run):
+                    time.sleep(0.01)
+        return load(of, run)
+
+    run = await supervisor.start("held", "hello")
+    monkeypatch.setattr(run_routes.RunRecord, "load", load_late)
+    async with api_of(supervisor) as api:
+        told = (await api.get(f"/runs/{run}/events?after=1&wait=0.1")).json()
+    assert told["executing"] is False
+    assert [event["type"] for event in told["events"]] == ["run_finished"]
