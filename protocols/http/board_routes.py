@@ -19,7 +19,7 @@ from agentsys.protocols.http.schemas import (
     CommitDocument,
     EntryDocument,
 )
-from agentsys.protocols.http.streams import EventStream, Item, Stopping, commits_after
+from agentsys.protocols.http.streams import EventStream, Item, LastEventId, Stopping, commits_after, last_seen
 
 Seq = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
 OptionalSeq = Annotated[int | None, Query(ge=0, le=MAX_NUMBER)]
@@ -72,10 +72,11 @@ def board_router(boards: SeenBoards, stopping: Stopping | None = None) -> APIRou
         return [CommitDocument.of(commit, caller.principal) for commit in found]
 
     @router.get("/tail", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
-    async def tail(caller: Calling, after: OptionalSeq = None) -> EventStream:
+    async def tail(caller: Calling, after: OptionalSeq = None, last_event_id: LastEventId = None) -> EventStream:
         """Follow the commits after a sequence number, by default from now on, as server-sent events."""
         board = boards.of(caller)
-        start = await asyncio.to_thread(lambda: board.head) if after is None else after
+        seen = last_seen(after or 0, last_event_id)
+        start = seen if seen or after is not None else await asyncio.to_thread(lambda: board.head)
         return EventStream(_tail(board, start, caller.principal, Stopping() if stopping is None else stopping))
 
     return router

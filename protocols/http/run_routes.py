@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from agentsys.blackboard.labels import Label
@@ -22,7 +22,15 @@ from agentsys.protocols.http.schemas import (
     RunReference,
     StartRun,
 )
-from agentsys.protocols.http.streams import EventStream, Item, Stopping, event_document, numbered_events
+from agentsys.protocols.http.streams import (
+    EventStream,
+    Item,
+    LastEventId,
+    Stopping,
+    event_document,
+    last_seen,
+    numbered_events,
+)
 from agentsys.protocols.principals import Caller
 from agentsys.runs import PRINCIPAL, RunRecord, RunStatus
 from agentsys.supervisor import RunSupervisor
@@ -160,13 +168,11 @@ def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoa
         caller: Calling,
         run: RunId,
         after: Number = 0,
-        last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+        last_event_id: LastEventId = None,
     ) -> EventStream:
         """Follow a run as server-sent events, its tokens among them; ends with ``run`` once nobody executes it."""
         await watched(caller, run)
-        if last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal():
-            after = max(after, int(last_event_id))
-        return EventStream(_stream(supervisor, run, after, ending, caller.principal))
+        return EventStream(_stream(supervisor, run, last_seen(after, last_event_id), ending, caller.principal))
 
 
 async def _stream(

@@ -7,8 +7,9 @@ import dataclasses
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -30,6 +31,11 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 Item = tuple[int, str, BaseModel]
 """The number, name and document of one event."""
+
+
+LastEventId = Annotated[str | None, Header(max_length=20)]
+"""What a reader of a stream says that it saw last, when it connects again. Source: the HTML standard, server-sent
+events."""
 
 
 class Stopping:
@@ -57,6 +63,13 @@ class EventStream(StreamingResponse):
     def __init__(self, items: AsyncIterator[Item | None]) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(_encoded(items), headers=headers)
+
+
+def last_seen(after: int, last_event_id: str | None) -> int:
+    """Return after which number a reader goes on that may have lost its connection meanwhile."""
+    if last_event_id is None or not (last_event_id.isascii() and last_event_id.isdecimal()):
+        return after
+    return max(after, int(last_event_id))
 
 
 async def commits_after(board: Board, after: int, stopping: Stopping) -> AsyncGenerator[list[Commit]]:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from agentsys.blackboard.labels import Label
 from agentsys.protocols.app import FaceOptions, create_app
 from agentsys.protocols.http import run_routes
 from agentsys.runtime import Runtime
@@ -14,6 +15,21 @@ from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
 
 URL = "http://127.0.0.1:8700"
+
+
+def write(board, key):
+    transaction = board.begin("user:owner")
+    transaction.put("notes", key, 1, type="note", label=Label.trusted())
+    board.commit(transaction)
+
+
+def first_commit(client, path, **headers):
+    with client.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        for line in answer.iter_lines():
+            if line.startswith("id: "):
+                return int(line.removeprefix("id: "))
+    return None
 
 
 @asynccontextmanager
@@ -49,3 +65,15 @@ async def test_a_run_that_ends_after_the_wait_is_told_to_the_end(board, monkeypa
         told = (await api.get(f"/runs/{run}/events?after=1&wait=0.1")).json()
     assert told["executing"] is False
     assert [event["type"] for event in told["events"]] == ["run_finished"]
+
+
+def test_a_reader_of_the_board_that_comes_back_goes_on_where_it_was(client, board):
+    for key in "abc":
+        write(board, key)
+    last_event_id = {"Last-Event-ID": "2"}
+    assert first_commit(client, "/api/v1/board/tail?after=0") == 1
+    assert first_commit(client, "/api/v1/board/tail?after=0", **last_event_id) == 3
+    later = threading.Timer(0.5, write, (board, "d"))
+    later.start()
+    assert first_commit(client, "/api/v1/board/tail", **last_event_id) == 3
+    later.join()
