@@ -77,6 +77,9 @@ def board_router(boards: SeenBoards, stopping: Stopping | None = None) -> APIRou
         board = boards.of(caller)
         seen = last_seen(after or 0, last_event_id)
         start = seen if seen or after is not None else await asyncio.to_thread(lambda: board.head)
+        if start < board.head:
+            # What the log no longer has is refused before the stream begins.
+            await asyncio.to_thread(board.log, after=start, limit=1)
         return EventStream(_tail(board, start, caller.principal, Stopping() if stopping is None else stopping))
 
     return router

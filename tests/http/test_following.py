@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.labels import Label
 from agentsys.protocols.app import FaceOptions, create_app
 from agentsys.protocols.http import run_routes
@@ -77,3 +78,14 @@ def test_a_reader_of_the_board_that_comes_back_goes_on_where_it_was(client, boar
     later.start()
     assert first_commit(client, "/api/v1/board/tail", **last_event_id) == 3
     later.join()
+
+
+def test_a_past_that_the_board_no_longer_has_is_refused(client, board):
+    for key in "abc":
+        write(board, key)
+    board.compact(Keep(commits=1))
+    with client.stream("GET", "/api/v1/board/tail?after=0") as refused:
+        assert refused.status_code == 410
+        assert "AGS-" in refused.read().decode()
+    first = board.log()[0].seq
+    assert first_commit(client, f"/api/v1/board/tail?after={first}") == first + 1
