@@ -20,6 +20,7 @@ from agentsys.protocols.a2a.labels import label_from_client
 from agentsys.protocols.a2a.outcomes import agent_message, concluded, outcome_of
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.tasks import BoardTaskStore, client_of
+from agentsys.protocols.offers import offered_workflows
 from agentsys.runs import PRINCIPAL, RunRecord, RunResult
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
@@ -87,7 +88,7 @@ class RunExecutor(AgentExecutor):
         await TaskUpdater(event_queue, task_id, context.context_id or "").cancel()
 
     def _workflow(self, message: Message, request: dict[str, Any]) -> str:
-        known = self._runtime.workflows
+        known = offered_workflows(self._runtime)
         wanted = plain(message.metadata).get(SKILL) or request.get(SKILL)
         if wanted is None and len(known) == 1:
             return next(iter(known))

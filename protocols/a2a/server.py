@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from agentsys.protocols.a2a.card import PREFIX, agent_card
 from agentsys.protocols.a2a.executor import ENDED, RunExecutor
+from agentsys.protocols.offers import offered_workflows
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 
@@ -32,7 +33,7 @@ def a2a_routes(
     ``url`` is the public address, as clients reach it; ``token`` says in the card that callers need a bearer token,
     which the application around these routes must check.
     """
-    card = agent_card(runtime.workflows.values(), url=url, name=name, token=token)
+    card = agent_card(offered_workflows(runtime).values(), url=url, name=name, token=token)
     handler = RunRequestHandler(RunExecutor(runtime, supervisor), card)
     bindings = [
         # Clients differ in whether they end the address with a slash.

@@ -13,6 +13,7 @@ from agentsys.protocols.http.callers import Calling, operating
 from agentsys.protocols.http.metrics import RuntimeCollector, engine_views
 from agentsys.protocols.http.schemas import AgentDocument, Health, ToolDocument, WorkflowDocument
 from agentsys.protocols.http.serving_documents import EngineDocument
+from agentsys.protocols.offers import offered_workflows
 from agentsys.runtime import Runtime
 from agentsys.serving.client import ServingClient
 from agentsys.tools import Tool
@@ -48,7 +49,7 @@ def catalogue_router(runtime: Runtime, measured: Collector | None = None) -> API
     @router.get("/workflows")
     def workflows() -> list[WorkflowDocument]:
         """List the workflows that runs can be started of."""
-        found = sorted(runtime.workflows.items())
+        found = sorted(offered_workflows(runtime).items())
         return [WorkflowDocument(name=name, deadline_seconds=workflow.deadline) for name, workflow in found]
 
     @router.get("/models")

@@ -34,14 +34,12 @@ from agentsys.errors import AgentsysError
 from agentsys.events import TokensStreamed
 from agentsys.protocols.mcp.published import Published
 from agentsys.protocols.mcp.results import CLIENT, client_of, error_result, label_of_client, result_of
+from agentsys.protocols.offers import CALL_WORKFLOW, offered_workflows
 from agentsys.runs import PRINCIPAL
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.tools import Tool as OwnTool
 from agentsys.workflow import Workflow
-
-CALL_WORKFLOW: Final = "mcp_call"
-"""The workflow in whose runs clients call tools."""
 
 RUN: Final = "run_"
 """What the names of workflows begin with for clients; tools have their own."""
@@ -98,7 +96,7 @@ class _Face:
                 await context.session.report_progress(told, message=type(event).__name__)
 
     def _workflows(self) -> set[str]:
-        names = (RUN + name for name in self._runtime.workflows if name != CALL_WORKFLOW)
+        names = (RUN + name for name in offered_workflows(self._runtime))
         return {name for name in names if _NAME.fullmatch(name)}
 
     def _workflow(self, name: str) -> Tool:
