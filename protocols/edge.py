@@ -95,8 +95,9 @@ class EdgeMiddleware:
         self._app = app
         self._open_paths = frozenset(open_paths)
         self._principals = Principals(OWNER, {}) if principals is None else principals
-        self._hosts = frozenset({*LOOPBACK_NAMES, *hosts})
-        self._origins = frozenset(origins)
+        # Browsers send both in small letters.
+        self._hosts = frozenset({*LOOPBACK_NAMES, *(host.lower() for host in hosts)})
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

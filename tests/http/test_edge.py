@@ -60,6 +60,14 @@ def test_a_foreign_origin_is_refused(client, origin):
     assert client.get("/api/v1/health", headers={"Origin": origin}).status_code == 403
 
 
+def test_the_operators_names_match_in_any_case(runtime, serve):
+    named = {"hosts": ("Agents.Example.org",), "origins": ("https://Console.Example.org/",)}
+    browser = {"Host": "agents.example.org:8700", "Origin": "https://console.example.org"}
+    with serve(runtime, **named) as client:
+        assert client.get("/api/v1/health", headers=browser).status_code == 200
+        assert client.get("/api/v1/health", headers={"Host": "AGENTS.example.ORG"}).status_code == 200
+
+
 def test_the_own_origin_is_let_through(client):
     assert client.get("/api/v1/health", headers={"Origin": str(client.base_url).rstrip("/")}).status_code == 200
 
