@@ -111,7 +111,10 @@ def _questions(given: list[str], file: Path | None) -> list[str]:
         return given
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
-        return given + [item if isinstance(item, str) else item["question"] for item in listed]
+        questions = [item if isinstance(item, str) else item["question"] for item in listed]
+        if not isinstance(listed, list) or not all(isinstance(question, str) for question in questions):
+            raise TypeError("it must be a list, and every question a string")
+        return given + questions
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{file} holds no list of questions: {error!r}.",
