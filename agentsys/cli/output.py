@@ -72,7 +72,7 @@ def print_table(
     """Write a table, by default on stdout; cells are shown as they are, markup included, and control
     characters by their codes.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=None if title is None else escape(title), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, print_table, reported_errors
 
@@ -34,7 +35,7 @@ def check(file: FileArgument = None, program: ProgramOption = None, as_json: Jso
         print_json({"version": policy.version, "tools": sorted(policy.tools), "advice": found})
         return
     for line in found:
-        err.print(f"[yellow]advice[/] {line}", highlight=False)
+        err.print(f"[yellow]advice[/] {escape(line)}", highlight=False)
     out.print(f"policy {policy.version}: {len(policy.tools)} tools, {len(policy.tests)} tests", highlight=False)
 
 
@@ -72,7 +73,7 @@ def test(file: FileArgument = None, as_json: JsonOption = False) -> None:
         print_json({"tests": len(outcomes), "faults": faults})
     else:
         for name, fault in faults.items():
-            err.print(f"[bold red]failed[/] {name}: {fault}", highlight=False)
+            err.print(f"[bold red]failed[/] {escape(f'{name}: {fault}')}", highlight=False)
         out.print(f"{len(outcomes) - len(faults)} of {len(outcomes)} tests passed", highlight=False)
     if faults:
         raise typer.Exit(ExitCode.FAILED)

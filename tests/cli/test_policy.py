@@ -181,3 +181,12 @@ def test_a_program_runs_under_the_settings_policy_and_not_under_two(
 def test_the_schema_of_the_file_is_printed() -> None:
     schema = json.loads(invoke("schema")[1])
     assert {"tools", "endorsers", "domains", "tests"} <= set(schema["properties"])
+
+
+def test_brackets_in_names_are_shown(policies: Path) -> None:
+    file = policies / "looser.toml"
+    file.write_text(LOOSER.replace("a stranger does", "[/x] a [red] stranger does"))
+    code, _, err = invoke("test", file)
+    assert code == 1 and "[/x] a [red] stranger does not choose the recipient" in err
+    code, out, _ = invoke("explain", "read[all]", "--file", file)
+    assert code == 0 and "read[all]: told to" in out
