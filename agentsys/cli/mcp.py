@@ -95,6 +95,8 @@ async def _accept(name: str, tool: str | None, settings: Settings, *, sure: bool
             # What is shown is what is accepted: a second listing could differ.
             offer = await server.offer()
             pins = server.pins() or Pins(offer.server, {})
+            if tool is not None:
+                _check_one(name, tool, pins, offer)
             changes = {key: change for key, change in pins.changes(offer).items() if tool in (None, key)}
             _show_differences(changes, pins, offer)
             if changes and not sure:
@@ -104,6 +106,20 @@ async def _accept(name: str, tool: str | None, settings: Settings, *, sure: bool
         finally:
             await server.close()
     return dict(changes)
+
+
+def _check_one(name: str, tool: str, pins: Pins, offer: Offer) -> None:
+    """Raise :class:`ConfigurationError` for a tool that cannot be accepted by itself."""
+    if tool in offer.faults:
+        raise ConfigurationError(f"The tool {tool} of {name} cannot be accepted: {offer.faults[tool]}.")
+    known = {*pins.tools, *offer.tools}
+    if tool not in known:
+        raise ConfigurationError(f"{name} has no tool {tool!r}; there are {', '.join(sorted(known)) or 'none'}.")
+    if pins.server != offer.server:
+        raise ConfigurationError(
+            f"{name} calls itself {offer.server!r}, before {pins.server!r}, which concerns all its tools.",
+            remedy=f"`agentsys mcp accept {name}` shows the differences and accepts them.",
+        )
 
 
 def _show_differences(changes: dict[str, Any], pins: Pins, offer: Offer) -> None:

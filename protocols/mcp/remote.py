@@ -163,9 +163,11 @@ class RemoteServer:
             raise DefinitionRefused(f"The tool {tool} of the MCP server {self.name}: {offer.faults[tool]}.")
         change = pins.changes(offer).get(tool)
         if change is not None:
+            # Under another name of the server, no tool can be accepted by itself.
+            chosen = f"{self.name} {tool}" if pins.server == offer.server else self.name
             raise DefinitionRefused(
                 f"The tool {tool} of the MCP server {self.name} is {change} since it was accepted.",
-                remedy=f"`agentsys mcp accept {self.name} {tool}` shows the difference and accepts it.",
+                remedy=f"`agentsys mcp accept {chosen}` shows the difference and accepts it.",
             )
 
 

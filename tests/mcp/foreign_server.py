@@ -69,7 +69,8 @@ async def main(log: Path, mode: str) -> None:
             return {"content": 7}
         return await call(mode, params.arguments["text"])
 
-    server: Server[Any] = Server("echoes", on_list_tools=on_list, on_call_tool=on_call)
+    name = "renamed" if mode == "renamed" else "echoes"
+    server: Server[Any] = Server(name, on_list_tools=on_list, on_call_tool=on_call)
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 

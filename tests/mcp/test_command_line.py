@@ -57,6 +57,23 @@ def test_a_change_is_listed_refused_shown_and_accepted(tmp_path: Path) -> None:
     assert agentsys(tmp_path, "changed", "run", "go.py", "--input", '"hi"').stdout == "hi\n"
 
 
+def test_one_tool_is_accepted_or_it_is_said_why_not(tmp_path: Path) -> None:
+    assert agentsys(tmp_path, "", "mcp", "accept", "echoes", "--yes").returncode == 0
+    for mode, tool, why in (
+        ("", "ecko", "has no tool"),
+        ("names", "twice", "two tools have this name"),
+        ("renamed", "echo", "calls itself 'renamed'"),
+    ):
+        refused = agentsys(tmp_path, mode, "mcp", "accept", "echoes", tool, "--yes")
+        assert refused.returncode == 2 and why in refused.stderr, refused.stderr
+    told = agentsys(tmp_path, "renamed", "run", "go.py", "--input", '"hi"')
+    assert "`agentsys mcp accept echoes` shows" in told.stderr
+    assert agentsys(tmp_path, "renamed", "mcp", "accept", "echoes", "--yes").returncode == 0
+    assert agentsys(tmp_path, "renamed", "run", "go.py", "--input", '"hi"').stdout == "hi\n"
+    assert agentsys(tmp_path, "new", "mcp", "accept", "echoes", "--yes").returncode == 0
+    assert agentsys(tmp_path, "", "mcp", "accept", "echoes", "extra", "--yes").returncode == 0
+
+
 def test_a_server_that_nobody_configured_is_no_server(tmp_path: Path) -> None:
     wrong = agentsys(tmp_path, "", "mcp", "accept", "echo")
     assert wrong.returncode == 2 and "AGS-0100" in wrong.stderr
