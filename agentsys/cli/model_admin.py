@@ -18,8 +18,12 @@ class ModelServerError(ServingError):
 
 
 def ask_server(method: str, url: str, token: str | None, path: str, model: str | None) -> list[dict[str, Any]]:
-    """Return what the server says of its models, after loading or unloading one. Raises :class:`ModelServerError`."""
+    """Return what the server says of its models, after loading or unloading one. Raises :class:`ModelServerError`.
+
+    Proxies of the environment are not used: they would learn the token.
+    """
     import httpx
+    from pydantic import TypeAdapter, ValidationError
 
     base = url.rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -29,12 +33,14 @@ def ask_server(method: str, url: str, token: str | None, path: str, model: str |
         response = httpx.request(
             method, f"{base}/admin/models{path}", headers=headers, params=params, timeout=600, trust_env=False
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
         raise ModelServerError(f"{base} cannot be reached: {error or type(error).__name__}.") from error
-    if response.is_error:
+    if not response.is_success:
         raise _refusal(base, response)
-    answered: list[dict[str, Any]] = response.json()
-    return answered
+    try:
+        return TypeAdapter(list[dict[str, Any]]).validate_json(response.content)
+    except ValidationError as error:
+        raise ModelServerError(f"{base} is no model server: it tells of no models.") from error
 
 
 def _refusal(base: str, response: Response) -> ModelServerError:
