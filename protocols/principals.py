@@ -64,7 +64,11 @@ class Principals:
 
 def principals(owner: str, token: str | None, named: Mapping[str, PrincipalSettings]) -> Principals:
     """Return the principals of a server's settings; ``token`` is the owner's. Raises :class:`AmbiguousToken`."""
-    tokens = {principal_of(name): _digest(name, settings) for name, settings in named.items()}
+    tokens: dict[str, str] = {}
+    for name, settings in named.items():
+        if principal_of(name) in tokens:
+            raise AmbiguousToken(f"{principal_of(name)} stands twice under principals, each time with a token.")
+        tokens[principal_of(name)] = _digest(name, settings)
     if token is not None:
         if owner in tokens:
             raise AmbiguousToken(f"{owner} has two tokens: server.token, and one under principals.")

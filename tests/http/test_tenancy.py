@@ -336,6 +336,7 @@ def test_tokens_are_kept_as_digests_and_belong_to_one(tmp_path: Path):
     for broken in (
         {"ann": PrincipalSettings(token=TOKEN)},  # type: ignore[arg-type]
         {"owner": PrincipalSettings(token="another-token-of-the-owner")},  # type: ignore[arg-type]
+        {name: PrincipalSettings(token=f"a-token-for-{name}-alone") for name in ("ann", ANN)},  # type: ignore[arg-type]
         {"ann": PrincipalSettings(token_file=tmp_path / "none")},
     ):
         with pytest.raises(AmbiguousToken):
