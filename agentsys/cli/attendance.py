@@ -69,7 +69,7 @@ async def _ask_each(runtime: Runtime, live: LiveRun, events: asyncio.Queue[Appro
             raise typer.Exit(ExitCode.WAITING)
         asked = Approval.load(runtime.board, event.approval)
         with live.paused():
-            verdict, said = await asyncio.to_thread(_prompt, approval_view(asked))
+            verdict, said = await _prompt(approval_view(asked))
         try:
             await runtime.decide(event.approval, verdict, binding=asked.binding, **said)
         except LabelError as refused:
@@ -78,20 +78,42 @@ async def _ask_each(runtime: Runtime, live: LiveRun, events: asyncio.Queue[Appro
                 events.put_nowait(event)
 
 
-def _prompt(asked: ApprovalView) -> tuple[Verdict, dict[str, Any]]:
+async def _prompt(asked: ApprovalView) -> tuple[Verdict, dict[str, Any]]:
     """Show what is asked, and return what the person says."""
     err.print(Text("?", style="bold yellow"), end=" ")
     print_approval(err, asked)
     if asked.kind == "question":
-        return "approve", {"answer": _json_or_text(typer.prompt("  Answer", err=True))}
+        return "approve", {"answer": _json_or_text(await _typed("  Answer"))}
     letter = ""
     while letter not in _LETTERS:
-        letter = (
-            typer.prompt("  Allow it? [y]es, [n]o, [m]odify, [t]erminate the run", "n", err=True).strip()[:1].lower()
-        )
+        word = await _typed("  Allow it? [y]es, [n]o, [m]odify, [t]erminate the run", "n")
+        letter = word.strip()[:1].lower()
     if letter != "m":
         return _LETTERS[letter], {}
-    return "modify", {"edited": _json_or_text(typer.prompt("  Arguments, as JSON", err=True))}
+    return "modify", {"edited": _json_or_text(await _typed("  Arguments, as JSON"))}
+
+
+async def _typed(question: str, default: str = "") -> str:
+    """Return the line that the person types, or ``default`` for an empty one. Raises ``typer.Abort`` where none comes.
+
+    No thread waits for it: a prompt that nobody needs any more would keep the command from ending.
+    """
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    shown = f"{question} [{default}]: " if default else f"{question}: "
+    while True:
+        err.print(shown, end="", highlight=False, markup=False)
+        readable.clear()
+        loop.add_reader(sys.stdin, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(sys.stdin)
+        # A terminal gives whole lines.
+        line = sys.stdin.readline()
+        if not line:
+            raise typer.Abort
+        if answer := line.rstrip("\r\n") or default:
+            return answer
 
 
 _LETTERS: Final[dict[str, Verdict]] = {"y": "approve", "n": "reject", "m": "modify", "t": "terminate"}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,55 @@ def test_an_unknown_approval_is_named(run: Run) -> None:
     run("run", "care.py", "--input", '"hello"')
     unknown = run("approvals", "approve", "no-such")
     assert unknown.returncode == 3 and "AGS-0330" in unknown.stderr
+
+
+@contextmanager
+def attended(folder: Path, environment: dict[str, str], *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start a run at a terminal, up to its question; what comes out of it goes through a pipe."""
+    terminal, end = pty.openpty()
+    command = [*MAIN, "run", "care.py", "--input", '"hello"', *more]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=end,
+        # Tests that run in a shell's background have been told to ignore interrupts, and would hand that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        shown, deadline = b"", time.monotonic() + 60
+        while b"Allow it?" not in shown and time.monotonic() < deadline:
+            shown += os.read(terminal, 4096)
+        try:
+            yield process, terminal
+        finally:
+            process.kill()
+    os.close(terminal)
+    os.close(end)
+
+
+def test_an_interrupt_ends_the_question_at_once(folder: Path, environment: dict[str, str]) -> None:
+    with attended(folder, environment) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+def test_a_question_that_was_answered_elsewhere_keeps_nobody(
+    run: Run, folder: Path, environment: dict[str, str]
+) -> None:
+    with attended(folder, environment) as (process, _):
+        (asked,) = json.loads(run("approvals", "list", "--json").stdout)
+        assert run("approvals", "approve", asked["id"]).returncode == 0
+        assert process.wait(20) == 0
+
+
+def test_what_is_asked_leaves_no_trace_in_the_answer(folder: Path, environment: dict[str, str]) -> None:
+    with attended(folder, environment) as (process, terminal):
+        os.write(terminal, b"what?\ny\n")
+        assert process.wait(20) == 0
+        assert process.stdout is not None and process.stdout.read() == "sent\n"
 
 
 @pytest.mark.parametrize(("typed", "code"), [("y\n", 0), ("n\n", 3)])
