@@ -62,6 +62,8 @@ class RunSupervisor:
         self.runtime = runtime
         self._watched: dict[str, _Watched] = {}
         self._tasks: set[asyncio.Task[RunResult]] = set()
+        """Those of runs that go on, also of those that have yet to begin."""
+        self._closed = False
 
     async def start(
         self,
@@ -143,13 +145,17 @@ class RunSupervisor:
             await changed.wait()
 
     async def close(self) -> None:
-        """Interrupt every run, also one that just begins; their records stay, and a later process can resume them."""
+        """Interrupt every run, also one that just begins, and begin no others; their records stay, and a later process can resume them."""
+        self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _launch(self, execute: Callable[[Listener], Awaitable[RunResult]]) -> str:
+        if self._closed:
+            # A worker beside it would take up again what was given back, and find the model closed.
+            raise RunBusy("This process is about to end, and begins no runs.")
         watched = _Watched()
         begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -172,9 +178,9 @@ class RunSupervisor:
                     watched.tell(RunFinished(begun.result(), "interrupted"))
 
         watched.task = asyncio.create_task(work())
-        watched.task.add_done_callback(lambda _: watched.wake())
         self._tasks.add(watched.task)
         watched.task.add_done_callback(self._tasks.discard)
+        watched.task.add_done_callback(lambda _: watched.wake())
         waited: list[asyncio.Future[Any]] = [watched.task, begun]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not begun.done():

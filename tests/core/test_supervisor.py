@@ -10,6 +10,7 @@ from agentsys.leases import RunBusy
 from agentsys.runs import RunRecord, UnknownRun
 from agentsys.runtime import RunExists, UnknownWorkflow
 from agentsys.supervisor import RunSupervisor
+from agentsys.workers import POLL_SECONDS, Worker
 
 
 async def echo(context, text):
@@ -77,8 +78,35 @@ async def test_closing_leaves_runs_to_be_resumed(supervised, gate):
     assert RunRecord.load(supervised.runtime.board, run).status == "running"
     assert supervised.events(run)[-1][1] == RunFinished(run, "interrupted")
     gate.set()
-    await supervised.resume(run)
-    assert (await supervised.wait(run)).value == "hello"
+    later = RunSupervisor(supervised.runtime)
+    await later.resume(run)
+    assert (await later.wait(run)).value == "hello"
+
+
+async def test_closing_leaves_nothing_under_way(make_runtime, gate):
+    """A worker looks five times a second for runs that nobody executes, also while a slow one is being interrupted."""
+
+    async def held(context, text):
+        await gate.wait()
+
+    async def lingers(context, text):
+        try:
+            await gate.wait()
+        finally:
+            await asyncio.sleep(3 * POLL_SECONDS)
+
+    supervised = RunSupervisor(make_runtime(workflows=[held, lingers]))
+    working = asyncio.create_task(Worker(supervised).serve())
+    runs = [await supervised.start("held"), await supervised.start("lingers")]
+    beginning = asyncio.create_task(supervised.start("held", run_id="third"))
+    await asyncio.sleep(0)
+    await supervised.close()
+    assert not any(map(supervised.executing, [*runs, "third"]))
+    with pytest.raises(RunBusy):
+        await beginning
+    assert {record.status for record in supervised.runtime.runs()} == {"running"}
+    working.cancel()
+    await asyncio.wait([working])
 
 
 async def test_closing_interrupts_a_run_that_just_begins(supervised):
