@@ -55,6 +55,12 @@ class RunExecutor(AgentExecutor):
         """Return when the task's run has ended."""
         await self._supervisor.wait(task_id)
 
+    async def end(self, task_id: str) -> None:
+        """End the task's run for good."""
+        # A run that had ended, or had not begun, is cancelled for its client all the same.
+        with suppress(RunError):
+            await self._supervisor.cancel(task_id)
+
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         """Start the task's run, or go on with it, and publish its progress until it ends or asks."""
         task_id, context_id, message = context.task_id or "", context.context_id or "", context.message
@@ -82,9 +88,7 @@ class RunExecutor(AgentExecutor):
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
         """Cancel the task's run."""
         task_id = context.task_id or ""
-        # A run that had ended, or had not begun, is cancelled for its client all the same.
-        with suppress(RunError):
-            await self._supervisor.cancel(task_id)
+        await self.end(task_id)
         await TaskUpdater(event_queue, task_id, context.context_id or "").cancel()
 
     def _workflow(self, message: Message, request: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from a2a.server.context import ServerCallContext
 from a2a.server.events import Event
 from a2a.server.request_handlers import DefaultRequestHandlerV2
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes, create_rest_routes
-from a2a.types.a2a_pb2 import AgentCard, SubscribeToTaskRequest
+from a2a.types.a2a_pb2 import AgentCard, CancelTaskRequest, SubscribeToTaskRequest, Task
 from a2a.utils.constants import AGENT_CARD_WELL_KNOWN_PATH
 from starlette.routing import Route
 
@@ -52,6 +52,18 @@ class RunRequestHandler(DefaultRequestHandlerV2):
     def __init__(self, executor: RunExecutor, card: AgentCard) -> None:
         super().__init__(executor, executor.store, card, interrupted_task_timeout=INTERRUPTED_SECONDS)
         self._executor = executor
+
+    async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task | None:
+        """Cancel the task and its run, of which the library would only say so where it does not follow it."""
+        store = self._executor.store
+        task = await store.kept(params.id, context)
+        if task is not None and task.status.state not in ENDED and not self._executor.follows(task.id):
+            await self._executor.end(task.id)
+            ended = await store.get(task.id, context)
+            if ended is not None and ended.status.state in ENDED:
+                return ended
+        cancelled: Task | None = await super().on_cancel_task(params, context)
+        return cancelled
 
     async def on_subscribe_to_task(
         self, params: SubscribeToTaskRequest, context: ServerCallContext

@@ -52,10 +52,15 @@ class BoardTaskStore(TaskStore):
 
     async def get(self, task_id: str, context: ServerCallContext) -> Task | None:
         """Return the client's own task; another client's is as unknown as one that never was."""
+        kept = await self.kept(task_id, context)
+        return None if kept is None else await self._refresh(kept, context)
+
+    async def kept(self, task_id: str, context: ServerCallContext) -> Task | None:
+        """Return the client's own task as it was last saved, whatever has become of its run."""
         if not task_id:
             return None
         entry = await asyncio.to_thread(self._board.get, TASKS + client_of(context), task_id)
-        return None if entry is None else await self._refresh(ParseDict(entry.value, Task()), context)
+        return None if entry is None else ParseDict(entry.value, Task())
 
     async def list(self, params: ListTasksRequest, context: ServerCallContext) -> ListTasksResponse:
         """Return a page of the client's tasks, the last changed first."""

@@ -186,6 +186,31 @@ async def test_a_restart_keeps_tasks_and_goes_on_with_them(serving: Any, tmp_pat
         assert (await client.list_tasks(ListTasksRequest())).total_size == 2
 
 
+async def test_cancelling_after_a_restart_ends_the_run(serving: Any, tmp_path: Path) -> None:
+    begun: list[Any] = []
+
+    async def lasts(context: Any, value: Any) -> Any:
+        begun.append(value)
+        await asyncio.sleep(60)
+
+    path = tmp_path / "board.db"
+    async with serving(path, workflows=[lasts]) as (url, _), client_of(url, streaming=False) as client:
+        seen, unseen = [await send(client, wanted(text("x"), "lasts", return_immediately=True)) for _ in range(2)]
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+    async with serving(path, workflows=[lasts]) as (url, runtime), client_of(url, streaming=False) as client:
+        # One run goes on when its task is asked for; the other shall not, only to be cancelled.
+        await client.get_task(GetTaskRequest(id=seen.id))
+        for task in (seen, unseen):
+            cancelled = await client.cancel_task(CancelTaskRequest(id=task.id))
+            assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
+        assert [record.status for record in runtime.runs()] == ["cancelled", "cancelled"]
+        assert len(begun) == 3
+        async with client_of(url, user="eve", streaming=False) as eve:
+            with pytest.raises(TaskNotFoundError):
+                await eve.cancel_task(CancelTaskRequest(id=seen.id))
+
+
 async def test_subscribing_after_a_restart_follows_the_run(serving: Any, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 
