@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 import httpx
 from a2a.client import Client, ClientConfig, ClientFactory
 from a2a.client.card_resolver import parse_agent_card
+from a2a.client.errors import A2AClientError
 from a2a.types.a2a_pb2 import (
     AgentCard,
     CancelTaskRequest,
@@ -31,6 +32,7 @@ from agentsys.egress import EgressError, EgressGuard, host_of
 from agentsys.protocols.a2a.answers import ENDED, Answer, AnswerBuilder
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.parts import parts_of
+from agentsys.tools import ToolError
 
 CARD_PATHS: Final = (AGENT_CARD_WELL_KNOWN_PATH, "/.well-known/agent.json")
 MAX_CARD_BYTES: Final = 1 << 20
@@ -45,6 +47,14 @@ class PeerUnreachable(A2AError):
 
     code = "AGS-0761"
     remedy = "Check the address and the token, and that the agent speaks A2A 1.0 or 0.3 over JSON-RPC or HTTP+JSON."
+
+
+class AnswerLost(ToolError):
+    """A foreign agent was sent a message and then gone, so nobody knows what it did."""
+
+    code = "AGS-0767"
+    remedy = "Find out what the agent did; `repeatable` in its settings says that asking twice does no harm."
+    unknown: ClassVar[bool] = True
 
 
 class PeerFailed(A2AError):
@@ -69,7 +79,7 @@ class Peer:
     async def ask(self, value: Json, *, message_id: str, skill: str | None = None) -> Answer:
         """Send ``value`` as one message and return the answer; the caller bounds the time.
 
-        Raises :class:`PeerUnreachable`, :class:`PeerFailed`, :class:`EgressDenied`.
+        Raises :class:`PeerUnreachable`, :class:`AnswerLost`, :class:`PeerFailed`, :class:`EgressDenied`.
         """
         message = Message(message_id=message_id, role=Role.ROLE_USER, parts=parts_of(value))
         if skill is not None:
@@ -82,7 +92,8 @@ class Peer:
                 await _withdraw(client, builder.task_id)
                 raise
             except (ProtocolError, httpx.HTTPError, ParseError, ValueError) as error:
-                raise PeerUnreachable(f"{self.card.name}: {type(error).__name__}: {error}") from error
+                said = f"{self.card.name}: {type(error).__name__}: {error}"
+                raise (PeerUnreachable(said) if _is_unheard(error, builder) else AnswerLost(said)) from error
         if builder.state not in (None, TaskState.TASK_STATE_COMPLETED):
             state = TaskState.Name(builder.state or 0).removeprefix("TASK_STATE_").lower()
             raise PeerFailed(f"{self.card.name} ended with {state}: {builder.words()}")
@@ -120,6 +131,17 @@ async def find_peer(
         if interface.protocol_binding in BINDINGS:
             await guard.check(interface.url)
     return peer
+
+
+def _is_unheard(error: Exception, builder: AnswerBuilder) -> bool:
+    """Whether a message surely did not reach the peer, or was refused by it."""
+    if builder.task_id:
+        return False
+    cause = error.__cause__ or error
+    if isinstance(cause, httpx.HTTPStatusError):
+        return cause.response.is_client_error
+    unsent = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | EgressError)
+    return unsent or (isinstance(error, ProtocolError) and not isinstance(error, A2AClientError))
 
 
 async def _converse(client: Client, request: SendMessageRequest, builder: AnswerBuilder) -> None:

@@ -18,7 +18,7 @@ from agentsys.context import Context
 from agentsys.egress import EgressError, host_of
 from agentsys.labelled import Labelled
 from agentsys.protocols.a2a.answers import Answer
-from agentsys.protocols.a2a.client import Peer, PeerUnreachable, find_peer
+from agentsys.protocols.a2a.client import AnswerLost, Peer, PeerUnreachable, find_peer
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.labels import label_from_peer, principal_of
 from agentsys.sections import A2ASettings
@@ -100,7 +100,7 @@ class RemoteAgent(Agent):
         skill, _ = best_skill(peer.card.skills, kind, value)
         try:
             return await peer.ask(value, message_id=message_id, skill=skill)
-        except PeerUnreachable:
+        except (PeerUnreachable, AnswerLost):
             # The card may be out of date.
             self._peer = None
             raise

@@ -5,6 +5,7 @@ It appends every message it receives to LOG. Its answers depend on the message's
 
 import asyncio
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ class Tides(AgentExecutor):
         word = text.split(" ")[0]
         if word == "slow":
             await asyncio.sleep(60)
+        if word == "die":
+            os._exit(1)
         if word == "fail":
             await updater.failed(updater.new_agent_message([new_text_part("the sea is closed")]))
             return

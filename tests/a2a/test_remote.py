@@ -117,6 +117,19 @@ async def test_a_slow_peer_is_left_and_told_so(board: Board, peer: Any) -> None:
         assert len(peer.received("cancel")) == 1
 
 
+async def test_a_peer_that_dies_in_a_call_leaves_it_in_doubt(board: Board, peer: Any) -> None:
+    remote, found = await remote_agent(peer.url, kinds=["tides"], name="tides"), await find_peer(peer.url)
+    async with runtime_with(board, remote) as runtime:
+        result = await runtime.run(ask_tides, "die at high tide", label=shared(remote))
+        assert result.value == [["tides", "crashed", None]]
+        assert peer.received() == ["die at high tide"]
+        (asked,) = board.effects(run=result.run)
+        assert asked.state == "in_doubt" and "AGS-0767" in str(asked.result)
+    # Of a peer that is not there, it is known that it did nothing.
+    with pytest.raises(PeerUnreachable):
+        await found.ask("high tide", message_id="1")
+
+
 @pytest.mark.parametrize(("text", "words"), [("fail", "failed: the sea is closed"), ("ask", "which harbour")])
 async def test_a_peer_that_fails_or_asks_back_is_an_error(peer: Any, text: str, words: str) -> None:
     found = await find_peer(peer.url)
