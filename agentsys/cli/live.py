@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from agentsys.cli.output import without_controls
+
 if TYPE_CHECKING:
     from agentsys.events import RunEvent
 
@@ -83,7 +85,7 @@ class LiveRun:
                 line = ""
         self._finish_call()
         if line:
-            self._console.print(f"[dim]{escape(line)}[/]", highlight=False)
+            self._console.print(f"[dim]{escape(_on_one_line(line))}[/]", highlight=False)
 
     def _stream(self, event: RunEvent) -> None:
         from agentsys import events
@@ -96,7 +98,7 @@ class LiveRun:
         self._text += event.text
         self._tokens += event.tokens
         if self._status:
-            self._status.update(escape(f"{event.agent}: {self._text[-SHOWN_TEXT:]}"))
+            self._status.update(escape(_on_one_line(f"{event.agent}: {self._text[-SHOWN_TEXT:]}")))
 
     def _finish_call(self) -> None:
         if not self._call:
@@ -104,5 +106,10 @@ class LiveRun:
         rate = (self._tokens - self._first) / max(time.monotonic() - self._began, 1e-9)
         shown = " ".join(self._text.split())[:SHOWN_TEXT]
         line = f"● {self._agent} wrote {self._tokens} tokens, {rate:.0f} tokens/s after the first piece: {shown}"
-        self._console.print(f"[dim]{escape(line)}[/]", highlight=False)
+        self._console.print(f"[dim]{escape(_on_one_line(line))}[/]", highlight=False)
         self._call, self._text, self._tokens = "", "", 0
+
+
+def _on_one_line(line: str) -> str:
+    """Return a line that shows as one, whatever agents wrote into it."""
+    return without_controls(line).replace("\n", "⏎")

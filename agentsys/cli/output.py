@@ -83,8 +83,12 @@ def print_table(
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    # What agents and foreign servers wrote must not steer the terminal.
-    return "" if value is None else str(value).translate(_CONTROLS)
+    return "" if value is None else without_controls(str(value))
+
+
+def without_controls(text: str) -> str:
+    """Return ``text`` with control characters by their codes: what others wrote must not steer the terminal."""
+    return text.translate(_CONTROLS)
 
 
 def json_flag(name: str, text: str) -> Any:

@@ -17,6 +17,7 @@ from agentsys.cli.output import (
     print_table,
     reported_errors,
     time_text,
+    without_controls,
 )
 from agentsys.settings import load_settings
 
@@ -133,7 +134,7 @@ def connected(url: str | None, token: str | None) -> RuntimeClient:
 def _watched(client: RuntimeClient, run: str) -> RunDocument:
     for event in client.watch(run):
         if event.type == "tokens_streamed":
-            err.print(event.data["text"], end="", style="dim", highlight=False, markup=False)
+            err.print(without_controls(event.data["text"]), end="", style="dim", highlight=False, markup=False)
         else:
             said = {key: value for key, value in event.data.items() if key not in ("run", "label")}
             err.print(f"● {event.type} {_brief(said)}", highlight=False, markup=False)

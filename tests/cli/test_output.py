@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from agentsys.cli.live import LiveRun
 from agentsys.cli.output import err, out, print_json, print_table
+from agentsys.events import BidMade
 
 
 def test_what_stands_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +38,10 @@ def test_json_is_there_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) 
         print_json({"url": "http://127.0.0.1:8700"})
         monkeypatch.undo()
         assert json.loads(told.read() or "null") == {"url": "http://127.0.0.1:8700"}
+
+
+def test_an_agent_does_not_steer_the_terminal_it_is_shown_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveRun(err) as live:
+        live.listen(BidMade("r", "round", "peer", 1.0, "skill \x1b[2J\n● wipe allowed", chosen=True))
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown and len(shown.splitlines()) == 1
