@@ -56,7 +56,9 @@ async def _work(file: Path, settings: Settings, most: int, *, drain: bool) -> di
         try:
             await working
         except asyncio.CancelledError:
-            if not working.cancelled():
+            # By SIGTERM it ends as it should; an interrupt at the terminal cancels this task, too.
+            task = asyncio.current_task()
+            if not working.cancelled() or (task is not None and task.cancelling()):
                 raise
         return dict(worker.broken)
     finally:

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 from agentsys import Workflow
@@ -27,7 +30,14 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")}
     environment = {**kept, "AGENTSYS_BOARD__PATH": str(folder / "board.db"), "NO_COLOR": "1", "COLUMNS": "200"}
     return subprocess.Popen(
-        [*MAIN, *arguments], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*MAIN, *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Tests that run in a shell's background have been told to ignore interrupts, and would hand that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -49,10 +59,11 @@ def test_what_is_enqueued_a_worker_executes(tmp_path: Path) -> None:
     assert run(tmp_path, "run", "program.py", "--enqueue", "--resume", "latest")[0] == 2
 
 
-def test_a_worker_ends_when_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_worker_ends_when_told(tmp_path: Path, told: signal.Signals, code: int) -> None:
     _, output, _ = run(tmp_path, "run", "program.py", "--input", "1", "--enqueue")
     with start(tmp_path, "work", "program.py") as working:
         assert working.stderr is not None
         assert output.strip() in working.stderr.readline()
-        working.send_signal(signal.SIGTERM)
-        assert working.wait(60) == 0
+        working.send_signal(told)
+        assert working.wait(60) == code
