@@ -19,7 +19,7 @@ import typer
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
 from agentsys.cli.model_names import ModelOption
-from agentsys.cli.output import err, reported_errors
+from agentsys.cli.output import ExitCode, err, reported_errors
 from agentsys.cli.serve import composed, listening, run_server
 from agentsys.errors import ConfigurationError
 from agentsys.settings import load_settings
@@ -61,12 +61,13 @@ def console(
         if url is not None:
             if file or lake or model or board:
                 raise ConfigurationError("--url shows a server that runs elsewhere.", remedy="Pass --url alone.")
-            raise typer.Exit(asyncio.run(_show(command, url)))
+            _end_with(asyncio.run(_show(command, url)))
+            return
         settings = settings_with(
             model_name=model, board_path=board, server_host=LOOPBACK, server_port=0, server_token=_token()
         )
         with closing(listening(settings)) as listener:
-            asyncio.run(_serve(command, file, lake, settings, listener))
+            _end_with(asyncio.run(_serve(command, file, lake, settings, listener)))
 
 
 def streamlit_command(port: int | None, *, browser: bool) -> list[str]:
@@ -98,8 +99,11 @@ async def _show(command: list[str], url: str) -> int:
 
 async def _serve(
     command: list[str], file: Path | None, lake: str | None, settings: Settings, listener: socket.socket
-) -> None:
-    """Serve a runtime behind the pages until either ends. What calls before it is composed waits in the listener."""
+) -> int | None:
+    """Serve a runtime behind the pages until either ends, and return how the pages did, if they did.
+
+    What calls before it is composed waits in the listener.
+    """
     url, token = f"http://{LOOPBACK}:{listener.getsockname()[1]}", settings.server.token
     async with _pages(command, url, token) as pages:
         from agentsys.protocols.app import FaceOptions, create_app
@@ -118,6 +122,7 @@ async def _serve(
             await run_server(app, listener, stopping, operation, pages.wait())
         finally:
             await runtime.close()
+        return pages.returncode
 
 
 @asynccontextmanager
@@ -139,6 +144,12 @@ async def _pages(command: list[str], url: str, token: str | None) -> AsyncIterat
             except TimeoutError:
                 pages.kill()
                 await pages.wait()
+
+
+def _end_with(pages: int | None) -> None:
+    """Fail where the pages' process did, such as on a port that is taken."""
+    if pages:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _token() -> str:

@@ -138,7 +138,15 @@ def test_the_pages_end_with_a_console_that_is_killed(start, path):
 def test_the_console_ends_with_its_pages(start, path):
     process, _ = start("--board", str(path))
     pages_of(process).kill()
-    process.wait(PATIENCE_SECONDS)
+    assert process.wait(PATIENCE_SECONDS) == 1
+
+
+def test_a_port_that_is_taken_is_no_success(path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = ["--no-browser", "--port", str(taken.getsockname()[1])]
+        for place in (["--board", str(path)], ["--url", "http://127.0.0.1:1"]):
+            command = [sys.executable, "-c", "from agentsys.cli.app import main; main()", "console", *options, *place]
+            assert subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS).returncode == 1
 
 
 def test_the_pages_of_another_server_have_its_address_and_token(start):
