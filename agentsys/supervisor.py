@@ -145,7 +145,10 @@ class RunSupervisor:
             await changed.wait()
 
     async def close(self) -> None:
-        """Interrupt every run, also one that just begins, and begin no others; their records stay, and a later process can resume them."""
+        """Interrupt every run, also one that just begins, and begin no others.
+
+        Their records stay, and a later process can resume them.
+        """
         self._closed = True
         tasks = list(self._tasks)
         for task in tasks:

@@ -184,6 +184,8 @@ def test_it_is_as_durable_as_the_board_that_asks_for_most(
         commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
         commit_together((two, put(two, "b", 1)), (one, put(one, "b", 2)))
     assert set(levels) == {"on"}
+
+
 def test_a_board_that_is_closed_while_one_waits_for_its_turn_takes_its_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
