@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, print_table, reported_errors
 
 if TYPE_CHECKING:
+    from agentsys.policy.comparison import TextChange, VerdictChange
     from agentsys.policy.policy import Policy
 
 app = typer.Typer(help="Check, explain, test and compare policies.", no_args_is_help=True)
@@ -98,19 +100,7 @@ def diff(
         wider = [change.place for change in widened(*policies)]
     looser = [change for change in verdicts if change.direction == "looser"]
     if as_json:
-        print_json(
-            {
-                "verdicts": [
-                    {"tool": one.tool, "situation": one.situation, "direction": one.direction}
-                    | {"before": vars_of(one.before), "after": vars_of(one.after)}
-                    for one in verdicts
-                ],
-                "texts": [
-                    {"place": one.place, "before": one.before, "after": one.after, "looser": one.place in wider}
-                    for one in texts
-                ],
-            }
-        )
+        print_json(_differences(verdicts, texts, wider))
     else:
         rows = [[one.tool, one.situation, one.before.verdict, one.after.verdict, one.direction] for one in verdicts]
         print_table(["tool", "situation", "was", "is", "so"], rows, title=f"looser in {len(looser)} situations")
@@ -118,6 +108,22 @@ def diff(
         print_table(["place", "was", "is", "so"], places)
     if strict and (looser or wider):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _differences(
+    verdicts: Sequence[VerdictChange], texts: Sequence[TextChange], wider: Collection[str]
+) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "verdicts": [
+            {"tool": one.tool, "situation": one.situation, "direction": one.direction}
+            | {"before": vars_of(one.before), "after": vars_of(one.after)}
+            for one in verdicts
+        ],
+        "texts": [
+            {"place": one.place, "before": one.before, "after": one.after, "looser": one.place in wider}
+            for one in texts
+        ],
+    }
 
 
 @app.command()
