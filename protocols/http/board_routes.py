@@ -76,8 +76,9 @@ def board_router(boards: SeenBoards, stopping: Stopping | None = None) -> APIRou
         """Follow the commits after a sequence number, by default from now on, as server-sent events."""
         board = boards.of(caller)
         seen = last_seen(after or 0, last_event_id)
-        start = seen if seen or after is not None else await asyncio.to_thread(lambda: board.head)
-        if start < board.head:
+        head = await asyncio.to_thread(lambda: board.head)
+        start = seen if seen or after is not None else head
+        if start < head:
             # What the log no longer has is refused before the stream begins.
             await asyncio.to_thread(board.log, after=start, limit=1)
         return EventStream(_tail(board, start, caller.principal, Stopping() if stopping is None else stopping))
