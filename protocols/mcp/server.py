@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -136,7 +137,11 @@ async def serve_stdio(runtime: Runtime, supervisor: RunSupervisor) -> None:
     """Serve one client over standard input and output until it leaves."""
     server = mcp_server(runtime, supervisor)
     async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+        try:
+            await server.run(read, write, server.create_initialization_options())
+        finally:
+            # What others printed goes to standard error only while the protocol has standard output.
+            sys.stdout.flush()
 
 
 def _described(tool: OwnTool) -> Tool:

@@ -123,7 +123,9 @@ async def test_closing_interrupts_a_run_that_just_begins(supervised):
 async def test_whoever_watched_a_run_that_was_interrupted_sees_how_it_goes_on(supervised, gate):
     run = await supervised.start("held", "hello")
     watching = supervised.stream(run)
-    await supervised.close()
+    working = supervised._watched[run].task
+    working.cancel()
+    await asyncio.wait([working])
     seen = [number async for number, _ in watching][-1]
     gate.set()
     await supervised.resume(run)

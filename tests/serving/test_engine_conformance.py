@@ -244,10 +244,11 @@ async def test_a_prefix_is_shared_within_readers_and_not_across(engine: Engine) 
         pytest.skip("labels do not travel to a server")
     prompt = "A long text about ships and the sea, told by an old sailor. " * 24
     cached = []
-    for reader in ("ann", "bob", "ann"):
+    # Of two replicas behind a dispatcher both have it by the last call, whichever were chosen.
+    for reader in ("ann", "bob", "ann", "ann"):
         label = Label(readers=Readers.of(f"user:{reader}"))
         cached.append((await collect(engine, asked(prompt, label=label)))[-1].usage.cached_tokens)
-    assert cached[0] == cached[1] == 0 < cached[2]
+    assert cached[0] == cached[1] == 0 < cached[3]
 
 
 async def test_logprobs_are_given_for_every_token_or_refused(engine: Engine) -> None:
