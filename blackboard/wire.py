@@ -59,6 +59,7 @@ def from_text(text: str) -> Any:
 
 def _encoded(value: object) -> object:
     kind = type(value).__name__
+    # A member of an enumeration of the user's goes as its value: the other machine need not have its class.
     if value is None or (isinstance(value, (bool, int, float, str)) and kind not in _TEXTS):
         return value
     if isinstance(value, list):
@@ -72,9 +73,6 @@ def _encoded(value: object) -> object:
         return {kind: label_to_text(value)}
     if kind in _TEXTS:
         return {kind: str(value)}
-    if isinstance(value, str):
-        # A member of an enumeration of the user's, say, which the other machine need not have.
-        return str.__str__(value)
     if isinstance(value, Conflict):
         return {kind: [value.tx_id, _encoded(value.items)]}
     if isinstance(value, AgentsysError):
