@@ -17,7 +17,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, delete
 
 from agentsys.blackboard.database import SqliteFile
-from agentsys.blackboard.durable_files import sync, sync_folder
+from agentsys.blackboard.durable_files import drop_logs, sync, sync_folder
 from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.lock import exclusively
 from agentsys.blackboard.migrations import create_tables
@@ -26,7 +26,7 @@ from agentsys.blackboard.portable import BadExport, ExportHeader, Progress, chec
 from agentsys.blackboard.postgres.address import Address, is_postgres
 from agentsys.blackboard.reads import SqlReader
 from agentsys.blackboard.schema import BoardModel
-from agentsys.blackboard.sqlite import boards_in, open_reader
+from agentsys.blackboard.sqlite import boards_in, open_reader, state_of
 from agentsys.blackboard.storage import BoardFull, BoardState, StorageFailed
 from agentsys.errors import BoardError
 
@@ -38,7 +38,6 @@ _BEGIN_READING: Final[tuple[str, ...]] = (
     # Whoever takes what is read may be slow, and nobody waits for what is only read.
     "SET LOCAL idle_in_transaction_session_timeout = 0",
 )
-_LOGS: Final = ("-wal", "-shm", "-journal")
 REPLACED: Final = ".replaced"
 """What is put behind the name of a board that another took the place of."""
 
@@ -188,7 +187,7 @@ def _import_to_file(source: Path, header: ExportHeader, location: Path | str, pr
             if there or place.board != MAIN:
                 _add_board(partial, place)
             else:
-                _drop_logs(target)
+                drop_logs(target)
                 partial.replace(target)
             sync_folder(target)
 
@@ -276,7 +275,7 @@ def _in_place_of(target: Path) -> Iterator[Path]:
     with _beside(target) as partial:
         yield partial
         sync(partial)
-        _drop_logs(target)
+        drop_logs(target)
         partial.replace(target)
         sync_folder(target)
 
@@ -289,7 +288,7 @@ def _beside(target: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
-        _drop_logs(partial)
+        drop_logs(partial)
 
 
 @contextmanager
@@ -334,7 +333,7 @@ def _verified(place: FilePlace) -> BoardState:
 def _count_openings_of(old: Path, new: Path) -> None:
     """Let the numbers of openings go on after those of the boards that are replaced: none may come twice."""
     try:
-        epochs = [_state(FilePlace(old, board)).epoch for board in boards_in(old)]
+        epochs = [state_of(FilePlace(old, board)).epoch for board in boards_in(old)]
     except BoardError:
         # There is none, or it is replaced because it cannot be read.
         return
@@ -344,23 +343,12 @@ def _count_openings_of(old: Path, new: Path) -> None:
             connection.execute(f"UPDATE {table} SET epoch = max(epoch, ?)", (max(epochs, default=0),))  # noqa: S608
 
 
-def _state(place: FilePlace) -> BoardState:
-    with closing(open_reader(place)) as reader:
-        return reader.state()
-
-
 def _put_aside(board: Path) -> None:
     """Rename a board with its log, which must never lie beside another file of the name."""
     aside = Path(f"{board}{REPLACED}")
     if board.exists():
-        _drop_logs(aside)
+        drop_logs(aside)
         board.replace(aside)
     with suppress(FileNotFoundError):
         Path(f"{board}-wal").replace(f"{aside}-wal")
-    _drop_logs(board)
-
-
-def _drop_logs(path: Path) -> None:
-    """Remove what SQLite would take for commits to the file that comes to this name."""
-    for suffix in _LOGS:
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    drop_logs(board)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsys.blackboard.database import SqliteFile
-from agentsys.blackboard.durable_files import sync_folder
+from agentsys.blackboard.durable_files import drop_logs, sync_folder
 from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.lock import exclusively
 from agentsys.blackboard.migrations import drop_tables
 from agentsys.blackboard.places import FilePlace
 from agentsys.blackboard.postgres.address import is_postgres
 from agentsys.blackboard.shrinking import ShrinkRefused, shrink
-from agentsys.blackboard.sqlite import boards_in, open_reader
+from agentsys.blackboard.sqlite import boards_in, state_of
 from agentsys.blackboard.storage import BoardState
 
 
@@ -37,24 +37,19 @@ def drop_board(location: Path | str) -> Dropped:
         return Dropped(drop_schema(str(location)))
     place = FilePlace.parse(location)
     # No lock file shall come to be beside a board that is not there.
-    _state(place)
+    state_of(place)
     with exclusively(place.path):
-        state = _state(place)
+        state = state_of(place)
         if boards_in(place.path) == [place.board]:
             _remove(place.path)
             return Dropped(state)
         return Dropped(state, _drop_from(place))
 
 
-def _state(place: FilePlace) -> BoardState:
-    with closing(open_reader(place)) as reader:
-        return reader.state()
-
-
 def _remove(path: Path) -> None:
     # SQLite begins anew over a log without a file, but would take up a file without its log as an older state.
-    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        path.with_name(name).unlink(missing_ok=True)
+    path.unlink()
+    drop_logs(path)
     sync_folder(path)
 
 

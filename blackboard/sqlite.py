@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,7 @@ from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import (
     BoardCorrupt,
     BoardMissing,
+    BoardState,
     CursorState,
     LogMoved,
     Maintenance,
@@ -97,6 +98,12 @@ def boards_in(path: Path) -> list[str]:
             return _boards(connection, path)
     finally:
         engine.dispose()
+
+
+def state_of(place: FilePlace) -> BoardState:
+    """Return how far a board has come; raises what :func:`open_reader` raises."""
+    with closing(open_reader(place)) as reader:
+        return reader.state()
 
 
 class SqliteStorage(SqlStorage):
