@@ -233,6 +233,11 @@ class ServerSettings(Section):
 
     _split = field_validator("hosts", "origins", mode="before")(words)
 
+    @property
+    def host_in_url(self) -> str:
+        """``host`` as clients write it: an address of IPv6 in brackets."""
+        return f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
+
 
 class PrincipalSettings(Section):
     """Somebody else than the owner who may call the server, and how that is known: by one of the three."""

@@ -67,7 +67,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
         app = EdgeMiddleware(
             serving_app(client, operation),
             principals=principals(OWNER, server.token, {}),
-            hosts=(host_in_url(server.host), *server.hosts),
+            hosts=(server.host_in_url, *server.hosts),
             origins=server.origins,
             open_paths=OPEN_PATHS,
         )
@@ -90,16 +90,11 @@ def _pull(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listener: socket.socket, *, as_json: bool) -> None:
-    url = f"http://{host_in_url(settings.server.host)}:{listener.getsockname()[1]}/v1"
+    url = f"http://{settings.server.host_in_url}:{listener.getsockname()[1]}/v1"
     if as_json:
         print_json({"url": url, "model": settings.model.name})
     else:
         out.print(f"serving {settings.model.name} at {url}", highlight=False)
-
-
-def host_in_url(host: str) -> str:
-    """Return an address to bind as clients write it."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -127,8 +127,7 @@ def connected(url: str | None, token: str | None) -> RuntimeClient:
     if url is not None:
         return RuntimeClient(url, token)
     server = load_settings().settings.server
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return RuntimeClient(f"http://{host}:{server.port}", token or server.token)
+    return RuntimeClient(f"http://{server.host_in_url}:{server.port}", token or server.token)
 
 
 def _watched(client: RuntimeClient, run: str) -> RunDocument:

@@ -92,7 +92,7 @@ async def _serve(
     try:
         supervisor = RunSupervisor(runtime)
         server, port = settings.server, listener.getsockname()[1]
-        shown = f"[{server.host}]" if ":" in server.host else server.host
+        shown = server.host_in_url
         options = FaceOptions(
             url=f"http://{shown}:{port}",
             token=server.token,

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from agentsys.cli.model_server import _announce, host_in_url
+from agentsys.cli.model_server import _announce
+from agentsys.sections import ServerSettings
 from agentsys.settings import load_settings
 
 
@@ -21,4 +22,4 @@ def test_an_address_of_version_6_is_told_in_brackets(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("10.1.2.3", "10.1.2.3")])
 def test_the_name_that_callers_use(host: str, shown: str) -> None:
-    assert host_in_url(host) == shown
+    assert ServerSettings(host=host).host_in_url == shown
