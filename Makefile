@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: help setup demo record console test test-all setup-vllm bench-serving-vllm test-vllm test-ray test-peers test-board test-browser chromium screenshots check format docs lock clean
+.PHONY: help setup demo record console test test-all setup-vllm bench-serving-vllm test-vllm test-ray test-peers test-board test-browser test-slow chromium screenshots check format docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -81,8 +81,11 @@ test-board: $(READY) ## clients of one board under checkers, and kill -9: a tent
 	$(BIN)/agentsys bench crash --quick --check
 	$(BIN)/agentsys bench crash --check --set server=own --set kills=25
 
-test-all: test test-peers test-browser test-vllm test-ray ## all suites
-	$(BIN)/python -m pytest -q -m "slow and not browser and not peers" --ignore tests/serving/test_ray.py
+test-slow: $(READY) ## what takes too long for `make test`: large files, many streams, several hosts, long histories
+	$(BIN)/agentsys models pull
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not browser and not peers" --ignore tests/serving/test_ray.py
+
+test-all: test test-peers test-browser test-vllm test-ray test-slow ## all suites
 
 check: $(READY) ## lint, format, types, floors, and the lengths of files and functions
 	$(BIN)/ruff check .

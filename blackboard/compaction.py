@@ -31,6 +31,8 @@ SLICE_SECONDS: Final = 0.005
 PAUSE: Final = 4.0
 """How long, in times of the last slice, the next one waits."""
 FIRST_SLICE: Final = 64
+LEAST_ROWS: Final = 256
+"""So many rows go in a slice however long that takes: fewer cost about as much, and more may come meanwhile than go."""
 LARGEST_SLICE: Final = 4_096
 _UNSETTLED: Final = (EffectState.STARTED.value, EffectState.IN_DOUBT.value)
 
@@ -164,11 +166,17 @@ def _drop(board: Compactable, horizon: int, progress: Callable[[int], None]) -> 
         for what, count in counts.items():
             dropped[what] += count
         progress(sum(dropped.values()))
-        share = SLICE_SECONDS / max(seconds, 1e-6)
         # Most of the time belongs to those who commit.
         time.sleep(PAUSE * seconds)
-        after, size = commits[-1], max(1, min(LARGEST_SLICE, int(size * min(2.0, max(0.5, share)))))
+        after, size = commits[-1], _next_size(size, seconds, sum(counts.values()) / len(commits))
     return dropped
+
+
+def _next_size(size: int, seconds: float, rows_a_commit: float) -> int:
+    """Return of how many commits the next slice is, after one of ``size`` that took ``seconds``."""
+    share = SLICE_SECONDS / max(seconds, 1e-6)
+    least = int(LEAST_ROWS / max(rows_a_commit, 1.0))
+    return max(1, least, min(LARGEST_SLICE, int(size * min(2.0, max(0.5, share)))))
 
 
 def _next_commits(board: Compactable, after: int, horizon: int, count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -29,7 +30,9 @@ def transport_of(settings: ForeignServerSettings) -> Transport:
         return _http(settings.url, token, insecure=settings.insecure)
     program, *arguments = settings.command
     passed = {name: os.environ[name] for name in settings.env if name in os.environ}
-    return stdio_client(StdioServerParameters(command=program, args=arguments, env=passed, cwd=settings.cwd))
+    server = StdioServerParameters(command=program, args=arguments, env=passed, cwd=settings.cwd)
+    # Whoever captures sys.stderr, as notebooks and test runners do, puts there what no process can write to.
+    return stdio_client(server, sys.__stderr__ or sys.stderr)
 
 
 @asynccontextmanager

@@ -6,9 +6,7 @@ Source of the shape: OpenAI's API reference, "error codes": ``{"error": {"messag
 from __future__ import annotations
 
 import math
-from typing import Any
-
-from fastapi.exceptions import RequestValidationError
+from typing import TYPE_CHECKING, Any
 
 from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.constraints import ConstraintError
@@ -18,6 +16,9 @@ from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedE
 from agentsys.serving.openai_format import UnsupportedConstraintError
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.tokenizer import PromptError, UnknownTokenError
+
+if TYPE_CHECKING:  # Limits and tools are used without a server, and importing FastAPI takes longer than a short command.
+    from fastapi.exceptions import RequestValidationError
 
 _BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _CLIENT_CLOSED = 400, 403, 404, 429, 499
 _FAILED, _UNAVAILABLE = 500, 503

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from agentsys.blackboard import compaction, upkeep, verification
 from agentsys.blackboard.board import Board, InvalidSnapshot
@@ -21,6 +21,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.schema import COMMITS, ENTRIES
 from agentsys.blackboard.storage import ChainBroken, HistoryCompacted
+from agentsys.blackboard.upkeep import DropRange
 from agentsys.blackboard.verification import COMPACTIONS
 
 ALL = Predicate()
@@ -261,6 +262,7 @@ def test_a_compaction_that_dies_leaves_a_right_board_which_the_next_one_finishes
         return Board.maintain(board, step)
 
     monkeypatch.setattr(compaction, "FIRST_SLICE", 3)
+    monkeypatch.setattr(compaction, "LEAST_ROWS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(board, "maintain", maintain)
         with pytest.raises(KeyboardInterrupt):
@@ -306,6 +308,29 @@ def test_others_commit_and_read_while_a_board_is_compacted(board: Board) -> None
     for thread in threads:
         thread.join()
     assert faults == [] and board.verify() == board.head
+
+
+def test_a_slow_database_drops_no_less_at_a_time(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices became one commit each where their statements alone took longer than a slice should."""
+    fill(board, 600)
+    run, slices = DropRange.run, []
+
+    def slow(step: DropRange, connection: Connection) -> tuple[dict[str, int], float]:
+        dropped, _ = run(step, connection)
+        slices.append(sum(dropped.values()))
+        return dropped, 4 * compaction.SLICE_SECONDS
+
+    monkeypatch.setattr(DropRange, "run", slow)
+    board.compact(Keep())
+    assert sum(slices) > 1_100 and len(slices) < 14
+
+
+def test_slices_follow_what_they_take() -> None:
+    assert compaction._next_size(64, compaction.SLICE_SECONDS, rows_a_commit=1_000) == 64
+    assert compaction._next_size(64, 8 * compaction.SLICE_SECONDS, rows_a_commit=1_000) == 32
+    assert compaction._next_size(1, 8 * compaction.SLICE_SECONDS, rows_a_commit=1_000) == 1
+    assert compaction._next_size(64, 0.0, rows_a_commit=1_000) == 128
+    assert compaction._next_size(64, 8 * compaction.SLICE_SECONDS, rows_a_commit=2) == compaction.LEAST_ROWS / 2
 
 
 def test_a_verification_that_a_compaction_overtakes_begins_anew(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,12 +124,10 @@ def wait_for_effects(folder: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("location", "workers"),
     [
-        ("sqlite", 1),
-        ("sqlite", 3),
         ("sqlite", 7),
         ("postgres", 3),
-        pytest.param("postgres", 1, marks=pytest.mark.slow),
-        pytest.param("postgres", 7, marks=pytest.mark.slow),
+        *(pytest.param("sqlite", workers, marks=pytest.mark.slow) for workers in (1, 3)),
+        *(pytest.param("postgres", workers, marks=pytest.mark.slow) for workers in (1, 7)),
     ],
     indirect=["location"],
 )

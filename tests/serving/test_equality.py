@@ -1,4 +1,7 @@
-"""Greedy answers in float32 are token for token those of transformers, alone, in batches and with speculation."""
+"""Greedy answers in float32 are token for token those of transformers, alone, in batches and with speculation.
+
+All fifty prompts are asked where slow tests run, every fourth elsewhere.
+"""
 
 import asyncio
 import json
@@ -23,12 +26,18 @@ NEW_TOKENS = 24
 PROMPTS = json.loads((Path(__file__).parent / "equality_prompts.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def prompts(smollm2_dir: Path) -> list[list[int]]:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(slice(1, None, 4), id="every fourth"),
+        pytest.param(slice(None), id="all", marks=pytest.mark.slow),
+    ],
+)
+def prompts(request: pytest.FixtureRequest, smollm2_dir: Path) -> list[list[int]]:
     tokenizer = ModelTokenizer(smollm2_dir)
     return [
         tokenizer.encode([Message("user", item["text"])] if item["kind"] == "chat" else item["text"])
-        for item in PROMPTS
+        for item in PROMPTS[request.param]
     ]
 
 
@@ -68,7 +77,7 @@ async def answers(engine: TorchEngine, prompts: Sequence[Sequence[int]], concurr
 
 
 def test_the_prompts_are_fifty_and_of_mixed_length(prompts: list[list[int]]) -> None:
-    assert len(prompts) == 50
+    assert len(PROMPTS) == 50
     assert min(map(len, prompts)) < 8
     assert max(map(len, prompts)) >= 400
 
