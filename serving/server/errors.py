@@ -17,7 +17,7 @@ from agentsys.serving.openai_format import UnsupportedConstraintError
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.tokenizer import PromptError, UnknownTokenError
 
-if TYPE_CHECKING:  # Limits and tools are used without a server, and importing FastAPI takes longer than a short command.
+if TYPE_CHECKING:  # Limits are used without a server too, and to import FastAPI takes as long as a short command.
     from fastapi.exceptions import RequestValidationError
 
 _BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _CLIENT_CLOSED = 400, 403, 404, 429, 499
