@@ -13,8 +13,8 @@ import typer
 from agentsys.cli import board_compact, board_copies, board_drop, board_erase, board_subscriptions
 from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
-from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
-from agentsys.errors import ConfigurationError
+from agentsys.cli.output import ExitCode, JsonOption, out, print_error, print_json, print_table, reported_errors
+from agentsys.errors import BoardError, ConfigurationError
 
 if TYPE_CHECKING:
     from agentsys.blackboard.board import Board
@@ -111,6 +111,7 @@ def verify(
     """Check the file, and the hash of every commit; exits 1 and names the first commit that was altered.
 
     After a compaction: of every commit from there on, and of all that was kept at that point.
+    A damaged board keeps none of the others from being verified.
     """
     with reported_errors(as_json=as_json):
         location = settings_with(board_path=board).board.location
@@ -119,13 +120,15 @@ def verify(
                 _report_verified(_verified(opened), as_json=as_json)
             return
         verified = _verified_all(location, as_json=as_json)
-        if as_json:
-            print_json(verified)
+    if as_json:
+        print_json(verified)
+    if any("error" in item for item in verified):
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command("list")
 def list_(board: BoardOption = None, as_json: JsonOption = False) -> None:
-    """List the boards of the file or the database, and how far each has come."""
+    """List the boards of the file or the database, and how far each has come, or why it cannot be read."""
     from agentsys.blackboard.catalogue import boards_beside
 
     with reported_errors(as_json=as_json):
@@ -133,18 +136,27 @@ def list_(board: BoardOption = None, as_json: JsonOption = False) -> None:
         if as_json:
             print_json([_listed(item) for item in found])
             return
-        rows = [[item.name, item.head, item.horizon, item.head_hash] for item in found]
+        rows = [_row(item) for item in found]
         print_table(["board", "commits", "readable from", "newest hash"], rows)
+        for item in found:
+            if item.error is not None:
+                print_error(item.name, item.error.code, item.error.message, item.error.remedy)
 
 
 def _verified_all(location: Path | str, *, as_json: bool) -> list[dict[str, Any]]:
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.catalogue import boards_beside
 
-    verified = []
+    verified: list[dict[str, Any]] = []
     for item in boards_beside(location):
-        with Board.open_read_only(item.location) as opened:
-            found = _verified(opened)
+        try:
+            with Board.open_read_only(item.location) as opened:
+                found = _verified(opened)
+        except BoardError as error:
+            verified.append({"board": item.name, "error": error.to_json()})
+            if not as_json:
+                print_error(item.name, error.code, error.message, error.remedy)
+            continue
         verified.append({"board": item.name, **found})
         if not as_json:
             out.print(f"{item.name}: ", end="", highlight=False)
@@ -169,7 +181,15 @@ def _report_verified(found: dict[str, int], *, as_json: bool) -> None:
     out.print(f"{which}, each as it was committed{past}{gone}", highlight=False)
 
 
+def _row(item: Listed) -> list[Any]:
+    if item.error is not None:
+        return [item.name, None, None, item.error.code]
+    return [item.name, item.head, item.horizon, item.head_hash]
+
+
 def _listed(item: Listed) -> dict[str, Any]:
+    if item.error is not None:
+        return {"board": item.name, "error": item.error.to_json()}
     return {"board": item.name, "head": item.head, "horizon": item.horizon, "head_hash": item.head_hash}
 
 

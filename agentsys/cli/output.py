@@ -110,10 +110,11 @@ def print_failure(result: RunResult) -> None:
     if failure is None:
         err.print(f"run {result.run} did not finish", highlight=False)
     else:
-        _print_error(f"run {result.run} failed", failure.code, failure.message, failure.remedy)
+        print_error(f"run {result.run} failed", failure.code, failure.message, failure.remedy)
 
 
-def _print_error(what: str, code: str, message: str, remedy: str) -> None:
+def print_error(what: str, code: str, message: str, remedy: str) -> None:
+    """Say on stderr what went wrong, with its code, and what to do about it."""
     err.print(f"[bold red]{what}[/] [bold]{code}[/] {escape(message)}", highlight=False)
     if remedy:
         err.print(f"[dim]→ {escape(remedy)}[/]", highlight=False)
@@ -128,7 +129,7 @@ def reported_errors(*, as_json: bool = False, resumable: bool = False) -> Iterat
         if as_json:
             sys.stderr.write(json.dumps({"error": error.to_json()}) + "\n")
         else:
-            _print_error("error", error.code, error.message, error.remedy)
+            print_error("error", error.code, error.message, error.remedy)
         raise typer.Exit(exit_code_of(error)) from error
     except KeyboardInterrupt:
         err.print("interrupted; `--resume latest` goes on where a run stopped" if resumable else "interrupted")

@@ -56,6 +56,23 @@ def test_all_boards_are_verified(path: Path) -> None:
     assert altered.exit_code == 1 and "AGS-0218" in altered.output
 
 
+@pytest.mark.parametrize("damage", ["UPDATE board SET schema_version = 0", "DELETE FROM board"])
+def test_a_damaged_board_is_told_and_the_others_are_listed_and_verified(path: Path, damage: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(damage)
+    listed = run("list", "--board", path, "--json")
+    broken, whole = json.loads(listed.stdout)
+    assert listed.exit_code == 0 and whole["head"] == 2
+    assert (broken["board"], broken["error"]["code"]) == ("main", "AGS-0202")
+    shown = run("list", "--board", path)
+    assert "AGS-0202" in shown.stdout and "notes" in shown.stdout and "schema version" in shown.stderr
+    verified = run("verify", "--all", "--board", path, "--json")
+    broken, whole = json.loads(verified.stdout)
+    assert verified.exit_code == 1 and whole["commits"] == 2 and broken["error"]["code"] == "AGS-0202"
+    told = run("verify", "--all", "--board", path)
+    assert told.exit_code == 1 and "AGS-0202" in told.stderr and told.stdout.startswith("notes: 2 commits")
+
+
 def test_places_of_boards_are_completed(path: Path) -> None:
     (path.parent / "teams").mkdir()
     (path.parent / "text.txt").write_text("no board")
