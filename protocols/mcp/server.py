@@ -33,6 +33,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.context import Context
 from agentsys.errors import AgentsysError
 from agentsys.events import TokensStreamed
+from agentsys.protocols.bodies import MOST_BYTES
 from agentsys.protocols.mcp.published import Published
 from agentsys.protocols.mcp.results import CLIENT, client_of, error_result, label_of_client, result_of
 from agentsys.protocols.offers import CALL_WORKFLOW, offered_workflows
@@ -130,7 +131,8 @@ def mcp_server(runtime: Runtime, supervisor: RunSupervisor) -> Server[Any]:
 def mcp_app(runtime: Runtime, supervisor: RunSupervisor) -> Starlette:
     """Return the streamable HTTP application at ``/mcp``; its lifespan must run. The edge in front checks hosts."""
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    return mcp_server(runtime, supervisor).streamable_http_app(transport_security=unchecked)
+    server = mcp_server(runtime, supervisor)
+    return server.streamable_http_app(transport_security=unchecked, max_request_body_size=MOST_BYTES)
 
 
 async def serve_stdio(runtime: Runtime, supervisor: RunSupervisor) -> None:
