@@ -26,13 +26,16 @@ KEPT_EVENTS = 10_000
 KEPT_RUNS = 200
 """Ended runs whose events are kept."""
 
+NUMBERS_OF_A_COMMIT = 1 << 20
+"""How far the numbers of a resumed run's events move with each commit of the board: more than it tells meanwhile."""
+
 NumberedEvent = tuple[int, RunEvent]
 
 
 @dataclass(slots=True)
 class _Watched:
-    """One run's task and what it has told so far; ``told`` counts all its events, kept or not, and ``cancelling`` those
-    who are ending the run for good, which its record says only after its task has ended.
+    """One run's task and what it has told so far; ``told`` is the number of its last event, kept or not, and
+    ``cancelling`` counts those who are ending the run for good, which its record says only after its task has ended.
     """
 
     task: asyncio.Task[RunResult] | None = None
@@ -128,7 +131,10 @@ class RunSupervisor:
         return run in self._watched and not self._watched[run].ended
 
     def events(self, run: str, after: int = 0) -> list[NumberedEvent]:
-        """Return the kept events of a run with numbers above ``after``; numbers begin at 1 in each process."""
+        """Return the kept events of a run with numbers above ``after``.
+
+        Numbers grow by one from 1, and leap where the run is resumed, above all that any process has told before.
+        """
         watched = self._watched.get(run)
         return [] if watched is None else [numbered for numbered in watched.events if numbered[0] > after]
 
@@ -164,9 +170,9 @@ class RunSupervisor:
 
         def listen(event: RunEvent) -> None:
             if isinstance(event, RunStarted):
-                before = self._watched.get(event.run)
-                # Whoever watched it before it was interrupted asks for what comes after that.
-                watched.told = before.told if before is not None else 0
+                if event.resumed:
+                    # Whoever watched it before it was interrupted, also elsewhere, asks for what comes after that.
+                    watched.told = self.runtime.board.head * NUMBERS_OF_A_COMMIT
                 self._watched[event.run] = watched
                 if not begun.done():
                     begun.set_result(event.run)

@@ -123,7 +123,7 @@ class RunDocument(BaseModel):
 
 
 class EventDocument(BaseModel):
-    """Something that happened in a run; ``number`` counts the events that this server saw of it, from 1."""
+    """Something that happened in a run; ``number`` grows from event to event, and leaps where the run is resumed."""
 
     number: int
     type: str

@@ -131,8 +131,32 @@ async def test_whoever_watched_a_run_that_was_interrupted_sees_how_it_goes_on(su
     await supervised.resume(run)
     await supervised.wait(run)
     later = [(number, type(event)) async for number, event in supervised.stream(run, after=seen)]
-    assert later[0] == (seen + 1, RunStarted)
+    assert later[0][0] > seen and later[0][1] is RunStarted
     assert later[-1][1] is RunFinished
+
+
+async def test_whoever_watched_a_run_before_a_restart_sees_all_of_how_it_goes_on(make_runtime, gate):
+    async def held(context, text):
+        for _ in range(10):
+            await context.generate(text)
+        await gate.wait()
+
+    def restarted():
+        return RunSupervisor(make_runtime(workflows=[held]))
+
+    supervised = restarted()
+    run = await supervised.start("held", "hello")
+    async with asyncio.timeout(10):
+        while len(supervised.events(run)) < 10:
+            await asyncio.sleep(0.01)
+    await supervised.close()
+    for _ in range(2):
+        seen = supervised.events(run)[-1][0]
+        supervised = restarted()
+        await supervised.resume(run)
+        await supervised.close()
+        later = supervised.events(run, after=seen)
+        assert later == supervised.events(run) and isinstance(later[0][1], RunStarted)
 
 
 async def test_what_cannot_start_is_the_callers_error(supervised):
