@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentsys.cli.output import ExitCode, JsonOption, err, out, print_json, print_table, reported_errors
+from agentsys.cli.results import check_file, make_folder
 from agentsys.cli.startup import calm_the_collector
 from agentsys.errors import ConfigurationError
 
@@ -81,6 +82,7 @@ def bench(
         from agentsys.benchmarks.harness import Options, write_json
 
         module = importlib.import_module(f"agentsys.benchmarks.{name}")
+        make_folder("--output", output)
         # Boards are measured as in a server.
         calm_the_collector()
         named = {"peer": peer, "engine": engine, "device": device}
@@ -116,6 +118,7 @@ def _compare(files: list[Path], plot: Path | None, *, as_json: bool) -> None:
         raise ConfigurationError(
             f"compare takes two result files, not {len(files)}.", remedy="agentsys bench compare BEFORE.json AFTER.json"
         )
+    check_file("--plot", plot)
     before, after = map(compare.load_result, files)
     changes = compare.compare(before, after)
     if plot is not None:

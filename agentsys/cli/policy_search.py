@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agentsys.cli.model_names import completed_source, completed_spec
 from agentsys.cli.output import JsonOption, err, out, print_json, print_table, reported_errors
+from agentsys.cli.results import check_file
 
 if TYPE_CHECKING:
     from agentsys.serving.simulator.evolution import Bench, Evolution
@@ -61,6 +62,8 @@ def tune(
         from agentsys.serving.simulator.tuning import Parameters
         from agentsys.serving.simulator.tuning import tune as search
 
+        check_file("--study", study)
+        check_file("--output", output)
         first, second = _traces(training, held_out, workflows, load)
         learned = learn(first[0], HETEROGENEOUS)
         with _progress("trials", trials) as told:
@@ -124,6 +127,7 @@ def evolve(
         from agentsys.serving.simulator.evolution import Bench, Evolution
         from agentsys.serving.simulator.evolution import evolve as search
 
+        check_file("--state", state)
         first, second = _traces(training, held_out, workflows, load)
         bench = Bench(HETEROGENEOUS, learn(first[0], HETEROGENEOUS), slots, scale)
         belongs_to = bench.identity(first, seed=seed, children=children, proposer=proposer or "chance")

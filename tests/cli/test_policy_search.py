@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from agentsys.cli import policy_search
 from agentsys.cli.app import app
 from agentsys.serving.simulator.workload import WorkloadSpec, generate
 from agentsys.settings import Settings
@@ -57,3 +58,33 @@ def test_evolve_is_the_same_for_the_same_seed_and_goes_on(traces: list[str], tmp
     other = CliRunner().invoke(app, [*EVOLVE, *traces, "--no-gate", "--state", state, "--seed", "1"])
     assert other.exit_code == 1
     assert "AGS-0474" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tune", "--output"],
+        ["tune", "--study"],
+        ["evolve", "--state"],
+        ["bench", "compare", "before.json", "after.json", "--plot"],
+    ],
+)
+@pytest.mark.parametrize("place", ["none/result", "file/result", "folder"])
+def test_a_result_that_cannot_be_written_is_told_before_the_work(
+    command: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(policy_search, "_traces", None)
+    result = CliRunner().invoke(app, [*command, str(tmp_path / place)])
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (2, True)
+    assert "AGS-0100" in result.stderr and f"{command[-1]} {tmp_path / place} cannot be written" in result.stderr
+    assert set(tmp_path.rglob("*")) == {tmp_path / "file", tmp_path / "folder"}
+
+
+@pytest.mark.parametrize("place", ["file", "file/results", "/proc/results"])
+def test_a_benchmark_whose_result_cannot_be_written_does_not_begin(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["bench", "structure", "--output", str(tmp_path / place)])
+    assert result.exit_code == 2 and "AGS-0100" in result.stderr and "cannot be written" in result.stderr
+    assert not result.stdout
