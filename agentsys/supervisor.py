@@ -13,10 +13,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentsys import topics
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
-from agentsys.leases import RunBusy
+from agentsys.leases import RunBusy, is_free
 from agentsys.runs import RunRecord, RunResult
 from agentsys.runtime import Runtime
 
@@ -129,6 +130,11 @@ class RunSupervisor:
     def executing(self, run: str) -> bool:
         """Whether this process executes the run at the moment."""
         return run in self._watched and not self._watched[run].ended
+
+    def executed_elsewhere(self, run: str) -> bool:
+        """Whether another live process executes the run at the moment, as the board says."""
+        board = self.runtime.board
+        return not is_free(board, board.get(topics.LEASES, run))
 
     def events(self, run: str, after: int = 0) -> list[NumberedEvent]:
         """Return the kept events of a run with numbers above ``after``.

@@ -120,13 +120,16 @@ class RuntimeClient:
         return self._get(f"/runs/{segment(run)}/events", EventList, after=after, wait=wait)
 
     def watch(self, run: str, after: int = 0) -> Iterator[EventDocument]:
-        """Yield a run's events as they come, until the server does not execute it any more."""
+        """Yield a run's events as they come, until no process executes it any more.
+
+        Those of another process than the server's stay with that one.
+        """
         while True:
             found = self.events(run, after, WAIT_SECONDS)
             for event in found.events:
                 after = event.number
                 yield event
-            if not found.executing and not found.events:
+            if not (found.executing or found.elsewhere or found.events):
                 return
 
     def approvals(self, *, status: str | None = None, run: str | None = None) -> list[ApprovalView]:

@@ -156,10 +156,13 @@ def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoa
             record = await watched(caller, run)
             # Of what came meanwhile: who hears of a run that ended without it asks no more.
             found = found or supervisor.events(run, after)
+        executing = supervisor.executing(run)
+        unknown = record.status == "running" and not executing
         return EventList(
             run=run,
             status=record.status,
-            executing=supervisor.executing(run),
+            executing=executing,
+            elsewhere=unknown and await asyncio.to_thread(supervisor.executed_elsewhere, run),
             events=[event_document(number, event, caller.principal) for number, event in found],
         )
 

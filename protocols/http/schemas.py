@@ -131,11 +131,15 @@ class EventDocument(BaseModel):
 
 
 class EventList(BaseModel):
-    """Events after a number, and how the run stands."""
+    """Events after a number, and how the run stands.
+
+    ``executing`` says whether this server executes it, ``elsewhere`` whether another process does.
+    """
 
     run: str
     status: str
     executing: bool
+    elsewhere: bool = False
     events: list[EventDocument]
 
 

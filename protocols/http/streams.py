@@ -24,6 +24,9 @@ from agentsys.views.withholding import may_read
 FOLLOW_SECONDS = 0.05
 """How soon a commit is seen. The board is asked in the event loop: threads that wait would take those that work."""
 
+ELSEWHERE_SECONDS = 0.5
+"""How soon it is seen that another process executes a run no more."""
+
 HEARTBEAT_SECONDS = 15.0
 PAGE = 200
 
@@ -86,16 +89,21 @@ async def commits_after(board: Board, after: int, stopping: Stopping) -> AsyncGe
 async def numbered_events(
     supervisor: RunSupervisor, run: str, after: int, stopping: Stopping
 ) -> AsyncGenerator[list[NumberedEvent]]:
-    """Yield a run's new events until no process of this server executes it; empty lists while there are none."""
+    """Yield a run's new events until no process executes it; empty lists while there are none.
+
+    Of what another process does in it, only the end is seen.
+    """
     while not stopping:
         executing = supervisor.executing(run)
         events = supervisor.events(run, after)
         if events:
             after = events[-1][0]
-        elif not executing:
-            return
-        else:
+        elif executing:
             await stopping.wait(FOLLOW_SECONDS)
+        elif await asyncio.to_thread(supervisor.executed_elsewhere, run):
+            await stopping.wait(ELSEWHERE_SECONDS)
+        else:
+            return
         yield events
 
 

@@ -1,11 +1,15 @@
 """The client of the API, and the commands that use it, against a server on a real socket."""
 
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import InvalidValue
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.cli.app import app
@@ -86,3 +90,49 @@ def test_what_a_label_keeps_from_the_caller_is_not_called_none(command):
     done = command("start", "confides")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "keeps what came of it" in done.stderr
+
+
+HELD = """
+import asyncio
+import sys
+
+from agentsys.blackboard.board import Board
+from agentsys.runtime import Runtime
+from agentsys.testing import ScriptedModel
+
+
+async def held(context, text):
+    print("held", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    return text
+
+
+async def main():
+    with Board.open(sys.argv[1]) as board:
+        await Runtime(board, ScriptedModel(str), workflows=[held]).run("held", "hello", run_id="r")
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_run_of_another_process_is_watched_until_nobody_executes_it(tmp_path, serve, dies):
+    program = [sys.executable, "-c", HELD, str(tmp_path / "b.db")]
+    with (
+        Board.open(tmp_path / "b.db") as board,
+        serve(Runtime(board, ScriptedModel(str)), token=None) as client,
+        subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+    ):
+        assert other.stdout.readline() == "held\n"
+        server = ["--url", str(client.base_url)]
+        assert "held" in CliRunner().invoke(app, ["runs", "list", *server]).stdout
+        later = threading.Timer(1.0, other.kill if dies else other.stdin.close)
+        later.start()
+        done = CliRunner().invoke(app, ["runs", "watch", "r", *server])
+        ended = not later.is_alive()
+        later.join()
+        stream = client.get("/api/v1/runs/r/stream").text
+    assert ended
+    assert (done.exit_code, done.stdout) == ((1, "") if dies else (0, "hello\n"))
+    assert stream.count("event: run\n") == 1 and ('"status":"running"' in stream) is dies
