@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -35,11 +35,15 @@ from agentsys.serving.server.tools import Toolbox, conversation
 T = TypeVar("T")
 
 ANY_GRAMMAR = frozenset({"json_schema", "lark", "regex"})
+_PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _MESSAGES = TypeAdapter(list[ChatMessage])
 
 
 class EmbeddedChatModel(BaseChatModel):
-    """A LangChain chat model over ``model``: a :class:`ServingClient`, a runtime's ``model``, or a scripted one."""
+    """A LangChain chat model over ``model``: a :class:`ServingClient`, a runtime's ``model``, or a scripted one.
+
+    A call may be given, or bound to, ``max_tokens``, ``temperature``, ``top_p``, ``seed`` and the penalties of its own.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -83,7 +87,7 @@ class EmbeddedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         toolbox = _toolbox(**kwargs)
-        text = await self._ask(messages, toolbox, stop, None)
+        text = await self._ask(messages, toolbox, self._sampling(stop, kwargs), None)
         return ChatResult(generations=[ChatGeneration(message=await _answer(text, toolbox))])
 
     async def _astream(
@@ -93,10 +97,10 @@ class EmbeddedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        toolbox = _toolbox(**kwargs)
+        toolbox, sampling = _toolbox(**kwargs), self._sampling(stop, kwargs)
         if toolbox is not None or current_context.get() is not None:
             # A call is shown when it is whole; a recorded answer comes whole.
-            message = await _answer(await self._ask(messages, toolbox, stop, None), toolbox)
+            message = await _answer(await self._ask(messages, toolbox, sampling, None), toolbox)
             calls = [
                 {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": index}
                 for index, call in enumerate(message.tool_calls)
@@ -104,7 +108,7 @@ class EmbeddedChatModel(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content=message.content, tool_call_chunks=calls))
             return
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        asking = asyncio.create_task(self._ask(messages, None, stop, lambda chunk: pieces.put_nowait(chunk.text)))
+        asking = asyncio.create_task(self._ask(messages, None, sampling, lambda chunk: pieces.put_nowait(chunk.text)))
         asking.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -119,12 +123,11 @@ class EmbeddedChatModel(BaseChatModel):
         self,
         messages: list[BaseMessage],
         toolbox: Toolbox | None,
-        stop: list[str] | None,
+        sampling: SamplingParams,
         on_chunk: Callable[[Chunk], None] | None,
     ) -> str:
         prompt = conversation(_MESSAGES.validate_python(_openai(messages)), toolbox)
         constraint = await self._constraint(toolbox)
-        sampling = SamplingParams(max_tokens=self.max_tokens, temperature=self.temperature, stop=tuple(stop or ()))
         context = current_context.get()
         if context is not None:
             labelled: Labelled[str] = await context.generate(
@@ -135,6 +138,12 @@ class EmbeddedChatModel(BaseChatModel):
         # Outside a run nobody but the caller decides where a prompt goes, by the model that it names.
         request = GenerateRequest(prompt, sampling, constraint, audience=PUBLIC)
         return (await model.generate(request, model=self.name_of_model, on_chunk=on_chunk)).text
+
+    def _sampling(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
+        """Return what one call wants: what was given with it, or bound, goes before the model's own."""
+        wanted: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        wanted |= {name: given[name] for name in _PER_CALL if given.get(name) is not None}
+        return SamplingParams(stop=tuple(stop or ()), **wanted)
 
     async def _constraint(self, toolbox: Toolbox | None) -> Constraint | None:
         if toolbox is None:

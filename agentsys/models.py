@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Readers
 from agentsys.errors import ConfigurationError, ServingError
@@ -17,6 +17,7 @@ from agentsys.serving.requests import (
     GenerateRequest,
     Generation,
     Message,
+    SamplingParams,
     Timings,
     Usage,
 )
@@ -24,6 +25,8 @@ from agentsys.serving.requests import (
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
+
+_PASSED_ON: Final = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 
 OnChunk = Callable[[Chunk], None]
 
@@ -108,6 +111,8 @@ class LangChainModel:
     """Any LangChain chat model. Constraints are checked on the finished answer, with a bounded number of retries.
 
     ``audience`` is who learns the prompts: the provider's principal, or ``NOBODY`` for a model on this machine.
+    What a request wants of sampling takes the place of the model's own, where it is not the default and the model has
+    a field of that name.
     """
 
     def __init__(self, model: BaseChatModel, *, audience: Readers, attempts: int = 3) -> None:
@@ -139,10 +144,12 @@ class LangChainModel:
     async def _answer(
         self, messages: Sequence[Message], request: GenerateRequest, on_chunk: OnChunk | None
     ) -> Generation:
-        started, first, text, usage = time.monotonic(), 0.0, "", Usage()
-        stop = list(request.sampling.stop) or None
-        async for piece in self._model.astream([_to_langchain(message) for message in messages], stop=stop):
+        started, first, text, usage, reason = time.monotonic(), 0.0, "", Usage(), FinishReason.STOP
+        stop, model = list(request.sampling.stop) or None, _sampling_as(request.sampling, self._model)
+        async for piece in model.astream([_to_langchain(message) for message in messages], stop=stop):
             first = first or time.monotonic() - started
+            if piece.response_metadata.get("finish_reason") == "length":
+                reason = FinishReason.LENGTH
             text += str(piece.text)
             counts = getattr(piece, "usage_metadata", None)
             if counts:
@@ -150,7 +157,22 @@ class LangChainModel:
             if on_chunk:
                 on_chunk(Chunk(str(piece.text)))
         timings = Timings(first_token=first, total=time.monotonic() - started)
-        return Generation(text, (), FinishReason.STOP, usage, timings, self._name)
+        return Generation(text, (), reason, usage, timings, self._name)
+
+
+def _sampling_as(wanted: SamplingParams, model: BaseChatModel) -> BaseChatModel:
+    """Return ``model`` with what is wanted, as far as it knows it.
+
+    Defaults leave the model as its owner made it: some models refuse a temperature of 0.
+    """
+    default, has = SamplingParams(), type(model).model_fields
+    named = {has[name].alias or name: name for name in has}
+    changed = {
+        named.get(name, name): getattr(wanted, name)
+        for name in _PASSED_ON
+        if (name in has or name in named) and getattr(wanted, name) != getattr(default, name)
+    }
+    return model.model_copy(update=changed) if changed else model
 
 
 def satisfies(constraint: Constraint, text: str) -> bool:

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
 import pytest
-from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_openai import ChatOpenAI
+from pydantic import Field, SecretStr
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label, Readers
 from agentsys.errors import ConfigurationError
 from agentsys.models import ConstraintUnmet, LangChainModel, ModelFailed, as_model, audience_of, satisfies
 from agentsys.runtime import Runtime
-from agentsys.serving.requests import Chunk, Constraint, GenerateRequest, Message
+from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.testing import ScriptedModel
 
+EVENTS = {"Content-Type": "text/event-stream"}
 DIGITS = Constraint("regex", "[0-9]+")
 
 
@@ -28,6 +37,42 @@ async def test_a_langchain_model_streams_and_answers():
     generation = await scripted("some words here").generate(request(), on_chunk=chunks.append)
     assert generation.text == "some words here" == "".join(chunk.text for chunk in chunks)
     assert len(chunks) > 1
+
+
+async def test_a_langchain_model_is_told_what_is_wanted_of_it_and_nothing_else():
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        choice = {"index": 0, "delta": {"content": "cut"}, "finish_reason": "length"}
+        chunk = {"id": "a", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        return httpx.Response(200, text=f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n", headers=EVENTS)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    chat = ChatOpenAI(model="m", api_key=SecretStr("k"), http_async_client=client, temperature=0.5, max_retries=0)
+    model = LangChainModel(chat, audience=NOBODY)
+    wanted = SamplingParams(7, 0.25, 0.5, seed=3, stop=("x",), presence_penalty=0.5, frequency_penalty=1.0)
+    generation = await model.generate(GenerateRequest("u", wanted))
+    assert (generation.text, generation.finish_reason) == ("cut", FinishReason.LENGTH)
+    await model.generate(GenerateRequest("u"))
+    told, plain = asked
+    assert told["max_completion_tokens"] == 7 and told["stop"] == ["x"]
+    assert (told["temperature"], told["top_p"], told["seed"]) == (0.25, 0.5, 3)
+    assert (told["presence_penalty"], told["frequency_penalty"]) == (0.5, 1.0)
+    assert plain["temperature"] == 0.5 and not {"max_completion_tokens", "top_p", "seed", "stop"} & set(plain)
+
+
+async def test_a_langchain_model_that_calls_a_field_otherwise_or_knows_none_is_asked():
+    class Other(FakeListChatModel):
+        most: int = Field(1, alias="max_tokens")
+
+        async def _astream(self, *arguments: Any, **more: Any) -> AsyncIterator[ChatGenerationChunk]:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=str(self.most)))
+
+    request = GenerateRequest("u", SamplingParams(max_tokens=9, temperature=0.5))
+    model = LangChainModel(Other(responses=[]), audience=NOBODY)
+    assert (await model.generate(request)).text == "9"
+    assert (await scripted("as ever").generate(request)).text == "as ever"
 
 
 async def test_an_answer_outside_the_constraint_is_asked_for_again_and_then_refused():

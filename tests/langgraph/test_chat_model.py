@@ -11,6 +11,7 @@ from agentsys.chat_model import EmbeddedChatModel
 from agentsys.langgraph.saver import BlackboardSaver
 from agentsys.recording import ContextClosed
 from agentsys.runtime import Runtime
+from agentsys.serving.requests import SamplingParams
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
 
@@ -91,3 +92,16 @@ async def test_chat_streams_and_answers_without_a_run():
     chat = EmbeddedChatModel(ScriptedModel(lambda prompt: "hello"))
     assert "".join([piece.content async for piece in chat.astream("hi")]) == "hello"
     assert chat.invoke([HumanMessage("hi")]).content == "hello"
+
+
+async def test_chat_is_sampled_as_a_call_wants_it():
+    model = ScriptedModel(lambda prompt: "hello")
+    chat = EmbeddedChatModel(model, max_tokens=9, temperature=0.5)
+    await chat.ainvoke("hi", stop=["x"])
+    await chat.bind(max_tokens=3, temperature=0.0, seed=4).ainvoke("hi")
+    [piece async for piece in chat.astream("hi", top_p=0.5, presence_penalty=0.5, frequency_penalty=1.0)]
+    assert [request.sampling for request in model.requests] == [
+        SamplingParams(9, 0.5, stop=("x",)),
+        SamplingParams(3, 0.0, seed=4),
+        SamplingParams(9, 0.5, 0.5, presence_penalty=0.5, frequency_penalty=1.0),
+    ]
