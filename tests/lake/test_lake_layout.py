@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,21 @@ def test_a_totals_section_of_another_shape_is_its_own_table() -> None:
 def test_headings_over_groups_of_columns_are_joined() -> None:
     text = "Beach: Water,,,,,\n,,North,,South,\nDate,Rain,Tag,Count,Tag,Count\n2020-01-01,0,<,10,,12\n"
     assert names(text) == [["date", "rain", "north_tag", "north_count", "south_tag", "south_count"]]
+
+
+@pytest.mark.parametrize("heading", ["name,color,color", "color,color,color", "name,name,color,color"])
+def test_equal_headings_side_by_side_take_no_row_of_a_table_of_texts(heading: str) -> None:
+    width = heading.count(",") + 1
+    rows = [[f"{word} {column}" for column in "abcd"[:width]] for word in ("red", "green", "blue", "white")]
+    (block,) = find_tables([heading.split(","), *rows])
+    assert (block.header, block.body) == ([heading.split(",")], rows)
+
+
+def test_headings_spread_over_groups_of_columns_are_joined() -> None:
+    over_numbers = "kind,rain,rain,wind,wind\nplace,mean,most,mean,most\nBern,1,2,3,4\nGenf,5,6,7,8\n"
+    assert names(over_numbers) == [["kind_place", "rain_mean", "rain_most", "wind_mean", "wind_most"]]
+    over_texts = "name,contact,contact\nname,mail,town\nann,a@b.org,Bern\nbob,b@b.org,Genf\n"
+    assert names(over_texts) == [["name", "contact_mail", "contact_town"]]
 
 
 def test_unnamed_index_column_shifts_the_header() -> None:

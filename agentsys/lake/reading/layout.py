@@ -133,6 +133,9 @@ def header_depth(rows: Sequence[Row]) -> int:
         return 0
     depth = 1
     while depth < min(HEADER_LEVELS, len(rows) - 1) and _is_group_row(rows[depth - 1], rows[depth]):
+        if not (_has_gaps(rows[depth - 1], rows[depth]) or _contrasts(rows, depth + 1)):
+            # Equal headings side by side: in a table of texts alone, what is below them is a row like all others.
+            break
         depth += 1
     return depth
 
@@ -161,6 +164,11 @@ def _is_group_row(row: Row, below: Row) -> bool:
     groups, names = _distinct_neighbours(row), _distinct_neighbours(below)
     spread = groups * 2 <= names or (groups < sum(map(bool, row)) and groups < names)
     return spread and all(low or not high for high, low in zip(row, below, strict=True))
+
+
+def _has_gaps(row: Row, below: Row) -> bool:
+    """Whether some cell of ``row`` is empty, or the same as the one below it, as over a column of no group."""
+    return any(not high or high == low for high, low in zip(row, below, strict=True))
 
 
 def _distinct_neighbours(row: Row) -> int:
