@@ -84,7 +84,8 @@ LONGEST_WAIT_SECONDS: Final = 600.0
 class UrgencyPolicy:
     """Ours: the latest start time κ = deadline − remaining critical path, and the replica where least is late by it.
 
-    ``longest_wait`` bounds κ by the workflow's arrival, so nobody starves: calls without a deadline count as due then.
+    ``longest_wait`` bounds κ by the call's arrival, so nobody starves: calls without a deadline count as due then. The
+    workflow's arrival would not do: calls of one that has gone on for longer would go before every deadline.
     ``fairness`` is by how many seconds κ moves for each second that the tenant was served more than the least served.
 
     A call's part of the time that its workflow has left is as large as its part of the path. What goes beyond that
@@ -100,7 +101,7 @@ class UrgencyPolicy:
     early: bool = False
 
     def key(self, call: CallFacts, now: float) -> float:
-        latest = call.workflow_arrived + self.longest_wait
+        latest = call.arrived + self.longest_wait
         if math.isinf(call.deadline):
             return latest
         return min(call.deadline - call.path + self.fairness * call.lead, latest)

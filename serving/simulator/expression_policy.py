@@ -81,7 +81,7 @@ class ExpressionPolicy:
             "prompt": float(call.prompt_tokens),
             "tokens": call.expected_tokens,
         }
-        latest = call.workflow_arrived + self.longest_wait
+        latest = call.arrived + self.longest_wait
         return max(min(self.key_expression.value(names), latest), _EARLIEST)
 
     def cost(self, call: CallFacts, option: Option, now: float) -> float:

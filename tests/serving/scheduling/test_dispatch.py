@@ -362,6 +362,15 @@ def test_nobody_waits_longer_than_the_cap_and_what_was_due_before(seed: int) -> 
         assert now < 3 * cap, "the call without a deadline starves"
 
 
+@pytest.mark.parametrize("deadline", [math.inf, 9_000.0])
+def test_a_workflow_that_has_gone_on_for_long_is_no_more_urgent_for_that(deadline: float) -> None:
+    core = DispatchCore([spec()])
+    hours_old = WorkflowCall("old", "kind", "stage", deadline=deadline, arrived=1.0)
+    core.submit(Call("old", hours_old, 7_000.0, 100, 100), 7_000.0)
+    core.submit(call("soon", 7_000.0, deadline=7_060.0), 7_000.0)
+    assert started(core.decide(7_000.0)) == [("soon", "a")]
+
+
 def test_a_slot_that_nobody_wants_is_offered_again_a_moment_later() -> None:
     core = DispatchCore([spec("fast"), spec("slow", slower=20.0)], policy=UrgencyPolicy(longest_wait=10_000))
     core.submit(call("x"), 0.0)

@@ -72,7 +72,7 @@ def test_the_first_policy_is_the_one_in_use(call: CallFacts, option: Option) -> 
 def test_no_key_starves_a_call(call: CallFacts, key: str) -> None:
     chosen = ExpressionPolicy.of(key, "finish").key(call, NOW)
     assert math.isfinite(chosen)
-    assert chosen <= call.workflow_arrived + LONGEST_WAIT_SECONDS
+    assert chosen <= call.arrived + LONGEST_WAIT_SECONDS
 
 
 def test_equal_seeds_give_equal_results_and_the_best_is_no_worse_than_the_first() -> None:
