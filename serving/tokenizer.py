@@ -69,12 +69,23 @@ class ModelTokenizer:
         self._last_id = min(self._last_id, vocab_size - 1)
 
     def encode(self, prompt: Sequence[Message] | str | Sequence[int]) -> list[int]:
-        """Return token ids of chat messages, raw text or ids; raises :class:`PromptError` if there are none."""
+        """Return token ids of chat messages, raw text or ids.
+
+        Raises :class:`PromptError` if there are none, or the tokenizer fails on the prompt.
+        """
         try:
             tokens = self._encode_any(prompt)
         except (UnicodeEncodeError, TypeError) as error:  # the second is what `tokenizers` raises for the first
             raise PromptError(
                 f"the prompt holds text that is no Unicode: {error}.", remedy="Replace lone surrogates."
+            ) from error
+        except (ServingError, KeyboardInterrupt, SystemExit):
+            raise
+        # `tokenizers` raises bare Exception, and a panic of its Rust code is not even that.
+        except BaseException as error:
+            raise PromptError(
+                f"the model's tokenizer fails on this prompt: {error!r}.",
+                remedy="Send other text, or use a model whose tokenizer can read it.",
             ) from error
         if not tokens:
             raise PromptError("the prompt is empty.", remedy="Send at least one token.")

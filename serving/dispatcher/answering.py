@@ -174,7 +174,10 @@ class Answering:
             error = ReplicaFailedError(f"{copy.replica.name} ended its answer without a finish reason.")
         except ServingError as failure:
             error = failure
-        except Exception as failure:  # whatever it is, the caller must not wait for ever
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        # Whatever it is, the caller must not wait for ever; a panic of Rust is no Exception.
+        except BaseException as failure:
             error = ReplicaFailedError(f"{copy.replica.name} raised {failure!r}.")
             error.__cause__ = failure
         self._reports.lost(self, copy, error)

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, SamplingParams
 from agentsys.serving.speculation.prompt_lookup import PromptLookupDrafter
-from agentsys.serving.tokenizer import ModelTokenizer
+from agentsys.serving.tokenizer import ModelTokenizer, PromptError
 from agentsys.serving.torch_engine.core import Speculation
 from agentsys.serving.torch_engine.engine import TorchEngine
 
@@ -156,6 +156,14 @@ async def test_no_stream_waits_for_ever_when_native_code_panics(start, scripted_
     for _ in range(2):
         with pytest.raises(EngineFailedError, match="planted panic"):
             await asyncio.wait_for(collect(engine, request()), 20)
+
+
+async def test_a_prompt_on_which_the_tokenizer_panics_ends_its_own_call_alone(start) -> None:
+    engine = start()
+    engine.tokenizer.backend.enable_truncation(2, stride=2)  # its Rust code panics over each longer text
+    with pytest.raises(PromptError, match="PanicException"):
+        await asyncio.wait_for(collect(engine, request("a longer text")), 20)
+    assert (await collect(engine, request()))[-1].finish_reason is FinishReason.LENGTH
 
 
 class FailingDrafter(PromptLookupDrafter):

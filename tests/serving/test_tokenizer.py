@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from agentsys.serving.requests import Message
 from agentsys.serving.tokenizer import ModelTokenizer, PromptError
@@ -80,6 +82,13 @@ def test_a_template_cannot_reach_python(tiny_model_dir, tmp_path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
     with pytest.raises(PromptError):
         ModelTokenizer(tmp_path).encode([Message("user", "x")])
+
+
+def test_a_text_that_the_tokenizer_fails_on_is_refused(tmp_path) -> None:
+    Tokenizer(WordLevel({"known": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    assert ModelTokenizer(tmp_path).encode("known") == [0]
+    with pytest.raises(PromptError, match="WordLevel"):
+        ModelTokenizer(tmp_path).encode("other")
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path) -> None:

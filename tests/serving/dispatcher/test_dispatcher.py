@@ -85,6 +85,25 @@ async def test_errors_about_the_request_reach_the_caller_and_blame_no_replica(st
     assert (await collect(dispatcher, request()))[-1].finish_reason is FinishReason.LENGTH
 
 
+class Panic(BaseException):
+    """A double of ``pyo3_runtime.PanicException``, which is no ``Exception``."""
+
+
+async def test_a_panic_of_native_code_ends_the_call_with_a_typed_error(start, monkeypatch) -> None:
+    prepare = TorchEngine._prepare
+
+    def panicking(self, asked, *rest):
+        if asked.prompt == [9]:
+            raise Panic("planted panic")
+        return prepare(self, asked, *rest)
+
+    monkeypatch.setattr(TorchEngine, "_prepare", panicking)
+    dispatcher = start(2)
+    with pytest.raises(ReplicaFailedError, match="planted panic"):
+        await asyncio.wait_for(collect(dispatcher, request([9])), 20)
+    assert (await collect(dispatcher, request()))[-1].finish_reason is FinishReason.LENGTH
+
+
 async def test_more_calls_than_may_wait_are_refused_with_a_time_to_come_back(start) -> None:
     dispatcher = start(slots=1, limits=DispatchLimits(queue=3, overcommit=1.0))
     asked = [collect(dispatcher, request([40 + index], max_tokens=4)) for index in range(40)]
