@@ -28,6 +28,13 @@ class EngineFailedError(ServingError):
     remedy = "Load the engine again, with a smaller KV cache or batch if memory ran out; report the cause otherwise."
 
 
+class RequestFailedError(ServingError):
+    """The engine failed on one request, and goes on with all others."""
+
+    code = "AGS-0425"
+    remedy = "Send the request again; if it fails each time, leave out what is unusual in it, and report the cause."
+
+
 class DuplicateRequestError(ServingError):
     """A request id is already in use."""
 

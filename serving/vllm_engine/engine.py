@@ -22,6 +22,7 @@ from agentsys.serving.engine_errors import (
     DuplicateRequestError,
     EngineClosedError,
     EngineFailedError,
+    RequestFailedError,
     RequestTooLongError,
     UnsupportedFeatureError,
     anew,
@@ -108,7 +109,8 @@ class VllmEngine:
         """Stream the answer; closing the iterator aborts the request.
 
         Raises ``PromptError``, ``UnknownTokenError``, ``ConstraintError``, ``RequestTooLongError``,
-        ``UnsupportedFeatureError``, ``DuplicateRequestError``, ``EngineClosedError`` or ``EngineFailedError``.
+        ``UnsupportedFeatureError``, ``RequestFailedError``, ``DuplicateRequestError``, ``EngineClosedError`` or
+        ``EngineFailedError``.
         """
         self._check_usable()
         check_adapter(request.adapter, self._capabilities.adapters, self._capabilities.model)
@@ -215,7 +217,10 @@ class VllmEngine:
         if request.sampling.logprobs is not None:
             answer.token_bytes, answer.top = self._compiler.token_bytes, request.sampling.logprobs
         answer.eos_token_ids = frozenset() if request.sampling.ignore_eos else self._eos_token_ids
-        return tokens, sampling_params(request, longest - len(tokens), answer.eos_token_ids)
+        try:
+            return tokens, sampling_params(request, longest - len(tokens), answer.eos_token_ids)
+        except Exception as error:  # some of its bounds are narrower than ours
+            raise _failure(error, begun=False) from error
 
     def _start(self, request: GenerateRequest, answer: VllmAnswer, tokens: list[int], params: SamplingParams) -> None:
         if self._ended is not None:
@@ -250,11 +255,15 @@ class VllmEngine:
                     if answer.ended:
                         return
             answer.fail(_given_up(request))
-        except EngineDeadError as error:
-            self._ended = EngineFailedError(f"vLLM died while it answered: {error}.")
-            answer.fail(self._ended)
-        except Exception as error:  # whatever vLLM raised, the reader must not wait for ever
-            answer.fail(_failure(error, begun=answer.first_token_at is not None))
+        except asyncio.CancelledError:
+            raise
+        # Whatever was raised, the reader must not wait for ever; a panic of Rust is no Exception.
+        except BaseException as error:
+            if isinstance(error, EngineDeadError) or self._llm.errored:
+                self._ended = EngineFailedError(f"vLLM died while it answered: {error}.")
+                answer.fail(self._ended)
+            else:
+                answer.fail(_failure(error, begun=answer.first_token_at is not None))
 
     def _cancel(self, answer: VllmAnswer) -> None:
         answer.abort()
@@ -305,11 +314,11 @@ async def _started(model_dir: Path, options: VllmOptions, adapters: Sequence[Ada
     return llm
 
 
-def _failure(error: Exception, *, begun: bool) -> ServingError:
+def _failure(error: BaseException, *, begun: bool) -> ServingError:
     """Return the error of a request that vLLM refused before it had ``begun``, or failed on."""
     if not begun and isinstance(error, versions.refusals()):
         return UnsupportedFeatureError(f"vLLM does not take this request: {error}.")
-    return EngineFailedError(f"vLLM failed on this request: {error.__cause__ or error!r}.")
+    return RequestFailedError(f"vLLM failed on this request: {error.__cause__ or error!r}.")
 
 
 def _given_up(request: GenerateRequest) -> ServingError:
@@ -317,7 +326,7 @@ def _given_up(request: GenerateRequest) -> ServingError:
     if request.constraint is not None:
         kind = request.constraint.kind
         return ConstraintError(f"vLLM gave the answer up: its parser could not go on with the {kind} constraint.")
-    return EngineFailedError("vLLM gave the answer up; its log says why.")
+    return RequestFailedError("vLLM gave the answer up; its log says why.")
 
 
 def _add_usage(stats: EngineStats, answers: Iterable[VllmAnswer]) -> EngineStats:

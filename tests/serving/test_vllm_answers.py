@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from agentsys.serving.constraints import ConstraintError
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
+from agentsys.serving.dispatcher.dispatcher import Dispatcher
+from agentsys.serving.dispatcher.replica import ReplicaSource
+from agentsys.serving.engine import Engine
+from agentsys.serving.engine_errors import (
+    EngineClosedError,
+    EngineFailedError,
+    RequestFailedError,
+    UnsupportedFeatureError,
+)
 from agentsys.serving.requests import Chunk, Constraint, FinishReason, GenerateRequest, SamplingParams, Usage
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.vllm_engine import engine as module
@@ -36,6 +44,8 @@ def output(*tokens: int, ended: str | None = None) -> Any:
 
 class ScriptedVllm:
     """What the engine uses of vLLM: ``answers`` yields the outputs of each request, or raises."""
+
+    errored = False
 
     def __init__(self, answers: Callable[[], AsyncIterator[Any]]) -> None:
         self.engine_core = self
@@ -84,7 +94,7 @@ def request(**options: Any) -> GenerateRequest:
     return GenerateRequest(PROMPT, SamplingParams(max_tokens=8), **options)
 
 
-async def collect(engine: VllmEngine, asked: GenerateRequest) -> list[Chunk]:
+async def collect(engine: Engine, asked: GenerateRequest) -> list[Chunk]:
     async with asyncio.timeout(SECONDS):
         return [chunk async for chunk in engine.submit(asked)]
 
@@ -102,7 +112,7 @@ async def test_an_answer_ends_as_vllm_says(start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("constraint", "error"), [(None, EngineFailedError), (Constraint("regex", "[a-z]+"), ConstraintError)]
+    ("constraint", "error"), [(None, RequestFailedError), (Constraint("regex", "[a-z]+"), ConstraintError)]
 )
 async def test_an_answer_that_vllm_gives_up_ends_with_an_error(start, constraint, error) -> None:
     async def given_up() -> AsyncIterator[Any]:
@@ -148,14 +158,51 @@ async def test_what_vllm_refuses_is_the_fault_of_the_request(start) -> None:
         await collect(engine, request())
 
 
-async def test_what_vllm_fails_on_is_not(start) -> None:
-    async def failing() -> AsyncIterator[Any]:
-        yield output(70)
-        raise ValueError("planted failure")
+async def test_bounds_of_vllm_that_are_narrower_than_ours_are_the_fault_of_the_request(start) -> None:
+    engine, _ = start(short)
+    dispatcher = Dispatcher([ReplicaSource("r", engine)])
+    with pytest.raises(UnsupportedFeatureError, match="temperature"):
+        await collect(dispatcher, GenerateRequest(PROMPT, SamplingParams(max_tokens=8, temperature=3.0)))
+    assert (dispatcher.replicas()[0].state, dispatcher.replicas()[0].failed) == ("closed", 0)
+    await dispatcher.close()
 
-    engine, _ = start(failing)
-    with pytest.raises(EngineFailedError, match="planted failure"):
-        await collect(engine, request())
+
+class Panic(BaseException):
+    """A double of ``pyo3_runtime.PanicException``, which is no ``Exception``."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, Panic])
+async def test_one_answer_that_vllm_fails_on_leaves_the_engine_in_use(start, kind) -> None:
+    failures = [kind("planted failure")]
+
+    async def failing_once() -> AsyncIterator[Any]:
+        yield output(70)
+        if failures:
+            raise failures.pop()
+        yield output(71, ended="length")
+
+    engine, _ = start(failing_once)
+    dispatcher = Dispatcher([ReplicaSource("r", engine)])
+    with pytest.raises(RequestFailedError, match="planted failure"):
+        await collect(dispatcher, request())
+    assert (dispatcher.replicas()[0].state, dispatcher.replicas()[0].failed) == ("closed", 0)
+    assert (await collect(dispatcher, request()))[-1].finish_reason is FinishReason.LENGTH
+    await dispatcher.close()
+
+
+@pytest.mark.parametrize("dead", [True, False])
+async def test_an_engine_that_died_is_used_no_more(start, dead: bool) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    async def dying() -> AsyncIterator[Any]:
+        yield output(70)
+        scripted.errored = True
+        raise EngineDeadError if dead else EngineGenerateError("what hands the outputs out has ended")
+
+    engine, scripted = start(dying)
+    for _ in range(2):
+        with pytest.raises(EngineFailedError, match="vLLM died"):
+            await collect(engine, request())
 
 
 async def test_a_request_that_comes_while_the_engine_is_closed_does_not_wait_for_ever(start, monkeypatch) -> None:
