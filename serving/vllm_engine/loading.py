@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -30,6 +32,9 @@ _BFLOAT16_INSTRUCTIONS: Final = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 # Graphs of the steps that only decode, and nothing compiled.
 _GRAPHS_ALONE: Final = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 _SCHEDULERS: Final = "agentsys.serving.vllm_engine.scheduler"
+_BINDING: Final = "VLLM_CPU_OMP_THREADS_BIND"
+_STARTING: Final = threading.Lock()
+"""One at a time: vLLM's processes are born with the environment, and each start has its own."""
 
 
 class VllmLoadError(ServingError):
@@ -101,7 +106,7 @@ def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = (
 
     Raises ``VllmMissingError``, ``VllmVersionError`` or :class:`VllmLoadError`.
     """
-    _set_environment(options)
+    _set_environment()
     version = versions.checked_version()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -122,7 +127,8 @@ def start(model_dir: Path, options: VllmOptions, adapters: Sequence[Adapter] = (
         **_scheduling(options, ahead=versions.may_run_ahead(version, device)),
     )
     try:
-        return AsyncLLM.from_engine_args(arguments)
+        with _threads_bound(options.threads):
+            return AsyncLLM.from_engine_args(arguments)
     except Exception as error:  # vLLM raises whatever its parts raise, and its own process may have died
         raise VllmLoadError(f"vLLM does not start with {model_dir}: {error}.") from error
 
@@ -152,12 +158,23 @@ def _scheduling(options: VllmOptions, *, ahead: bool) -> dict[str, Any]:
     }
 
 
-def _set_environment(options: VllmOptions) -> None:
+def _set_environment() -> None:
     # Nothing leaves the machine, and the answers of a program are not to be lost among log lines.
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # A fork of a process with running threads (another engine's, say) may hang.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    if options.threads is not None and hasattr(os, "sched_getaffinity"):
-        cores = sorted(os.sched_getaffinity(0))[: options.threads]
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+
+
+@contextmanager
+def _threads_bound(threads: int | None) -> Iterator[None]:
+    """Let a vLLM that is started in the block have so many cores, unless the environment says which."""
+    with _STARTING:
+        if threads is None or _BINDING in os.environ or not hasattr(os, "sched_getaffinity"):
+            yield
+            return
+        os.environ[_BINDING] = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+        try:
+            yield
+        finally:
+            del os.environ[_BINDING]  # else the next one would have the cores of this one
