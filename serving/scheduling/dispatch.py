@@ -67,7 +67,7 @@ class DispatchCore:
         self._triaged = self._out_since = -math.inf
         self._credit = 0.0
         self._given_up: list[str] = []
-        self._rebalancer = Rebalancer(self.replicas, self.calls, self.estimates, self.limits)
+        self._rebalancer = Rebalancer(self.replicas, self.calls, self.limits)
 
     # What happens.
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from agentsys.serving.scheduling.calls import Decision, Hedge, Move
-from agentsys.serving.scheduling.estimates import Estimates
 from agentsys.serving.scheduling.in_flight import DispatchedCall, DispatchLimits
 from agentsys.serving.scheduling.policy import Option
 from agentsys.serving.scheduling.replicas import Expected, Replica, Resident
@@ -31,15 +30,10 @@ class Rebalancer:
     """Looks for work that an idle replica should take over, when nothing waits for it."""
 
     def __init__(
-        self,
-        replicas: Mapping[str, Replica],
-        calls: Mapping[str, DispatchedCall],
-        estimates: Estimates,
-        limits: DispatchLimits,
+        self, replicas: Mapping[str, Replica], calls: Mapping[str, DispatchedCall], limits: DispatchLimits
     ) -> None:
         self._replicas = replicas
         self._calls = calls
-        self._estimates = estimates
         self._limits = limits
         self._tokens = self._hedged = 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from agentsys.serving.scheduling.calls import ReplicaSpec
@@ -91,10 +91,3 @@ HETEROGENEOUS: Final = Cluster(
     )
 )
 """Two fast replicas and two slow ones, as in HexGen-Flow's heterogeneous testbed (arXiv 2505.05286)."""
-
-
-def slower(cluster: Cluster, factor: float) -> Cluster:
-    """Return the cluster with every step ``factor`` times as long."""
-    return replace(
-        cluster, machines=tuple(replace(one, step_time=one.step_time.scaled(factor)) for one in cluster.machines)
-    )

@@ -61,13 +61,12 @@ class WorkflowRecord:
 
 @dataclass(slots=True)
 class SimulationResult:
-    """Records in order of end, and totals. ``wasted_tokens`` were computed for copies that were given up."""
+    """Records in order of end, and totals."""
 
     workflows: list[WorkflowRecord] = field(default_factory=list)
     calls: list[CallRecord] = field(default_factory=list)
     replicas: dict[str, ReplicaTotals] = field(default_factory=dict)
     decisions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    wasted_tokens: int = 0
     seconds: float = 0.0
 
     @property

@@ -207,7 +207,6 @@ class Simulation:
         if flight is None or replica not in flight.copies:
             if self._result.decisions["Cancel"] + self._result.decisions["Move"] == 0:
                 raise SimulationError(f"{replica} answered call {call_id!r}, which it does not have.")
-            self._result.wasted_tokens += outcome.tokens[call_id]
             return
         call, run = flight.call, flight.run
         tokens = flight.copies[replica] + outcome.tokens[call_id]
@@ -260,7 +259,6 @@ class Simulation:
         flight, replica = self._flights.get(call_id), self._replicas[name]
         if flight is not None:
             flight.copies.pop(name, None)
-        self._result.wasted_tokens += replica.progress(now).get(call_id, 0)
         replica.abort(call_id, now)
         self._expect(replica)
 

@@ -68,11 +68,6 @@ class KVCache:
         values = self.values[layer][blocks].transpose(0, 1).flatten(1, 2)[:, :length]
         return keys.to(torch.float32), values.to(torch.float32)
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Copy one block in every layer."""
-        self.keys[:, target] = self.keys[:, source]
-        self.values[:, target] = self.values[:, source]
-
 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     # Fresh pages from the system are zero and cost nothing until touched; torch.zeros would touch them all.
