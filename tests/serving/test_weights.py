@@ -179,10 +179,52 @@ def test_an_unreadable_manifest_is_named(tmp_path) -> None:
         list_models(tmp_path)
 
 
-@pytest.mark.parametrize("source", ["no-such-model", "/no/such/folder/x.gguf", ""])
-def test_unknown_names_are_refused_with_the_known_ones(source, tmp_path) -> None:
-    with pytest.raises(UnknownModelError, match=r"smollm2-135m|hub"):
+@pytest.mark.parametrize("source", ["no-such-model", "./no-such-folder", "../no-such-folder", ""])
+def test_unknown_names_are_refused_with_the_known_ones(source, tmp_path, no_hub) -> None:
+    with pytest.raises(UnknownModelError, match="smollm2-135m"):
         pull(source, directory=tmp_path)
+
+
+@pytest.fixture
+def no_hub(monkeypatch) -> None:
+    monkeypatch.setattr(pull_module, "fetch_from_hub", lambda repository: pytest.fail(f"asked for {repository}"))
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder/x.gguf", "models/x.gguf", "models/x.GGUF"])
+def test_a_gguf_file_that_is_not_there_is_not_looked_for_elsewhere(source, tmp_path, no_hub) -> None:
+    with pytest.raises(UnknownModelError, match=f"no file {source}"):
+        pull(source, directory=tmp_path)
+
+
+def test_a_file_of_another_kind_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, no_hub) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.bin").write_bytes(b"")
+    with pytest.raises(UnknownModelError, match=r"no folder, \.gguf file or hub id"):
+        pull("weights/model.bin", directory=tmp_path)
+
+
+def test_a_model_of_the_cache_is_found_by_the_name_it_is_listed_under(tmp_path) -> None:
+    with publish(tmp_path, "mine-0123456789ab", source="mine.gguf", sha256="0") as staging:
+        (staging / "config.json").write_text("{}")
+    assert is_at_hand("mine-0123456789ab", tmp_path)
+    assert pull("mine-0123456789ab", directory=tmp_path) == tmp_path / "mine-0123456789ab"
+
+
+def test_a_repository_without_safetensors_is_told_as_one(tmp_path, monkeypatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(pull_module, "fetch_from_hub", lambda _: tmp_path)
+    with pytest.raises(ModelFileError, match=r"the hub gave of some/model lacks \*\.safetensors") as caught:
+        pull("some/model", directory=tmp_path)
+    assert "Name a repository" in caught.value.remedy
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, packaged) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelFileError, match="Not a directory") as caught:
+        pull("tiny", directory=tmp_path / "file" / "models")
+    assert "AGENTSYS_MODELS_DIR" in caught.value.remedy
 
 
 def test_a_folder_is_used_where_it_lies_if_complete(tiny_model_dir, tmp_path) -> None:
