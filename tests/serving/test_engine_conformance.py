@@ -106,15 +106,16 @@ def test_it_is_an_engine_and_says_what_it_can(engine: Engine) -> None:
 
 
 async def test_an_answer_streams_and_ends_with_reason_usage_and_timings(engine: Engine) -> None:
-    chunks = await collect(engine, asked())
+    # Tokens that come faster than they are read come together, so a few may be one chunk on a busy machine.
+    chunks = await collect(engine, asked(max_tokens=64, ignore_eos=True))
     assert len(chunks) > 3 and text(chunks)
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     last = chunks[-1]
     assert last.finish_reason is FinishReason.LENGTH
-    assert last.usage.completion_tokens == 16 and last.usage.prompt_tokens > 5
+    assert last.usage.completion_tokens == 64 and last.usage.prompt_tokens > 5
     assert 0 <= last.timings.queued <= last.timings.first_token <= last.timings.total
     tokens = [token for chunk in chunks for token in chunk.token_ids]
-    assert len(tokens) in (0, 16), "all token ids, or none from a server that does not tell"
+    assert len(tokens) in (0, 64), "all token ids, or none from a server that does not tell"
 
 
 async def test_greedy_answers_are_the_same_twice_and_for_text_or_tokens(engine: Engine, smollm2_dir: Path) -> None:
@@ -316,7 +317,7 @@ async def test_an_urgent_call_is_answered_before_one_without_hurry(engine: Engin
 
     # Four run at once (`max_batch`); of those that wait, the urgent one comes last and goes first.
     busy = [asyncio.create_task(ask(f"busy {index}", 1.0, 60 + 10 * index)) for index in range(4)]
-    while sum(task.done() for task in busy) or engine.stats().running < 4:
+    while engine.stats().running < 4 and not any(task.done() for task in busy):
         await asyncio.sleep(0.005)
     late = [asyncio.create_task(ask(f"late {index}", float("inf"), 40)) for index in range(2)]
     await asyncio.sleep(0.05)

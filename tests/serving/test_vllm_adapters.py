@@ -31,6 +31,7 @@ pytestmark = [
 PROMPT = "The capital of France is the city of "
 LONG = PROMPT * 12  # several blocks of the prefix cache
 SLOTS = 4
+BUSY = 80  # tokens of an answer that others come beside: it is still under way on a machine that has much else to do
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ async def test_cached_prefixes_are_shared_within_an_adapter_and_never_across(eng
 
 async def test_an_urgent_call_of_an_adapter_takes_the_slot_of_another_whose_text_stays(engine: Engine) -> None:
     adapters = [None, "law", "sea", "law"]
-    alone = tokens(await collect(engine, asked("law", "busy 3 is a word that", 60)))
+    alone = tokens(await collect(engine, asked("law", "busy 3 is a word that", BUSY)))
     ended: list[str] = []
     read: dict[str, list[Chunk]] = {}
 
@@ -99,8 +100,8 @@ async def test_an_urgent_call_of_an_adapter_takes_the_slot_of_another_whose_text
 
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         for index, adapter in enumerate(adapters):
-            group.create_task(ask(f"busy {index}", adapter, 100 + 10 * index, 60))
-        while not all(len(read.get(f"busy {index}", ())) > 8 for index in range(SLOTS)):
+            group.create_task(ask(f"busy {index}", adapter, 100 + 10 * index, BUSY))
+        while not all(len(tokens(read.get(f"busy {index}", []))) > 8 for index in range(SLOTS)):
             await asyncio.sleep(0.005)
         group.create_task(ask("urgent", "sea", 0, 8))
     assert ended[0] == "urgent"

@@ -25,6 +25,7 @@ pytestmark = [
 ]
 
 SLOTS = 4
+BUSY = 80  # tokens of an answer that others come beside: it is still under way on a machine that has much else to do
 
 
 def asked(name: str, urgency: float, tokens: int, prompt: Any = None) -> GenerateRequest:
@@ -45,11 +46,11 @@ class Run:
         self.chunks[request.request_id] = []
         self.tasks.append(asyncio.create_task(self._read(request)))
 
-    async def fill(self, tokens: int = 60) -> None:
+    async def fill(self) -> None:
         """Occupy every slot with calls in no hurry, each less urgent than the one before."""
         for index in range(SLOTS):
-            self.ask(asked(f"busy {index}", 100 + 10 * index, tokens))
-        await self.until(lambda: all(len(self.chunks[f"busy {index}"]) > 8 for index in range(SLOTS)))
+            self.ask(asked(f"busy {index}", 100 + 10 * index, BUSY))
+        await self.until(lambda: all(len(self.tokens(f"busy {index}")) > 8 for index in range(SLOTS)))
 
     async def until(self, holds: Any) -> None:
         async with asyncio.timeout(60):
@@ -76,7 +77,7 @@ def test_it_says_what_it_can(vllm_engine: Engine) -> None:
 
 async def test_an_urgent_call_takes_a_slot_and_the_preempted_text_is_the_same(vllm_engine: Engine) -> None:
     alone = Run(vllm_engine)
-    alone.ask(asked("busy 3", 130, 60))
+    alone.ask(asked("busy 3", 130, BUSY))
     await alone.end()
     run = Run(vllm_engine)
     await run.fill()
@@ -102,7 +103,7 @@ async def test_a_new_key_lets_a_waiting_call_overtake(vllm_engine: Engine) -> No
 
 async def test_a_new_key_makes_a_running_call_give_way(vllm_engine: Engine) -> None:
     run = Run(vllm_engine)
-    await run.fill(tokens=80)
+    await run.fill()
     run.ask(asked("next", 300, 10))
     await run.until(lambda: "next" in {one.request_id for one in vllm_engine.queue() or ()})
     vllm_engine.rekey("busy 0", time.time() + 500)
@@ -124,8 +125,8 @@ async def test_a_key_sent_at_once_after_the_call_is_not_lost(vllm_engine: Engine
 async def test_a_long_prompt_in_no_hurry_is_read_in_small_pieces_beside_an_urgent_answer(vllm_engine: Engine) -> None:
     before, _ = vllm_engine.iterations()
     run = Run(vllm_engine)
-    run.ask(asked("urgent", 0, 40))
-    await run.until(lambda: len(run.chunks["urgent"]) > 2)
+    run.ask(asked("urgent", 0, BUSY))
+    await run.until(lambda: len(run.tokens("urgent")) > 2)
     run.ask(asked("long", 500, 2, [100 + index % 300 for index in range(1500)]))
     await run.end()
     await run.until(lambda: sum(one.prefill_tokens for one in steps(vllm_engine, before)) >= 1500)
@@ -136,13 +137,13 @@ async def test_a_long_prompt_in_no_hurry_is_read_in_small_pieces_beside_an_urgen
 async def test_steps_phases_and_blocks_are_told(vllm_engine: Engine) -> None:
     before, _ = vllm_engine.iterations()
     run = Run(vllm_engine)
-    await run.fill(tokens=40)
+    await run.fill()
     run.ask(asked("waits", 500, 2))
     await run.until(lambda: [one.phase for one in vllm_engine.queue() or ()] == [*["decode"] * SLOTS, "waiting"])
     assert [one.request_id for one in vllm_engine.queue() or ()] == [*(f"busy {n}" for n in range(SLOTS)), "waits"]
     assert vllm_engine.stats().kv_used_blocks > 0
     await run.end()
-    await run.until(lambda: sum(one.decoding for one in steps(vllm_engine, before)) >= 4 * 39 + 1)
+    await run.until(lambda: sum(one.decoding for one in steps(vllm_engine, before)) >= SLOTS * (BUSY - 1) + 1)
     found = steps(vllm_engine, before)
     assert sum(one.prefill_tokens for one in found) == sum(
         run.chunks[name][-1].usage.prompt_tokens - run.chunks[name][-1].usage.cached_tokens for name in run.chunks

@@ -97,9 +97,13 @@ async def test_clients_that_leave_at_once_leave_nothing(
     operation, before = Operation(), kept()
     async with served(scripted_engine, operation) as address:
         await read_streams(address, bodies(2))
-        tasks = len(asyncio.all_tasks())
+        tasks, steps = len(asyncio.all_tasks()), scripted_engine.stats().steps
+        gate = held_back(scripted_engine)
         reading = [asyncio.create_task(read_streams(address, bodies(1, max_tokens=500))) for _ in range(40)]
-        while operation.lifecycle.under_way < 20:
+        while operation.lifecycle.under_way < 40:
+            await asyncio.sleep(0.001)
+        gate.set()
+        while scripted_engine.stats().steps == steps:
             await asyncio.sleep(0.001)
         for task in reading:
             task.cancel()
@@ -113,7 +117,12 @@ async def test_clients_that_leave_at_once_leave_nothing(
 async def test_a_server_that_is_full_refuses_the_rest_and_answers_what_it_took(scripted_engine: TorchEngine) -> None:
     operation = Operation(ServerLimits(calls=10))
     async with served(scripted_engine, operation) as address:
-        results = await read_streams(address, bodies(100, max_tokens=50))
-        assert 10 <= sum(result.whole for result in results) < 100
-        assert all(result.events == 0 for result in results if not result.whole)
+        gate = held_back(scripted_engine)
+        reading = asyncio.create_task(read_streams(address, bodies(10, max_tokens=50)))
+        while operation.admission.held < 10:
+            await asyncio.sleep(0.001)
+        refused = await read_streams(address, bodies(90, max_tokens=50))
+        assert not any(result.whole or result.events for result in refused)
+        gate.set()
+        assert sum(result.whole for result in await reading) == 10
         assert sum(result.whole for result in await read_streams(address, bodies(10))) == 10
