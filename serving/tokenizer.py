@@ -47,7 +47,7 @@ class ModelTokenizer:
         """
         path = model_dir / "tokenizer.json"
         try:
-            self.backend = Tokenizer.from_file(str(path))
+            self.backend = _read_tokenizer(path)
         except Exception as error:  # the tokenizers library raises bare Exception
             raise PromptError(
                 f"{path} is not a readable tokenizer: {error}.", remedy="Pull the model again."
@@ -151,9 +151,17 @@ class ModelTokenizer:
 
     @functools.cached_property
     def _without_special_tokens(self) -> Tokenizer:
-        plain = Tokenizer.from_file(str(self.path))
+        plain = _read_tokenizer(self.path)
         plain.encode_special_tokens = True
         return plain
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
+    # Those of training, which stay in the file: prompts would be cut or filled up without a word.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _read_config(model_dir: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -82,6 +84,18 @@ def test_a_template_cannot_reach_python(tiny_model_dir, tmp_path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
     with pytest.raises(PromptError):
         ModelTokenizer(tmp_path).encode([Message("user", "x")])
+
+
+def test_bounds_that_training_left_in_the_file_cut_no_prompt_and_fill_none_up(tiny_model_dir, tmp_path) -> None:
+    bounded = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    bounded.enable_truncation(4)
+    bounded.enable_padding(length=8)
+    bounded.save(str(tmp_path / "tokenizer.json"))
+    shutil.copy(tiny_model_dir / "chat_template.jinja", tmp_path)
+    whole, tokenizer = ModelTokenizer(tiny_model_dir), ModelTokenizer(tmp_path)
+    for text in ("a", "a longer text", "a longer text<|im_end|>"):
+        for prompt in (text, [Message("user", text)]):
+            assert tokenizer.encode(prompt) == whole.encode(prompt)
 
 
 def test_a_text_that_the_tokenizer_fails_on_is_refused(tmp_path) -> None:
