@@ -20,7 +20,7 @@ from agentsys.blackboard.postgres.address import Address
 from agentsys.blackboard.postgres.connections import PATIENCE_SECONDS, RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.lease import Lease
 from agentsys.blackboard.postgres.queue import CALL, SubmissionQueue, Taken, read, written
-from agentsys.blackboard.postgres.signals import MISSED, Signals
+from agentsys.blackboard.postgres.signals import HEAD, MISSED, Signals, announced
 from agentsys.blackboard.postgres.storage import (
     LeasedReader,
     PostgresStorage,
@@ -44,9 +44,8 @@ POLL_SECONDS: Final = 0.2
 RESEND_SECONDS: Final = 2.0
 TIDY_SECONDS: Final = 60.0
 NOTIFY_SECONDS: Final = 0.01
-"""Wake-ups for new commits are sent at most this often."""
+"""Wake-ups for new commits are sent, and looked into, at most this often."""
 VACANT: Final = "vacant"
-HEAD: Final = "head"
 _UNDECIDED: Final = (StaleEpoch, BoardUnreachable, BoardClosed)
 """What a leader's request fails with where the next leader shall decide."""
 
@@ -82,15 +81,15 @@ class LeasedCommitter:
         self._term = ""
         self._broken = False
         self._missed = False
-        """Whether commits may have been made beside the leader of which it did not hear."""
+        """Whether commits may have been made of which this opening does not know."""
         self._called = False
         """Whether there are requests, for the one who leads, or answers, for the others."""
         self._closed = False
         self._finished = False
         self._numbers = itertools.count()
         self._wake = threading.Event()
-        self._head = self._told_head = 0
-        self._due = {"renew": 0.0, "look": 0.0, "poll": 0.0, "resend": 0.0, "tidy": 0.0, "notify": 0.0}
+        self._head = self._told_head = self._known = 0
+        self._due = dict.fromkeys(("renew", "look", "poll", "resend", "tidy", "notify", "missed"), 0.0)
         try:
             create_or_upgrade(self._database)
             self._lease = Lease(self._database)
@@ -134,6 +133,7 @@ class LeasedCommitter:
 
     def learn(self, head: int) -> None:
         """Take note of commits that were made otherwise than through the leader."""
+        self._known = max(self._known, head)
         self._learn(head)
 
     def alive(self, epoch: int) -> bool:
@@ -212,20 +212,18 @@ class LeasedCommitter:
             pending.future.set_result(outcome)
 
     def _hear(self, signal: str) -> None:
-        kind, _, number = signal.partition(":")
-        if kind == HEAD:
-            self._learn(int(number))
-            return
-        if kind == VACANT:
+        if signal == VACANT:
             self._due["look"] = 0.0
-        elif kind == CALL:
+        elif signal == CALL:
             self._called = True
-        elif kind == MISSED:
+        elif signal == MISSED or announced(signal) > self._known:
             self._missed = True
+        else:
+            return
         self._wake.set()
 
     def _published(self, commits: Sequence[Commit]) -> None:
-        self._head = commits[-1].seq
+        self._head = self._known = commits[-1].seq
         self._publish(commits)
         if self._lease.others:
             self._wake.set()
@@ -254,6 +252,8 @@ class LeasedCommitter:
             due.append("look")
         elif self._told_head != self._head:
             due.append("notify")
+        if self._missed:
+            due.append("missed")
         return min(self._due[what] for what in due)
 
     def _is_due(self, what: str, seconds: float) -> bool:
@@ -280,13 +280,16 @@ class LeasedCommitter:
             self._follow()
         if self._committer is not None:
             self._serve()
+        if self._missed and self._is_due("missed", NOTIFY_SECONDS):
+            self._missed = False
+            self.learn(self.reader.state().head)
 
     def _follow(self) -> None:
         if self._is_due("look", POLL_SECONDS):
             if self._lease.vacant() and self._lease.try_lead():
                 self._start_leading()
                 return
-            self._learn(self.reader.state().head)
+            self.learn(self.reader.state().head)
         if self._is_called() and self._pending:
             answers = {name: read(answer, "The answer") for name, answer in self._queue.collect().items()}
             with answered_together():
@@ -322,7 +325,7 @@ class LeasedCommitter:
         with self._guard:
             self._begin_term()
             self._head = self._told_head = head
-            self._learn(head)
+            self.learn(head)
             self._committer = Committer(storage, self._published, self._lease.alive)
             self.reader.storage = storage
             for name in list(self._pending):
@@ -356,9 +359,6 @@ class LeasedCommitter:
         except Exception:
             self._begin_term()
             raise
-        if self._missed:
-            self._missed = False
-            self._learn(self.reader.state().head)
         if self._is_due("tidy", TIDY_SECONDS):
             self._lease.tidy()
 

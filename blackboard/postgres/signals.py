@@ -14,6 +14,16 @@ from agentsys.blackboard.postgres.connections import RETRY_SECONDS, connect
 WAIT_SECONDS: Final = 1.0
 MISSED: Final = "missed"
 """Heard whenever listening begins: what was signalled before is not heard any more."""
+HEAD: Final = "head"
+"""Comes with the number of the newest commit. Every user of the database may signal any: it is a reason to look."""
+LONGEST_NUMBER: Final = 19
+"""Digits of the largest number of a commit."""
+
+
+def announced(signal: str) -> int:
+    """Return the number of the commit that ``signal`` tells of, true or not, or 0."""
+    kind, _, number = signal.partition(":")
+    return int(number) if kind == HEAD and number.isdecimal() and len(number) <= LONGEST_NUMBER else 0
 
 
 class Signals:
@@ -37,7 +47,8 @@ class Signals:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            with suppress(psycopg.Error), connect(self._address) as connection:
+            # Without this thread wake-ups would be lost for good, whatever it was that ended it.
+            with suppress(Exception), connect(self._address) as connection:
                 self._listen(connection)
             if not self._closed.is_set():
                 time.sleep(RETRY_SECONDS)

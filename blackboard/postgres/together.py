@@ -15,7 +15,8 @@ from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.joint import BoardsApart, Part, check_one_place, commit_on_all
 from agentsys.blackboard.postgres.connections import RETRY_SECONDS, PostgresDatabase
 from agentsys.blackboard.postgres.link import Parameters
-from agentsys.blackboard.postgres.sharing import HEAD, LeasedCommitter
+from agentsys.blackboard.postgres.sharing import LeasedCommitter
+from agentsys.blackboard.postgres.signals import HEAD
 from agentsys.blackboard.postgres.storage import PostgresStorage
 from agentsys.blackboard.rows import AnyRow
 from agentsys.blackboard.schema import BOARD

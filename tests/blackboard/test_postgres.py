@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 
 from agentsys.blackboard import migrations
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import InvalidName
 from agentsys.blackboard.postgres.address import Address, BadAddress
 from agentsys.blackboard.predicates import Predicate
@@ -184,3 +185,21 @@ def test_the_steps_of_the_schema_lead_to_the_tables_of_a_new_board(postgres_url:
         keys = inspect(connection).get_pk_constraint("entry_version")["constrained_columns"]
         assert keys == ["topic", "key", "valid_from"]
     engine.dispose()
+
+
+@pytest.mark.parametrize("signal", ["head:999999", "head:abc", f"head:{'9' * 5000}", "head:\u0662", "else"])
+def test_what_anybody_signals_is_looked_up_and_never_believed(
+    postgres_url: str, postgres_board: str, signal: str
+) -> None:
+    with Board.open(postgres_board) as leading, Board.open(postgres_board) as following:
+        put(following, "t", "k")
+        assert leading.wait_for(1, 10) and following.wait_for(1, 10)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("SELECT pg_notify(%s, %s)", (Address.parse(postgres_board).schema, signal))
+        assert not leading.wait_for(2, 0.3) and not following.wait_for(2, 0.3)
+        assert [board._committer._signals._thread.is_alive() for board in (leading, following)] == [True, True]
+        late = leading.begin("user:ann")
+        late.put("t", "sum", len(late.query(Predicate(topic="t"))), type="note")
+        put(following, "t", "other")
+        with pytest.raises(Conflict):
+            leading.commit(late)
