@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -84,22 +84,22 @@ class LeasedCommitter:
         """Whether commits may have been made of which this opening does not know."""
         self._called = False
         """Whether there are requests, for the one who leads, or answers, for the others."""
-        self._closed = False
-        self._finished = False
+        self._closed = self._finished = False
         self._numbers = itertools.count()
         self._wake = threading.Event()
         self._head = self._told_head = self._known = 0
         self._due = dict.fromkeys(("renew", "look", "poll", "resend", "tidy", "notify", "missed"), 0.0)
-        try:
+        with ExitStack() as undone:
+            undone.callback(self._database.close)
             create_or_upgrade(self._database)
             self._lease = Lease(self._database)
             self.epoch = self._lease.epoch
             self.reader = LeasedReader(self._database.readers, self._database)
             self._queue = SubmissionQueue(self._database, self.epoch)
+            undone.callback(self._queue.close)
+            undone.callback(self._stop_leading)
             self._step()
-        except BaseException:
-            self._database.close()
-            raise
+            undone.pop_all()
         self._signals = Signals(address, self.epoch, self._hear)
         self._thread = threading.Thread(target=self._run, name="agentsys-courier", daemon=True)
         self._thread.start()

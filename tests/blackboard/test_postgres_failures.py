@@ -16,6 +16,7 @@ import pytest
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.postgres.address import Address
+from agentsys.blackboard.postgres.queue import SubmissionQueue
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardUnreachable, StaleEpoch
 
@@ -263,3 +264,19 @@ def test_a_session_begun_anew_does_not_vouch_for_what_the_old_one_knew(
         tx = board.begin("a")
         tx.put("t", "k", 1, type="note")
         assert board.commit(tx).seq == 1 and committer.knows_head()
+
+
+def test_an_opening_that_fails_when_it_has_begun_to_lead_leaves_no_thread(
+    postgres_board: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise BoardUnreachable("the connection broke")
+
+    before = set(threading.enumerate())
+    with monkeypatch.context() as patch:
+        patch.setattr(SubmissionQueue, "take", failing)
+        with pytest.raises(BoardUnreachable):
+            Board.open(postgres_board)
+    assert set(threading.enumerate()) <= before
+    with Board.open(postgres_board) as board:
+        assert board.verify() == 0
