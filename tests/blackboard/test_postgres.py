@@ -203,3 +203,15 @@ def test_what_anybody_signals_is_looked_up_and_never_believed(
         put(following, "t", "other")
         with pytest.raises(Conflict):
             leading.commit(late)
+
+
+def test_closing_a_board_that_leads_ends_its_exclusive_turns(postgres_board: str) -> None:
+    board = Board.open(postgres_board)
+    lost = board.begin("user:ann")
+    lost.get("t", "k")
+    board.hold(lost, 30.0)
+    other = board.begin("user:ben")
+    other.put("t", "k", 1, type="note")
+    waiting, begun = board.submit(other), time.monotonic()
+    board.close()
+    assert waiting.result(0).seq == 1 and time.monotonic() - begun < 15
