@@ -66,6 +66,11 @@ class FileWriter:
         with self.turn, SqliteFile(self.path).translated_errors():
             yield self._connection.connection.driver_connection
 
+    def be_durable(self) -> None:
+        """Let every commit from now on reach the disk before it is acknowledged, and with it those before."""
+        with self.alone() as driver:
+            driver.execute("PRAGMA synchronous=FULL").close()
+
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """Give the driver's connection within a transaction of one's own; any :meth:`connect` means it, too."""

@@ -21,6 +21,8 @@ TOGETHER: Final = "together"
 SHRINK: Final = "shrink"
 OF_THE_FILE: Final = (TOGETHER, SHRINK)
 """The methods that are about no single board."""
+DURABLE: Final = "durable"
+"""Asks the leader to be as durable as ``full``, whatever it was opened with, for as long as it leads."""
 Parts: TypeAlias = Sequence[tuple[str, CommitRequest]]
 
 
@@ -58,6 +60,8 @@ class LedFile:
         """Return the future of what a request comes to; raises what opening the board raises, :class:`BoardClosed`."""
         if method in OF_THE_FILE:
             return self._submit_to_file(self._commit_together if method == TOGETHER else self._shrink, arguments)
+        if method == DURABLE:
+            return self._made_durable()
         committer = self._served(board).committer
         if method == "commit":
             return committer.submit(*arguments)
@@ -109,8 +113,7 @@ class LedFile:
         if served is not None:
             return served
         with self._guard:
-            if self._closed:
-                raise BoardClosed("The board was closed before this was submitted.")
+            self._check_open()
             if board not in self._boards:
                 storage = SqliteStorage(self._writer, board)
                 self._boards[board] = _Served(
@@ -118,15 +121,26 @@ class LedFile:
                 )
             return self._boards[board]
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BoardClosed("The board was closed before this was submitted.")
+
     def _publish(self, board: str, commits: Sequence[Commit]) -> None:
         listener = self._boards[board].listener
         if listener is not None:
             listener.publish(commits)
 
+    def _made_durable(self) -> "Future[None]":
+        """Return what is done already: the requests that follow it rely on it."""
+        self._check_open()
+        self._writer.be_durable()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
     def _submit_to_file(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> "Future[Any]":
         with self._guard:
-            if self._closed:
-                raise BoardClosed("The file was closed before this was submitted.")
+            self._check_open()
             return self._whole.submit(work, *arguments)
 
     def _commit_together(self, parts: Parts) -> list[Commit]:

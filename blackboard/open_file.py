@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final
 from agentsys.blackboard.commit_server import CommitServer, hang_up
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
-from agentsys.blackboard.led_file import TOGETHER, LedFile, Listener
+from agentsys.blackboard.led_file import DURABLE, TOGETHER, LedFile, Listener
 from agentsys.blackboard.lock import PROTOCOL, BoardBusy, BoardLock, Leader
 from agentsys.blackboard.places import FilePlace
 from agentsys.blackboard.sqlite import SqliteStorage
@@ -71,7 +71,9 @@ class OpenFile:
 
     def __init__(self, path: Path, durability: Durability) -> None:
         """Use :meth:`joined`."""
-        self._path, self._durability = path, durability
+        self._path = path
+        self._durability = durability
+        """The most that any opening by this process promises, whoever leads."""
         self._lock = BoardLock(path)
         self._listeners: dict[str, Listener] = {}
         self._taking: set[str] = set()
@@ -103,7 +105,7 @@ class OpenFile:
                 raise BoardBusy(f"{place} is open for writing in this process ({os.getpid()}) already.")
             file._listeners[place.board] = listener
         try:
-            file._start(place.board)
+            file._start(place.board, durability)
         except BaseException:
             file.leave(place.board)
             raise
@@ -163,15 +165,22 @@ class OpenFile:
                         del self._all[os.getpid(), self._path.resolve()]
                     self._registry.notify_all()
 
-    def _start(self, board: str) -> None:
+    def _start(self, board: str, durability: Durability) -> None:
         with self._changed:
             self._taking.add(board)
-            if self._linked:
+            promises_more = durability == "full" and self._durability != "full"
+            if promises_more:
+                self._durability = durability
+            if not self._linked:
+                self._link()
+                self._linked = True
+                if self._led is None:
+                    threading.Thread(target=self._follow, name="agentsys-follower", daemon=True).start()
                 return
-            self._link()
-            self._linked = True
-            if self._led is None:
-                threading.Thread(target=self._follow, name="agentsys-follower", daemon=True).start()
+            if not promises_more:
+                return
+            asked = self._requested(board, DURABLE, ())
+        asked.result()
 
     def _close(self) -> None:
         with self._changed:
@@ -280,6 +289,7 @@ class OpenFile:
             try:
                 if leader is not None and leader.protocol == PROTOCOL:
                     self._connection = _connect(leader)
+                    self._ask_for_durability()
                     return
             except _LOST:
                 # It died, or is about to serve.
@@ -290,6 +300,13 @@ class OpenFile:
                     "version of agentsys."
                 )
             time.sleep(RETRY_SECONDS)
+
+    def _ask_for_durability(self) -> None:
+        """Tell a leader what this process promised, before whatever relies on it."""
+        board = next(iter(self._taking), None)
+        if board is not None and self._durability == "full":
+            # A leader of before takes this for an opening of the board, which it counts.
+            self._send(next(self._numbers), _Pending(board, DURABLE, (), Future()))
 
     def _lead(self) -> None:
         with ExitStack() as undone:

@@ -1,10 +1,12 @@
 """Several real processes write one board."""
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +59,27 @@ with Board.open(sys.argv[1]) as board:
         tx.query(Predicate(topic=Name.NOTES, equals={"kind": Name.FIRST}))
         tx.put(Name.NOTES, Name.FIRST, Name.FIRST, type=type_)
         print(board.commit(tx).seq, flush=True)
+"""
+FOLLOWS = """
+import sys
+from agentsys.blackboard.board import Board
+with Board.open(sys.argv[1]) as board:
+    print("open", flush=True)
+    for line in sys.stdin:
+        tx = board.begin("peer")
+        tx.put("t", "k", line.strip(), type="note")
+        try:
+            error = board.submit(tx).exception(20)
+        except TimeoutError as late:
+            error = late
+        print(type(error).__name__, flush=True)
+"""
+LEADS_HASTILY = """
+import sys
+from agentsys.blackboard.board import Board
+board = Board.open(sys.argv[1], durability="normal")
+print("open", flush=True)
+sys.stdin.read()
 """
 
 
@@ -206,3 +229,44 @@ def test_readers_learn_of_a_commit_by_themselves(location: str) -> None:
         assert reader.get("t", "k") is not None
         assert [commit.seq for commit in reader.commits(limit=5)] == [1]
         assert [entry.version for entry in reader.history("t", "k")] == [1]
+
+
+def level(board: Board) -> int:
+    """Return how the leader, this process, has SQLite wait for the disk: 1 is ``normal``, 2 is ``full``."""
+    committer: Any = board.committer()
+    found: int = committer._committer._storage._writer.exec_driver_sql("PRAGMA synchronous").scalar()
+    return found
+
+
+def test_commits_are_as_durable_as_the_opening_of_the_file_that_asks_for_most(tmp_path: Path) -> None:
+    with Board.open(tmp_path / "board.db", durability="normal") as board:
+        assert level(board) == 1
+        with python(FOLLOWS, str(tmp_path / "board.db")) as peer:
+            assert line_of(peer) == "open" and level(board) == 2
+            peer.communicate(timeout=30)
+    with (
+        Board.open(tmp_path / "board.db", durability="normal") as board,
+        Board.open(f"{tmp_path / 'board.db'}?board=hasty", durability="normal"),
+    ):
+        assert level(board) == 1
+        with Board.open(f"{tmp_path / 'board.db'}?board=careful"):
+            assert level(board) == 2
+
+
+def test_a_process_that_takes_over_is_as_durable_as_the_others_ask(tmp_path: Path) -> None:
+    path = str(tmp_path / "board.db")
+    with python(LEADS_HASTILY, path) as leader:
+        assert line_of(leader) == "open"
+        with python(FOLLOWS, path) as peer, Board.open(path, durability="normal") as board:
+            assert line_of(peer) == "open"
+            # While it stands still, another takes over.
+            peer.send_signal(signal.SIGSTOP)
+            try:
+                leader.kill()
+                leader.wait()
+                tx = board.begin("next")
+                tx.put("t", "k", 1, type="note")
+                assert board.commit(tx).seq == 1 and level(board) == 1
+            finally:
+                peer.send_signal(signal.SIGCONT)
+            assert peer.communicate("go\n", timeout=30)[0].strip() == "NoneType" and level(board) == 2
