@@ -1,6 +1,8 @@
 """The leader's end of the commit socket: takes sealed requests of other processes into the one queue."""
 
+import io
 import os
+import pickle
 import queue
 import secrets
 import shutil
@@ -91,14 +93,21 @@ class CommitServer:
             self._peers.add(peer)
         try:
             while True:
-                number, board, method, arguments = connection.recv()
-                peer.answer(number, self._call(board, method, arguments))
+                peer.answer(*self._answered(connection))
         except (OSError, EOFError, TypeError):
             # A closed connection's handle is None by the time recv looks at it.
             peer.close()
         finally:
             with self._guard:
                 self._peers.discard(peer)
+
+    def _answered(self, connection: Connection) -> "tuple[int, Future[Any]]":
+        """Return the number of the next request, and the future of what it comes to."""
+        try:
+            number, board, method, arguments = receive(connection)
+        except UnreadableMessage as error:
+            return error.number, _failed(StorageFailed(f"The process that leads cannot read the request: {error}."))
+        return number, self._call(board, method, arguments)
 
     def _call(self, board: str, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
         try:
@@ -107,9 +116,7 @@ class CommitServer:
             # Not an answer: the peer shall ask the next leader.
             raise EOFError from error
         except Exception as error:
-            failed: Future[Any] = Future()
-            failed.set_exception(error)
-            return failed
+            return _failed(error)
 
 
 class _Peer:
@@ -155,3 +162,45 @@ def hang_up(connection: Connection) -> None:
     with suppress(OSError), socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as handle:
         handle.shutdown(socket.SHUT_RDWR)
     connection.close()
+
+
+class UnreadableMessage(Exception):
+    """A message came through, of which something is unknown here: the other side may be another version."""
+
+    def __init__(self, number: int, reason: Exception) -> None:
+        super().__init__(f"{type(reason).__name__}: {reason}")
+        self.number = number
+
+
+def receive(connection: Connection) -> tuple[Any, ...]:
+    """Return the next message, which begins with a number. Raises :class:`UnreadableMessage`."""
+    message = connection.recv_bytes()
+    try:
+        content: tuple[Any, ...] = pickle.loads(message)  # noqa: S301
+    except Exception as error:
+        (number, *_) = _Outlines(io.BytesIO(message)).load()
+        raise UnreadableMessage(number, error) from error
+    return content
+
+
+class _Outlines(pickle.Unpickler):
+    """Reads numbers and plain texts, and of all else no more than that it is there."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        return _Unknown
+
+
+class _Unknown:
+    def __new__(cls, *_: object, **__: object) -> "_Unknown":
+        return super().__new__(cls)
+
+    def _forget(self, *_: object) -> None:
+        """Take what an object, a list, a set or a mapping is filled with, and keep nothing of it."""
+
+    __setstate__ = append = extend = add = __setitem__ = _forget
+
+
+def _failed(error: Exception) -> "Future[Any]":
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed

@@ -5,12 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentsys.blackboard import commits
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectRefused
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
@@ -81,6 +84,23 @@ board = Board.open(sys.argv[1], durability="normal")
 print("open", flush=True)
 sys.stdin.read()
 """
+SAYS_MORE = """
+import sys
+from agentsys.blackboard import commits
+from agentsys.blackboard.board import Board
+class Later(float):
+    pass
+Later.__module__, commits.Later = commits.__name__, Later
+with Board.open(sys.argv[1]) as board:
+    for urgency in (Later(1), 1.0):
+        tx = board.begin("peer", urgency=urgency)
+        tx.put("t", "k", 1, type="note")
+        print(type(board.submit(tx).exception(20)).__name__, flush=True)
+"""
+
+
+class Later(Exception):
+    """An error that another version does not know."""
 
 
 def launch(path: str, name: str, count: int) -> "subprocess.Popen[str]":
@@ -270,3 +290,34 @@ def test_a_process_that_takes_over_is_as_durable_as_the_others_ask(tmp_path: Pat
             finally:
                 peer.send_signal(signal.SIGCONT)
             assert peer.communicate("go\n", timeout=30)[0].strip() == "NoneType" and level(board) == 2
+
+
+def test_a_follower_that_says_what_the_leader_does_not_know_is_told_so(tmp_path: Path) -> None:
+    path = str(tmp_path / "board.db")
+    with Board.open(path) as board, python(SAYS_MORE, path) as peer:
+        try:
+            assert peer.communicate(timeout=30)[0].split() == ["StorageFailed", "NoneType"]
+        finally:
+            peer.kill()
+        assert board.head == 1
+
+
+def test_a_leader_that_answers_what_the_follower_does_not_know_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Later, "__module__", commits.__name__)
+    monkeypatch.setattr(commits, "Later", Later, raising=False)
+    path = str(tmp_path / "board.db")
+    with Board.open(path) as board, python(FOLLOWS, path) as peer:
+        assert line_of(peer) == "open"
+        committer: Any = board.committer()
+        refused: Future[Commit] = Future()
+        refused.set_exception(Later("by a newer version"))
+        with monkeypatch.context() as patch:
+            patch.setattr(committer._committer, "submit", lambda _: refused)
+            assert peer.stdin is not None
+            print("go", file=peer.stdin, flush=True)
+            try:
+                assert line_of(peer) == "StorageFailed"
+            finally:
+                peer.kill()
