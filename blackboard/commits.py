@@ -12,6 +12,8 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.records import quickly
 
 Isolation: TypeAlias = Literal["serializable", "snapshot"]
+"""``serializable``: what a transaction read, relied on or guards must stand when it commits. ``snapshot``: it asks only
+that nobody else wrote what it writes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class Transaction:
     def get_hidden(self, topic: str, key: str) -> Entry | None:
         """Return the entry as :meth:`get` does, for a caller that passes it on unseen: no write is shaped by it.
 
-        It must still be so when this commits. Whatever is written of it must carry its label, and name its version.
+        It is validated as any read is. Whatever is written of it must carry its label, and name its version.
         """
         self._check_open()
         if self._operations and (topic, key) in self._own_writes():
@@ -141,7 +141,7 @@ class Transaction:
         return None if entry is None or entry.deleted else entry
 
     def rely_on(self, topic: str, key: str, entry: Entry | None) -> None:
-        """Take ``entry`` for what stands at an address, instead of reading it: it must be so when this commits.
+        """Take ``entry`` for what stands at an address, instead of reading it; it is validated as any read is.
 
         It is for callers that know what they wrote last. What was read before stays as it was read.
         """
@@ -152,7 +152,7 @@ class Transaction:
                 self._remember(entry)
 
     def guard(self, entry: Entry) -> None:
-        """Commit only while ``entry``, of whichever commit, is the newest at its address; nothing derives from it."""
+        """If ``serializable``, commit only while ``entry``, of any commit, is the newest. Nothing derives from it."""
         self._check_open()
         self._reads[entry.address] = entry
 

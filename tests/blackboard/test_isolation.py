@@ -120,3 +120,25 @@ def test_no_increment_is_lost_between_threads(board: Board) -> None:
     assert total is not None and total.value == total.version == threads * rounds
     assert board.verify() == board.head == threads * rounds
     assert conflicts, "eight threads on one counter never met: the test shows nothing"
+
+
+@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
+@pytest.mark.parametrize("means", ["get", "get_hidden", "rely_on", "guard"])
+def test_what_a_transaction_relies_on_must_stand_unless_it_asks_only_for_what_it_writes(
+    board: Board, isolation: Isolation, means: str
+) -> None:
+    write(board, "n", 0)
+    found = board.get("items", "n")
+    assert found is not None
+    tx = board.begin("agent", isolation=isolation)
+    if means == "guard":
+        tx.guard(found)
+    else:
+        getattr(tx, means)("items", "n", *([found] if means == "rely_on" else []))
+    tx.put("items", "other", 1, type="item")
+    write(board, "n", 1)
+    if isolation == "snapshot":
+        assert board.commit(tx).seq == 3
+    else:
+        with pytest.raises(Conflict):
+            board.commit(tx)
