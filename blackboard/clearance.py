@@ -1,9 +1,12 @@
 """Clearance: a transaction for an audience sees, and is validated against, only what all of that audience may read.
 
 Else its aborts would tell the audience of what labels keep from it. Not hidden are the board's one sequence, the names
-of effects, how long a commit takes, and addresses at which both sides write.
+of effects, how long a commit takes, and addresses at which both sides write (a merge does not fit every kind of value).
 """
 
+from dataclasses import replace
+
+from agentsys.blackboard.commits import Commit, CommitRequest
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Readers
 from agentsys.blackboard.predicates import Predicate
@@ -15,6 +18,21 @@ def readable(entry: Entry | None, audience: Readers | None) -> Entry | None:
     if entry is None or entry.deleted or not (audience is None or entry.label.readers.permits(audience)):
         return None
     return entry
+
+
+def told_of(commit: Commit, request: CommitRequest) -> Commit:
+    """Return ``commit`` for whoever made ``request``: without what merges came to where its audience may not read that.
+
+    They change what is there, seen or not; the values are ``None``.
+    """
+    merged = {(write.topic, write.key) for write in request.writes if write.merges and request.audience is not None}
+    if not merged:
+        return commit
+    writes = [
+        entry.holding(None) if entry.address in merged and readable(entry, request.audience) is None else entry
+        for entry in commit.writes
+    ]
+    return replace(commit, writes=tuple(writes))
 
 
 class ClearedView:

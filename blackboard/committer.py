@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from agentsys.blackboard.awaiting import answered_together, wake_answered
+from agentsys.blackboard.clearance import told_of
 from agentsys.blackboard.commits import Commit, CommitRequest, nothing_committed
 from agentsys.blackboard.holds import Holds
 from agentsys.blackboard.preparation import after, check_remembered, prepare
@@ -200,7 +201,7 @@ class Committer:
             return
         for member, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Commit):
-                member.future.set_result(outcome)
+                member.future.set_result(told_of(outcome, member.request))
             else:
                 member.future.set_exception(outcome)
 

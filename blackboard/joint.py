@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agentsys.blackboard.clearance import told_of
 from agentsys.blackboard.commits import Commit, CommitRequest, nothing_committed
 from agentsys.blackboard.preparation import check_remembered, prepare
 from agentsys.blackboard.storage import BoardState, PreparedCommit, Storage
@@ -76,13 +77,19 @@ def commit_on_all(parts: Sequence[Part]) -> list[Commit]:
     """
     known = [_known(part) for part in parts]
     if any(known):
-        return [commit or _nothing(part) for commit, part in zip(known, parts, strict=True)]
+        return [
+            told_of(commit, part.request) if commit else _nothing(part)
+            for commit, part in zip(known, parts, strict=True)
+        ]
     prepared = [_prepared(part) for part in parts]
     for part, item in zip(parts, prepared, strict=True):
         if item is not None:
             part.held.enter()
             part.held.append([item])
-    return [_nothing(part) if item is None else item.commit for part, item in zip(parts, prepared, strict=True)]
+    return [
+        _nothing(part) if item is None else told_of(item.commit, part.request)
+        for part, item in zip(parts, prepared, strict=True)
+    ]
 
 
 def _known(part: Part) -> Commit | None:

@@ -16,7 +16,9 @@ from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.merges import SetFields
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
 LOW = Label.trusted("low", Readers.of("low", "high"))
@@ -165,6 +167,25 @@ def test_a_diff_shows_no_more_than_the_audience_may_read(board: Board) -> None:
             seen and LOW,
             LOW if label is LOW else None,
         )
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_merge_does_not_show_its_author_what_the_audience_may_not_read(location: str, together: bool) -> None:
+    with Board.open(location) as board:
+        for key, label in (("l1", LOW), ("h1", HIGH)):
+            tx = board.begin("high")
+            tx.put("a", key, {"n": 1}, type="item", label=label)
+            board.commit(tx)
+        for audience, high in ((OBSERVER, None), (None, {"n": 1, "mine": 2})):
+            tx = board.begin("low", audience=audience)
+            for key in ("l1", "h1"):
+                tx.merge("a", key, SetFields((("mine", 2),)), type="item", label=LOW)
+            tx.put("a", "own", {"n": 3}, type="item", label=HIGH)
+            for _ in range(2):
+                commit = commit_together((board, tx))[0] if together else board.commit(tx)
+                assert [entry.value for entry in commit.writes] == [{"n": 1, "mine": 2}, high, {"n": 3}]
+        assert shown(board.get("a", "h1")) == ("a", "h1", 3, {"n": 1, "mine": 2}, False)
+        assert board.verify() == board.head
 
 
 def test_sequence_numbers_tell_that_something_was_committed(board: Board) -> None:
