@@ -207,6 +207,7 @@ def _add_board(source: Path, place: FilePlace) -> None:
 
 
 def _import_to_postgres(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
+    from agentsys.blackboard.postgres import importing
     from agentsys.blackboard.postgres.connections import PostgresDatabase, connect
 
     address = Address.parse(str(location))
@@ -216,14 +217,14 @@ def _import_to_postgres(source: Path, header: ExportHeader, location: Path | str
     with closing(database), database.translated_errors(), closing(connect(address)) as connection:
         if connection.execute(_SCHEMA_EXISTS, (address.schema,)).fetchone():
             raise TargetExists(f"There is a board at {address.name}.")
-        connection.execute(f"CREATE SCHEMA {beginning.schema}")
+        importing.remove_left(connection)
+        importing.begin(connection, beginning.schema)
         try:
             _load(database.writers.begin(), source, progress)
             reader = SqlReader(database.readers, database)
             reader.check()
             _check_state(reader.state(), header)
-            # Fails where somebody made a board of that name meanwhile.
-            connection.execute(f"ALTER SCHEMA {beginning.schema} RENAME TO {address.schema}")
+            importing.end(connection, beginning.schema, address.schema)
         except BaseException:
             database.close()
             connection.execute(f"DROP SCHEMA IF EXISTS {beginning.schema} CASCADE")

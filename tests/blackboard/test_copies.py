@@ -32,6 +32,7 @@ from agentsys.blackboard.copies import (
     import_board,
     restore,
 )
+from agentsys.blackboard.dropping import drop_board
 from agentsys.blackboard.effects import EffectClass, EffectIntent
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.lock import BoardBusy
@@ -445,3 +446,63 @@ def test_a_board_in_postgres_is_exported_instead(postgres_board: str, tmp_path: 
         back_up(postgres_board, tmp_path / "backup.db", quietly)
     with pytest.raises(NoBackup):
         restore(tmp_path / "backup.db", postgres_board, quietly)
+
+
+IMPORT = """
+import sys, time
+from pathlib import Path
+from agentsys.blackboard.copies import import_board
+def stopping(done, total):
+    print("under way", flush=True)
+    time.sleep(600)
+import_board(Path(sys.argv[1]), sys.argv[2], stopping)
+"""
+
+
+def test_an_import_removes_what_killed_ones_left_and_no_other(
+    postgres_url: str, postgres_board: str, tmp_path: Path
+) -> None:
+    with Board.open(tmp_path / "board.db") as board:
+        fill(board)
+    export_board(tmp_path / "board.db", tmp_path / "export.jsonl", quietly)
+
+    def schemas() -> set[str]:
+        with psycopg.connect(postgres_url) as connection:
+            return {name for (name,) in connection.execute("SELECT nspname FROM pg_namespace") if "_import_" in name}
+
+    def named(name: str) -> str:
+        return postgres_board.replace("&lease", f"_{name}&lease")
+
+    def importing(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", IMPORT, str(tmp_path / "export.jsonl"), named(name)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "under way\n"
+        return process
+
+    def import_until(count: int) -> set[str]:
+        """Import until so many schemas are left, as the server takes a moment to notice a death; return them."""
+        for _ in range(50):
+            import_board(tmp_path / "export.jsonl", named("next"), quietly)
+            drop_board(named("next"))
+            found = schemas() - others
+            if len(found) <= count:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"these are left: {found}")
+
+    # A board may be called as the schemas of imports are.
+    called_so = postgres_board.replace("board=t", "board=import_")
+    Board.open(called_so).close()
+    others = schemas()
+    with importing("living") as living, importing("killed") as killed:
+        try:
+            assert len(schemas() - others) == 2
+            killed.kill()
+            killed.wait()
+            (left,) = import_until(1)
+            assert {left} == import_until(1)
+        finally:
+            for process in (killed, living):
+                process.kill()
+    assert import_until(0) == set() and others == schemas()
+    drop_board(called_so)
