@@ -60,10 +60,6 @@ def clock_text(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
 
 
-def count_text(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def names_text(names: Sequence[str]) -> str:
     """Return the first names and how many more there are."""
     rest = len(names) - SHOWN_NAMES

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentsys.protocols.http.serving_documents import LatencyDocument, LoadDocument, RequestDocument, ResidenceDocument
-from agentsys.ui.formatting import Chip, Tone, count_text, duration_text
+from agentsys.ui.formatting import Chip, Tone, duration_text
+from agentsys.views.texts import count_text
 
 RATE_SECONDS: Final = 10
 """Seconds over which the rate of tokens is taken."""

@@ -174,10 +174,16 @@ def _report_verified(found: dict[str, int], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    from agentsys.views.texts import count_text
+
     commits, horizon, erased = found["commits"], found["horizon"], found["erased"]
-    which = f"commits {horizon + 1} to {commits}" if horizon else f"{commits} commits"
+    which = f"commits {horizon + 1} to {commits}" if horizon else count_text(commits, "commit")
     past = ", on the state that was kept" if horizon else ""
-    gone = f"; {erased:,} values were erased, as it is on record" if erased else ""
+    gone = (
+        f"; {count_text(erased, 'value')} {'was' if erased == 1 else 'were'} erased, as it is on record"
+        if erased
+        else ""
+    )
     out.print(f"{which}, each as it was committed{past}{gone}", highlight=False)
 
 

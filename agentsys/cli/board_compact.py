@@ -94,7 +94,9 @@ def _report(made: Plan, sizes: Sizes | None, *, dry_run: bool, as_json: bool) ->
         shrunk = {} if sizes is None else {"bytes_before": sizes[0], "bytes_after": sizes[1]}
         print_json({**document, "pins": pins, "dry_run": dry_run, **shrunk})
         return
-    counts = ", ".join(f"{count:,} {what}" for what, count in made.dropped.items())
+    from agentsys.views.texts import count_text
+
+    counts = ", ".join(count_text(count, what.removesuffix("s")) for what, count in made.dropped.items())
     out.print(f"{'would drop' if dry_run else 'dropped'}: {counts}", highlight=False)
     out.print(
         f"the board {'would be' if dry_run else 'is'} readable from commit {made.horizon:,} of {made.head:,} on",

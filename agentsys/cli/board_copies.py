@@ -108,5 +108,7 @@ def _report(what: str, copied: Copied, *, as_json: bool) -> None:
     if as_json:
         print_json({"commits": copied.commits, "head_hash": copied.head_hash, "bytes": copied.size})
         return
+    from agentsys.views.texts import count_text
+
     size = f", {copied.size / 2**20:,.1f} MiB" if copied.size else ""
-    out.print(f"{what}: {copied.commits:,} commits{size}, ending with {copied.head_hash}", highlight=False)
+    out.print(f"{what}: {count_text(copied.commits, 'commit')}{size}, ending with {copied.head_hash}", highlight=False)

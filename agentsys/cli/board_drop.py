@@ -25,11 +25,12 @@ def drop(
     """
     with reported_errors(as_json=as_json):
         from agentsys.blackboard.dropping import drop_board
+        from agentsys.views.texts import count_text
 
         if not yes:
             with board_to_read(board) as opened:
                 commits = opened.head
-            typer.confirm(f"It holds {commits:,} commits. Drop it for good?", abort=True, err=True)
+            typer.confirm(f"It holds {count_text(commits, 'commit')}. Drop it for good?", abort=True, err=True)
         dropped = drop_board(settings_with(board_path=board).board.location)
         if dropped.kept_space is not None:
             err.print(f"Its space is free for the boards beside it, but still taken: {dropped.kept_space}")
@@ -37,4 +38,4 @@ def drop(
         if as_json:
             print_json({"head": state.head, "head_hash": state.head_hash, "space_given_back": not dropped.kept_space})
         else:
-            out.print(f"dropped {state.head:,} commits, ending with {state.head_hash}", highlight=False)
+            out.print(f"dropped {count_text(state.head, 'commit')}, ending with {state.head_hash}", highlight=False)

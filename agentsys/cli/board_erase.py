@@ -109,7 +109,7 @@ def _report(erased: Erased | None, *, as_json: bool) -> None:
     if erased is None:
         out.print("there is nothing to erase")
         return
-    out.print(
-        f"erased {erased.values:,} values of {erased.entries:,} entries, on record in commit {erased.seq:,}",
-        highlight=False,
-    )
+    from agentsys.views.texts import count_text
+
+    what = f"{count_text(erased.values, 'value')} of {count_text(erased.entries, 'entry', 'entries')}"
+    out.print(f"erased {what}, on record in commit {erased.seq:,}", highlight=False)

@@ -47,6 +47,7 @@ def unsubscribe(
     """End a durable subscription, so that compactions keep nothing for it. One made anew begins elsewhere."""
     with reported_errors(as_json=as_json):
         from agentsys.blackboard.board import Board
+        from agentsys.views.texts import count_text
 
         with board_to_read(board) as opened:
             ended = {one.name: _document(one, opened.head) for one in opened.subscriptions()}.get(name)
@@ -55,7 +56,7 @@ def unsubscribe(
                 f"The board has no subscription {name}.", remedy="`agentsys board subscriptions` lists them."
             )
         if not yes:
-            left = f"{ended['behind']:,} commits since"
+            left = f"{count_text(ended['behind'], 'commit')} since"
             typer.confirm(f"{name} has handled commit {ended['position']:,}, {left}. End it?", abort=True, err=True)
         settings = settings_with(board_path=board).board
         with Board.open(settings.location, durability=settings.durability) as writable:

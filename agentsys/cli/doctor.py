@@ -166,11 +166,12 @@ def _check_database(url: str) -> Finding:
     from agentsys.blackboard.postgres.address import Address
     from agentsys.blackboard.storage import BoardMissing
     from agentsys.errors import BoardError
+    from agentsys.views.texts import count_text
 
     try:
         name = Address.parse(url).name
         with Board.open_read_only(url) as board:
-            return Finding("board", "ok", f"{name}, {board.head} commits")
+            return Finding("board", "ok", f"{name}, {count_text(board.head, 'commit')}")
     except BoardMissing as error:
         return Finding("board", "warning", error.message, "The first command that writes creates it.")
     except BoardError as error:

@@ -44,6 +44,7 @@ def forget(
     """Delete answers that have expired; what runs have on record of them stays."""
     from agentsys.blackboard.board import Board
     from agentsys.blackboard.memo import delete_answers, kept_answers
+    from agentsys.views.texts import count_text
 
     with reported_errors(as_json=as_json), Board.open(settings_with(board_path=board).board.location) as opened:
         now = time.time()
@@ -52,7 +53,7 @@ def forget(
     if as_json:
         print_json({"forgotten": len(chosen)})
     else:
-        out.print(f"{len(chosen)} answers forgotten", highlight=False)
+        out.print(f"{count_text(len(chosen), 'answer')} forgotten", highlight=False)
 
 
 def _is_chosen(entry: Entry, name: str | None, expired_at: float | None) -> bool:

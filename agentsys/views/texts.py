@@ -1,4 +1,4 @@
-"""Values as one line of text."""
+"""Values and numbers of things as one line of text."""
 
 import json
 from typing import Final
@@ -15,3 +15,7 @@ def shorten(text: str, limit: int = MAX_CHARACTERS) -> str:
 def value_text(value: Json) -> str:
     """Return strings as they are and everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def count_text(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

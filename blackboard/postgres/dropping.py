@@ -30,7 +30,9 @@ def drop_schema(location: str) -> BoardState:
             connection.execute(text(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"))
             openings = connection.execute(select(func.count()).where(is_lasting(SESSIONS))).scalar_one()
             if openings:
-                raise BoardBusy(f"{database.name} is open for writing {openings} times, or was left so moments ago.")
+                raise BoardBusy(
+                    f"{database.name} is open for writing, or was left so moments ago (openings: {openings})."
+                )
             state = BoardState(*connection.execute(STATE).one())
             connection.execute(text(f"DROP SCHEMA {address.schema} CASCADE"))
     return state

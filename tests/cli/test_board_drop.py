@@ -17,6 +17,21 @@ def test_it_asks_and_says_what_went(tmp_path: Path) -> None:
     assert dropped.exit_code == 0 and "dropped 3 commits, ending with" in dropped.stdout and not path.exists()
 
 
+def test_one_commit_is_told_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "team.db"
+    write(path, 1)
+    assert "1 commit, each" in run("verify", "--board", path).stdout
+    assert "would drop: 0 commits," in run("compact", "--board", path, "--keep", "1", "--dry-run").stdout
+    assert "1 commit, 0." in run("export", tmp_path / "export.jsonl", "--board", path).stdout
+    write(tmp_path / "other.db", 1)
+    erased = run("erase", "t", "k", "--yes", "--board", tmp_path / "other.db")
+    assert "erased 1 value of 1 entry, on record" in erased.stdout
+    verified = run("verify", "--board", tmp_path / "other.db")
+    assert "2 commits, each as it was committed; 1 value was erased" in verified.stdout
+    dropped = run("drop", path, typed="y\n")
+    assert "It holds 1 commit. Drop" in dropped.stderr and "dropped 1 commit, ending" in dropped.stdout
+
+
 def test_programs_are_told_in_json(tmp_path: Path) -> None:
     path = tmp_path / "team.db"
     write(path, 1)

@@ -57,5 +57,5 @@ def test_answers_are_listed_without_their_content_and_forgotten(board: Path) -> 
     assert "answer" in run("list", "--board", board)
     assert json.loads(run("forget", "--board", board, "--json")) == {"forgotten": 1}
     assert json.loads(run("forget", "--all", "--name", "other", "--board", board, "--json")) == {"forgotten": 0}
-    assert "1 answers" in run("forget", "--all", "--board", board)
+    assert "1 answer forgotten" in run("forget", "--all", "--board", board)
     assert json.loads(run("list", "--board", board, "--json")) == []

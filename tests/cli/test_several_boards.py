@@ -44,7 +44,7 @@ def test_commands_mean_the_board_that_is_named(path: Path) -> None:
 
 def test_all_boards_are_verified(path: Path) -> None:
     told = run("verify", "--all", "--board", path)
-    assert told.exit_code == 0 and "main: 1 commits" in told.stdout and "notes: 2 commits" in told.stdout
+    assert told.exit_code == 0 and "main: 1 commit, each" in told.stdout and "notes: 2 commits" in told.stdout
     assert [item["board"] for item in json.loads(run("verify", "--all", "--board", path, "--json").stdout)] == [
         "main",
         "notes",

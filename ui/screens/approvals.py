@@ -10,11 +10,11 @@ from agentsys.deciding import Verdict
 from agentsys.errors import AgentsysError
 from agentsys.ui.boards import trouble_of
 from agentsys.ui.connection import connect
-from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, names_text
+from agentsys.ui.formatting import Chip, age_text, duration_text, escape_markdown, names_text
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_section, draw_trouble, draw_value, status_chip
 from agentsys.views.approvals import ApprovalView, ArgumentView
-from agentsys.views.texts import shorten, value_text
+from agentsys.views.texts import count_text, shorten, value_text
 
 REFRESH_SECONDS: Final = 1.0
 SHOWN_DECIDED: Final = 50

@@ -10,12 +10,13 @@ from typing import Final
 import streamlit as st
 
 from agentsys.ui.board_lines import Arrivals, board_lines, line_cells, markdown_table
-from agentsys.ui.formatting import clock_text, count_text, escape_markdown
+from agentsys.ui.formatting import clock_text, escape_markdown
 from agentsys.ui.screens.commit_detail import draw_commit
 from agentsys.ui.screens.entries import draw_entries
 from agentsys.ui.screens.scrubber import draw_scrubber
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_snapshot
 from agentsys.ui.snapshot import Snapshot
+from agentsys.views.texts import count_text
 
 COMMITS: Final = "Commits"
 ENTRIES: Final = "Entries"

@@ -10,7 +10,7 @@ from agentsys.errors import AgentsysError
 from agentsys.protocols.http.schemas import EventList, RunDocument
 from agentsys.ui.boards import trouble_of
 from agentsys.ui.connection import connect
-from agentsys.ui.formatting import Chip, count_text, escape_markdown
+from agentsys.ui.formatting import Chip, escape_markdown
 from agentsys.ui.progress import AskedApproval, GatewayDecision, OpenRound, RunProgress, Step, StreamedCall
 from agentsys.ui.questions import Question
 from agentsys.ui.screens.actions import draw_cancel
@@ -19,7 +19,7 @@ from agentsys.ui.screens.run_detail import draw_answer
 from agentsys.ui.screens.widgets import draw_chips, draw_trouble, status_chip
 from agentsys.views.run_list import input_text
 from agentsys.views.run_view import answer_view
-from agentsys.views.texts import shorten, value_text
+from agentsys.views.texts import count_text, shorten, value_text
 from agentsys.views.visible import visible
 
 POLL_SECONDS: Final = 0.3

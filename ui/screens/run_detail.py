@@ -10,7 +10,7 @@ import streamlit as st
 from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
-from agentsys.ui.formatting import Chip, count_text, duration_text, escape_markdown, label_text
+from agentsys.ui.formatting import Chip, duration_text, escape_markdown, label_text
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_section, draw_table, draw_value, status_chip
 from agentsys.views.run_list import RunRow, input_text
 from agentsys.views.run_view import (
@@ -22,7 +22,7 @@ from agentsys.views.run_view import (
     ToolCallView,
     failure_text,
 )
-from agentsys.views.texts import shorten, value_text
+from agentsys.views.texts import count_text, shorten, value_text
 
 LONGEST_HEADLINE: Final = 120
 

@@ -5,9 +5,9 @@ from typing import Final
 import streamlit as st
 
 from agentsys.ui.dot import LONGEST_TITLE
-from agentsys.ui.formatting import count_text, label_text
+from agentsys.ui.formatting import label_text
 from agentsys.ui.snapshot import Snapshot
-from agentsys.views.texts import shorten
+from agentsys.views.texts import count_text, shorten
 from agentsys.views.timeline import Span, run_spans
 
 MOST_DRAWN: Final = 200

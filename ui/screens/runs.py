@@ -8,13 +8,14 @@ import streamlit as st
 
 from agentsys.errors import AgentsysError
 from agentsys.ui.connection import connect
-from agentsys.ui.formatting import Chip, age_text, count_text, duration_text, escape_markdown, label_chips
+from agentsys.ui.formatting import Chip, age_text, duration_text, escape_markdown, label_chips
 from agentsys.ui.screens.actions import draw_cancel
 from agentsys.ui.screens.addresses import APPROVALS_PAGE, RUN_PAGE
 from agentsys.ui.screens.source import REFRESH_SECONDS, draw_with_snapshot
 from agentsys.ui.screens.widgets import draw_chips, status_chip
 from agentsys.ui.snapshot import Snapshot
 from agentsys.views.run_list import RunList, RunRow, RunState
+from agentsys.views.texts import count_text
 
 FIRST_RUNS: Final = 12
 MOST_RUNS: Final = 1000

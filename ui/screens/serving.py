@@ -9,11 +9,11 @@ from agentsys.errors import AgentsysError
 from agentsys.protocols.http.serving_documents import EngineDocument, LoadDocument, RequestDocument
 from agentsys.ui.boards import BoardTrouble, trouble_of
 from agentsys.ui.connection import connect
-from agentsys.ui.formatting import Chip, Tone, count_text, escape_markdown
+from agentsys.ui.formatting import Chip, Tone, escape_markdown
 from agentsys.ui.load_figures import due_text, headline, latency_rows, recent_rows, residence_chips
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.widgets import draw_chips, draw_section, draw_table, draw_trouble
-from agentsys.views.texts import shorten
+from agentsys.views.texts import count_text, shorten
 
 REFRESH_SECONDS: Final = 1.0
 SHOWN_REQUESTS: Final = 30
