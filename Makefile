@@ -1,6 +1,8 @@
 # Every target sets up what it needs in .venv; nothing is installed by hand.
 .DEFAULT_GOAL := help
 SHELL := bash
+# Tests start hundreds of processes, and each would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
