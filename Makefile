@@ -85,7 +85,7 @@ test-board: $(READY) ## clients of one board under checkers, and kill -9: a tent
 
 test-slow: $(READY) ## what takes too long for `make test`: large files, many streams, several hosts, long histories
 	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not browser and not peers" --ignore tests/serving/test_ray.py
+	$(BIN)/python -m pytest -q -m "slow and not browser and not peers" --ignore tests/serving/test_ray.py
 
 test-all: test test-peers test-browser test-vllm test-ray test-slow ## all suites
 
