@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from agentsys.blackboard.labels import PUBLIC
 from agentsys.current import current_context
 from agentsys.labelled import Labelled
-from agentsys.models import Model, as_model
+from agentsys.models import SAMPLING_FIELDS, Model, as_model
 from agentsys.serving.client import ServingClient
 from agentsys.serving.requests import Chunk, Constraint, GenerateRequest, SamplingParams
 from agentsys.serving.server.schemas import ChatCompletionBody, ChatMessage
@@ -35,7 +35,6 @@ from agentsys.serving.server.tools import Toolbox, conversation
 T = TypeVar("T")
 
 ANY_GRAMMAR = frozenset({"json_schema", "lark", "regex"})
-_PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _MESSAGES = TypeAdapter(list[ChatMessage])
 
 
@@ -142,7 +141,7 @@ class EmbeddedChatModel(BaseChatModel):
     def _sampling(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
         """Return what one call wants: what was given with it, or bound, goes before the model's own."""
         wanted: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        wanted |= {name: given[name] for name in _PER_CALL if given.get(name) is not None}
+        wanted |= {name: given[name] for name in SAMPLING_FIELDS if given.get(name) is not None}
         return SamplingParams(stop=tuple(stop or ()), **wanted)
 
     async def _constraint(self, toolbox: Toolbox | None) -> Constraint | None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
 
-_PASSED_ON: Final = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+SAMPLING_FIELDS: Final = ("max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+"""What LangChain's models and ours call alike of how they sample."""
 
 OnChunk = Callable[[Chunk], None]
 
@@ -169,7 +170,7 @@ def _sampling_as(wanted: SamplingParams, model: BaseChatModel) -> BaseChatModel:
     named = {has[name].alias or name: name for name in has}
     changed = {
         named.get(name, name): getattr(wanted, name)
-        for name in _PASSED_ON
+        for name in SAMPLING_FIELDS
         if (name in has or name in named) and getattr(wanted, name) != getattr(default, name)
     }
     return model.model_copy(update=changed) if changed else model
