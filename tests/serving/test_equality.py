@@ -23,6 +23,7 @@ from agentsys.serving.torch_engine.model_runner import ModelRunner
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1200)]
 
 NEW_TOKENS = 24
+SLOTS = 3
 PROMPTS = json.loads((Path(__file__).parent / "equality_prompts.json").read_text(encoding="utf-8"))
 
 
@@ -132,23 +133,31 @@ async def test_scheduling_leaves_the_answers_of_transformers_as_they_are(
         runner,
         ModelTokenizer(smollm2_dir),
         name="smollm2",
-        max_batch=3,
+        max_batch=SLOTS,
         max_step_tokens=32,
         speculation=Speculation(PromptLookupDrafter(), 4),
         tuning=Tuning(prefill_chunk=5, preemption_margin=0.0, preemption_quantum=1, slowdown=1.2),
     )
-    some = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))[:12]
+    some = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)[-12:]
+    running = asyncio.Event()
 
-    async def preempted(index: int) -> list[int]:
-        # The later one comes, the more urgent it is; all but the first few are past their latest start.
-        request = GenerateRequest(prompts[index], SamplingParams(max_tokens=NEW_TOKENS), urgency=1e10 / (1 + index))
-        return [token async for chunk in engine.submit(request) for token in chunk.token_ids]
+    async def hurried(place: int) -> list[int]:
+        """The later its place, the more urgent; past its latest start, unless it is among the first."""
+        urgency = (1e10 if place < SLOTS else 1e9) - place
+        tokens: list[int] = []
+        async for chunk in engine.submit(
+            GenerateRequest(prompts[some[place]], SamplingParams(max_tokens=NEW_TOKENS), urgency=urgency)
+        ):
+            running.set()
+            tokens += chunk.token_ids
+        return tokens
 
-    async def started(index: int, place: int) -> list[int]:
-        await asyncio.sleep(0.05 * place)
-        return await (preempted(index) if place % 2 else migrated(engine, prompts[index], after=1 + place))
+    async def late(place: int) -> list[int]:
+        await running.wait()
+        return await (hurried(place) if place % 2 else migrated(engine, prompts[some[place]], after=1 + place))
 
-    found = await asyncio.gather(*(started(index, place) for place, index in enumerate(some)))
+    # The longest prompts hold the slots when the rest come, so one at least is preempted, however slow the machine.
+    found = await asyncio.gather(*(hurried(place) if place < SLOTS else late(place) for place in range(len(some))))
     stats = engine.stats()
     await engine.close()
     assert found == [expected[index] for index in some]
