@@ -25,15 +25,14 @@ RunPlan = Callable[[str, Plan], QueryResult]
 
 
 @pytest.fixture(scope="session")
-def run_plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
+def run_plan(lake_cache: Path) -> RunPlan:
     """Run a plan over a task's lake; each lake is opened once."""
-    cache = tmp_path_factory.mktemp("lakes")
     sandboxes: dict[str, QuerySandbox] = {}
 
     def run(task_id: str, plan: Plan) -> QueryResult:
         lake = task_id.partition("-")[0]
         if lake not in sandboxes:
-            sandboxes[lake] = QuerySandbox(Lake.open(KRAMABENCH / "data" / lake / "input", cache=cache).families)
+            sandboxes[lake] = QuerySandbox(Lake.open(KRAMABENCH / "data" / lake / "input", cache=lake_cache).families)
         return sandboxes[lake].run(plan)
 
     return run

@@ -45,9 +45,10 @@ def _json(path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def lakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lake]:
-    cache = tmp_path_factory.mktemp("lakes")
-    return {name: Lake.open(KRAMABENCH / "data" / name / "input", cache=cache) for name in ("legal", "environment")}
+def lakes(lake_cache: Path) -> dict[str, Lake]:
+    return {
+        name: Lake.open(KRAMABENCH / "data" / name / "input", cache=lake_cache) for name in ("legal", "environment")
+    }
 
 
 NEEDS = {

@@ -173,11 +173,10 @@ def test_the_asked_year_narrows_a_series(shop: Lake) -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lake]:
+def published(lake_cache: Path) -> Callable[[str], Lake]:
     if not DATA.is_dir():
         pytest.skip("the KramaBench lakes are not beside this checkout (../shared/data/kramabench)")
-    cache = tmp_path_factory.mktemp("cache")
-    return lambda name: Lake.open(DATA / name / "input", cache=cache)
+    return lambda name: Lake.open(DATA / name / "input", cache=lake_cache)
 
 
 def family(lake: Lake, name: str) -> Family:

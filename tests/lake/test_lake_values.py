@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsys.lake.reading.values import interpret, kind, typed_sql
+from agentsys.lake.reading.values import interpret, kind, text_sql, typed_sql
 
 
 def converted(cells: list[str]) -> list[object]:
@@ -18,10 +18,9 @@ def converted(cells: list[str]) -> list[object]:
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE raw (position INTEGER, cell VARCHAR)")
         connection.executemany("INSERT INTO raw VALUES (?, ?)", list(enumerate(cells)))
-        return [
-            value
-            for (value,) in connection.execute(f"SELECT {typed_sql('cell', how)} FROM raw ORDER BY position").fetchall()
-        ]
+        stripped = f"(SELECT position, {text_sql('cell')} AS cell FROM raw)"
+        typed = f"SELECT {typed_sql('cell', how)} FROM {stripped} ORDER BY position"
+        return [value for (value,) in connection.execute(typed).fetchall()]
 
 
 @pytest.mark.parametrize(

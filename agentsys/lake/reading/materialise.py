@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from agentsys.lake.reading.values import (
 SAMPLE_CELLS: Final = 10_000
 SAMPLE_VALUES: Final = 2000
 SAMPLE_ROWS: Final = 200_000
+COLUMNS_AT_ONCE: Final = 64
 PERMUTATIONS: Final = 64
 TEXT_LENGTH: Final = 80
 _KEPT_TYPES: Final = ("BIGINT", "DOUBLE", "DATE", "TIMESTAMP", "VARCHAR", "BOOLEAN")
@@ -91,19 +92,22 @@ class Materialiser:
         return self._profile(target, named, units)
 
     def _raw(self, source: SourceTable, copy: Path) -> str:
-        """Make the source's columns available as ``c0``, ``c1``, … and return the relation's SQL."""
-        columns = [f"c{index}" for index in range(len(source.columns))]
+        """Make the source's columns available as ``c0``, ``c1``, … and return the relation's SQL.
+
+        Texts are stripped, and NULL when blank, once and for all: all that follows looks at them several times.
+        """
+        names = [f"c{index}" for index in range(len(source.columns))]
+        cells = ", ".join(names if source.typed else [f"{text_sql(name)} AS {name}" for name in names])
         if not source.sql:
             import pyarrow as pa
 
             data = [pa.array(column, pa.string()) for column in zip(*source.rows, strict=True)]
-            self._connection.register("texts", pa.table(data, names=columns))
-            self._connection.execute("CREATE OR REPLACE TEMP TABLE raw AS SELECT * FROM texts")
+            self._connection.register("texts", pa.table(data, names=names))
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE raw AS SELECT {cells} FROM texts")
             self._connection.unregister("texts")
             return "raw"
-        self._connection.execute(
-            f"COPY (SELECT * FROM ({source.sql}) AS source({', '.join(columns)})) TO '{_quoted(copy)}' (FORMAT parquet)"
-        )
+        selected = f"SELECT {cells} FROM ({source.sql}) AS source({', '.join(names)})"
+        self._connection.execute(f"COPY ({selected}) TO '{_quoted(copy)}' (FORMAT parquet)")
         return f"read_parquet('{_quoted(copy)}')"
 
     def _kept(self, column: str, raw: str) -> str:
@@ -129,8 +133,7 @@ class Materialiser:
         names: list[ColumnName] = []
         units: list[str] = []
         selected: list[str] = []
-        for index, column in enumerate(columns):
-            how = self._interpret(f"c{index}", raw)
+        for index, (column, how) in enumerate(zip(columns, self._interpret(len(columns), raw), strict=True)):
             names.append(column)
             units.append(how.unit)
             selected.append(typed_sql(f"c{index}", how))
@@ -138,28 +141,29 @@ class Materialiser:
                 written = f"{column.original} (as written)"
                 names.append(ColumnName(f"{column.name}_text", written, f"{column.leaf}_text"))
                 units.append("")
-                selected.append(text_sql(f"c{index}"))
+                selected.append(f"c{index}")
         return names, units, selected
 
-    def _interpret(self, column: str, raw: str) -> Interpretation:
-        """Guess from a sample, then hold the guess against every row."""
-        text = text_sql(column)
-        filled_cells = f"SELECT {text} AS v FROM {raw} WHERE v IS NOT NULL LIMIT {SAMPLE_CELLS}"
-        values = self._all(f"SELECT DISTINCT v FROM ({filled_cells})")
-        how = interpret([value for (value,) in values])
-        if how is TEXT:
-            return how
-        filled, misfits, codes = self._one(
-            f"SELECT count({text}), count(CASE WHEN {typed_sql(column, how)} IS NULL AND NOT {marker_sql(column)} "
-            f"THEN {text} END), count(CASE WHEN {code_sql(column)} THEN 1 END) FROM {raw}"
-        )
-        if codes and how.form in ("plain", "formatted"):
-            return TEXT
-        if not misfits or how.keep_text:
-            return how
-        if how.type not in NUMERIC_TYPES or misfits > (1 - MIXED_SHARE) * filled:
-            return TEXT
-        return as_mixed(how)
+    def _interpret(self, columns: int, raw: str) -> list[Interpretation]:
+        """Guess from samples, then hold the guesses against every row."""
+        guesses = [interpret(sample) for sample in self._samples(columns, raw)]
+        checked = [index for index, how in enumerate(guesses) if how is not TEXT]
+        for together in _batched(checked, COLUMNS_AT_ONCE):
+            counts = self._one(
+                f"SELECT {', '.join(_counts_sql(f'c{index}', guesses[index]) for index in together)} FROM {raw}"
+            )
+            for place, index in enumerate(together):
+                guesses[index] = _held(guesses[index], *counts[3 * place : 3 * place + 3])
+        return guesses
+
+    def _samples(self, columns: int, raw: str) -> list[list[str]]:
+        """Return distinct texts of each column, from its first cells that are filled."""
+        samples: list[list[str]] = [[] for _ in range(columns)]
+        for together in _batched(range(columns), _columns_at_once(self._rows(raw))):
+            cells = _cells_sql(together, [f"c{index}" for index in together], raw)
+            for index, value in self._all(f"SELECT DISTINCT i, v FROM ({cells} LIMIT {SAMPLE_CELLS})"):
+                samples[index].append(value)
+        return samples
 
     def _profile(
         self, target: Path, names: Sequence[ColumnName], units: Sequence[str]
@@ -172,13 +176,10 @@ class Materialiser:
             f"SELECT {', '.join(aggregates.format(_identifier(c.name)) for c in names)} FROM {relation}"
         )
         sampled = relation if rows <= SAMPLE_ROWS else f"(FROM {relation} LIMIT {SAMPLE_ROWS})"
+        frequent = self._frequent([name.name for name in names], sampled, int(rows))
         profiles = []
-        for index, (column, unit) in enumerate(zip(names, units, strict=True)):
+        for index, (column, unit, values) in enumerate(zip(names, units, frequent, strict=True)):
             filled, distinct, low, high, type_ = figures[5 * index : 5 * index + 5]
-            values = self._all(
-                f'SELECT CAST("{column.name}" AS VARCHAR) AS _v, hash(_v) FROM {sampled} WHERE _v IS NOT NULL '
-                f"GROUP BY _v ORDER BY count(*) DESC, _v LIMIT {SAMPLE_VALUES}"
-            )
             profiles.append(
                 ColumnProfile(
                     column.name,
@@ -197,6 +198,20 @@ class Materialiser:
             )
         return int(rows), tuple(profiles)
 
+    def _frequent(self, columns: Sequence[str], relation: str, rows: int) -> list[list[tuple[str, int]]]:
+        """Return each column's most frequent values as texts, with their hashes."""
+        frequent: list[list[tuple[str, int]]] = [[] for _ in columns]
+        for together in _batched(range(len(columns)), _columns_at_once(rows)):
+            texts = [f"CAST({_identifier(columns[index])} AS VARCHAR)" for index in together]
+            limit = SAMPLE_VALUES if len(together) == 1 else SAMPLE_CELLS
+            for index, value, hashed in self._all(
+                f"SELECT i, v, hash(v) FROM ({_cells_sql(together, texts, relation)}) "
+                f"GROUP BY i, v ORDER BY i, count(*) DESC, v LIMIT {limit}"
+            ):
+                if len(frequent[index]) < SAMPLE_VALUES:
+                    frequent[index].append((value, hashed))
+        return frequent
+
     def _rejected(self) -> str:
         """Say which lines DuckDB left out of a streamed file, and forget them."""
         if not self._one("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'")[0]:
@@ -214,6 +229,44 @@ class Materialiser:
 
     def _all(self, sql: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql).fetchall()
+
+
+def _columns_at_once(rows: int) -> int:
+    """Return how many columns of a table one query may look at: a query costs as much as some thousand cells.
+
+    Where it is more than one column, all their cells are no more than a sample of one.
+    """
+    return max(1, min(COLUMNS_AT_ONCE, SAMPLE_CELLS // max(rows, 1)))
+
+
+def _batched(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _cells_sql(indices: Sequence[int], texts: Sequence[str], relation: str) -> str:
+    """Return SQL for the filled cells of some columns: the column's index ``i`` and the text ``v``."""
+    numbers = ", ".join(map(str, indices))
+    cells = f"SELECT unnest([{numbers}]) AS i, unnest([{', '.join(texts)}]) AS v FROM {relation}"
+    return f"SELECT i, v FROM ({cells}) WHERE v IS NOT NULL"
+
+
+def _counts_sql(column: str, how: Interpretation) -> str:
+    """Return SQL that counts a column's texts, those that do not fit ``how``, and codes."""
+    misfit = f"{typed_sql(column, how)} IS NULL AND NOT {marker_sql(column)}"
+    return (
+        f"count({column}), count(CASE WHEN {misfit} THEN {column} END), count(CASE WHEN {code_sql(column)} THEN 1 END)"
+    )
+
+
+def _held(guess: Interpretation, filled: int, misfits: int, codes: int) -> Interpretation:
+    """Return what a guess comes to, by the counts over every row."""
+    if codes and guess.form in ("plain", "formatted"):
+        return TEXT
+    if not misfits or guess.keep_text:
+        return guess
+    if guess.type not in NUMERIC_TYPES or misfits > (1 - MIXED_SHARE) * filled:
+        return TEXT
+    return as_mixed(guess)
 
 
 def _signature(hashes: Sequence[int]) -> tuple[int, ...]:

@@ -162,21 +162,20 @@ def text_sql(column: str) -> str:
 
 
 def typed_sql(column: str, how: Interpretation) -> str:
-    """Return SQL that converts a raw text column; NULL where a text does not fit ``how``."""
-    text = text_sql(column)
+    """Return SQL that converts a column of :func:`text_sql`'s texts; NULL where a text does not fit ``how``."""
     if how.form == "truth":
-        return f"TRY_CAST({text} AS BOOLEAN)"
+        return f"TRY_CAST({column} AS BOOLEAN)"
     if how.form == "plain":
         pattern = INTEGER if how.type == "BIGINT" else PLAIN
-        return f"CASE WHEN regexp_full_match({text}, '{pattern}') THEN TRY_CAST({text} AS {how.type}) END"
+        return f"CASE WHEN regexp_full_match({column}, '{pattern}') THEN TRY_CAST({column} AS {how.type}) END"
     if how.form == "decimal comma":
-        plain = f"TRY_CAST(replace(replace({text}, '.', ''), ',', '.') AS DOUBLE)"
-        return f"CASE WHEN regexp_full_match({text}, '{DECIMAL_COMMA}') THEN {plain} END"
+        plain = f"TRY_CAST(replace(replace({column}, '.', ''), ',', '.') AS DOUBLE)"
+        return f"CASE WHEN regexp_full_match({column}, '{DECIMAL_COMMA}') THEN {plain} END"
     if how.form == "formatted":
-        return _formatted_sql(text, how.type)
+        return _formatted_sql(column, how.type)
     if how.form == "date":
-        return _temporal_sql(text, how)
-    return text
+        return _temporal_sql(column, how)
+    return column
 
 
 def _formatted_sql(text: str, type_: str) -> str:
@@ -202,12 +201,12 @@ def _temporal_sql(text: str, how: Interpretation) -> str:
 
 def marker_sql(column: str) -> str:
     """Return SQL that is true where the text stands for a missing value (``M``, ``N/A``, ``--``)."""
-    return f"regexp_full_match({text_sql(column)}, '{MARKER}')"
+    return f"regexp_full_match({column}, '{MARKER}')"
 
 
 def code_sql(column: str) -> str:
     """Return SQL that is true where the text is a code (``02134``), whose zeros a number would not keep."""
-    return f"regexp_full_match({text_sql(column)}, '{CODE}')"
+    return f"regexp_full_match({column}, '{CODE}')"
 
 
 def as_mixed(how: Interpretation) -> Interpretation:
