@@ -110,7 +110,7 @@ def writers(postgres_board: str) -> Iterator[list[Writer]]:
 @pytest.mark.parametrize("victim", [0, -1], ids=["leader", "follower"])
 def test_processes_die_again_and_again(postgres_board: str, writers: list[Writer], victim: int) -> None:
     dead: list[Writer] = []
-    cycles = 5
+    cycles = 3
     for cycle in range(cycles):
         dead.append(writers.pop(victim))
         dead[-1].kill()
@@ -136,7 +136,7 @@ def test_the_server_dies_again_and_again(own_server: Any) -> None:
         for writer in team:
             stack.callback(writer.kill)
         reader = stack.enter_context(Board.open(location))
-        for _ in range(10):
+        for _ in range(5):
             for writer in team:
                 writer.wait_for_more(3)
             time.sleep(pauses.uniform(0, 0.1))

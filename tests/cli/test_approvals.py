@@ -1,4 +1,4 @@
-"""A run that waits for a person, on the command line. Each command is a process of its own."""
+"""A run that waits for a person, on the command line. What executes a run is a process of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.cli.here import command_here
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -48,14 +50,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")}
-    return {**kept, "AGENTSYS_BOARD__PATH": str(folder / "board.db"), "NO_COLOR": "1", "COLUMNS": "200"}
+def settings(folder: Path) -> dict[str, str]:
+    return {"AGENTSYS_BOARD__PATH": str(folder / "board.db"), "NO_COLOR": "1", "COLUMNS": "200"}
 
 
 @pytest.fixture
-def run(folder: Path, environment: dict[str, str]) -> Run:
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")}
+    return {**kept, **settings}
+
+
+@pytest.fixture
+def run(folder: Path, settings: dict[str, str], environment: dict[str, str]) -> Run:
     def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "approvals":
+            return command_here(*arguments, cwd=folder, **settings)
         return subprocess.run(
             [*MAIN, *arguments],
             cwd=folder,

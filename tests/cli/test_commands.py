@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,12 @@ def test_what_a_command_says_is_there_before_it_ends(said: str) -> None:
     assert readable
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run ``agentsys`` with the tests' own board, lake cache and home."""
+def commands_in(folder: Path) -> Run:
+    """Run ``agentsys`` in a folder, with its own board, lake cache and home."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")},
-        "AGENTSYS_BOARD__PATH": str(tmp_path / "state" / "board.db"),
-        "AGENTSYS_LAKE__CACHE": str(tmp_path / "lakes"),
+        "AGENTSYS_BOARD__PATH": str(folder / "state" / "board.db"),
+        "AGENTSYS_LAKE__CACHE": str(folder / "lakes"),
         "NO_COLOR": "1",
         "COLUMNS": "200",
     }
@@ -75,7 +75,7 @@ def run(tmp_path: Path) -> Run:
     def invoke(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", "from agentsys.cli.app import main; main()", *arguments],
-            cwd=tmp_path,
+            cwd=folder,
             env={**environment, **changes},
             capture_output=True,
             text=True,
@@ -85,12 +85,21 @@ def run(tmp_path: Path) -> Run:
     return invoke
 
 
+def towns(folder: Path) -> Path:
+    lake = folder / "lake"
+    lake.mkdir()
+    (lake / "towns.csv").write_text("town,people\nRome,2800000\nOslo,700000\n")
+    return lake
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return commands_in(tmp_path)
+
+
 @pytest.fixture
 def lake(tmp_path: Path) -> Path:
-    folder = tmp_path / "lake"
-    folder.mkdir()
-    (folder / "towns.csv").write_text("town,people\nRome,2800000\nOslo,700000\n")
-    return folder
+    return towns(tmp_path)
 
 
 def error_of(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -234,17 +243,6 @@ def test_an_empty_question_is_a_usage_error(run: Run, lake: Path) -> None:
     assert run("ask", "--lake", "lake", "--resume", "latest").returncode != 0
 
 
-@pytest.mark.model
-def test_a_resumed_question_finds_its_lake_and_prints_its_answer(run: Run, lake: Path) -> None:
-    question = "What is the highest number [of] people of a town?"
-    asked = run("ask", "--lake", "lake", question)
-    run_id = asked.stdout.split("run ")[-1].strip()
-    resumed = run("ask", "--resume", run_id)
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout == asked.stdout
-    assert question in asked.stdout
-
-
 def test_the_readme_s_own_tool_runs(run: Run, tmp_path: Path) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     blocks = (block.split("```")[0].partition("\n")[2] for block in readme.split("```python")[1:])
@@ -262,29 +260,58 @@ def test_a_failed_round_says_why_its_agents_failed(run: Run, tmp_path: Path) -> 
     )
 
 
-@pytest.mark.model
-def test_broken_files_are_named_and_the_rest_answers(run: Run, lake: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that the model answered, and commands in the folder where it was asked."""
+
+    run: Run
+    done: subprocess.CompletedProcess[str]
+
+    @property
+    def run_id(self) -> str:
+        return self.done.stdout.split("run ")[-1].strip()
+
+
+QUESTION = "What is the highest number [of] people of a town?"
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """Asked once, of a lake in which most files are broken: a model on a slow machine takes half a minute."""
+    folder = tmp_path_factory.mktemp("asked")
+    lake = towns(folder)
     (lake / "broken.parquet").write_bytes(b"PAR1 this is no parquet file")
     (lake / "picture.csv").write_bytes(bytes(range(256)) * 64)
     (lake / "nothing.csv").write_text("")
-    done = run("ask", "--lake", "lake", "What is the highest number of people of a town?", "--json")
+    run = commands_in(folder)
+    done = run("ask", "--lake", "lake", QUESTION)
     assert done.returncode == 0, done.stderr
-    (answer,) = json.loads(done.stdout)
-    assert answer["answer"] == 2800000
-    assert [source["files"] for source in answer["sources"]] == [["towns.csv"]]
-    for name in ("broken.parquet", "picture.csv", "nothing.csv"):
-        assert f"skipped {name}: AGS-05" in done.stderr
+    return Asked(run, done)
 
 
 @pytest.mark.model
-def test_an_answer_for_people_has_label_files_and_columns(run: Run, lake: Path) -> None:
-    done = run("ask", "--lake", "lake", "What is the highest number of people of a town?")
-    assert done.returncode == 0, done.stderr
-    for part in ("= 2800000", "towns.csv", "columns people", "influenced by file:towns.csv, user:owner", "run "):
-        assert part in done.stdout
+def test_an_answer_for_people_has_label_files_and_columns(asked: Asked) -> None:
+    for part in (QUESTION, "= 2800000", "towns.csv", "columns people", "influenced by file:towns.csv, user:owner"):
+        assert part in asked.done.stdout
     for part in ("files.towns volunteers", "round closed: answered", "tokens/s", "call run_query allowed"):
-        assert part in done.stderr
-    assert "135 million parameters" in done.stderr
+        assert part in asked.done.stderr
+    assert "135 million parameters" in asked.done.stderr
+
+
+@pytest.mark.model
+def test_broken_files_are_named_and_the_rest_answers(asked: Asked) -> None:
+    for name in ("broken.parquet", "picture.csv", "nothing.csv"):
+        assert f"skipped {name}: AGS-05" in asked.done.stderr
+    (answer,) = json.loads(asked.run("ask", "--resume", asked.run_id, "--json").stdout)
+    assert answer["answer"] == 2800000
+    assert [source["files"] for source in answer["sources"]] == [["towns.csv"]]
+
+
+@pytest.mark.model
+def test_a_resumed_question_finds_its_lake_and_prints_its_answer(asked: Asked) -> None:
+    resumed = asked.run("ask", "--resume", asked.run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == asked.done.stdout
 
 
 def test_a_second_process_writes_the_board_beside_the_first(run: Run, tmp_path: Path) -> None:

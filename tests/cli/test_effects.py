@@ -1,4 +1,4 @@
-"""Settling a call in doubt on the command line. Each command is a process of its own; one dies in a call."""
+"""Settling a call in doubt on the command line. What executes a run is a process of its own; one dies in a call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.cli.here import command_here
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,9 +44,12 @@ MAIN = [sys.executable, "-c", "from agentsys.cli.app import app; app(prog_name='
 def run(tmp_path: Path) -> Run:
     (tmp_path / "care.py").write_text(CARE)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTSYS_")}
-    shared = {**kept, "AGENTSYS_BOARD__PATH": str(tmp_path / "board.db"), "NO_COLOR": "1", "COLUMNS": "200"}
+    own = {"AGENTSYS_BOARD__PATH": str(tmp_path / "board.db"), "NO_COLOR": "1", "COLUMNS": "200"}
+    shared = {**kept, **own}
 
     def invoke(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        if arguments[:1] == ("effects",):
+            return command_here(*arguments, cwd=tmp_path, **own)
         return subprocess.run(
             [*MAIN, *arguments], cwd=tmp_path, env={**shared, **extra}, capture_output=True, text=True, timeout=120
         )

@@ -1,4 +1,4 @@
-"""`agentsys serve` as a process of its own, and `agentsys runs` against it."""
+"""`agentsys serve` as a process of its own, and `agentsys runs` against it from this one."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from agentsys.protocols.http.client import RuntimeClient, ServerRefused, ServerUnreachable
+from tests.cli.here import command_here
 
 TOKEN = "a-token-that-nobody-may-see"
 WORKFLOWS = """
@@ -35,6 +36,8 @@ def agentsys(*arguments, **environment):
 
 
 def call(*arguments, cwd, **environment):
+    if arguments[0] == "runs":
+        return command_here(*arguments, cwd=cwd, **environment)
     command, env = agentsys(*arguments, **environment)
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
 
