@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
-from agentsys.protocols.bodies import BoundedBodies
+from agentsys.protocols.bodies import bounded
 from agentsys.protocols.edge import EdgeMiddleware
 from agentsys.protocols.http.app import PREFIX, runtime_api
 from agentsys.protocols.http.recorded import recorded_board
@@ -83,7 +83,7 @@ def create_app(
         routes[:0] = a2a_routes(supervisor.runtime, supervisor, url=url, token=token)
     if mcp is not None:
         routes[:0] = mcp.routes
-    app = BoundedBodies(Starlette(routes=routes, lifespan=lifespan))
+    app = bounded(Starlette(routes=routes, lifespan=lifespan))
     return EdgeMiddleware(app, principals=callers, hosts=options.hosts, origins=options.origins, open_paths=OPEN_PATHS)
 
 

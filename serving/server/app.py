@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 
 from agentsys.serving.client import ServingClient
+from agentsys.serving.server.bodies import MOST_PROMPT_BYTES, BoundedBodies
 from agentsys.serving.server.health_routes import health_router
 from agentsys.serving.server.metrics import Measured
 from agentsys.serving.server.model_routes import model_router
-from agentsys.serving.server.openai_routes import openai_router
+from agentsys.serving.server.openai_routes import openai_router, refusal
 from agentsys.serving.server.operation import Operation
 
 
@@ -25,6 +27,8 @@ def serving_app(client: ServingClient, operation: Operation | None = None) -> Fa
     app = FastAPI(
         title="agentsys models", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", telemetry=telemetry
     )
+    refuse = partial(refusal, metrics=operation.metrics)
+    app.add_middleware(BoundedBodies, most=MOST_PROMPT_BYTES, refuse=refuse)
     app.add_middleware(Measured, metrics=operation.metrics)
     app.include_router(openai_router(client, operation), prefix="/v1")
     app.include_router(health_router(client, operation))

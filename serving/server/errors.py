@@ -20,9 +20,16 @@ from agentsys.serving.tokenizer import PromptError, UnknownTokenError
 if TYPE_CHECKING:  # Limits are used without a server too, and to import FastAPI takes as long as a short command.
     from fastapi.exceptions import RequestValidationError
 
-_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _CLIENT_CLOSED = 400, 403, 404, 429, 499
+_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_LARGE, _TOO_MANY, _CLIENT_CLOSED = 400, 403, 404, 413, 429, 499
 _FAILED, _UNAVAILABLE = 500, 503
 _LARGEST_SHOWN = 2**63
+
+
+class BodyTooLargeError(ServingError):
+    """A request's body is larger than the server reads."""
+
+    code = "AGS-0710"
+    remedy = "Send less at once, or put the data where a workflow reads it, such as in a file."
 
 
 class InvalidRequestError(ServingError):
@@ -119,6 +126,7 @@ _STATUSES: tuple[tuple[type[AgentsysError] | tuple[type[AgentsysError], ...], in
     (_REFUSED, _BAD_REQUEST),
     ((OperatorOnlyError, OtherTenantError), _FORBIDDEN),
     (UnknownEngineError, _NOT_FOUND),
+    (BodyTooLargeError, _TOO_LARGE),
     ((LimitReachedError, OverloadedError, QueueFullError, RemoteOverloadedError), _TOO_MANY),
     (ClientGoneError, _CLIENT_CLOSED),
     (ServingError, _UNAVAILABLE),

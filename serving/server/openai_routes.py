@@ -199,9 +199,14 @@ def shaped_route(metrics: HttpMetrics) -> type[APIRoute]:
                         raise
                     # What FastAPI makes of a body that is no text.
                     error = InvalidRequestError(f"body: {refused.detail}.", param="body")
-                metrics.errors.labels(error.code).inc()
-                return JSONResponse(error_body(error), status_code=status_of(error), headers=headers_of(error))
+                return refusal(error, metrics)
 
             return handle_in_shape
 
     return ShapedRoute
+
+
+def refusal(error: AgentsysError, metrics: HttpMetrics) -> Response:
+    """Return an error in OpenAI's shape, counted."""
+    metrics.errors.labels(error.code).inc()
+    return JSONResponse(error_body(error), status_code=status_of(error), headers=headers_of(error))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from agentsys.protocols.bodies import MOST_BYTES, BoundedBodies
+from agentsys.protocols.bodies import MOST_BYTES, bounded
 
 PIECE = b"x" * (1 << 20)
 
@@ -59,10 +59,10 @@ def test_a_face_is_given_the_whole_body_then_what_comes_after_it():
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             seen.extend([await receive(), await receive()])
 
-        await BoundedBodies(app)({"type": "http", "path": "/api/v1/runs", "headers": []}, receive, send)
+        await bounded(app)({"type": "http", "path": "/api/v1/runs", "headers": []}, receive, send)
         # Who leaves in the middle of a body is answered nothing.
         came.append({"type": "http.disconnect"})
-        await BoundedBodies(app)({"type": "http", "path": "/api/v1/runs", "headers": []}, receive, send)
+        await bounded(app)({"type": "http", "path": "/api/v1/runs", "headers": []}, receive, send)
         return seen
 
     assert asyncio.run(main()) == [

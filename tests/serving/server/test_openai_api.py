@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -12,6 +15,7 @@ import pytest
 
 from agentsys.serving.openai_engine import OpenAIEngine
 from agentsys.serving.requests import Constraint, GenerateRequest, Message, SamplingParams
+from agentsys.serving.server.bodies import MOST_PROMPT_BYTES
 from agentsys.serving.torch_engine.engine import TorchEngine
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -202,6 +206,32 @@ def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: 
     ):
         response = httpx.post(f"{url}/chat/completions", content=content, headers={"Content-Type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (400, "AGS-0720")
+
+
+def test_a_body_is_read_so_far_and_no_further(url: str) -> None:
+    json_type = {"Content-Type": "application/json"}
+    pieces = (b"x" * 2**20 for _ in range(MOST_PROMPT_BYTES // 2**20 + 1))
+    told = {**json_type, "Content-Length": str(MOST_PROMPT_BYTES + 1)}
+    for path in ("chat/completions", "completions", "embeddings"):
+        answer = _answer_to_headers(f"{url}/{path}", told)
+        assert answer["error"]["code"] == "AGS-0710", path
+    answer = httpx.post(f"{url}/chat/completions", content=pieces, headers=json_type, timeout=30)
+    assert answer.status_code == 413
+    error = answer.json()["error"]
+    assert (error["code"], error["type"], error["param"]) == ("AGS-0710", "invalid_request_error", None)
+    assert 'agentsys_http_errors_total{code="AGS-0710"} 4.0' in httpx.get(url.removesuffix("/v1") + "/metrics").text
+
+
+def _answer_to_headers(url: str, headers: dict[str, str]) -> Any:
+    """Return what a server answers that gets the head of a request and never its body."""
+    where = urlsplit(url)
+    connection = HTTPConnection(where.netloc, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", where.path)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        return json.load(connection.getresponse())
 
 
 def test_fields_that_are_null_are_fields_left_out(url: str) -> None:
