@@ -19,11 +19,7 @@ from weakref import WeakKeyDictionary
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.answering import Answering, Copy
 from agentsys.serving.dispatcher.embedding import embed_somewhere, embedding_call
-from agentsys.serving.dispatcher.errors import (
-    AnswerInterruptedError,
-    DispatcherClosedError,
-    ReplicaHangsError,
-)
+from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.loops import LoopWakes
 from agentsys.serving.dispatcher.overview import ReplicaView, combined, replica_view, total
@@ -335,6 +331,7 @@ class Dispatcher:
 
     def progressed(self, answering: Answering, copy: Copy, *, first: bool) -> None:
         one = copy.replica
+        one.fruitless = 0
         one.silence.sign(time.monotonic())
         if first:
             one.unseen -= copy.prompt_tokens
@@ -357,7 +354,9 @@ class Dispatcher:
         if answering.copies.get(copy.replica.name) is not copy:
             return  # it ended, or was dropped, while this was on its way to its loop
         self._drop(answering, copy)
-        if isinstance(error, AnswerInterruptedError) or not blames_replica(error):
+        if not blames_replica(error):
+            if not copy.tokens:
+                self._watching.doubt(copy.replica, error)
             self._fail(answering, error)
             return
         self._watching.blame(copy.replica, error)

@@ -13,7 +13,13 @@ from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.dispatcher.errors import DispatcherClosedError, ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import Breaker, CircuitBreaker, HealthLimits, Silence
 from agentsys.serving.engine import Engine
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, QueueFullError, UnsupportedFeatureError
+from agentsys.serving.engine_errors import (
+    EngineClosedError,
+    EngineFailedError,
+    QueueFullError,
+    RequestFailedError,
+    UnsupportedFeatureError,
+)
 from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError, RemoteUnavailableError
 from agentsys.serving.openai_format import RemoteProtocolError
 from agentsys.serving.requests import Chunk, EmbedRequest, GenerateRequest, Message, SamplingParams
@@ -85,8 +91,9 @@ class ReplicaSource:
 @dataclass(eq=False)
 class Replica:
     """A replica as the dispatcher sees it. ``in_flight`` counts the calls that it has, ``unseen`` their prompt tokens
-    of which no token has come yet, ``embedding`` the requests for vectors. ``error`` is why it was last taken out of
-    use, ``asked_at`` when it last failed.
+    of which no token has come yet, ``embedding`` the requests for vectors, ``fruitless`` the calls in a row that it
+    failed on, each as if that were the call's own fault, while no token came of any. ``error`` is why it was last taken
+    out of use, ``asked_at`` when it last failed.
     """
 
     source: ReplicaSource
@@ -96,6 +103,7 @@ class Replica:
     in_flight: int = 0
     unseen: int = 0
     embedding: int = 0
+    fruitless: int = 0
     answered: int = 0
     failed: int = 0
     down_since: float = 0.0
@@ -206,6 +214,7 @@ class Replica:
     def note_answer(self) -> None:
         """Count an answer; to a replica that was taken out of use meanwhile a probe is the way back."""
         self.answered += 1
+        self.fruitless = 0
         if self.up:
             self.breaker.succeeded()
 
@@ -219,6 +228,8 @@ class Replica:
             try:
                 await self._answer_one_token(self.engine, prompt)
                 return
+            except RequestFailedError as error:
+                raise ReplicaFailedError(f"{self.name} failed on a probe: {error.message}") from error
             except (RemoteRefusedError, UnsupportedFeatureError) as error:
                 refused: ServingError = error
         if not self.engine.capabilities().embeddings:

@@ -18,7 +18,7 @@ from agentsys.serving.dispatcher.errors import (
 )
 from agentsys.serving.dispatcher.loops import TICK
 from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of, without_content
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError
+from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, RequestFailedError
 from agentsys.serving.openai_engine import RemoteOverloadedError
 from agentsys.serving.scheduling.calls import Call
 from agentsys.serving.scheduling.dispatch import DispatchCore
@@ -59,6 +59,18 @@ class Watching:
         one.error = without_content(error)
         if one.breaker.failed(self._clock(), fatal=is_fatal(error), pause=pause_of(error)):
             self._mark_down(one)
+
+    def doubt(self, one: Replica, error: ServingError) -> None:
+        """Count a call that the replica failed on before its first token, and take it out of use if it fails on all.
+
+        A single such failure is the call's own; what is wrong with a row of them, a probe tells.
+        """
+        if not isinstance(error, RequestFailedError):
+            return
+        one.fruitless += 1
+        if one.up and one.fruitless >= one.limits.failures:
+            calls = f"{one.fruitless} calls in a row"
+            self._take_out(one, ReplicaFailedError(f"{one.name} failed on {calls}, with {error.code}."))
 
     def look(self) -> list[Replica]:
         """Look after each replica, not more often than every ``TICK``; returns those that hang."""
@@ -151,6 +163,7 @@ class Watching:
     def _take_in(self, one: Replica) -> None:
         one.breaker.succeeded()
         one.silence.reset()
+        one.fruitless = 0
         one.error = None
         with self._lock:
             self._core.replica_up(one.name, self._clock())

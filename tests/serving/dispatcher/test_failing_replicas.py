@@ -1,0 +1,97 @@
+"""Replicas that live and yet fail: when they get nothing more, when that is no fault of theirs, and how they return."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from agentsys.serving.dispatcher.dispatcher import Dispatcher
+from agentsys.serving.dispatcher.errors import ReplicaFailedError
+from agentsys.serving.dispatcher.health import HealthLimits
+from agentsys.serving.dispatcher.replica import ReplicaSource
+from agentsys.serving.engine_errors import RequestFailedError
+from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest
+from agentsys.serving.scheduling.in_flight import DispatchLimits
+from tests.serving.server.scripted import ScriptedEngine
+
+QUICK = HealthLimits(first_pause=0.1, longest_pause=0.1)
+POISON = "poison"
+
+
+class FailingEngine(ScriptedEngine):
+    """Fails on the prompts that ``fails_on`` says, and goes on."""
+
+    def __init__(self, fails_on: Callable[[object], bool]) -> None:
+        super().__init__()
+        self.fails_on = fails_on
+
+    async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        if self.fails_on(request.prompt):
+            raise RequestFailedError(f"planted: {request.prompt}")
+        async for chunk in super().submit(request):
+            yield chunk
+
+
+def over(*engines: ScriptedEngine, outage: float = 10.0) -> Dispatcher:
+    sources = [ReplicaSource(f"r{number}", engine) for number, engine in enumerate(engines)]
+    return Dispatcher(sources, health=QUICK, limits=DispatchLimits(outage=outage))
+
+
+async def collect(dispatcher: Dispatcher, prompt: str = "good") -> list[Chunk]:
+    async with asyncio.timeout(20):
+        return [chunk async for chunk in dispatcher.submit(GenerateRequest(prompt))]
+
+
+async def fails(dispatcher: Dispatcher, prompt: str = POISON) -> bool:
+    try:
+        await collect(dispatcher, prompt)
+    except RequestFailedError:
+        return True
+    return False
+
+
+def states(dispatcher: Dispatcher) -> list[str]:
+    return [view.state for view in dispatcher.replicas()]
+
+
+async def test_a_replica_that_fails_on_every_call_gets_none_until_it_answers_again() -> None:
+    failing = FailingEngine(lambda _: True)
+    dispatcher = over(failing, ScriptedEngine())
+    assert [await fails(dispatcher, "good") for _ in range(16)].count(True) == QUICK.failures
+    assert states(dispatcher)[0] != "closed" and states(dispatcher)[1] == "closed"
+    failing.fails_on = lambda _: False
+    async with asyncio.timeout(20):
+        while states(dispatcher)[0] != "closed":
+            await collect(dispatcher)
+    await dispatcher.close()
+
+
+async def test_calls_that_a_replica_fails_on_take_it_from_nobody() -> None:
+    failing = FailingEngine(lambda prompt: prompt == POISON)
+    failing.go_on.clear()
+    dispatcher = over(failing)
+    held = []
+    for _ in range(4):
+        assert [await fails(dispatcher) for _ in range(QUICK.failures - 1)] == [True, True]
+        held.append(dispatcher.submit(GenerateRequest("good")))
+        await anext(held[-1])
+    assert states(dispatcher) == ["closed"], "a token came between any three"
+    for stream in held:
+        await stream.aclose()
+    assert [await fails(dispatcher) for _ in range(QUICK.failures)] == [True] * QUICK.failures
+    assert states(dispatcher) == ["open"]
+    failing.go_on.set()
+    assert (await collect(dispatcher))[-1].finish_reason is FinishReason.STOP, "the probe told that it is well"
+    await dispatcher.close()
+
+
+async def test_who_waits_for_a_replica_that_fails_on_every_call_is_not_told_what_others_asked() -> None:
+    dispatcher = over(FailingEngine(lambda _: True), outage=0.3)
+    assert [await fails(dispatcher) for _ in range(QUICK.failures)] == [True] * QUICK.failures
+    assert POISON not in str(dispatcher.replicas()[0].error)
+    with pytest.raises(ReplicaFailedError, match="failed on a probe") as caught:
+        await collect(dispatcher)
+    assert POISON not in str(caught.value)
+    await dispatcher.close()
