@@ -7,6 +7,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.answering import Answering
@@ -16,6 +17,7 @@ from agentsys.serving.dispatcher.errors import (
     ReplicaHangsError,
     ReplicasDownError,
 )
+from agentsys.serving.dispatcher.health import Breaker
 from agentsys.serving.dispatcher.loops import TICK
 from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of, without_content
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, RequestFailedError
@@ -87,7 +89,7 @@ class Watching:
             if not one.dead and one.breaker.begin_probe(now):
                 task = asyncio.get_running_loop().create_task(self._probe(one))
                 self._probes.add(task)
-                task.add_done_callback(self._probes.discard)
+                task.add_done_callback(partial(self._probed, one))
         return hanging
 
     def stranded(self, calls: Iterable[Answering]) -> list[tuple[Answering, ServingError]]:
@@ -149,6 +151,11 @@ class Watching:
             else:
                 one.breaker.failed(self._clock(), fatal=True)
             self._wake()
+
+    def _probed(self, one: Replica, task: asyncio.Task[None]) -> None:
+        self._probes.discard(task)
+        if one.breaker.state is Breaker.HALF_OPEN:  # the loop ended before the probe's first step
+            one.breaker.failed(self._clock(), fatal=True)
 
     def _take_out(self, one: Replica, error: ServingError) -> None:
         one.error = error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
-from agentsys.serving.dispatcher.errors import ReplicaFailedError
+from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine_errors import RequestFailedError
@@ -34,9 +35,9 @@ class FailingEngine(ScriptedEngine):
             yield chunk
 
 
-def over(*engines: ScriptedEngine, outage: float = 10.0) -> Dispatcher:
+def over(*engines: ScriptedEngine, health: HealthLimits = QUICK, outage: float = 10.0) -> Dispatcher:
     sources = [ReplicaSource(f"r{number}", engine) for number, engine in enumerate(engines)]
-    return Dispatcher(sources, health=QUICK, limits=DispatchLimits(outage=outage))
+    return Dispatcher(sources, health=health, limits=DispatchLimits(outage=outage))
 
 
 async def collect(dispatcher: Dispatcher, prompt: str = "good") -> list[Chunk]:
@@ -95,3 +96,23 @@ async def test_who_waits_for_a_replica_that_fails_on_every_call_is_not_told_what
         await collect(dispatcher)
     assert POISON not in str(caught.value)
     await dispatcher.close()
+
+
+def test_a_probe_whose_loop_ends_before_it_begins_is_made_again() -> None:
+    health = HealthLimits(first_pause=0.01, longest_pause=0.01)
+    dispatcher = over(ScriptedEngine(), ScriptedEngine(), health=health)
+    broken = dispatcher._replicas["r0"]
+    dispatcher._watching.blame(broken, ReplicaHangsError("planted"))
+    time.sleep(0.05)
+
+    async def leave() -> None:
+        dispatcher._wakes.soon()  # the last that a call does, and its loop may end with it
+
+    async def ask() -> None:
+        async with asyncio.timeout(20):
+            while not broken.up:
+                await collect(dispatcher)
+
+    asyncio.run(leave())
+    asyncio.run(ask())
+    asyncio.run(dispatcher.close())
