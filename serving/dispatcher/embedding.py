@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 from agentsys.errors import ServingError
+from agentsys.serving.dispatcher.errors import ReplicaFailedError
 from agentsys.serving.dispatcher.loops import TICK
 from agentsys.serving.dispatcher.replica import Replica, blames_replica
 from agentsys.serving.dispatcher.watching import Watching
@@ -56,6 +57,11 @@ async def _embed_at(one: Replica, request: EmbedRequest) -> Embedding:
     one.embedding += 1
     try:
         embedding = await one.engine.embed(request)
+    except (ServingError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    # As of an answer: whatever it is, another may have the vectors; a panic of Rust is no Exception.
+    except BaseException as failure:
+        raise ReplicaFailedError(f"{one.name} raised {failure!r}.") from failure
     finally:
         one.embedding -= 1
     one.note_answer()

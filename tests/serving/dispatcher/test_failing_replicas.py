@@ -13,7 +13,7 @@ from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsE
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine_errors import RequestFailedError
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest
+from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from tests.serving.server.scripted import ScriptedEngine
 
@@ -22,17 +22,27 @@ POISON = "poison"
 
 
 class FailingEngine(ScriptedEngine):
-    """Fails on the prompts that ``fails_on`` says, and goes on."""
+    """Fails on the prompts that ``fails_on`` says, and goes on; vectors it has none, while there is a ``fault``."""
 
-    def __init__(self, fails_on: Callable[[object], bool]) -> None:
+    def __init__(self, fails_on: Callable[[object], bool], fault: BaseException | None = None) -> None:
         super().__init__()
         self.fails_on = fails_on
+        self.fault = fault
 
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         if self.fails_on(request.prompt):
             raise RequestFailedError(f"planted: {request.prompt}")
         async for chunk in super().submit(request):
             yield chunk
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        if self.fault is not None:
+            raise self.fault
+        return await super().embed(request)
+
+
+class Panic(BaseException):
+    """A double of ``pyo3_runtime.PanicException``, which is no ``Exception``."""
 
 
 def over(*engines: ScriptedEngine, health: HealthLimits = QUICK, outage: float = 10.0) -> Dispatcher:
@@ -116,3 +126,16 @@ def test_a_probe_whose_loop_ends_before_it_begins_is_made_again() -> None:
     asyncio.run(leave())
     asyncio.run(ask())
     asyncio.run(dispatcher.close())
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("planted"), Panic("planted")])
+async def test_vectors_come_from_another_replica_where_one_raises_what_no_engine_should(fault: BaseException) -> None:
+    first, second = FailingEngine(lambda _: False, fault), FailingEngine(lambda _: False)
+    dispatcher = over(first, second)
+    for _ in range(4):
+        assert (await dispatcher.embed(EmbedRequest(("x",)))).vectors
+    assert dispatcher.replicas()[0].failed > 0
+    second.fault = fault
+    with pytest.raises(ReplicaFailedError, match="planted"):
+        await asyncio.wait_for(dispatcher.embed(EmbedRequest(("x",))), 20)
+    await dispatcher.close()
