@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from agentsys.serving.requests import TokenLogprob, TokenLogprobs
+
+_LEAST: Final = -9999.0
+"""OpenAI's value for what is very unlikely. JSON has no infinity, and vLLM tells it of what a grammar excludes."""
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
@@ -31,8 +34,8 @@ def text_logprobs(tokens: Sequence[TokenLogprobs], offset: int) -> dict[str, Any
         offset += len(decode(token.chosen.text))
     return {
         "tokens": [token_text(token.chosen) for token in tokens],
-        "token_logprobs": [token.chosen.logprob for token in tokens],
-        "top_logprobs": [{token_text(other): other.logprob for other in token.top} for token in tokens],
+        "token_logprobs": [_told(token.chosen) for token in tokens],
+        "top_logprobs": [{token_text(other): _told(other) for other in token.top} for token in tokens],
         "text_offset": offsets,
     }
 
@@ -46,4 +49,8 @@ def token_text(token: TokenLogprob) -> str:
 
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token_text(token), "logprob": token.logprob, "bytes": list(token.text)}
+    return {"token": token_text(token), "logprob": _told(token), "bytes": list(token.text)}
+
+
+def _told(token: TokenLogprob) -> float:
+    return max(token.logprob, _LEAST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import struct
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from agentsys.serving.models import EngineOptions, replicated
+from agentsys.serving.requests import GenerateRequest, TokenLogprob, TokenLogprobs
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from tests.serving.server.scripted import ScriptedEngine, operated
 
@@ -70,6 +72,29 @@ def test_text_completions_have_their_own_form(client: openai.OpenAI) -> None:
     parts = [event.choices[0].logprobs for event in events if event.choices[0].logprobs]
     assert [token for part in parts for token in part.tokens] == whole.tokens
     assert [offset for part in parts for offset in part.text_offset] == whole.text_offset
+
+
+class Excluding(ScriptedEngine):
+    """Tells of what a grammar excludes as vLLM does."""
+
+    @staticmethod
+    def _logprobs(request: GenerateRequest, number: int, piece: bytes) -> tuple[TokenLogprobs, ...]:
+        chosen = TokenLogprob(number, piece, 0.0)
+        return (TokenLogprobs(chosen, (chosen, TokenLogprob(9, b"B", -math.inf))),)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("chat/completions", {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}),
+        ("completions", {"prompt": "x", "logprobs": 2}),
+    ],
+)
+def test_what_a_grammar_excludes_is_told_as_a_number(path: str, fields: dict, stream: bool) -> None:
+    with operated(Excluding()) as (address, _):
+        answer = httpx.post(f"{address}/v1/{path}", json={**fields, "stream": stream}, timeout=30)
+    assert answer.status_code == 200 and "-9999.0" in answer.text and "Infinity" not in answer.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
