@@ -92,11 +92,14 @@ class Toolbox:
         try:
             call = json.loads(text)
             name, arguments = call["name"], call["arguments"]
-        except (ValueError, LookupError, TypeError):
+            known = name in self.names
+        except (ValueError, LookupError, TypeError, RecursionError):
             return None
-        if not isinstance(arguments, dict) or name not in self.names:
+        if not isinstance(arguments, dict) or not known:
             return None
-        function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+        # Half a surrogate pair stays the escape that it was.
+        written = json.dumps(arguments, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        function = {"name": name, "arguments": written}
         return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
 
     def _schema(self) -> str:

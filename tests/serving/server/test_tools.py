@@ -234,3 +234,12 @@ def test_the_tools_are_told_in_the_system_message_and_the_grammar_fits_the_engin
     required = Toolbox.of(body(tools=[CLOCK], tool_choice="required"))
     assert json.loads(required.constraint(frozenset({"json_schema"})).source)["required"] == ["name", "arguments"]
     assert toolbox.parse('{"name": "other", "arguments": {}}') is toolbox.parse("text") is None
+
+
+def test_any_text_of_a_model_is_a_call_or_text() -> None:
+    toolbox = Toolbox.of(body(tools=[CLOCK]))
+    assert toolbox is not None
+    for text in ("[" * 100_000, '{"name": ["clock"], "arguments": {}}', '{"name": {}, "arguments": {}}', "[]", "1"):
+        assert toolbox.parse(text) is None
+    call = toolbox.parse('{"name": "clock", "arguments": {"zone": "\\ud800 ü"}}')
+    assert call is not None and call["function"]["arguments"] == '{"zone": "\\ud800 ü"}'
