@@ -159,13 +159,18 @@ def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:
         if not isinstance(text, str | None):
             raise TypeError(f"text of type {type(text).__name__}")
         return Event(
-            text or "",
+            _characters(text or ""),
             _finish_reason(choices[0].get("finish_reason")),
             _usage(content.get("usage")),
             parse_logprobs(choices[0].get("logprobs"), alternatives),
         )
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
+
+
+def _characters(text: str) -> str:
+    """Return ``text`` without halves of surrogate pairs, which JSON can name and nothing else can write."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def seconds_to_wait(headers: Mapping[str, str], pause: float) -> float:

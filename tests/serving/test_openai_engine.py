@@ -160,6 +160,12 @@ async def test_characters_that_end_lines_elsewhere_are_text(server) -> None:
     assert [chunk.text for chunk in chunks] == [*said, ""]
 
 
+async def test_halves_of_characters_are_told_as_such(server) -> None:
+    server.events = events("one \ud83d", "\U0001f600", "\ude00 two")
+    chunks = await collect(connect(server), chat())
+    assert [chunk.text for chunk in chunks] == ["one \ufffd", "\U0001f600", "\ufffd two", ""]
+
+
 async def test_penalties_and_biases_are_passed_on_and_left_out_where_there_are_none(server) -> None:
     sampling = SamplingParams(presence_penalty=0.5, frequency_penalty=-1.0, logit_bias={7: -100.0, 8: 2.5})
     for asked in (chat(sampling=sampling), chat()):
