@@ -113,7 +113,8 @@ class LangChainModel:
 
     ``audience`` is who learns the prompts: the provider's principal, or ``NOBODY`` for a model on this machine.
     What a request wants of sampling takes the place of the model's own, where it is not the default and the model has
-    a field of that name.
+    a field of that name. So no request can ask for temperature 0, which is the default: make a model that is to answer
+    greedily, as one must whose answers are kept in memory, with ``temperature=0``.
     """
 
     def __init__(self, model: BaseChatModel, *, audience: Readers, attempts: int = 3) -> None:
