@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -26,6 +27,15 @@ LONGEST_ADDRESS: Final = 100
 
 ACCEPT_SECONDS: Final = 0.05
 """How long the server waits after it could not let anybody in."""
+
+REQUEST: Final = (int, str, str, tuple)
+"""Its number, the board, the method, the arguments."""
+
+ANSWER: Final = (int, bool, object)
+"""The number of the request, whether it came to something, and what."""
+
+NOBODYS: Final = -1
+"""The number of a message that does not tell its own."""
 
 
 class CommitServer:
@@ -104,9 +114,11 @@ class CommitServer:
     def _answered(self, connection: Connection) -> "tuple[int, Future[Any]]":
         """Return the number of the next request, and the future of what it comes to."""
         try:
-            number, board, method, arguments = receive(connection)
+            number, board, method, arguments = receive(connection, REQUEST)
         except UnreadableMessage as error:
             return error.number, _failed(StorageFailed(f"The process that leads cannot read the request: {error}."))
+        if not all(map(_is_whole, arguments)):
+            return number, _failed(StorageFailed(f"The process that leads misses something in the request {method!r}."))
         return number, self._call(board, method, arguments)
 
     def _call(self, board: str, method: str, arguments: tuple[Any, ...]) -> "Future[Any]":
@@ -172,15 +184,29 @@ class UnreadableMessage(Exception):
         self.number = number
 
 
-def receive(connection: Connection) -> tuple[Any, ...]:
-    """Return the next message, which begins with a number. Raises :class:`UnreadableMessage`."""
+def receive(connection: Connection, parts: tuple[type, ...]) -> tuple[Any, ...]:
+    """Return the next message, of a number and what else ``parts`` says. Raises :class:`UnreadableMessage`."""
     message = connection.recv_bytes()
     try:
         content: tuple[Any, ...] = pickle.loads(message)  # noqa: S301
+        if len(content) != len(parts) or not all(map(isinstance, content, parts)):
+            raise ValueError("it has other parts")
     except Exception as error:
-        (number, *_) = _Outlines(io.BytesIO(message)).load()
-        raise UnreadableMessage(number, error) from error
+        raise UnreadableMessage(_number_of(message), error) from error
     return content
+
+
+def _number_of(message: bytes) -> int:
+    try:
+        (number, *_) = _Outlines(io.BytesIO(message)).load()
+    except Exception:
+        return NOBODYS
+    return number if isinstance(number, int) else NOBODYS
+
+
+def _is_whole(argument: object) -> bool:
+    """Whether a record has all that is known of it here: another version may have sent fewer of its fields."""
+    return not is_dataclass(argument) or all(hasattr(argument, field.name) for field in fields(argument))
 
 
 class _Outlines(pickle.Unpickler):

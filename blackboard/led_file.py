@@ -15,7 +15,7 @@ from agentsys.blackboard.file_writer import FileWriter
 from agentsys.blackboard.joint import Part, commit_on_all
 from agentsys.blackboard.shrinking import FileSize, shrink
 from agentsys.blackboard.sqlite import SqliteStorage
-from agentsys.blackboard.storage import BoardClosed
+from agentsys.blackboard.storage import BoardClosed, StorageFailed
 
 TOGETHER: Final = "together"
 SHRINK: Final = "shrink"
@@ -67,7 +67,11 @@ class LedFile:
             return committer.submit(*arguments)
         if method == "maintain":
             return committer.maintain(*arguments)
-        return committer.create_cursor(*arguments) if method == "cursor" else committer.begin_epoch()
+        if method == "cursor":
+            return committer.create_cursor(*arguments)
+        if method == "epoch":
+            return committer.begin_epoch()
+        raise StorageFailed(f"The process that leads knows no request {method!r}.")
 
     def listen(self, board: str, listener: Listener) -> tuple[SqliteStorage, bool]:
         """Tell ``listener`` of a board's commits; return its storage, and whether it was opened for that."""

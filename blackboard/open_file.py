@@ -18,7 +18,7 @@ from multiprocessing.connection import Client, Connection, answer_challenge, del
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from agentsys.blackboard.commit_server import CommitServer, UnreadableMessage, hang_up, receive
+from agentsys.blackboard.commit_server import ANSWER, CommitServer, UnreadableMessage, hang_up, receive
 from agentsys.blackboard.committer import Committer
 from agentsys.blackboard.database import Durability
 from agentsys.blackboard.led_file import DURABLE, TOGETHER, LedFile, Listener
@@ -232,7 +232,7 @@ class OpenFile:
             try:
                 if connection is None:
                     raise EOFError
-                number, good, value = receive(connection)
+                number, good, value = receive(connection, ANSWER)
             except UnreadableMessage as error:
                 # Asked again, it would come again.
                 what = StorageFailed(f"What became of the request cannot be read: {error}.")

@@ -1,24 +1,30 @@
 """Several real processes write one board."""
 
+import copyreg
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentsys.blackboard import commits
+from agentsys.blackboard import commits, open_file
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commit_server import NOBODYS
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectRefused
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.open_file import OpenFile
+from agentsys.blackboard.places import MAIN
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardClosed
+from agentsys.blackboard.storage import BoardClosed, StorageFailed
 
 SCRIPT = Path(__file__).with_name("committer_process.py")
 HOLD = """
@@ -300,6 +306,57 @@ def test_a_follower_that_says_what_the_leader_does_not_know_is_told_so(tmp_path:
         finally:
             peer.kill()
         assert board.head == 1
+
+
+class Shorter:
+    """A request as it is sent by a version that knows fewer of its fields."""
+
+    def __reduce__(self) -> Any:
+        rebuilt: Any = copyreg
+        return rebuilt._reconstructor, (commits.CommitRequest, object, None), ["tx", "peer"]
+
+
+def test_a_message_of_another_form_is_answered_and_its_author_served_on(tmp_path: Path) -> None:
+    path = tmp_path / "board.db"
+    with Board.open(path) as board:
+        file = OpenFile._all[os.getpid(), path.resolve()]
+        assert file._server is not None
+        with open_file._connect(file._server.leader) as peer:
+
+            def answer_to(message: Any) -> tuple[int, bool, Any]:
+                peer.send(message)
+                assert peer.poll(10)
+                number, good, value = peer.recv()
+                return number, good, value if good else type(value)
+
+            known = (7, MAIN, "epoch", ())
+            for other in (known[:3], (*known, "more"), (7, 5, *known[2:]), (7, MAIN, "later", ()), (*known[:3], None)):
+                assert answer_to(other) == (7, False, StorageFailed), other
+            assert answer_to((7, MAIN, "commit", (Shorter(),))) == (7, False, StorageFailed)
+            for other in (None, 5, (), "epoch", [None, *known[1:]], {"number": 7}):
+                assert answer_to(other) == (NOBODYS, False, StorageFailed), other
+            peer.send_bytes(b"no pickle")
+            assert peer.poll(10) and peer.recv()[0] == NOBODYS
+            assert answer_to(known)[:2] == (7, True)
+        transaction = board.begin("leader")
+        transaction.put("t", "k", 1, type="note")
+        assert board.submit(transaction).result(10).seq == 1
+
+
+def test_an_answer_of_another_form_is_told_to_who_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "board.db")
+    with Board.open(path), python(FOLLOWS, path) as peer:
+        assert line_of(peer) == "open" and peer.stdin is not None
+        try:
+            with monkeypatch.context() as patch:
+                send = Connection.send
+                patch.setattr(Connection, "send", lambda self, message: send(self, (*message, "more")))
+                print("go", file=peer.stdin, flush=True)
+                assert line_of(peer) == "StorageFailed"
+            print("on", file=peer.stdin, flush=True)
+            assert line_of(peer) == "NoneType"
+        finally:
+            peer.kill()
 
 
 def test_a_leader_that_answers_what_the_follower_does_not_know_is_understood(
