@@ -108,6 +108,30 @@ def test_html_spans(lake: Path) -> None:
     assert rows(table)[0][:2] == ("A", 1000)
 
 
+SPANNED = (
+    "<table>{}<tr><{cell}>first</{cell}><{cell}>last</{cell}>"
+    "<{cell}>town</{cell}><{cell}>land</{cell}></tr>{}{}</table>"
+)
+UPPER = "<tr><th colspan=2>Person</th><th colspan=2>Home</th></tr>"
+ANN = "<tr><th>Ann</th><td>Ash</td><td>Bern</td><td>Chad</td></tr>"
+BOB = "<tr><th>Bob</th><td>Box</td><td>Rome</td><td>Mali</td></tr>"
+
+
+def test_a_second_row_of_html_headings_below_spans_is_one_where_it_is_marked(lake: Path) -> None:
+    marked = ["person_first", "person_last", "home_town", "home_land"]
+    unmarked = ["person", "person_2", "home", "home_2"]
+    pages = [
+        (SPANNED.format(UPPER, ANN, BOB, cell="th"), marked, 2),
+        (SPANNED.format("<thead>" + UPPER, "</thead>" + ANN, BOB, cell="td"), marked, 2),
+        (SPANNED.format(UPPER, ANN, BOB, cell="td"), unmarked, 3),
+        (SPANNED.format(UPPER, "", ANN.replace("td>", "th>"), cell="th"), unmarked, 2),
+    ]
+    for page, names, count in pages:
+        (lake / "a.html").write_text(page)
+        table = only_table(lake)
+        assert ([column.name for column in table.columns], len(rows(table))) == (names, count), page
+
+
 def test_parquet_keeps_types(lake: Path) -> None:
     pa.parquet.write_table(pa.table({"A b": [1, 2], "D": [1.5, None]}), lake / "a.parquet")
     assert [(c.name, c.original, c.type) for c in only_table(lake).columns] == [

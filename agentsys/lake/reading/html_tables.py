@@ -26,7 +26,7 @@ def read_html(path: Path, limits: LakeLimits) -> list[SourceTable]:
     for element in [] if root is None else root.iter("table"):
         rows = [] if _is_layout(element) else _rows(element)
         if len(rows) > 1 and max(map(len, rows)) > 1:
-            found += tables_of_sheet(rows, _title(element, root))
+            found += tables_of_sheet(rows, _title(element, root), headings=_headings(element))
     if not found:
         raise FileWithoutTableError(f"{path.name} is a page without a table of two rows and two columns.")
     return found
@@ -54,6 +54,16 @@ def _rows(table: Any) -> list[list[str]]:
         _take_carried(row, carried)
         rows.append(row)
     return rows
+
+
+def _headings(table: Any) -> int:
+    """Return how many of the first rows are marked as headings; none where no row is marked as anything else."""
+    marked = [_is_heading(element) for element in table.iter("tr")]
+    return 0 if all(marked) else marked.index(False)
+
+
+def _is_heading(row: Any) -> bool:
+    return row.getparent().tag == "thead" or {cell.tag for cell in row.iterchildren("td", "th")} == {"th"}
 
 
 def _take_carried(row: list[str], carried: dict[int, tuple[int, str]]) -> None:

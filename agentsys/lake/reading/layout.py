@@ -38,10 +38,11 @@ class Block:
     notes: list[str] = field(default_factory=list)
 
 
-def find_tables(rows: Sequence[Sequence[str]], *, headless_list: bool = False) -> list[Block]:
+def find_tables(rows: Sequence[Sequence[str]], *, headless_list: bool = False, headings: int = 0) -> list[Block]:
     """Return the tables of a sheet, in order; an empty list where it holds only text.
 
-    ``headless_list``: a single column of texts has no header (as in .txt files).
+    ``headless_list``: a single column of texts has no header (as in .txt files). ``headings``: so many of the first
+    rows are marked as headings, which no more than settles what could be read both ways.
     """
     width = max((len(row) for row in rows), default=0)
     cells = [[cell.strip() for cell in row] + [""] * (width - len(row)) for row in _shift_short_headers(rows, width)]
@@ -52,7 +53,9 @@ def find_tables(rows: Sequence[Sequence[str]], *, headless_list: bool = False) -
         if not body:
             pending = _place_text(lines, blocks, pending)
             continue
-        _add_segment(blocks, body, start + len(lines), pending + lines, headless_list and width == 1)
+        first = start + len(lines)
+        depth = 0 if headless_list and width == 1 else header_depth(body, headings - first)
+        _add_segment(blocks, body, first, pending + lines, depth)
         blocks[-1].notes += notes
         pending = []
     if blocks:
@@ -114,8 +117,7 @@ def _place_text(lines: list[str], blocks: list[Block], pending: list[str]) -> li
     return pending
 
 
-def _add_segment(blocks: list[Block], rows: list[Row], start: int, title: list[str], headless: bool) -> None:
-    depth = 0 if headless else header_depth(rows)
+def _add_segment(blocks: list[Block], rows: list[Row], start: int, title: list[str], depth: int) -> None:
     if blocks and not title:
         previous = blocks[-1]
         repeated = depth and rows[:depth] == previous.header
@@ -127,13 +129,16 @@ def _add_segment(blocks: list[Block], rows: list[Row], start: int, title: list[s
     blocks.append(Block(rows[:depth], rows[depth:], start + depth, title))
 
 
-def header_depth(rows: Sequence[Row]) -> int:
-    """Return how many of the first rows are header: 0 where the first row already holds data."""
+def header_depth(rows: Sequence[Row], marked: int = 0) -> int:
+    """Return how many of the first rows are header: 0 where the first row already holds data.
+
+    ``marked``: so many are said to be headings.
+    """
     if not rows or not (_is_header_row(rows[0]) or _has_date_headings(rows)):
         return 0
     depth = 1
     while depth < min(HEADER_LEVELS, len(rows) - 1) and _is_group_row(rows[depth - 1], rows[depth]):
-        if not (_has_gaps(rows[depth - 1], rows[depth]) or _contrasts(rows, depth + 1)):
+        if not (depth < marked or _has_gaps(rows[depth - 1], rows[depth]) or _contrasts(rows, depth + 1)):
             # Equal headings side by side: in a table of texts alone, what is below them is a row like all others.
             break
         depth += 1

@@ -45,14 +45,15 @@ def plain_path(path: Path, scratch: Path) -> Path:
 
 
 def tables_of_sheet(
-    rows: Sequence[Sequence[str]], title: str = "", *, headless_list: bool = False
+    rows: Sequence[Sequence[str]], title: str = "", *, headless_list: bool = False, headings: int = 0
 ) -> list[SourceTable]:
     """Return the tables in a sheet of texts; ``title`` is what the container calls the sheet.
 
-    The first line of text above the first table is the title of the whole sheet.
+    The first line of text above the first table is the title of the whole sheet. For ``headless_list`` and
+    ``headings`` see :func:`~agentsys.lake.reading.layout.find_tables`.
     """
     check_cells(len(rows) * max(map(len, rows), default=0))
-    blocks = find_tables(rows, headless_list=headless_list)
+    blocks = find_tables(rows, headless_list=headless_list, headings=headings)
     heading = blocks[0].title[0] if blocks and blocks[0].title else ""
     return [_source(block, _join_titles(title, heading, block.title)) for block in blocks]
 
