@@ -73,6 +73,11 @@ def is_free(board: Board, lease: Entry | None) -> bool:
     return holder in (NOBODY, board.epoch) or not board.alive(holder)
 
 
+def is_untaken(lease: Entry | None) -> bool:
+    """Whether the run of a lease was put on record for any worker, and no process has taken it yet."""
+    return lease is not None and lease.version == 1 and _holder(lease) == NOBODY
+
+
 def is_own(board: Board, lease: Entry) -> bool:
     """Whether this process executes the run of a lease."""
     return _holder(lease) == board.epoch

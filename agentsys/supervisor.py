@@ -17,7 +17,7 @@ from agentsys import topics
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
-from agentsys.leases import RunBusy, is_free
+from agentsys.leases import RunBusy, is_free, is_untaken
 from agentsys.runs import RunRecord, RunResult
 from agentsys.runtime import Runtime
 
@@ -67,6 +67,8 @@ class RunSupervisor:
         self._watched: dict[str, _Watched] = {}
         self._tasks: set[asyncio.Task[RunResult]] = set()
         """Those of runs that go on, also of those that have yet to begin."""
+        self._resuming: set[str] = set()
+        """Runs that are taken at this moment, and have told nothing of it yet."""
         self._closed = False
 
     async def start(
@@ -93,11 +95,15 @@ class RunSupervisor:
 
     async def resume(self, run: str) -> str:
         """Go on with an interrupted run; a finished one ends at once. Raises what :meth:`Runtime.resume` raises."""
-        if run in self._watched and not self._watched[run].ended:
+        if self.executing(run):
             raise RunBusy(f"Run {run} is being executed.")
         if RunRecord.load(self.runtime.board, run).status != "running":
             return run
-        return await self._launch(lambda listener: self.runtime.resume(run, listener=listener))
+        self._resuming.add(run)
+        try:
+            return await self._launch(lambda listener: self.runtime.resume(run, listener=listener))
+        finally:
+            self._resuming.discard(run)
 
     async def fork(self, run: str, *, at: int | None = None, run_id: str | None = None) -> str:
         """Start a fork of a run and return its identifier. Raises what :meth:`Runtime.fork` raises."""
@@ -129,12 +135,16 @@ class RunSupervisor:
 
     def executing(self, run: str) -> bool:
         """Whether this process executes the run at the moment."""
-        return run in self._watched and not self._watched[run].ended
+        return run in self._resuming or (run in self._watched and not self._watched[run].ended)
 
     def executed_elsewhere(self, run: str) -> bool:
         """Whether another live process executes the run at the moment, as the board says."""
         board = self.runtime.board
         return not is_free(board, board.get(topics.LEASES, run))
+
+    def waiting(self, run: str) -> bool:
+        """Whether the run was put on record for any worker, and none has taken it yet, as the board says."""
+        return is_untaken(self.runtime.board.get(topics.LEASES, run))
 
     def events(self, run: str, after: int = 0) -> list[NumberedEvent]:
         """Return the kept events of a run with numbers above ``after``.

@@ -83,7 +83,7 @@ def start(
 
 @app.command("watch")
 def watch(run: RunArgument, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False) -> None:
-    """Follow a run until it ends."""
+    """Follow a run until it ends, also one that waits for a worker."""
     with reported_errors(as_json=as_json), connected(url, token) as client:
         ended = _watched(client, run)
     _print_end(ended, as_json=as_json)
@@ -131,7 +131,10 @@ def connected(url: str | None, token: str | None) -> RuntimeClient:
 
 
 def _watched(client: RuntimeClient, run: str) -> RunDocument:
-    for event in client.watch(run):
+    def waiting() -> None:
+        err.print(f"run {run} waits for a worker (`agentsys work`)", highlight=False, markup=False)
+
+    for event in client.watch(run, waiting=waiting):
         if event.type == "tokens_streamed":
             err.print(without_controls(event.data["text"]), end="", style="dim", highlight=False, markup=False)
         else:

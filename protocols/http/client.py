@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -119,18 +119,20 @@ class RuntimeClient:
         """Return the events after a number, waiting so many seconds for the first of them."""
         return self._get(f"/runs/{segment(run)}/events", EventList, after=after, wait=wait)
 
-    def watch(self, run: str, after: int = 0) -> Iterator[EventDocument]:
+    def watch(self, run: str, after: int = 0, *, waiting: Callable[[], None] = lambda: None) -> Iterator[EventDocument]:
         """Yield a run's events as they come, until no process executes it any more.
 
-        Those of another process than the server's stay with that one.
+        Those of another process than the server's stay with that one. ``waiting`` is called first where the run waits
+        for a worker, and so is watched from when one takes it.
         """
-        while True:
-            found = self.events(run, after, WAIT_SECONDS)
+        found = self.events(run, after)
+        if found.waiting:
+            waiting()
+        while found.executing or found.elsewhere or found.waiting or found.events:
             for event in found.events:
                 after = event.number
                 yield event
-            if not (found.executing or found.elsewhere or found.events):
-                return
+            found = self.events(run, after, WAIT_SECONDS)
 
     def approvals(self, *, status: str | None = None, run: str | None = None) -> list[ApprovalView]:
         """Return what a person was asked, in the order in which it was."""

@@ -154,15 +154,18 @@ def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoa
                         if found:
                             break
             record = await watched(caller, run)
-            # Of what came meanwhile: who hears of a run that ended without it asks no more.
-            found = found or supervisor.events(run, after)
-        executing = supervisor.executing(run)
-        unknown = record.status == "running" and not executing
+        unknown = record.status == "running" and not supervisor.executing(run)
+        # In this order: another process may take it between the two.
+        waiting = unknown and await asyncio.to_thread(supervisor.waiting, run)
+        elsewhere = unknown and await asyncio.to_thread(supervisor.executed_elsewhere, run)
+        # Of what came meanwhile: who hears of a run that ended without it asks no more.
+        found = found or supervisor.events(run, after)
         return EventList(
             run=run,
             status=record.status,
-            executing=executing,
-            elsewhere=unknown and await asyncio.to_thread(supervisor.executed_elsewhere, run),
+            executing=supervisor.executing(run),
+            elsewhere=elsewhere,
+            waiting=waiting,
             events=[event_document(number, event, caller.principal) for number, event in found],
         )
 

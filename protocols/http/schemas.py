@@ -133,13 +133,15 @@ class EventDocument(BaseModel):
 class EventList(BaseModel):
     """Events after a number, and how the run stands.
 
-    ``executing`` says whether this server executes it, ``elsewhere`` whether another process does.
+    ``executing`` says whether this server executes it, ``elsewhere`` whether another process does, ``waiting`` whether
+    it was put on record for any worker and none has taken it yet.
     """
 
     run: str
     status: str
     executing: bool
     elsewhere: bool = False
+    waiting: bool = False
     events: list[EventDocument]
 
 

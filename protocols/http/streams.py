@@ -25,7 +25,7 @@ FOLLOW_SECONDS = 0.05
 """How soon a commit is seen. The board is asked in the event loop: threads that wait would take those that work."""
 
 ELSEWHERE_SECONDS = 0.5
-"""How soon it is seen that another process executes a run no more."""
+"""How soon it is seen that another process executes a run no more, or took one that waits for a worker."""
 
 HEARTBEAT_SECONDS = 15.0
 PAGE = 200
@@ -91,7 +91,7 @@ async def numbered_events(
 ) -> AsyncGenerator[list[NumberedEvent]]:
     """Yield a run's new events until no process executes it; empty lists while there are none.
 
-    Of what another process does in it, only the end is seen.
+    Of what another process does in it, only the end is seen. A run that waits for a worker is waited for.
     """
     while not stopping:
         executing = supervisor.executing(run)
@@ -100,11 +100,17 @@ async def numbered_events(
             after = events[-1][0]
         elif executing:
             await stopping.wait(FOLLOW_SECONDS)
-        elif await asyncio.to_thread(supervisor.executed_elsewhere, run):
+        elif await asyncio.to_thread(_goes_on_without_us, supervisor, run):
             await stopping.wait(ELSEWHERE_SECONDS)
-        else:
+        elif not supervisor.executing(run) and not supervisor.events(run, after):
+            # Neither was it taken here during that look.
             return
         yield events
+
+
+def _goes_on_without_us(supervisor: RunSupervisor, run: str) -> bool:
+    # In this order: another process may take it between the two.
+    return supervisor.waiting(run) or supervisor.executed_elsewhere(run)
 
 
 def event_document(number: int, event: RunEvent, reader: str) -> EventDocument:

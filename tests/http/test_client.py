@@ -1,8 +1,10 @@
 """The client of the API, and the commands that use it, against a server on a real socket."""
 
+import asyncio
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,7 +111,8 @@ async def held(context, text):
 
 async def main():
     with Board.open(sys.argv[1]) as board:
-        await Runtime(board, ScriptedModel(str), workflows=[held]).run("held", "hello", run_id="r")
+        runtime = Runtime(board, ScriptedModel(str), workflows=[held])
+        await (runtime.resume("r") if sys.argv[2:] else runtime.run("held", "hello", run_id="r"))
 
 
 asyncio.run(main())
@@ -136,3 +139,28 @@ def test_a_run_of_another_process_is_watched_until_nobody_executes_it(tmp_path, 
     assert ended
     assert (done.exit_code, done.stdout) == ((1, "") if dies else (0, "hello\n"))
     assert stream.count("event: run\n") == 1 and ('"status":"running"' in stream) is dies
+
+
+@pytest.mark.parametrize("taken", ["here", "elsewhere"])
+def test_a_run_that_waits_for_a_worker_is_watched_from_when_one_takes_it(tmp_path, serve, taken):
+    async def held(context, text):
+        return text
+
+    with Board.open(tmp_path / "b.db") as board:
+        runtime = Runtime(board, ScriptedModel(str), workflows=[held])
+        asyncio.run(runtime.enqueue("held", "hello", run_id="r"))
+        with serve(runtime, token=None) as client:
+            program = [sys.executable, "-c", HELD, str(tmp_path / "b.db"), "r"]
+            worker = partial(subprocess.run, program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            later = threading.Timer(1.0, partial(client.post, "/api/v1/runs/r/resume") if taken == "here" else worker)
+            later.start()
+            followed: list[str] = []
+            stream = threading.Thread(target=lambda: followed.append(client.get("/api/v1/runs/r/stream").text))
+            stream.start()
+            done = CliRunner().invoke(app, ["runs", "watch", "r", "--url", str(client.base_url)])
+            stream.join()
+            later.join()
+    assert (done.exit_code, done.stdout) == (0, "hello\n")
+    assert done.stderr.startswith("run r waits for a worker")
+    assert ("run_finished" in done.stderr) is ("run_finished" in followed[0]) is (taken == "here")
+    assert '"status":"done"' in followed[0]

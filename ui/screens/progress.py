@@ -89,10 +89,8 @@ def _draw_head(record: RunDocument, found: EventList, progress: RunProgress) -> 
     with st.expander("The same from the command line"):
         st.code(_command(record), language="bash", wrap_lines=True)
     if record.status not in FINAL and not found.executing:
-        st.info(
-            "This server does not execute the run: another process does, or the one that did has ended.",
-            icon=":material/info:",
-        )
+        without_us = "This server does not execute the run: another process does, or the one that did has ended."
+        st.info("The run waits for a worker." if found.waiting else without_us, icon=":material/info:")
 
 
 def _command(record: RunDocument) -> str:
