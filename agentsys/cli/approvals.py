@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agentsys.cli.board_option import BoardOption, board_to_read
-from agentsys.cli.composition import settings_with
+from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.cli.runs import TokenOption, connected
 from agentsys.errors import AgentsysError, ConfigurationError
@@ -224,7 +223,6 @@ def _find(place: Place, approval: str) -> ApprovalView:
 
 def _decide(place: Place, asked: ApprovalView, verdict: Verdict, *, as_json: bool, **said: Any) -> None:
     """Say a word about what was just read: should it have changed since, the word is refused."""
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
     from agentsys.deciding import Word, decide
     from agentsys.views.approvals import approval_view
@@ -234,7 +232,7 @@ def _decide(place: Place, asked: ApprovalView, verdict: Verdict, *, as_json: boo
             decided = client.decide(asked.id, verdict, binding=asked.binding, **said)
     else:
         word = Word(verdict, OWNER, binding=asked.binding, **said)
-        with Board.open(settings_with(board_path=place.board).board.location) as opened:
+        with board_to_write(place.board) as opened:
             decided = approval_view(asyncio.run(decide(opened, asked.id, word)))
     if as_json:
         print_json(_documents([decided])[0])

@@ -23,6 +23,17 @@ def board_to_read(location: str | None) -> Board:
     return Board.open_read_only(settings_with(board_path=location).board.location)
 
 
+def board_to_write(location: str | None) -> Board:
+    """Open the board that the option names, or else the settings, as durable as these say.
+
+    To ask for more would have the process that leads its file be so for as long as it leads.
+    """
+    from agentsys.blackboard.board import Board
+
+    settings = settings_with(board_path=location).board
+    return Board.open(settings.location, durability=settings.durability)
+
+
 def completed_board(incomplete: str) -> list[str]:
     """Return the places of boards in files that begin with ``incomplete``."""
     from agentsys.blackboard.places import MARK, FilePlace

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.board_option import BoardOption, board_to_read
-from agentsys.cli.composition import settings_with
+from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.errors import AgentsysError
 
@@ -132,13 +131,12 @@ def _find(found: list[dict[str, Any]], effect: str) -> dict[str, Any]:
 
 def _settle(board: str | None, effect: str, outcome: str, result: Any, note: str) -> tuple[dict[str, Any], str]:
     """Return the settled effect, and what its run can do now."""
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.labels import OWNER
     from agentsys.settling import settle
 
     word: SettledAs = outcome  # type: ignore[assignment]
     chosen = _find(_list(board, "all", None), effect)
-    with Board.open(settings_with(board_path=board).board.location) as opened:
+    with board_to_write(board) as opened:
         settled = asyncio.run(settle(opened, chosen["effect"], word, result, by=OWNER, note=note))
         return _document(settled), _what_next(opened, settled, chosen["seq"])
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.board_option import BoardOption, board_to_read
-from agentsys.cli.composition import settings_with
+from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors, time_text
 
 if TYPE_CHECKING:
@@ -42,14 +41,16 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     """Delete answers that have expired; what runs have on record of them stays."""
-    from agentsys.blackboard.board import Board
     from agentsys.blackboard.memo import delete_answers, kept_answers
     from agentsys.views.texts import count_text
 
-    with reported_errors(as_json=as_json), Board.open(settings_with(board_path=board).board.location) as opened:
-        now = time.time()
-        chosen = [entry for entry in kept_answers(opened) if _is_chosen(entry, name, None if every else now)]
-        delete_answers(opened, chosen)
+    with reported_errors(as_json=as_json):
+        # A board that is not there must not come to be by forgetting.
+        board_to_read(board).close()
+        with board_to_write(board) as opened:
+            now = time.time()
+            chosen = [entry for entry in kept_answers(opened) if _is_chosen(entry, name, None if every else now)]
+            delete_answers(opened, chosen)
     if as_json:
         print_json({"forgotten": len(chosen)})
     else:
