@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from agentsys.errors import ConfigurationError
 SAME_MACHINE = ("processor", "cores", "memory_gib")
 RESAMPLES = 10_000
 
+
+_NEEDS_TEX: Final = {"pgf"}
 
 class Incomparable(ConfigurationError):
     """Two benchmark results say nothing about each other."""
@@ -85,11 +87,27 @@ def change_of(arm: str, before: Sequence[float], after: Sequence[float]) -> Chan
 
 
 def plot(changes: Sequence[Change], before: dict[str, Any], after: dict[str, Any], path: Path) -> None:
-    """Draw every repetition of both results, one line an arm, into an image file (PNG, SVG or PDF by its ending)."""
+    """Draw every repetition of both results, one line an arm, into an image file, in the format that its name tells."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.2 + 0.6 * len(changes)), layout="constrained")
     axes = figure.subplots()
+def check_image(path: Path) -> None:
+    """Raise :class:`ConfigurationError` where :func:`plot` could draw no file whose name ends as that of ``path``."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigurationError(
+            "Matplotlib draws the image and is not installed.", remedy="pip install 'agentsys-runtime[bench]'"
+        ) from error
+    suffixes = {f".{name}" for name in Figure().canvas.get_supported_filetypes().keys() - _NEEDS_TEX}
+    if path.suffix.lower() not in suffixes:
+        raise ConfigurationError(
+            f"The name of an image ends in its format, and {path.name} in none that can be drawn.",
+            remedy=f"Name a file that ends in one of: {', '.join(sorted(suffixes))}.",
+        )
+
+
     for position, change in enumerate(reversed(changes)):
         for result, offset, marker in ((before, 0.15, "o"), (after, -0.15, "D")):
             values = result["repetitions"][change.arm]

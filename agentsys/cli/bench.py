@@ -119,6 +119,8 @@ def _compare(files: list[Path], plot: Path | None, *, as_json: bool) -> None:
             f"compare takes two result files, not {len(files)}.", remedy="agentsys bench compare BEFORE.json AFTER.json"
         )
     check_file("--plot", plot)
+    if plot is not None:
+        compare.check_image(plot)
     before, after = map(compare.load_result, files)
     changes = compare.compare(before, after)
     if plot is not None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from agentsys.benchmarks.compare import Incomparable, change_of, compare, load_result, plot
+from agentsys.benchmarks.compare import Incomparable, change_of, check_image, compare, load_result, plot
 from agentsys.cli.app import app
 
 MACHINE = {"processor": "A", "cores": 2, "memory_gib": 23.5}
@@ -64,3 +64,13 @@ def test_a_plot_needs_no_display(tmp_path):
 def test_a_file_that_is_no_result_is_named(tmp_path):
     with pytest.raises(Incomparable, match=r"nothing\.json"):
         load_result(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("name", ["change", "change.txt", "change.pgf"])
+def test_an_image_that_cannot_be_drawn_is_refused_before_the_work(name, tmp_path):
+    missing = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    done = CliRunner().invoke(app, ["bench", "compare", *missing, "--plot", str(tmp_path / name)])
+    assert (done.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "AGS-0100" in done.stderr and name in done.stderr and ".pdf, .png" in done.stderr
+    for suffix in (".PNG", ".svg", ".pdf", ".jpg"):
+        check_image(tmp_path / f"change{suffix}")
