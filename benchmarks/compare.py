@@ -1,7 +1,8 @@
 """Two results of one benchmark beside each other: medians, the change with its interval, and a plot.
 
 The interval is the 95 % percentile bootstrap of the ratio of medians (Efron and Tibshirani, 1993, chapter 13). A change
-counts only where the interval leaves out 1. Results of unlike machines are refused.
+counts only where the interval leaves out 1; beside a median of 0 there is no ratio. Results of unlike machines are
+refused.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from agentsys.errors import ConfigurationError
 SAME_MACHINE = ("processor", "cores", "memory_gib")
 RESAMPLES = 10_000
 
-
 _NEEDS_TEX: Final = {"pgf"}
+
 
 class Incomparable(ConfigurationError):
     """Two benchmark results say nothing about each other."""
@@ -31,17 +32,19 @@ class Incomparable(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One arm's medians before and after; ``ratio`` is after ÷ before, with its 95 % interval."""
+    """One arm's medians before and after; ``ratio`` is after ÷ before, with its 95 % interval, where there is one."""
 
     arm: str
     before: float
     after: float
-    ratio: float
-    low: float
-    high: float
+    ratio: float | None
+    low: float | None
+    high: float | None
 
     @property
     def verdict(self) -> str:
+        if self.ratio is None or self.low is None or self.high is None:
+            return "no ratio to 0"
         if self.low <= 1.0 <= self.high:
             return "no difference shown"
         return "higher" if self.ratio > 1 else "lower"
@@ -51,8 +54,9 @@ def load_result(path: Path) -> dict[str, Any]:
     """Read a result file. Raises :class:`Incomparable` if it is none."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        result["fingerprint"], result["name"], result["repetitions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        result["name"], dict(result["fingerprint"])
+        result["repetitions"] = {arm: [*map(float, values)] for arm, values in result["repetitions"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Incomparable(
             f"{path} is no benchmark result: {error!r}.", remedy="Pass files that `agentsys bench NAME` wrote."
         ) from error
@@ -70,7 +74,7 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     ]
     if unlike:
         raise Incomparable(f"The machines differ: {'; '.join(unlike)}.")
-    shared = [arm for arm in before["repetitions"] if after["repetitions"].get(arm)]
+    shared = [arm for arm, values in before["repetitions"].items() if values and after["repetitions"].get(arm)]
     if not shared:
         raise Incomparable("The two results have no arm in common that was repeated.")
     return [change_of(arm, before["repetitions"][arm], after["repetitions"][arm]) for arm in shared]
@@ -80,18 +84,14 @@ def change_of(arm: str, before: Sequence[float], after: Sequence[float]) -> Chan
     """Return one arm's change; the resampling has a fixed seed, so equal files give equal intervals."""
     generator = np.random.default_rng(0)
     first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    ratios = _resampled_medians(generator, second) / _resampled_medians(generator, first)
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    medians = _resampled_medians(generator, second), _resampled_medians(generator, first)
     middle = float(np.median(first)), float(np.median(second))
+    if not (middle[0] and medians[1].all()):
+        return Change(arm, *middle, None, None, None)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
     return Change(arm, *middle, middle[1] / middle[0], float(low), float(high))
 
 
-def plot(changes: Sequence[Change], before: dict[str, Any], after: dict[str, Any], path: Path) -> None:
-    """Draw every repetition of both results, one line an arm, into an image file, in the format that its name tells."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1.2 + 0.6 * len(changes)), layout="constrained")
-    axes = figure.subplots()
 def check_image(path: Path) -> None:
     """Raise :class:`ConfigurationError` where :func:`plot` could draw no file whose name ends as that of ``path``."""
     try:
@@ -108,6 +108,12 @@ def check_image(path: Path) -> None:
         )
 
 
+def plot(changes: Sequence[Change], before: dict[str, Any], after: dict[str, Any], path: Path) -> None:
+    """Draw every repetition of both results, one line an arm, into an image file, in the format that its name tells."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.6 * len(changes)), layout="constrained")
+    axes = figure.subplots()
     for position, change in enumerate(reversed(changes)):
         for result, offset, marker in ((before, 0.15, "o"), (after, -0.15, "D")):
             values = result["repetitions"][change.arm]

@@ -130,7 +130,7 @@ def _compare(files: list[Path], plot: Path | None, *, as_json: bool) -> None:
         return
     rows = []
     for change in changes:
-        interval = f"{change.ratio:.3f} ({change.low:.3f} to {change.high:.3f})"
+        interval = "" if change.ratio is None else f"{change.ratio:.3f} ({change.low:.3f} to {change.high:.3f})"
         rows.append([change.arm, change.before, change.after, interval, change.verdict])
     print_table(["arm", "before", "after", "after ÷ before (95 %)", "verdict"], rows, title=before["name"])
 

@@ -74,3 +74,22 @@ def test_an_image_that_cannot_be_drawn_is_refused_before_the_work(name, tmp_path
     assert "AGS-0100" in done.stderr and name in done.stderr and ".pdf, .png" in done.stderr
     for suffix in (".PNG", ".svg", ".pdf", ".jpg"):
         check_image(tmp_path / f"change{suffix}")
+
+
+@pytest.mark.parametrize("steady", [[0.0, 0, 0], [0.0, 0, 1, 1, 1]])
+def test_beside_a_median_of_0_there_is_no_ratio(steady, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, values in zip(files, (steady, [1.0, 1, 2]), strict=True):
+        file.write_text(json.dumps(result(recall=values, other=values, never=[])))
+    told = CliRunner().invoke(app, ["bench", "compare", *map(str, files), "--json"])
+    assert {(one["ratio"], one["verdict"]) for one in json.loads(told.stdout)} == {(None, "no ratio to 0")}
+    assert "no ratio to 0" in CliRunner().invoke(app, ["bench", "compare", *map(str, files)]).stdout
+    (change,) = compare(result(recall=[1.0, 1, 1]), result(recall=[0.0, 0, 0]))
+    assert (change.ratio, change.verdict) == (0, "lower")
+
+
+@pytest.mark.parametrize("fault", [{"fingerprint": None}, {"repetitions": {"a": ["fast"]}}, {"repetitions": [1.0]}])
+def test_a_file_of_another_form_is_no_result(fault, tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps(result(a=[1.0]) | fault))
+    with pytest.raises(Incomparable, match=r"other\.json"):
+        load_result(tmp_path / "other.json")
