@@ -12,7 +12,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
-from agentsys.cli.runs import TokenOption, connected
+from agentsys.cli.runs import URL_VARIABLE, TokenOption, connected, server_beside
 from agentsys.errors import AgentsysError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ IdArgument = Annotated[
     str, typer.Argument(metavar="APPROVAL", help="The approval; the first characters do.", autocompletion=_completed)
 ]
 UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar="AGENTSYS_URL", help="A server to ask instead of this machine's board.")
+    str | None, typer.Option("--url", envvar=URL_VARIABLE, help="A server to ask instead of this machine's board.")
 ]
 NoteOption = Annotated[str, typer.Option("--note", help="Why; it is kept with the decision.")]
 
@@ -78,7 +78,7 @@ def list_(
     if status not in STATUSES:
         raise typer.BadParameter(f"{status!r} is no status.", param_hint="--status")
     with reported_errors(as_json=as_json):
-        found = _list(Place(board, url, token), None if status == "all" else status)
+        found = _list(_place(board, url, token), None if status == "all" else status)
     if as_json:
         print_json(_documents(found))
         return
@@ -99,7 +99,7 @@ def show(
     from agentsys.cli.approval_text import print_approval
 
     with reported_errors(as_json=as_json):
-        found = _find(Place(board, url, token), approval)
+        found = _find(_place(board, url, token), approval)
     print_json(_documents([found])[0]) if as_json else print_approval(out, found, full=full)
 
 
@@ -115,7 +115,7 @@ def approve(
 ) -> None:
     """Allow a call once, as it is shown, answer a question, or vouch for a value."""
     with reported_errors(as_json=as_json):
-        place = Place(board, url, token)
+        place = _place(board, url, token)
         found = _find(place, approval)
         if (found.kind == "question") != (answer is not None):
             needs = "is a question" if answer is None else f"is a {found.kind}"
@@ -142,7 +142,7 @@ def modify(
 ) -> None:
     """Allow a call once with other arguments, or vouch for another value: they count as your own."""
     with reported_errors(as_json=as_json):
-        place = Place(board, url, token)
+        place = _place(board, url, token)
         found = _find(place, approval)
         if (whole is None) == (not changes):
             raise ConfigurationError("Nothing says what is to change.", remedy="Pass either --set or --edited.")
@@ -161,7 +161,7 @@ def reject(
 ) -> None:
     """Refuse it; the run goes on with a denial."""
     with reported_errors(as_json=as_json):
-        place = Place(board, url, token)
+        place = _place(board, url, token)
         _decide(place, _find(place, approval), "reject", as_json=as_json, note=note)
 
 
@@ -176,7 +176,7 @@ def terminate(
 ) -> None:
     """End the run that asks, wherever it is executed."""
     with reported_errors(as_json=as_json):
-        place = Place(board, url, token)
+        place = _place(board, url, token)
         _decide(place, _find(place, approval), "terminate", as_json=as_json, note=note)
 
 
@@ -194,8 +194,12 @@ def escalate(
 ) -> None:
     """Hand it to another principal who may decide and read it."""
     with reported_errors(as_json=as_json):
-        place = Place(board, url, token)
+        place = _place(board, url, token)
         _decide(place, _find(place, approval), "escalate", as_json=as_json, note=note, to=to)
+
+
+def _place(board: str | None, url: str | None, token: str | None) -> Place:
+    return Place(board, server_beside(board, url), token)
 
 
 def _list(place: Place, status: Any) -> list[ApprovalView]:

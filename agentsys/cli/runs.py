@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +20,7 @@ from agentsys.cli.output import (
     time_text,
     without_controls,
 )
+from agentsys.errors import ConfigurationError
 from agentsys.settings import load_settings
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Start, watch and steer the runs of a server (`agentsys serve`).", no_args_is_help=True)
 
+URL_VARIABLE: Final = "AGENTSYS_URL"
+
 UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar="AGENTSYS_URL", help="The server; default: server.host and server.port.")
+    str | None, typer.Option("--url", envvar=URL_VARIABLE, help="The server; default: server.host and server.port.")
 ]
 TokenOption = Annotated[
     str | None,
@@ -128,6 +132,18 @@ def connected(url: str | None, token: str | None) -> RuntimeClient:
         return RuntimeClient(url, token)
     server = load_settings().settings.server
     return RuntimeClient(f"http://{server.host_in_url}:{server.port}", token or server.token)
+
+
+def server_beside(board: str | None, url: str | None) -> str | None:
+    """Return the server to ask, ``None`` where ``--board`` says that a board is meant: a flag counts before a variable.
+
+    Raises :class:`ConfigurationError` where flags name both.
+    """
+    if board is None or url is None:
+        return url
+    if url != os.environ.get(URL_VARIABLE):
+        raise ConfigurationError("--board and --url name two places to ask.", remedy="Leave one of them out.")
+    return None
 
 
 def _watched(client: RuntimeClient, run: str) -> RunDocument:

@@ -11,7 +11,7 @@ from rich.tree import Tree
 
 from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
-from agentsys.cli.runs import TokenOption, connected
+from agentsys.cli.runs import URL_VARIABLE, TokenOption, connected, server_beside
 from agentsys.errors import AgentsysError
 
 if TYPE_CHECKING:
@@ -53,13 +53,14 @@ def why(
     board: BoardOption = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", envvar="AGENTSYS_URL", help="A server to ask instead of this machine's board."),
+        typer.Option("--url", envvar=URL_VARIABLE, help="A server to ask instead of this machine's board."),
     ] = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show why a step was allowed, denied or asked about: the rule, the labels, and who shaped what on the way."""
     with reported_errors(as_json=as_json):
+        url = server_beside(board, url)
         if step is None:
             rows = _steps(run, board, url, token)
             _print_steps(rows, as_json=as_json)

@@ -15,7 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from agentsys.blackboard.board import Board
+from agentsys.cli.app import app
 from tests.cli.here import command_here
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -176,3 +179,13 @@ def test_a_person_at_the_terminal_is_asked(typed: str, code: int, folder: Path, 
         os.write(terminal, typed.encode())
         assert process.wait(60) == code, shown
     assert (folder / "sent.txt").exists() == (code == 0)
+
+
+def test_a_flag_that_names_a_board_counts_before_a_variable_that_names_a_server(tmp_path: Path) -> None:
+    path, runner = str(tmp_path / "board.db"), CliRunner(env={"AGENTSYS_URL": "http://127.0.0.1:9"})
+    Board.open(path).close()
+    assert json.loads(runner.invoke(app, ["approvals", "list", "--json", "--board", path]).stdout) == []
+    assert "AGS-0601" in runner.invoke(app, ["why", "r", "--board", path]).stderr, "the board has no such run"
+    assert "AGS-0708" in runner.invoke(app, ["why", "r"]).stderr, "the server does not answer"
+    both = ["approvals", "list", "--board", path, "--url", "http://127.0.0.1:10"]
+    assert runner.invoke(app, both).exit_code == 2
