@@ -19,7 +19,7 @@ from agentsys.cli.recorded import LATEST, origin_of, recorded_run
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from agentsys.runs import RunResult
+    from agentsys.runs import RunRecord, RunResult
     from agentsys.runtime import Runtime
 
 SHOWN_FILES = 5
@@ -59,6 +59,7 @@ def ask(
             )
         if resume is not None:
             record = recorded_run(settings_with(board_path=board).board.location, resume, kind="lake")
+            _check_asked(record)
             recorded = origin_of(record)
             resume, lake, planner = record.run, lake or recorded.get("lake"), planner or recorded.get("planner")
         settings = settings_with(model_name=model, board_path=board, lake_planner=planner)
@@ -79,6 +80,16 @@ def ask(
         )
     # Of several questions the gravest end counts: a refusal, then a failure.
     raise typer.Exit(max(exit_code_of_run(result) for result in results))
+
+
+def _check_asked(record: RunRecord) -> None:
+    from agentsys.lake.ask import ASK
+
+    if record.workflow != ASK:
+        raise ConfigurationError(
+            f"Run {record.run} is of the workflow {record.workflow}, and no question.",
+            remedy=f"Write: agentsys run FILE --resume {record.run}.",
+        )
 
 
 async def _ask_all(
