@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,9 +62,20 @@ def exit_code_of(error: AgentsysError) -> ExitCode:
 
 
 def print_json(data: Any) -> None:
-    """Write ``data`` as one JSON document on stdout, at once: a command may go on, and its reader wait for this."""
-    sys.stdout.write(json.dumps(data, indent=2, default=str, ensure_ascii=False) + "\n")
+    """Write ``data`` as one JSON document on stdout, at once: a command may go on, and its reader wait for this.
+
+    JSON has no infinite numbers; ``null`` stands for one.
+    """
+    sys.stdout.write(json.dumps(_finite(data), indent=2, default=str, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def print_table(

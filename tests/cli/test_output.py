@@ -45,3 +45,9 @@ def test_an_agent_does_not_steer_the_terminal_it_is_shown_on(capsys: pytest.Capt
         live.listen(BidMade("r", "round", "peer", 1.0, "skill \x1b[2J\n● wipe allowed", chosen=True))
     shown = capsys.readouterr().err
     assert "\x1b" not in shown and len(shown.splitlines()) == 1
+
+
+def test_a_number_that_json_does_not_have_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"needed": [float("inf"), 2.5], "rows": (float("nan"), -float("inf"), "inf")})
+    told = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told == {"needed": [None, 2.5], "rows": [None, None, "inf"]}
