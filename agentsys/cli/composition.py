@@ -157,7 +157,8 @@ def _load(file: Path) -> ModuleType:
     sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # One that ends the program would end this command as if it had done its work.
         raise ConfigurationError(
             f"{file} cannot be imported: {type(error).__name__}: {error} ({_where(error, file)}).",
             remedy=f"Run `python {file}` to see where.",
@@ -165,7 +166,7 @@ def _load(file: Path) -> ModuleType:
     return module
 
 
-def _where(error: Exception, file: Path) -> str:
+def _where(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -243,6 +243,12 @@ def test_an_empty_question_is_a_usage_error(run: Run, lake: Path) -> None:
     assert run("ask", "--lake", "lake", "--resume", "latest").returncode != 0
 
 
+def test_a_file_that_ends_the_program_is_no_run_that_is_done(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import sys\n\nsys.exit()\n")
+    done = run("run", "ends.py")
+    assert done.returncode == 2 and "SystemExit" in done.stderr and "line 3" in done.stderr
+
+
 def test_the_readme_s_own_tool_runs(run: Run, tmp_path: Path) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     blocks = (block.split("```")[0].partition("\n")[2] for block in readme.split("```python")[1:])
