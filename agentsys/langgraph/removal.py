@@ -26,8 +26,10 @@ def delete_thread(transaction: Transaction, thread: str, label: Label) -> None:
 
 
 def copy_thread(transaction: Transaction, source: str, target: str, label: Label) -> None:
-    """Copy everything that a thread has; what the target has under other identifiers stays."""
+    """Copy everything that a thread has; what the target has under other identifiers stays, also as its newest."""
     for entry in transaction.query(Predicate(topic=thread_topic(source))):
+        if entry.type == HEAD and _is_behind(entry, transaction.get(thread_topic(target), entry.key)):
+            continue
         derived_from = (entry.ref,)
         transaction.put(
             thread_topic(target),
@@ -37,6 +39,11 @@ def copy_thread(transaction: Transaction, source: str, target: str, label: Label
             label=label.join(entry.label),
             derived_from=derived_from,
         )
+
+
+def _is_behind(head: Entry, other: Entry | None) -> bool:
+    """Whether ``other`` names a newer checkpoint than ``head``."""
+    return other is not None and (_body(other)["checkpoint"] or "") > (_body(head)["checkpoint"] or "")
 
 
 def delete_for_runs(transaction: Transaction, runs: Collection[str], label: Label) -> None:

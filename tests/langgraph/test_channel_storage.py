@@ -137,6 +137,14 @@ def test_a_copied_thread_goes_on_by_itself(board):
     assert compiled.get_state(named("copy")).values["lines"][-1] == "after"
 
 
+def test_a_copy_into_a_thread_that_went_on_leaves_it_where_it_is(board):
+    compiled = compiled_after(BlackboardSaver(board))
+    compiled.checkpointer.copy_thread("growing", "copy")
+    compiled.update_state(named("copy"), {"lines": ["after"]}, as_node="step")
+    compiled.checkpointer.copy_thread("growing", "copy")
+    assert compiled.get_state(named("copy")).values["lines"][-1] == "after"
+
+
 def test_delta_channels_survive_pruning(board):
     compiled = compiled_after(BlackboardSaver(board), DeltaLog)
     before = compiled.get_state(THREAD).values
