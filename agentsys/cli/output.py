@@ -24,13 +24,21 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
-# Without emoji: they would take the place of what stands between two colons, as in a key.
-out = Console(soft_wrap=True, emoji=False)
-err = Console(stderr=True, soft_wrap=True, emoji=False)
-
 DENIALS = "AGS-03"
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+class _Told(Console):
+    """Shows control characters of texts by their codes: errors quote files, tools and servers."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(without_controls(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+# Without emoji: they would take the place of what stands between two colons, as in a key.
+out = Console(soft_wrap=True, emoji=False)
+err = _Told(stderr=True, soft_wrap=True, emoji=False)
 
 
 class ExitCode(IntEnum):

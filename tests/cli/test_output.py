@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from agentsys.cli.live import LiveRun
-from agentsys.cli.output import err, out, print_json, print_table
+from agentsys.cli.output import err, out, print_error, print_json, print_table
 from agentsys.events import BidMade
 
 
@@ -51,3 +51,11 @@ def test_a_number_that_json_does_not_have_is_null(capsys: pytest.CaptureFixture[
     print_json({"needed": [float("inf"), 2.5], "rows": (float("nan"), -float("inf"), "inf")})
     told = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert told == {"needed": [None, 2.5], "rows": [None, None, "inf"]}
+
+
+def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("run r failed", "AGS-0630", "read failed: \x1b[2J\x1b[1;1Hall is well", "Ask \x9b5m again.")
+    err.print("skipped \x1b]0;title\x07.csv", markup=False)
+    shown = capsys.readouterr().err
+    assert not {"\x1b", "\x9b", "\x07"} & set(shown)
+    assert "\\x1b[2J" in shown and "\\x9b5m again" in shown and "\\x07.csv" in shown
