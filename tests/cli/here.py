@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentsys.cli.app import app
+from agentsys.cli.output import out
 
 
 def command_here(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,5 +21,6 @@ def command_here(*arguments: str, cwd: Path, **environment: str) -> subprocess.C
             patch.delenv(name)
         for name, value in environment.items():
             patch.setenv(name, value)
+        patch.setattr(out, "_width", 200)  # the terminal's columns are looked up once, by whichever test is first
         done = CliRunner().invoke(app, arguments, prog_name="agentsys", catch_exceptions=False)
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
