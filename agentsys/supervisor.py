@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentsys import topics
 from agentsys.blackboard.entries import Json
@@ -31,6 +31,15 @@ NUMBERS_OF_A_COMMIT = 1 << 20
 """How far the numbers of a resumed run's events move with each commit of the board: more than it tells meanwhile."""
 
 NumberedEvent = tuple[int, RunEvent]
+
+
+class Whereabouts(NamedTuple):
+    """Who may go on with a run: ``waiting``, any worker, for it was put on record and none has taken it yet;
+    ``elsewhere``, another live process, which executes it.
+    """
+
+    waiting: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(slots=True)
@@ -137,14 +146,11 @@ class RunSupervisor:
         """Whether this process executes the run at the moment."""
         return run in self._resuming or (run in self._watched and not self._watched[run].ended)
 
-    def executed_elsewhere(self, run: str) -> bool:
-        """Whether another live process executes the run at the moment, as the board says."""
+    def whereabouts(self, run: str) -> Whereabouts:
+        """Return who may go on with a run that this process does not execute, as the board says at one moment."""
         board = self.runtime.board
-        return not is_free(board, board.get(topics.LEASES, run))
-
-    def waiting(self, run: str) -> bool:
-        """Whether the run was put on record for any worker, and none has taken it yet, as the board says."""
-        return is_untaken(self.runtime.board.get(topics.LEASES, run))
+        lease = board.get(topics.LEASES, run)
+        return Whereabouts(waiting=is_untaken(lease), elsewhere=not is_free(board, lease))
 
     def events(self, run: str, after: int = 0) -> list[NumberedEvent]:
         """Return the kept events of a run with numbers above ``after``.

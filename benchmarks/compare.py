@@ -84,11 +84,11 @@ def change_of(arm: str, before: Sequence[float], after: Sequence[float]) -> Chan
     """Return one arm's change; the resampling has a fixed seed, so equal files give equal intervals."""
     generator = np.random.default_rng(0)
     first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    medians = _resampled_medians(generator, second), _resampled_medians(generator, first)
+    above, below = _resampled_medians(generator, second), _resampled_medians(generator, first)
     middle = float(np.median(first)), float(np.median(second))
-    if not (middle[0] and medians[1].all()):
+    if not (middle[0] and below.all()):
         return Change(arm, *middle, None, None, None)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    low, high = np.percentile(above / below, [2.5, 97.5])
     return Change(arm, *middle, middle[1] / middle[0], float(low), float(high))
 
 

@@ -18,7 +18,6 @@ from agentsys.cli.output import (
     print_table,
     reported_errors,
     time_text,
-    without_controls,
 )
 from agentsys.errors import ConfigurationError
 from agentsys.settings import load_settings
@@ -152,7 +151,7 @@ def _watched(client: RuntimeClient, run: str) -> RunDocument:
 
     for event in client.watch(run, waiting=waiting):
         if event.type == "tokens_streamed":
-            err.print(without_controls(event.data["text"]), end="", style="dim", highlight=False, markup=False)
+            err.print(event.data["text"], end="", style="dim", highlight=False, markup=False)
         else:
             said = {key: value for key, value in event.data.items() if key not in ("run", "label")}
             err.print(f"● {event.type} {_brief(said)}", highlight=False, markup=False)

@@ -33,7 +33,7 @@ from agentsys.protocols.http.streams import (
 )
 from agentsys.protocols.principals import Caller
 from agentsys.runs import PRINCIPAL, RunRecord, RunStatus
-from agentsys.supervisor import RunSupervisor
+from agentsys.supervisor import RunSupervisor, Whereabouts
 from agentsys.views.run_index import run_index
 from agentsys.views.withholding import may_read
 
@@ -155,17 +155,15 @@ def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoa
                             break
             record = await watched(caller, run)
         unknown = record.status == "running" and not supervisor.executing(run)
-        # In this order: another process may take it between the two.
-        waiting = unknown and await asyncio.to_thread(supervisor.waiting, run)
-        elsewhere = unknown and await asyncio.to_thread(supervisor.executed_elsewhere, run)
+        where = await asyncio.to_thread(supervisor.whereabouts, run) if unknown else Whereabouts()
         # Of what came meanwhile: who hears of a run that ended without it asks no more.
         found = found or supervisor.events(run, after)
         return EventList(
             run=run,
             status=record.status,
             executing=supervisor.executing(run),
-            elsewhere=elsewhere,
-            waiting=waiting,
+            elsewhere=where.elsewhere,
+            waiting=where.waiting,
             events=[event_document(number, event, caller.principal) for number, event in found],
         )
 

@@ -100,17 +100,12 @@ async def numbered_events(
             after = events[-1][0]
         elif executing:
             await stopping.wait(FOLLOW_SECONDS)
-        elif await asyncio.to_thread(_goes_on_without_us, supervisor, run):
+        elif any(await asyncio.to_thread(supervisor.whereabouts, run)):
             await stopping.wait(ELSEWHERE_SECONDS)
         elif not supervisor.executing(run) and not supervisor.events(run, after):
             # Neither was it taken here during that look.
             return
         yield events
-
-
-def _goes_on_without_us(supervisor: RunSupervisor, run: str) -> bool:
-    # In this order: another process may take it between the two.
-    return supervisor.waiting(run) or supervisor.executed_elsewhere(run)
 
 
 def event_document(number: int, event: RunEvent, reader: str) -> EventDocument:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.errors import ReplicaFailedError
 from agentsys.serving.dispatcher.mailbox import Mailbox
-from agentsys.serving.dispatcher.replica import Replica, reading
+from agentsys.serving.dispatcher.replica import Replica, foreign_errors_blamed, reading
 from agentsys.serving.dispatcher.resumption import Shown, Transform, continuation
 from agentsys.serving.engine import Engine, QueuedRequest
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Timings, Usage
@@ -167,19 +167,14 @@ class Answering:
     async def _read(self, engine: Engine, copy: Copy, request: GenerateRequest) -> None:
         error: ServingError
         try:
-            async with reading(engine, request) as chunks:
-                async for chunk in chunks:
-                    if not self._take(copy, chunk):
-                        return
+            with foreign_errors_blamed(copy.replica):
+                async with reading(engine, request) as chunks:
+                    async for chunk in chunks:
+                        if not self._take(copy, chunk):
+                            return
             error = ReplicaFailedError(f"{copy.replica.name} ended its answer without a finish reason.")
         except ServingError as failure:
             error = failure
-        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise
-        # Whatever it is, the caller must not wait for ever; a panic of Rust is no Exception.
-        except BaseException as failure:
-            error = ReplicaFailedError(f"{copy.replica.name} raised {failure!r}.")
-            error.__cause__ = failure
         self._reports.lost(self, copy, error)
 
     def _take(self, copy: Copy, chunk: Chunk) -> bool:

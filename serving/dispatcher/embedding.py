@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Iterable
 
 from agentsys.errors import ServingError
-from agentsys.serving.dispatcher.errors import ReplicaFailedError
 from agentsys.serving.dispatcher.loops import TICK
-from agentsys.serving.dispatcher.replica import Replica, blames_replica
+from agentsys.serving.dispatcher.replica import Replica, blames_replica, foreign_errors_blamed
 from agentsys.serving.dispatcher.watching import Watching
 from agentsys.serving.requests import Embedding, EmbedRequest, WorkflowCall, learners
 from agentsys.serving.scheduling.calls import Call, NoReplicaError
@@ -56,12 +55,8 @@ async def _embed_at(one: Replica, request: EmbedRequest) -> Embedding:
     assert one.engine is not None, "a replica that is up has its engine"
     one.embedding += 1
     try:
-        embedding = await one.engine.embed(request)
-    except (ServingError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
-        raise
-    # As of an answer: whatever it is, another may have the vectors; a panic of Rust is no Exception.
-    except BaseException as failure:
-        raise ReplicaFailedError(f"{one.name} raised {failure!r}.") from failure
+        with foreign_errors_blamed(one):
+            embedding = await one.engine.embed(request)
     finally:
         one.embedding -= 1
     one.note_answer()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
@@ -242,6 +243,20 @@ class Replica:
             async for _ in chunks:
                 return
         raise ReplicaFailedError(f"{self.name} ended its answer without a token.")
+
+
+@contextmanager
+def foreign_errors_blamed(one: Replica) -> Iterator[None]:
+    """Raise :class:`ReplicaFailedError` for whatever an engine raises that is no error of ours.
+
+    Whatever it is, the caller must not wait for ever, and another may have an answer; a panic of Rust is no Exception.
+    """
+    try:
+        yield
+    except (ServingError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as failure:
+        raise ReplicaFailedError(f"{one.name} raised {failure!r}.") from failure
 
 
 @asynccontextmanager

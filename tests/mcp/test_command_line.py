@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from agentsys.cli.app import app
+from tests.cli.here import command_here
 
 SCRIPT = Path(__file__).with_name("foreign_server.py")
 WORKFLOW = """
@@ -24,30 +23,26 @@ workflow = Workflow("go", go)
 """
 
 
-Run = Callable[..., Result]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def agentsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def agentsys(tmp_path: Path) -> Run:
     """Run a command here, which spares importing all that talks MCP again for each; the servers are processes."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("AGENTSYS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AGENTSYS_BOARD__PATH", str(tmp_path / "board.db"))
     (tmp_path / "go.py").write_text(WORKFLOW)
 
-    def run(mode: str, *words: str) -> Result:
+    def run(mode: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPT), "calls", "--mode", mode]
         settings = f'[mcp.servers.echoes]\ncommand = {json.dumps(command)}\naudience = ["user:owner"]\n'
         (tmp_path / "agentsys.toml").write_text(settings + '[mcp.servers.away]\ncommand = ["/nowhere/at/all"]\n')
-        return CliRunner().invoke(app, words)
+        return command_here(*words, cwd=tmp_path, AGENTSYS_BOARD__PATH=str(tmp_path / "board.db"))
 
     return run
 
 
 def states(agentsys: Run, mode: str) -> dict[str, str]:
     listed = agentsys(mode, "mcp", "list", "--json")
-    assert listed.exit_code == 0, listed.stderr
+    assert listed.returncode == 0, listed.stderr
     return {row["tool"] or row["server"]: row["state"] for row in json.loads(listed.stdout)}
 
 
@@ -58,32 +53,32 @@ def test_a_change_is_listed_refused_shown_and_accepted(agentsys: Run) -> None:
     assert states(agentsys, "") == {"away": "unavailable", "echo": "accepted"}
     assert states(agentsys, "changed")["echo"] == "changed"
     refused = agentsys("changed", "run", "go.py", "--input", '"hi"')
-    assert refused.exit_code == 1 and "AGS-0746" in refused.stderr
+    assert refused.returncode == 1 and "AGS-0746" in refused.stderr
     # Nobody who is asked and says nothing has accepted anything.
-    assert agentsys("changed", "mcp", "accept", "echoes").exit_code == 1
+    assert agentsys("changed", "mcp", "accept", "echoes").returncode == 1
     assert states(agentsys, "changed")["echo"] == "changed"
     accepted = agentsys("changed", "mcp", "accept", "echoes", "--yes")
-    assert accepted.exit_code == 0 and '+  "description": "Echoes. First read' in accepted.stderr
+    assert accepted.returncode == 0 and '+  "description": "Echoes. First read' in accepted.stderr
     assert agentsys("changed", "run", "go.py", "--input", '"hi"').stdout == "hi\n"
 
 
 def test_one_tool_is_accepted_or_it_is_said_why_not(agentsys: Run) -> None:
-    assert agentsys("", "mcp", "accept", "echoes", "--yes").exit_code == 0
+    assert agentsys("", "mcp", "accept", "echoes", "--yes").returncode == 0
     for mode, tool, why in (
         ("", "ecko", "has no tool"),
         ("names", "twice", "two tools have this name"),
         ("renamed", "echo", "calls itself 'renamed'"),
     ):
         refused = agentsys(mode, "mcp", "accept", "echoes", tool, "--yes")
-        assert refused.exit_code == 2 and why in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and why in refused.stderr, refused.stderr
     told = agentsys("renamed", "run", "go.py", "--input", '"hi"')
     assert "`agentsys mcp accept echoes` shows" in told.stderr
-    assert agentsys("renamed", "mcp", "accept", "echoes", "--yes").exit_code == 0
+    assert agentsys("renamed", "mcp", "accept", "echoes", "--yes").returncode == 0
     assert agentsys("renamed", "run", "go.py", "--input", '"hi"').stdout == "hi\n"
-    assert agentsys("new", "mcp", "accept", "echoes", "--yes").exit_code == 0
-    assert agentsys("", "mcp", "accept", "echoes", "extra", "--yes").exit_code == 0
+    assert agentsys("new", "mcp", "accept", "echoes", "--yes").returncode == 0
+    assert agentsys("", "mcp", "accept", "echoes", "extra", "--yes").returncode == 0
 
 
 def test_a_server_that_nobody_configured_is_no_server(agentsys: Run) -> None:
     wrong = agentsys("", "mcp", "accept", "echo")
-    assert wrong.exit_code == 2 and "AGS-0100" in wrong.stderr
+    assert wrong.returncode == 2 and "AGS-0100" in wrong.stderr

@@ -176,7 +176,7 @@ class Materialiser:
             f"SELECT {', '.join(aggregates.format(_identifier(c.name)) for c in names)} FROM {relation}"
         )
         sampled = relation if rows <= SAMPLE_ROWS else f"(FROM {relation} LIMIT {SAMPLE_ROWS})"
-        frequent = self._frequent([name.name for name in names], sampled, int(rows))
+        frequent = self._frequent([column.name for column in names], sampled, rows)
         profiles = []
         for index, (column, unit, values) in enumerate(zip(names, units, frequent, strict=True)):
             filled, distinct, low, high, type_ = figures[5 * index : 5 * index + 5]
@@ -196,7 +196,7 @@ class Materialiser:
                     tuple(value[:TEXT_LENGTH] for value, _ in values) if type_ == "VARCHAR" else (),
                 )
             )
-        return int(rows), tuple(profiles)
+        return rows, tuple(profiles)
 
     def _frequent(self, columns: Sequence[str], relation: str, rows: int) -> list[list[tuple[str, int]]]:
         """Return each column's most frequent values as texts, with their hashes."""
