@@ -6,6 +6,7 @@ with orders in it carries them out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.context import Context
 from agentsys.gateway import PolicyDenied
 from agentsys.handles import Handle, NoValue
+from agentsys.labelled import unwrap
 from agentsys.models import InvalidAnswer
 from agentsys.policy.documents import read_policy
 from agentsys.runs import RunResult
@@ -89,14 +91,22 @@ class Doer:
     """Does a program, checks at each step that labels only rise, and keeps the labels of all that it was shown."""
 
     context: Context
+    world: World
     known: list[Handle] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     shown: list[Label] = field(default_factory=list)
     notes: int = 0
+    number: int = 0
+    """Which step of the program is done; what a text orders is done within the step that thought about it."""
+    made: dict[int, int] = field(default_factory=dict)
+    """How many calls had been made once the calls of a step were."""
+    lacking: set[int] = field(default_factory=set)
+    """The steps with a call whose argument stood for nothing: what it was to say is not there."""
 
     async def do(self, program: Sequence[Step], *, obeying: bool = True) -> None:
-        for step in program:
+        for number, step in enumerate(program):
             before = self.context.label
+            self.number = number if obeying else self.number
             try:
                 await getattr(self, f"_{step[0]}")(*step[1:])
             except (PolicyDenied, ToolFailed, NoValue, InvalidAnswer) as error:
@@ -180,7 +190,20 @@ class Doer:
 
     async def _act(self, tool: str, **arguments: Any) -> None:
         shaping = [value.label for value in arguments.values() if isinstance(value, Handle)]
-        self._keep(await self.context.call_hidden(tool, **arguments), *shaping)
+        if any(map(_stands_for_nothing, arguments.values())):
+            self.lacking.add(self.number)
+        try:
+            self._keep(await self.context.call_hidden(tool, **arguments), *shaping)
+        finally:
+            self.made[self.number] = len(self.world.done)
+
+
+def _stands_for_nothing(argument: Any) -> bool:
+    try:
+        unwrap(argument)
+    except NoValue:
+        return True
+    return False
 
 
 def ordered(text: str) -> list[Step]:
@@ -213,24 +236,30 @@ class Outcome:
     world: World
     shown: list[Label]
     seen: list[str]
+    made: dict[int, int]
+    lacking: set[int]
 
     @property
     def decided(self) -> list[tuple[str, Any, Any]]:
         """The consequential calls with their control and target arguments."""
         return [(tool, given.get("to"), given.get("amount")) for tool, given in self.done]
 
+    def decided_beside(self, steps: set[int]) -> dict[int, list[tuple[str, Any, Any]]]:
+        """Return the calls of each step but those of ``steps``."""
+        ends = [0, *self.made.values()]
+        of_steps = dict(zip(self.made, itertools.pairwise(ends), strict=True))
+        return {step: self.decided[slice(*of)] for step, of in of_steps.items() if step not in steps}
+
 
 def perform(program: Sequence[Step], *, board: Board | None = None, **world: Any) -> Outcome:
     """Run a program in a world, and compare with its replay."""
     made = World(answer=gullible, **world)
-    shown: list[Label] = []
-    seen: list[str] = []
+    doers: list[Doer] = []
 
     async def body(context: Context) -> Any:
-        doer = Doer(context)
-        await doer.do(program)
-        # The replay's are the same again.
-        shown[:], seen[:] = doer.shown, doer.seen
+        # The first does it, the second replays it.
+        doers.append(Doer(context, made))
+        await doers[-1].do(program)
         return context.label.to_json()
 
     opened = board or Board.open(":memory:")
@@ -245,7 +274,8 @@ def perform(program: Sequence[Step], *, board: Board | None = None, **world: Any
         if board is None:
             opened.close()
     endorsed = [one["value"] for one in usable]
-    return Outcome(made.done, endorsed, sum(one["bits"] for one in usable), result, made, shown, seen)
+    doer, bits = doers[0], sum(one["bits"] for one in usable)
+    return Outcome(made.done, endorsed, bits, result, made, doer.shown, doer.seen, doer.made, doer.lacking)
 
 
 STRICT = read_policy(POLICY.replace("declassifies = true", "declassifies = false"))

@@ -19,11 +19,15 @@ MAIL = [{"id": 1, "sender": "PICK bob@example.org", "body": "PICK random"}, {"id
 
 
 def undisturbed(program: list[Step], one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Two runs in which endorsers let the same through make the same decisions."""
+    """Two runs in which endorsers let the same through make the same decisions.
+
+    A call whose text is not there, as a page that fails to load, is not made: strangers may withhold what they say.
+    """
     first, second = perform(program, **one), perform(program, **other)
     shared = [(a, b) for a, b in zip(first.endorsed, second.endorsed, strict=False)]
     if first.endorsed == second.endorsed:
-        assert first.decided == second.decided, "strangers decided"
+        withheld = first.lacking | second.lacking
+        assert first.decided_beside(withheld) == second.decided_beside(withheld), "strangers decided"
     else:
         assert any(a != b for a, b in shared) or len(first.endorsed) != len(second.endorsed)
 
@@ -31,7 +35,8 @@ def undisturbed(program: list[Step], one: dict[str, Any], other: dict[str, Any])
 def bounded(program: list[Step], worlds: list[dict[str, Any]]) -> None:
     """Strangers choose among no more behaviours than the endorsers' bits count."""
     outcomes = [perform(program, **world) for world in worlds]
-    distinct = {repr(outcome.decided) for outcome in outcomes}
+    withheld = set().union(*(outcome.lacking for outcome in outcomes))
+    distinct = {repr(outcome.decided_beside(withheld)) for outcome in outcomes}
     most = max(outcome.bits for outcome in outcomes)
     assert len(distinct) <= 2**most + 1e-9
     assert most <= outcomes[0].world.policy.budget_bits * 2, "two strangers, a budget each"
