@@ -136,7 +136,7 @@ async def _record_attempt(scope: RunScope, context: Context, lost: Conflict, *, 
     actor = context.actor
     changed = [item for item in lost.items if told and not isinstance(item, CursorConflict)]
     labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
-    head = scope.board.head
+    head = await asyncio.to_thread(lambda: scope.board.head)
     kept = dict(actor.kept) | ({context.kept: head} if context.kept else {})
     snapshot = actor.snapshot if kept else head
     value: Json = {"snapshot": snapshot, "changes": [_describe(item) for item in changed], "kept": kept}

@@ -14,6 +14,7 @@ from agentsys.approvals import Approval, ApprovalKind, standing
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.transactions import Transaction
 from agentsys.events import ApprovalDecided, ApprovalRequested
 from agentsys.gateway import AskCall
 from agentsys.journal import RecordEnded, Step, submit
@@ -85,7 +86,7 @@ def _asked(
         policy=policy.version,
         approvers=tuple(sorted(policy.approvers)),
         expires_at=None if scope.approval_seconds is None else now + scope.approval_seconds,
-        after=scope.board.head,
+        after=scope.board.heard,
         label=control.join(*labels.values()),
     )
 
@@ -97,7 +98,7 @@ async def decided(scope: RunScope, actor: Actor, approval: str, *, fresh: bool) 
     Raises :class:`RecordEnded` in a replay of a run that still waits, or was ended there, and
     :class:`~agentsys.leases.LeaseLost` where the run has ended.
     """
-    found = Approval.load(scope.board, approval)
+    found = await asyncio.to_thread(Approval.load, scope.board, approval)
     if scope.replaying and (found.decided_at is None or found.status == "terminated"):
         raise RecordEnded(f"Run {found.run} has no record of going on after approval {approval}.")
     if found.decided_at is None or fresh:
@@ -123,30 +124,36 @@ async def decided(scope: RunScope, actor: Actor, approval: str, *, fresh: bool) 
 
 
 async def _wait(scope: RunScope, approval: str) -> Approval:
-    seen, found = -1, Approval.load(scope.board, approval)
+    seen, found = -1, await asyncio.to_thread(Approval.load, scope.board, approval)
     while found.decided_at is None:
         if found.status == "void":
             raise LeaseLost(f"Run {found.run} has ended elsewhere.")
         if found.expires_at is not None and time.time() > found.expires_at:
             await _expire(scope, approval)
-        if scope.board.head == seen:
+        if scope.board.heard == seen:
             await asyncio.sleep(POLL_SECONDS)
-        seen = scope.board.head
+        seen = scope.board.heard
         found = await asyncio.to_thread(Approval.load, scope.board, approval)
     return found
 
 
 async def _expire(scope: RunScope, approval: str) -> None:
     """Put on record that nobody decided in time, unless somebody just did."""
-    transaction = scope.journal.begin("runtime")
-    entry = transaction.get(topics.APPROVALS, approval)
-    assert entry is not None, "approvals are never deleted"
-    found = standing(Approval.of(entry), transaction.get)
-    if found.status != "expired" or found.decided_at is not None:
-        return
-    replace(found, decided_at=time.time()).write(transaction)
+
+    def expired() -> Transaction | None:
+        transaction = scope.journal.begin("runtime", at=scope.board.head)
+        entry = transaction.get(topics.APPROVALS, approval)
+        assert entry is not None, "approvals are never deleted"
+        found = standing(Approval.of(entry), transaction.get)
+        if found.status != "expired" or found.decided_at is not None:
+            return None
+        replace(found, decided_at=time.time()).write(transaction)
+        return transaction
+
+    transaction = await asyncio.to_thread(expired)
     try:
-        await submit(scope.board, transaction)
+        if transaction is not None:
+            await submit(scope.board, transaction)
     except Conflict as conflict:
         if is_loss(conflict):
-            raise LeaseLost(f"Run {found.run} is not this process's any more.") from conflict
+            raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict

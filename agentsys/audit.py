@@ -107,7 +107,7 @@ class _Auditor:
         recorded = DecisionRecord.of(entry)
         if self.takes(entry):
             return None
-        gateway = self._under(recorded.policy)
+        gateway = await asyncio.to_thread(self._under, recorded.policy)
         if gateway is None:
             return f"the board has no policy of version {recorded.policy}"
         if entry.key.endswith(USED):
@@ -118,11 +118,11 @@ class _Auditor:
         return _compared(recorded, again)
 
     async def _used(self, entry: Entry, gateway: Gateway) -> Decision:
-        step = self._board.get(topics.steps(entry.run or ""), entry.key.removesuffix(USED))
+        step = await asyncio.to_thread(self._board.get, topics.steps(entry.run or ""), entry.key.removesuffix(USED))
         assert step is not None, "a word is used by the step that asked"
         asked = Step.of(step)
         outcome: Any = asked.value
-        approval = Approval.load(self._board, outcome["asked"])
+        approval = await asyncio.to_thread(Approval.load, self._board, outcome["asked"])
         return (await judged(self._board, gateway, asked, approval)).decision
 
     async def _of_write(self, entry: Entry) -> str | None:

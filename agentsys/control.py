@@ -79,15 +79,15 @@ class ControlLoop:
         request = posted.request
         if request.id.count("/") >= MAX_DEPTH:
             raise TooDeep(f"The request {request.kind!r} of {request.asked_by} is {MAX_DEPTH} requests deep.")
-        closed = self._board.get(topics.rounds(request.run), request.id)
+        closed = await asyncio.to_thread(self._board.get, topics.rounds(request.run), request.id)
         if closed is None and self._scope.replaying:
             raise RecordEnded(f"Run {request.run} has no record of the end of round {request.id}.")
-        bids = self._recorded_bids(request)
+        bids = await self._recorded_bids(request)
         if closed is None and not bids:
             bids = await self._collect_bids(posted)
         if closed is None or self._scope.replaying:
             await self._act(posted, [bid for bid in bids if bid.chosen])
-        outcome = self._outcome(request, bids)
+        outcome = await asyncio.to_thread(self._outcome, request, bids)
         return outcome, _closed_at(closed) if closed else await self._close(request, outcome)
 
     async def _collect_bids(self, posted: Round) -> list[RecordedBid]:
@@ -115,7 +115,7 @@ class ControlLoop:
                 )
         if made:
             await submit(self._board, transaction)
-        return self._recorded_bids(request)
+        return await self._recorded_bids(request)
 
     async def _offer(self, member: Agent, request: Request) -> RecordedBid | None:
         try:
@@ -138,9 +138,9 @@ class ControlLoop:
         canonical_json(recorded.to_json())
         return recorded
 
-    def _recorded_bids(self, request: Request) -> list[RecordedBid]:
+    async def _recorded_bids(self, request: Request) -> list[RecordedBid]:
         """Return the round's bids, best first."""
-        found = self._board.query(Predicate(topic=topics.bids(request.run, request.id)))
+        found = await asyncio.to_thread(self._board.query, Predicate(topic=topics.bids(request.run, request.id)))
         return sorted(map(RecordedBid.of, found), key=lambda bid: (-bid.score, bid.agent))
 
     async def _act(self, posted: Round, chosen: list[RecordedBid]) -> None:
@@ -151,7 +151,7 @@ class ControlLoop:
 
     async def _answer(self, posted: Round, bid: RecordedBid) -> None:
         request = posted.request
-        recorded = self._response(request, bid.agent)
+        recorded = await asyncio.to_thread(self._response, request, bid.agent)
         if recorded is not None and not (self._scope.replaying and recorded.status == "ok"):
             return
         member = self._scope.agents.get(bid.agent)
@@ -203,7 +203,7 @@ class ControlLoop:
         if isinstance(failed.cause, Decline):
             status = "declined"
         # The answer's own commit may have won the race against the timeout.
-        if not self._scope.replaying and self._response(request, member.name) is None:
+        if not self._scope.replaying and await asyncio.to_thread(self._response, request, member.name) is None:
             response = Response(
                 member.name, status, None, failed.label, Failure.of(failed.cause, self._scope.secrets.text)
             )

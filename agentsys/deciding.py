@@ -5,6 +5,7 @@ The word alone does nothing: the run that waits checks it and acts on it. Only e
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -81,6 +82,15 @@ async def decide(board: Board, approval: str, word: Word) -> Approval:
     """
     if word.verdict not in VERDICTS:
         raise UnfitWord(f"{word.verdict!r} is no verdict; there are {', '.join(VERDICTS)}.")
+    transaction, decided = await asyncio.to_thread(_decided_by, board, approval, word)
+    try:
+        await submit(board, transaction)
+    except Conflict as conflict:
+        raise AlreadyDecided(f"Approval {approval} was decided, or its run ended, meanwhile.") from conflict
+    return decided
+
+
+def _decided_by(board: Board, approval: str, word: Word) -> tuple[Transaction, Approval]:
     transaction = board.begin(word.by, run=Approval.load(board, approval).run)
     # Read through the transaction: of two people who decide at once, or of a person and the run's end, one loses.
     entry = transaction.get(topics.APPROVALS, approval)
@@ -92,11 +102,7 @@ async def decide(board: Board, approval: str, word: Word) -> Approval:
     decided.write(transaction)
     if word.verdict == "terminate":
         _end_run(transaction, decided, at)
-    try:
-        await submit(board, transaction)
-    except Conflict as conflict:
-        raise AlreadyDecided(f"Approval {approval} was decided, or its run ended, meanwhile.") from conflict
-    return decided
+    return transaction, decided
 
 
 def _check_open(found: Approval, word: Word) -> None:

@@ -88,17 +88,17 @@ class DecisionLog:
             message = f"{self._agent} may not {action}, by rule {decision.rule}: {decision.reason}."
             raise PolicyDenied(message, rule=decision.rule)
 
-    def drop(self) -> None:
-        """Forget the kept decisions: a commit that is being repeated has them on record."""
-        self.pending = ()
+    def take(self) -> tuple[Noted, ...]:
+        """Return the kept decisions, and keep them no more: a commit has them on record, or is to have."""
+        taken, self.pending = self.pending, ()
+        return taken
 
-    def write(self, transaction: Transaction, key: str, label: Label) -> None:
-        """Put the kept decisions on record with ``transaction``, under keys that begin with ``key``."""
+    def write(self, transaction: Transaction, key: str, label: Label, taken: tuple[Noted, ...] | None = None) -> None:
+        """Put decisions on record with ``transaction``, those ``taken`` or kept, under keys that begin with ``key``."""
         policy = self._scope.gateway.policy.version
-        for number, noted in enumerate(self.pending):
+        for number, noted in enumerate(self.take() if taken is None else taken):
             record = DecisionRecord.made(self._agent, noted.action, noted.decision, policy, noted.question)
             record.write(transaction, self._scope.run, f"{key}/{number}", _joined(label, noted.label))
-        self.drop()
 
 
 def _joined(control: Label, label: Label) -> Label:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -40,12 +41,12 @@ async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, res
         await _record_failure(scope, record, failed)
     except LeaseLost:
         # A person may have ended it, instead of deciding what it asked.
-        failure = RunRecord.load(scope.board, record.run).failure
+        failure = (await asyncio.to_thread(RunRecord.load, scope.board, record.run)).failure
         if failure is None or failure.code != RunTerminated.code:
             raise
     finally:
         model_calls_ended(scope.model, record.run)
-    result = RunResult(RunRecord.load(scope.board, record.run))
+    result = RunResult(await asyncio.to_thread(RunRecord.load, scope.board, record.run))
     scope.emit(RunFinished(record.run, result.status))
     return result
 
@@ -67,11 +68,11 @@ async def repeat(scope: RunScope, record: RunRecord, workflow: Workflow) -> Repl
 
 async def record_cancelled(board: Board, run: str, principal: str) -> None:
     """Put on record that ``principal`` ended a run, if it has not ended: of two ends the first stands."""
-    while (entry := board.get(topics.RUNS, run)) is not None:
+    while (entry := await asyncio.to_thread(board.get, topics.RUNS, run)) is not None:
         record = RunRecord.of(entry)
         if record.status != "running":
             return
-        transaction = board.begin(principal, run=run)
+        transaction = board.begin(principal, run=run, at=entry.seq)
         transaction.guard(entry)
         record.cancelled(time.time()).write(transaction)
         # Whoever executes it commits nothing more.

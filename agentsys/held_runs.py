@@ -55,9 +55,9 @@ class HeldRuns:
     async def _give_back(self, run: str) -> None:
         with suppress(BoardError):
             # Who was interrupted while the run was taken was not told of the lease.
-            lease = self._leases.get(run) or self._board.get(topics.LEASES, run)
+            lease = self._leases.get(run) or await asyncio.to_thread(self._board.get, topics.LEASES, run)
             if lease is not None and is_own(self._board, lease):
-                transaction = self._board.begin("runtime", run=run)
+                transaction = self._board.begin("runtime", run=run, at=lease.seq)
                 transaction.guard(lease)
                 give_back(run, transaction)
                 await submit(self._board, transaction)

@@ -102,6 +102,7 @@ class Journal:
         self.lease = lease
         self._steps: dict[str, Step] = {}
         self._attempts: dict[str, int] = {}
+        self._newest = 0 if lease is None else lease.seq
         for entry in board.query(Predicate(topic=topics.steps(run))):
             self._remember(Step.of(entry))
 
@@ -119,9 +120,13 @@ class Journal:
     def latest_attempt(self, path: str) -> int:
         return self._attempts.get(path, 1)
 
-    def begin(self, principal: str, audience: Readers | None = None) -> Transaction:
-        """Return a transaction of the run; with an ``audience`` it sees only what all of that may read."""
-        transaction = self.board.begin(principal, run=self.run, audience=audience)
+    def begin(self, principal: str, audience: Readers | None = None, *, at: int | None = None) -> Transaction:
+        """Return a transaction of the run; with an ``audience`` it sees only what all of that may read.
+
+        It sees the state after commit ``at``, by default that of the run's last known commit. No database is asked.
+        """
+        seen = self._newest if at is None else at
+        transaction = self.board.begin(principal, run=self.run, audience=audience, at=seen)
         if self.lease is not None:
             transaction.guard(self.lease)
         return transaction
@@ -148,6 +153,7 @@ class Journal:
 
     def _remember(self, step: Step) -> None:
         self._steps[step.key] = step
+        self._newest = max(self._newest, step.seq)
         if step.kind == "attempt":
             path, _, attempt = step.key.rpartition("#")
             self._attempts[path] = max(self.latest_attempt(path), int(attempt))

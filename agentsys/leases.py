@@ -8,6 +8,7 @@ save for what became of a call that it had begun.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -53,11 +54,15 @@ def give_back(run: str, transaction: Transaction, label: Label = BOTTOM) -> None
 
 async def claim(board: Board, run: str, add: Callable[[Transaction], None]) -> Entry:
     """Take a run that others may want, too, with what ``add`` writes. Raises :class:`RunBusy`."""
-    transaction = board.begin("runtime", run=run)
-    take(board, run, transaction)
-    add(transaction)
+
+    def taken() -> Transaction:
+        transaction = board.begin("runtime", run=run)
+        take(board, run, transaction)
+        add(transaction)
+        return transaction
+
     try:
-        return lease_in(await submit(board, transaction))
+        return lease_in(await submit(board, await asyncio.to_thread(taken)))
     except Conflict as conflict:
         raise RunBusy(f"Run {run} was taken by another process at this moment.") from conflict
 

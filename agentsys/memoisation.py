@@ -135,7 +135,7 @@ class Memoisation:
     async def _give_back(self, key: str, label: Label) -> None:
         """Let others answer a question, if this process claims to."""
         with contextlib.suppress(BoardError):
-            claimed = self._memo.release(key, label)
+            claimed = await asyncio.to_thread(self._memo.release, key, label)
             if claimed is not None:
                 await submit(self._board, claimed)
 

@@ -185,7 +185,7 @@ class ModelAsking(ToolCalling):
             try:
                 await self._record_spending(replace(step, value=body, label=label), charges)
             except QuotaExceeded as exceeded:
-                self.decisions.pending = before
+                self.decisions.pending = before + self.decisions.pending
                 self.decisions.require(action, Deny("quota", exceeded.message), about_endorser(name))
         return self._handle(Hidden(admitted, label, failure=failure))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 import uuid
@@ -17,7 +18,7 @@ from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.storage import BoardFull, StorageFailed
 from agentsys.blackboard.transactions import Transaction
-from agentsys.decisions import DecisionLog
+from agentsys.decisions import DecisionLog, Noted
 from agentsys.errors import AgentsysError, RunError
 from agentsys.handles import Handle, Hidden, NoValue
 from agentsys.journal import Cursor, RecordEnded, ReplayDivergence, Step, digest
@@ -128,7 +129,8 @@ class Recording:
             self._fault = error
             raise
         if recorded is not None and recorded.key == step.key:
-            self.decisions.drop()
+            # A commit that is being repeated has them on record.
+            self.decisions.take()
         return step, recorded
 
     async def _record(
@@ -138,7 +140,7 @@ class Recording:
         derived_from: Sequence[EntryVersionRef] | None = None,
     ) -> Step:
         with self._stopping():
-            return await self._submit_step(step, transaction or self._begin(), derived_from)
+            return await self._submit_step(step, transaction or self._begin(), derived_from, self.decisions.take())
 
     async def _record_spending(
         self,
@@ -149,17 +151,14 @@ class Recording:
     ) -> Step:
         """Record a step with what ``fill`` adds and what it costs. Raises :class:`~agentsys.quotas.QuotaExceeded`."""
         with self._stopping():
+            taken = self.decisions.take()
             while True:
-                transaction, pending = self._begin(), self.decisions.pending
-                fill(transaction)
-                spend(transaction, charges)
+                transaction = await self._begin_spending(charges, fill)
                 try:
-                    return await self._submit_step(step, transaction, derived_from)
+                    return await self._submit_step(step, transaction, derived_from, taken)
                 except Conflict as conflict:
                     if not is_race(conflict):
                         raise
-                    # Others may have noted more since.
-                    self.decisions.pending = pending + self.decisions.pending
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
@@ -173,11 +172,25 @@ class Recording:
     def _begin(self) -> Transaction:
         return self._scope.journal.begin(f"agent:{self.agent}")
 
+    async def _begin_spending(self, charges: Sequence[Charge], fill: Callable[[Transaction], None]) -> Transaction:
+        def begin(at: int | None = None) -> Transaction:
+            transaction = self._scope.journal.begin(f"agent:{self.agent}", at=at)
+            fill(transaction)
+            spend(transaction, charges)
+            return transaction
+
+        # Other runs may have spent since this one's last commit.
+        return await asyncio.to_thread(lambda: begin(self._scope.board.head)) if charges else begin()
+
     async def _submit_step(
-        self, step: Step, transaction: Transaction, derived_from: Sequence[EntryVersionRef] | None
+        self,
+        step: Step,
+        transaction: Transaction,
+        derived_from: Sequence[EntryVersionRef] | None,
+        taken: tuple[Noted, ...],
     ) -> Step:
         self._check()
-        self.decisions.write(transaction, step.key, self._label)
+        self.decisions.write(transaction, step.key, self._label, taken)
         return await self._scope.journal.record(step, transaction, derived_from)
 
     def _check(self) -> None:

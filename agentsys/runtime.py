@@ -20,7 +20,7 @@ from agentsys.audit import AuditReport, audit, keep_policy
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import Policies
 from agentsys.blackboard.transactions import Transaction
@@ -164,7 +164,7 @@ class Runtime:
         ``deadline`` is in seconds from now, before the workflow's own. ``origin`` is kept with the record.
         """
         chosen = self._workflow(workflow)
-        record = self._record(chosen, input, label, deadline, run_id, origin)
+        record = await asyncio.to_thread(self._record, chosen, input, label, deadline, run_id, origin)
         run = record.run
         async with self._held.executing(run):
             await self._begin(record)
@@ -184,7 +184,8 @@ class Runtime:
 
         The arguments are those of :meth:`run`.
         """
-        record = self._record(self._workflow(workflow), input, label, deadline, run_id, origin)
+        chosen = self._workflow(workflow)
+        record = await asyncio.to_thread(self._record, chosen, input, label, deadline, run_id, origin)
         await self._begin(record, for_anybody=True)
         return record.run
 
@@ -200,7 +201,7 @@ class Runtime:
         Raises :class:`UnknownRun`, :class:`UnknownWorkflow`, :class:`ReplayDivergence`, and
         :class:`~agentsys.leases.RunBusy` while a live process executes it.
         """
-        record = RunRecord.load(self.board, run)
+        record = await self._load(run)
         if record.status != "running":
             return RunResult(record)
         chosen = self._workflow(workflow or record.workflow)
@@ -222,25 +223,25 @@ class Runtime:
         See :mod:`agentsys.forks`. Raises :class:`UnknownRun`, :class:`UnknownWorkflow`,
         :class:`~agentsys.forks.ForkOutside`.
         """
-        source = RunRecord.load(self.board, run)
+        source = await self._load(run)
         chosen = self._workflow(workflow or source.workflow)
-        record = forked(source, self._free_name(run_id), at, time.time(), self.board.head)
+        record = await asyncio.to_thread(self._forked, source, run_id, at)
         async with self._held.executing(record.run):
             await self._begin(record, None if at is None else partial(copy_steps, self.board, run, record.run, at))
             return await self._execute(record.run, chosen, listener)
 
     async def replay(self, run: str, workflow: Workflow | WorkflowFunction | None = None) -> ReplayReport:
         """Execute a run again from its record alone, without model, tool or write, and compare."""
-        record = RunRecord.load(self.board, run)
+        record = await self._load(run)
         chosen = self._workflow(workflow or record.workflow)
-        return await repeat(self._scope(record, None, Mode.REPLAY), record, chosen)
+        return await repeat(await asyncio.to_thread(self._scope, record, None, Mode.REPLAY), record, chosen)
 
     async def audit(self, run: str) -> AuditReport:
         """Make every decision on a run's record again, under the policy that it names (see :mod:`agentsys.audit`).
 
         Raises :class:`UnknownRun`.
         """
-        RunRecord.load(self.board, run)
+        await self._load(run)
         return await audit(self.board, self._gateway, run)
 
     async def cancel(self, run: str) -> None:
@@ -248,12 +249,16 @@ class Runtime:
 
         A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
         """
-        RunRecord.load(self.board, run)
+        await self._load(run)
         executing = self._held.task(run)
         if executing is not None and executing is not asyncio.current_task():
             executing.cancel()
             await asyncio.wait([executing])
         await record_cancelled(self.board, run, self.policy.owner)
+
+    def lease(self, run: str) -> Entry | None:
+        """Return the lease under which this runtime executes a run, if it does."""
+        return self._held.lease(run)
 
     def runs(self) -> list[RunRecord]:
         """Return all runs of the board, the oldest first."""
@@ -302,11 +307,18 @@ class Runtime:
     async def _execute(
         self, run: str, workflow: Workflow, listener: Listener | None, *, resumed: bool = False
     ) -> RunResult:
-        record = RunRecord.load(self.board, run)
+        record = await self._load(run)
         if record.status != "running":
             # It ended between the caller's look and the lease.
             return RunResult(record)
-        return await execute(self._scope(record, listener, Mode.LIVE), record, workflow, resumed=resumed)
+        scope = await asyncio.to_thread(self._scope, record, listener, Mode.LIVE)
+        return await execute(scope, record, workflow, resumed=resumed)
+
+    async def _load(self, run: str) -> RunRecord:
+        return await asyncio.to_thread(RunRecord.load, self.board, run)
+
+    def _forked(self, source: RunRecord, run_id: str | None, at: int | None) -> RunRecord:
+        return forked(source, self._free_name(run_id), at, time.time(), self.board.head)
 
     def _record(
         self,
@@ -333,18 +345,22 @@ class Runtime:
         self, record: RunRecord, add: Callable[[Transaction], None] | None = None, *, for_anybody: bool = False
     ) -> None:
         """Commit a run's first record, under this process's lease. Raises :class:`RunExists`."""
-        transaction = self.board.begin(self.policy.owner, run=record.run)
-        # Once more: of what is begun after this look, one conflicts.
-        self._free_name(record.run)
-        record.write(transaction)
-        self._keep_policy(transaction)
-        if add is not None:
-            add(transaction)
-        try:
+
+        def begun() -> Transaction:
+            transaction = self.board.begin(self.policy.owner, run=record.run)
+            # Once more: of what is begun after this look, one conflicts.
+            self._free_name(record.run)
+            record.write(transaction)
+            self._keep_policy(transaction)
+            if add is not None:
+                add(transaction)
             take(self.board, record.run, transaction)
             if for_anybody:
                 give_back(record.run, transaction)
-            commit = await submit(self.board, transaction)
+            return transaction
+
+        try:
+            commit = await submit(self.board, await asyncio.to_thread(begun))
         except (Conflict, RunBusy) as lost:
             raise RunExists(f"Another process began a run {record.run!r} at this moment.") from lost
         if not for_anybody:

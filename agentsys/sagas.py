@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from agentsys.blackboard.board import Board
@@ -25,8 +26,8 @@ def compensation(identity: str, step: str, made: Effect, undo: Tool, control: La
 
 async def note_compensated(board: Board, effect: str) -> None:
     """Put on record that an effect was taken back, once; what its call returned stays on record."""
-    made = board.effect(effect)
+    made = await asyncio.to_thread(board.effect, effect)
     if made is not None and made.state in (EffectState.SUCCEEDED, EffectState.IN_DOUBT):
-        transaction = board.begin("runtime", run=made.intent.run)
+        transaction = board.begin("runtime", run=made.intent.run, at=made.seq)
         transaction.finish_effect(effect, "compensated", made.result, made.result_label or made.intent.label)
         await submit(board, transaction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Final, Literal, get_args
 
@@ -40,13 +41,13 @@ async def settle(
     """
     if outcome not in SETTLED_AS:
         raise ConfigurationError(f"A call cannot be settled as {outcome!r}.", remedy=f"Say {', '.join(SETTLED_AS)}.")
-    found = board.effect(effect)
+    found = await asyncio.to_thread(board.effect, effect)
     if found is None:
         raise UnknownEffect(f"The board has no effect {effect!r}.")
     if found.state not in OPEN:
         raise EffectRefused(f"Effect {effect} ({found.intent.tool}) is {found.state}, so there is nothing to settle.")
     known = found.intent.label.join(*([found.result_label] if found.result_label else []))
-    transaction = board.begin(by, run=found.intent.run)
+    transaction = board.begin(by, run=found.intent.run, at=found.seq)
     body = _outcome(outcome, result) | {"settled": {"by": by, "note": note, "at": time.time()}}
     state: Literal["succeeded", "failed"] = "succeeded" if outcome == "succeeded" else "failed"
     transaction.finish_effect(effect, state, body, known.join(Label.trusted(by)))

@@ -104,9 +104,10 @@ class RunSupervisor:
 
     async def resume(self, run: str) -> str:
         """Go on with an interrupted run; a finished one ends at once. Raises what :meth:`Runtime.resume` raises."""
+        record = await asyncio.to_thread(RunRecord.load, self.runtime.board, run)
         if self.executing(run):
             raise RunBusy(f"Run {run} is being executed.")
-        if RunRecord.load(self.runtime.board, run).status != "running":
+        if record.status != "running":
             return run
         self._resuming.add(run)
         try:
@@ -140,7 +141,7 @@ class RunSupervisor:
                 await watched.changed.wait()
             if not watched.task.cancelled() and (error := watched.task.exception()) is not None:
                 raise error
-        return RunResult(RunRecord.load(self.runtime.board, run))
+        return RunResult(await asyncio.to_thread(RunRecord.load, self.runtime.board, run))
 
     def executing(self, run: str) -> bool:
         """Whether this process executes the run at the moment."""
@@ -192,9 +193,9 @@ class RunSupervisor:
 
         def listen(event: RunEvent) -> None:
             if isinstance(event, RunStarted):
-                if event.resumed:
+                if event.resumed and (lease := self.runtime.lease(event.run)) is not None:
                     # Whoever watched it before it was interrupted, also elsewhere, asks for what comes after that.
-                    watched.told = self.runtime.board.head * NUMBERS_OF_A_COMMIT
+                    watched.told = lease.seq * NUMBERS_OF_A_COMMIT
                 self._watched[event.run] = watched
                 if not begun.done():
                     begun.set_result(event.run)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+TURN_SECONDS: Final = 1.0
+"""How much of a time limit passes at most while the event loop is held up."""
 
 
 async def call_foreign(function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Any:
@@ -29,6 +33,26 @@ async def call_foreign(function: Callable[..., Any], /, *arguments: Any, **named
     name = f"agentsys-{getattr(function, '__name__', 'call')}"
     threading.Thread(target=_tell, args=(call, outcome), name=name, daemon=True).start()
     return await asyncio.wrap_future(outcome)
+
+
+async def within(seconds: float, answer: Coroutine[Any, Any, T]) -> T:
+    """Return what ``answer`` comes to, or give it up once the event loop has gone round for so long without it.
+
+    A loop that something held up sees what came meanwhile first. Raises ``TimeoutError``.
+    """
+    task = asyncio.create_task(answer)
+    try:
+        while seconds > 0 and not task.done():
+            waited = min(seconds, TURN_SECONDS)
+            await asyncio.wait([task], timeout=waited)
+            seconds -= waited
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    if task.cancelled() and seconds <= 0:
+        raise TimeoutError
+    return task.result()
 
 
 def _tell(call: Callable[[], Any], outcome: Future[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -176,7 +177,7 @@ class ToolCalling(BoardAccess):
             raise UnknownTool(f"Run {self.run} needs the tool {tool!r}, which is not registered.")
         if "asked" in outcome:
             await self._answered(recorded, fresh=fresh, hide=hide)
-        effect = self._scope.board.effect(outcome["effect"])
+        effect = await asyncio.to_thread(self._scope.board.effect, outcome["effect"])
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         self._check()
         if declared.undo is not None:
@@ -245,7 +246,7 @@ class ToolCalling(BoardAccess):
             try:
                 return await self._begin_call(step, tool, decision, labels, turn)
             except QuotaExceeded as exceeded:
-                self.decisions.pending = before
+                self.decisions.pending = before + self.decisions.pending
                 decision = Deny("quota", exceeded.message)
         self.decisions.note(f"call {tool}", decision, step.label, question)
         return await self._record(replace(step, value=_denied(decision)))
@@ -278,7 +279,7 @@ class ToolCalling(BoardAccess):
 
     async def _take_back(self, tool: Tool, effect: str) -> None:
         """Undo a call, as an effect of its own, unless it failed. Raises what a call of the undoing tool raises."""
-        made, undo = self._scope.board.effect(effect), tool.undo
+        made, undo = await asyncio.to_thread(self._scope.board.effect, effect), tool.undo
         assert made is not None and undo is not None, "only compensable calls that were planned are kept"
         if made.state is EffectState.FAILED:
             return
@@ -291,7 +292,7 @@ class ToolCalling(BoardAccess):
             transaction.plan_effect(intent)
             recorded = await self._record(replace(step, value={"effect": intent.id}, label=intent.label), transaction)
         outcome: Any = recorded.value
-        undoing = self._scope.board.effect(outcome["effect"])
+        undoing = await asyncio.to_thread(self._scope.board.effect, outcome["effect"])
         assert undoing is not None, "the step and its intent are one commit"
         with self._delivering_doubt(undo, undoing.intent.label):
             undone = await self._carried_out(undo, undoing)

@@ -24,7 +24,7 @@ from agentsys.memoisation import Turn
 from agentsys.rounds import recordable
 from agentsys.secrets import NO_SECRETS, Secrets
 from agentsys.settling import NEVER_MADE, to_be_redone
-from agentsys.threads import call_foreign
+from agentsys.threads import call_foreign, within
 from agentsys.tools import Tool, ToolError, to_json
 
 INTERRUPTED: Final = "the caller was cancelled"
@@ -137,8 +137,7 @@ async def _recover(board: Board, tool: Tool, effect: Effect, secrets: Secrets, l
     if tool.effect_class is not EffectClass.QUERYABLE or tool.query is None:
         return await _finish(board, effect, "in_doubt", {"error": "the process died during the call"}, label)
     try:
-        async with asyncio.timeout(tool.timeout):
-            found = await call_foreign(tool.query, effect.id)
+        found = await within(tool.timeout, call_foreign(tool.query, effect.id))
     except Exception as error:
         if effect.state is EffectState.IN_DOUBT:
             raise EffectInDoubt(
@@ -164,7 +163,7 @@ async def _dispatch(
     key, arguments, label = effect.intent.id, effect.intent.arguments, effect.intent.label
 
     def start() -> Transaction:
-        starting = board.begin("runtime", run=effect.intent.run)
+        starting = board.begin("runtime", run=effect.intent.run, at=effect.seq)
         if lease is not None:
             starting.guard(lease)
         if never_happened:
@@ -199,8 +198,10 @@ async def _dispatch(
 async def _not_made(board: Board, effect: Effect) -> None:
     """Put on record that a call was not made, if its start is on record."""
     with suppress(BoardError):
-        known = board.effect(effect.id)
-        if known is not None and board.begun_by_the_living(known) and known.attempt > effect.attempt:
+        known = await asyncio.to_thread(board.effect, effect.id)
+        if known is None or known.attempt <= effect.attempt:
+            return
+        if await asyncio.to_thread(board.begun_by_the_living, known):
             await _finish(board, effect, "failed", NEVER_MADE, effect.intent.label)
 
 
@@ -245,7 +246,7 @@ async def _finish(
     board: Board, effect: Effect, outcome: Any, result: Json, label: Label, turn: Turn | None = None
 ) -> Effect:
     def finish() -> Transaction:
-        finishing = board.begin("runtime", run=effect.intent.run)
+        finishing = board.begin("runtime", run=effect.intent.run, at=effect.seq)
         finishing.finish_effect(effect.id, outcome, result, label)
         if turn is not None and isinstance(result, dict):
             turn.keep(finishing, result["value"], label)
@@ -256,11 +257,12 @@ async def _finish(
 
 async def _surely(board: Board, prepare: Callable[[], Transaction]) -> Commit:
     """Commit what ``prepare`` returns, however long the board is out of reach: nobody else knows what is in it."""
-    prepared: Transaction | None = None
+    prepared, tries = prepare(), 0
     while True:
         try:
-            prepared = prepared or prepare()
             return await submit(board, prepared)
-        except BoardUnreachable:
-            _log.exception("the board is out of reach for a call of a tool")
+        except BoardUnreachable as error:
+            tries += 1
+            if tries == 1:
+                _log.warning("a call of a tool waits for the board: %s", error)
             await asyncio.sleep(POLL_SECONDS)

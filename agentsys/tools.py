@@ -17,7 +17,7 @@ from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
 from agentsys.errors import ConfigurationError, RunError
 from agentsys.memoisation import Memoise
 from agentsys.secrets import NO_SECRETS, UNDO, SecretReference, Secrets, as_parameter
-from agentsys.threads import call_foreign
+from agentsys.threads import call_foreign, within
 
 IDEMPOTENCY_KEY = "idempotency_key"
 DEFAULT_TIMEOUT = 60.0
@@ -90,8 +90,7 @@ class Tool:
                 values[name] = secrets.resolve(self.name, value)
         if IDEMPOTENCY_KEY in inspect.signature(self.function).parameters:
             values[IDEMPOTENCY_KEY] = idempotency_key
-        async with asyncio.timeout(self.timeout):
-            return await call_foreign(self.function, **values)
+        return await within(self.timeout, call_foreign(self.function, **values))
 
 
 def tool(

@@ -47,6 +47,8 @@ class Worker:
         self._unfinished: dict[str, RunRecord] = {}
         self._seen: int | None = None
         self._executing: dict[str, asyncio.Task[None]] = {}
+        self._said = ""
+        """Why no run could be taken when that was tried last."""
         self.broken: dict[str, AgentsysError] = {}
         """Runs that could not be executed to an end, such as after a change of their code; they are not tried again."""
 
@@ -55,8 +57,8 @@ class Worker:
         while True:
             try:
                 await self.take_runs()
-            except BoardError:
-                _log.exception("no run could be taken")
+            except BoardError as error:
+                self._say(error)
             await asyncio.sleep(POLL_SECONDS)
 
     async def drain(self) -> None:
@@ -68,13 +70,14 @@ class Worker:
             try:
                 if not await self.take_runs():
                     return
-            except BoardUnreachable:
-                _log.exception("no run could be taken")
+            except BoardUnreachable as error:
+                self._say(error)
             await asyncio.sleep(POLL_SECONDS)
 
     async def take_runs(self) -> int:
         """Take as many runs as there is room for; return how many are unfinished, here or in another process."""
         await asyncio.to_thread(self._look)
+        self._said = ""
         wanted = [record for record in self._unfinished.values() if record.run not in self.broken]
         for record in sorted(wanted, key=lambda record: record.order):
             if len(self._executing) >= self._most:
@@ -82,6 +85,12 @@ class Worker:
             if record.run not in self._executing and await asyncio.to_thread(self._is_free, record.run):
                 await self._take(record)
         return len(wanted)
+
+    def _say(self, error: BoardError) -> None:
+        """Tell why no run can be taken, once for each reason until one can."""
+        if str(error) != self._said:
+            self._said = str(error)
+            _log.warning("no run can be taken: %s", error)
 
     async def _take(self, record: RunRecord) -> None:
         try:
@@ -99,9 +108,9 @@ class Worker:
         except (LeaseLost, RunBusy):
             # It goes on elsewhere.
             return
-        except (StorageFailed, BoardFull):
+        except (StorageFailed, BoardFull) as error:
             # It goes on from its record once that can be written again, here or elsewhere.
-            _log.exception("run %s was interrupted", run)
+            _log.warning("run %s was interrupted: %s", run, error)
         except AgentsysError as error:
             self.broken[run] = error
         finally:

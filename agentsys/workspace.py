@@ -37,8 +37,7 @@ class Workspace:
     @property
     def transaction(self) -> Transaction:
         if self._transaction is None:
-            self._transaction = self._journal.begin(self._principal, self._audience)
-            self._transaction.snapshot = self._snapshot
+            self._transaction = self._journal.begin(self._principal, self._audience, at=self._snapshot)
             self._transaction.owner = self._owner or self._transaction.owner
         return self._transaction
 

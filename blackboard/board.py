@@ -117,6 +117,11 @@ class Board(UpkeptBoard):
         return self._head if self._knows_head() else reader.state().head
 
     @property
+    def heard(self) -> int:
+        """The head as this process was told it: for who looks often, as no database server is asked, and may lag."""
+        return self._head if self._is_told else self.head
+
+    @property
     def epoch(self) -> int:
         """The number of this opening for writing; of a board opened read-only, the number of openings so far."""
         return self._epoch if self._epoch is not None else self._open_reader().state().epoch
@@ -145,14 +150,16 @@ class Board(UpkeptBoard):
         isolation: Isolation = "serializable",
         urgency: float = math.inf,
         audience: Readers | None = None,
+        at: int | None = None,
     ) -> Transaction:
-        """Begin a transaction over the present state. Smaller ``urgency`` (a time) commits sooner when many wait.
+        """Begin a transaction over the present state, or that after commit ``at``, which needs no trip to the database.
 
+        Smaller ``urgency`` (a time) commits sooner when many wait.
         With an ``audience`` it sees, and conflicts with, only what all of that audience may read.
         """
         view = self._open_reader()
         seen = view if audience is None else ClearedView(view, audience)
-        return Transaction(seen, self.head, principal, run, isolation, urgency, audience)
+        return Transaction(seen, self.head if at is None else at, principal, run, isolation, urgency, audience)
 
     def commit(self, tx: Transaction) -> Commit:
         """Commit ``tx`` and wait until it is durable; committing it again returns the same commit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any, Final
 
@@ -139,7 +140,7 @@ class RunExecutor(AgentExecutor):
 
     async def _refresh(self, task: Task, context: ServerCallContext) -> Task:
         """Return a stored task as its run stands: it may have ended, or have been interrupted, without us."""
-        entry = self._runtime.board.get(topics.RUNS, task.id)
+        entry = await asyncio.to_thread(self._runtime.board.get, topics.RUNS, task.id)
         if task.status.state in ENDED or entry is None or self.follows(task.id):
             return task
         record = RunRecord.of(entry)

@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.transactions import Transaction
 from agentsys.journal import submit
 from agentsys.protocols.a2a.labels import label_from_client
 from agentsys.topics import RESERVED_PREFIX, RUNS
@@ -46,7 +47,7 @@ class BoardTaskStore(TaskStore):
         run = await asyncio.to_thread(self._board.get, RUNS, task.id)
         # What the run found out is in the task's artifacts, so the task is labelled like the run.
         label = self._label(client).join(*([run.label] if run else []))
-        transaction = self._board.begin("runtime")
+        transaction = await asyncio.to_thread(self._board.begin, "runtime")
         transaction.put(TASKS + client, task.id, MessageToDict(task), type="a2a-task", label=label)
         await submit(self._board, transaction)
 
@@ -74,9 +75,13 @@ class BoardTaskStore(TaskStore):
     async def delete(self, task_id: str, context: ServerCallContext) -> None:
         """Delete the client's task."""
         client = client_of(context)
-        transaction = self._board.begin("runtime")
-        transaction.delete(TASKS + client, task_id, label=self._label(client))
-        await submit(self._board, transaction)
+
+        def deleting() -> Transaction:
+            transaction = self._board.begin("runtime")
+            transaction.delete(TASKS + client, task_id, label=self._label(client))
+            return transaction
+
+        await submit(self._board, await asyncio.to_thread(deleting))
 
     def _label(self, client: str) -> Label:
         return label_from_client(client, self._owner, {})

@@ -78,7 +78,7 @@ def last_seen(after: int, last_event_id: str | None) -> int:
 async def commits_after(board: Board, after: int, stopping: Stopping) -> AsyncGenerator[list[Commit]]:
     """Yield the commits after ``after`` in pages, for ever; an empty page each time the board has no more."""
     while not stopping:
-        page = await asyncio.to_thread(board.log, after=after, limit=PAGE) if board.head > after else []
+        page = await asyncio.to_thread(board.log, after=after, limit=PAGE) if board.heard > after else []
         if page:
             after = page[-1].seq
         else:

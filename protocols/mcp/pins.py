@@ -6,6 +6,7 @@ that the hash chain covers it and its history is kept.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections import Counter
@@ -91,9 +92,9 @@ class Pins:
 
 async def write_pins(board: Board, name: str, pins: Pins, *, by: str, owner: str = OWNER) -> None:
     """Record what ``by`` accepts of server ``name``. Raises ``Conflict`` if others did meanwhile."""
-    transaction = board.begin(by)
+    transaction = await asyncio.to_thread(board.begin, by)
     # Read, so that of two processes that see a server for the first time one loses.
-    transaction.get(topics.TOOL_PINS, name)
+    await asyncio.to_thread(transaction.get, topics.TOOL_PINS, name)
     tools: Json = {
         tool: {"sha256": digest_of(definition), "definition": definition} for tool, definition in pins.tools.items()
     }

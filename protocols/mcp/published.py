@@ -6,8 +6,8 @@ trusted principals shaped it: a client's model obeys what a prompt says.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -86,12 +86,11 @@ class Published:
         self._board, self._policy = board, policy
 
     async def list_prompts(self, context: _Context, params: PaginatedRequestParams | None) -> ListPromptsResult:
-        return ListPromptsResult(
-            prompts=[_described(entry, prompt) for entry, prompt in self._prompts(client_of(context)).values()]
-        )
+        found = (await self._prompts(client_of(context))).values()
+        return ListPromptsResult(prompts=[_described(entry, prompt) for entry, prompt in found])
 
     async def get_prompt(self, context: _Context, params: GetPromptRequestParams) -> GetPromptResult:
-        found = self._prompts(client_of(context)).get(params.name)
+        found = (await self._prompts(client_of(context))).get(params.name)
         if found is None:
             raise MCPError(INVALID_PARAMS, "No such prompt.")
         entry, prompt = found
@@ -107,11 +106,11 @@ class Published:
     async def list_resources(self, context: _Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
         documents = [
             Resource(name=entry.key, uri=contents.uri, mime_type=contents.mime_type)
-            for entry, contents in self._documents(client_of(context)).values()
+            for entry, contents in (await self._documents(client_of(context))).values()
         ]
         entries = [
             Resource(name=f"{entry.topic}/{entry.key}", uri=_uri(entry), mime_type="application/json")
-            for entry in self._readable(Predicate(), client_of(context))
+            for entry in await self._readable(Predicate(), client_of(context))
             if entry.topic not in (PROMPTS, DOCUMENTS)
         ]
         return ListResourcesResult(resources=[*documents, *entries])
@@ -126,13 +125,14 @@ class Published:
 
     async def read_resource(self, context: _Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         uri = str(params.uri)
-        document = self._documents(client_of(context)).get(uri)
+        document = (await self._documents(client_of(context))).get(uri)
         if document is not None:
             return ReadResourceResult(contents=[document[1]], _meta=flow_of(document[0].label, self._policy))
         scheme, _, address = uri.partition("://")
         topic, _, key = address.partition("/")
         client, addressed = client_of(context), scheme == "board" and topic and key
-        entry = self._seen(client).get(unquote(topic), unquote(key)) if addressed else None
+        seen = self._seen(client)
+        entry = await asyncio.to_thread(seen.get, unquote(topic), unquote(key)) if addressed else None
         # One answer for what is absent and what is withheld, so that it does not tell them apart.
         if entry is None or not _is_readable(entry, client):
             raise MCPError(INVALID_PARAMS, "No such resource.", data={"uri": uri})
@@ -143,10 +143,10 @@ class Published:
     async def complete(self, context: _Context, params: CompleteRequestParams) -> CompleteResult:
         name, begun = params.argument.name, params.argument.value
         if isinstance(params.ref, PromptReference):
-            values = self._values_of(params.ref.name, name, client_of(context))
+            values = await self._values_of(params.ref.name, name, client_of(context))
         elif params.ref.uri == TEMPLATE:
             topic = (params.context.arguments or {}).get("topic") if params.context else None
-            values = self._names(name, topic, client_of(context))
+            values = await self._names(name, topic, client_of(context))
         else:
             values = set()
         fitting = sorted(value for value in values if value.startswith(begun))
@@ -155,18 +155,18 @@ class Published:
             completion=Completion(values=shown, total=len(fitting), has_more=len(shown) < len(fitting))
         )
 
-    def _values_of(self, prompt: str, argument: str, client: str) -> set[str]:
-        found = self._prompts(client).get(prompt)
+    async def _values_of(self, prompt: str, argument: str, client: str) -> set[str]:
+        found = (await self._prompts(client)).get(prompt)
         arguments = found[1].arguments if found else []
         return {value for known in arguments if known.name == argument for value in known.values}
 
-    def _names(self, part: str, topic: str | None, client: str) -> set[str]:
-        entries = self._readable(Predicate(topic=topic) if topic else Predicate(), client)
+    async def _names(self, part: str, topic: str | None, client: str) -> set[str]:
+        entries = await self._readable(Predicate(topic=topic) if topic else Predicate(), client)
         return {quote(entry.topic if part == "topic" else entry.key, safe="") for entry in entries}
 
-    def _prompts(self, client: str) -> dict[str, tuple[Entry, _Prompt]]:
+    async def _prompts(self, client: str) -> dict[str, tuple[Entry, _Prompt]]:
         found: dict[str, tuple[Entry, _Prompt]] = {}
-        for entry in self._trusted(PROMPTS, client):
+        for entry in await self._trusted(PROMPTS, client):
             try:
                 prompt = _Prompt.model_validate(entry.value)
                 for message in prompt.messages:
@@ -176,9 +176,9 @@ class Published:
             found[entry.key] = entry, prompt
         return found
 
-    def _documents(self, client: str) -> dict[str, tuple[Entry, TextResourceContents | BlobResourceContents]]:
+    async def _documents(self, client: str) -> dict[str, tuple[Entry, TextResourceContents | BlobResourceContents]]:
         found: dict[str, tuple[Entry, TextResourceContents | BlobResourceContents]] = {}
-        for entry in self._trusted(DOCUMENTS, client):
+        for entry in await self._trusted(DOCUMENTS, client):
             try:
                 contents = _CONTENTS.validate_python(entry.value, by_name=False)
             except ValidationError:
@@ -186,14 +186,16 @@ class Published:
             found.setdefault(contents.uri, (entry, contents))
         return found
 
-    def _trusted(self, topic: str, client: str) -> Iterable[Entry]:
-        return (entry for entry in self._readable(Predicate(topic=topic), client) if self._policy.trusts(entry.label))
+    async def _trusted(self, topic: str, client: str) -> list[Entry]:
+        readable = await self._readable(Predicate(topic=topic), client)
+        return [entry for entry in readable if self._policy.trusts(entry.label)]
 
     def _seen(self, client: str) -> Board:
         return self._board if client == CLIENT else board_for(self._board, client)
 
-    def _readable(self, predicate: Predicate, client: str) -> list[Entry]:
-        return [entry for entry in self._seen(client).query(predicate) if _is_readable(entry, client)]
+    async def _readable(self, predicate: Predicate, client: str) -> list[Entry]:
+        found = await asyncio.to_thread(self._seen(client).query, predicate)
+        return [entry for entry in found if _is_readable(entry, client)]
 
 
 def _described(entry: Entry, prompt: _Prompt) -> Prompt:
