@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
 
-from agentsys import topics
 from agentsys.agenda import Agenda
-from agentsys.agents import Agent, AgentRegistry, is_name
+from agentsys.agents import Agent, AgentRegistry
 from agentsys.approvals import Approval, ApprovalStatus, list_approvals
 from agentsys.audit import AuditReport, audit, keep_policy
+from agentsys.beginning import begin, free_name
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.labels import Label
@@ -26,15 +24,15 @@ from agentsys.blackboard.resolution import Policies
 from agentsys.blackboard.transactions import Transaction
 from agentsys.control import ControlLoop
 from agentsys.deciding import Verdict, Word, decide
-from agentsys.errors import ConfigurationError, RunError
+from agentsys.errors import RunError
 from agentsys.events import Listener
 from agentsys.execution import execute, record_cancelled, repeat
 from agentsys.forks import copy_steps, forked
 from agentsys.gateway import Gateway
 from agentsys.held_runs import HeldRuns
-from agentsys.journal import Journal, Mode, submit
+from agentsys.journal import Journal, Mode
 from agentsys.labelled import unwrap
-from agentsys.leases import RunBusy, claim, give_back, lease_in, take
+from agentsys.leases import claim
 from agentsys.memoisation import LONGEST_SECONDS, Memoisation
 from agentsys.models import as_model
 from agentsys.policy.documents import load_policy
@@ -54,13 +52,6 @@ MAX_ACTING = 16
 
 MAX_VOLUNTEERS = 8
 """Agents that may answer one request unless the asker says otherwise."""
-
-
-class RunExists(RunError):
-    """A run was started under an identifier that is taken."""
-
-    code = "AGS-0603"
-    remedy = "Resume that run, or leave the identifier out."
 
 
 class UnknownWorkflow(RunError):
@@ -186,7 +177,7 @@ class Runtime:
         """
         chosen = self._workflow(workflow)
         record = await asyncio.to_thread(self._record, chosen, input, label, deadline, run_id, origin)
-        await self._begin(record, for_anybody=True)
+        await begin(self.board, record, self.policy, for_anybody=True)
         return record.run
 
     async def resume(
@@ -206,7 +197,7 @@ class Runtime:
             return RunResult(record)
         chosen = self._workflow(workflow or record.workflow)
         async with self._held.executing(run):
-            self._held.keep(run, await claim(self.board, run, self._keep_policy))
+            self._held.keep(run, await claim(self.board, run, partial(keep_policy, self.board, self.policy)))
             return await self._execute(run, chosen, listener, resumed=True)
 
     async def fork(
@@ -318,7 +309,7 @@ class Runtime:
         return await asyncio.to_thread(RunRecord.load, self.board, run)
 
     def _forked(self, source: RunRecord, run_id: str | None, at: int | None) -> RunRecord:
-        return forked(source, self._free_name(run_id), at, time.time(), self.board.head)
+        return forked(source, free_name(self.board, run_id), at, time.time(), self.board.head)
 
     def _record(
         self,
@@ -332,39 +323,15 @@ class Runtime:
         """Return the record of a run that begins now."""
         value, labels = unwrap(input)
         label = (label or Label.trusted(self.policy.owner)).join(*labels)
-        run = self._free_name(run_id)
+        run = free_name(self.board, run_id)
         started, seconds = time.time(), deadline if deadline is not None else workflow.deadline
         ends = None if seconds is None else started + seconds
         given = self.secrets.json(to_json(value))
         return RunRecord(run, workflow.name, given, label, started, ends, origin=origin, after=self.board.head)
 
-    def _keep_policy(self, transaction: Transaction) -> None:
-        keep_policy(self.board, self.policy, transaction)
-
-    async def _begin(
-        self, record: RunRecord, add: Callable[[Transaction], None] | None = None, *, for_anybody: bool = False
-    ) -> None:
-        """Commit a run's first record, under this process's lease. Raises :class:`RunExists`."""
-
-        def begun() -> Transaction:
-            transaction = self.board.begin(self.policy.owner, run=record.run)
-            # Once more: of what is begun after this look, one conflicts.
-            self._free_name(record.run)
-            record.write(transaction)
-            self._keep_policy(transaction)
-            if add is not None:
-                add(transaction)
-            take(self.board, record.run, transaction)
-            if for_anybody:
-                give_back(record.run, transaction)
-            return transaction
-
-        try:
-            commit = await submit(self.board, await asyncio.to_thread(begun))
-        except (Conflict, RunBusy) as lost:
-            raise RunExists(f"Another process began a run {record.run!r} at this moment.") from lost
-        if not for_anybody:
-            self._held.keep(record.run, lease_in(commit))
+    async def _begin(self, record: RunRecord, add: Callable[[Transaction], None] | None = None) -> None:
+        """Begin a run that this process executes. Raises :class:`~agentsys.beginning.RunExists`."""
+        self._held.keep(record.run, await begin(self.board, record, self.policy, add))
 
     def _scope(self, record: RunRecord, listener: Listener | None, mode: Mode) -> RunScope:
         scope = RunScope(
@@ -388,17 +355,6 @@ class Runtime:
         )
         scope.run_round = ControlLoop(scope).run_round
         return scope
-
-    def _free_name(self, wanted: str | None) -> str:
-        run = wanted or uuid4().hex[:12]
-        if not is_name(run):
-            raise ConfigurationError(
-                f"The run's identifier {run!r} is not made of letters, digits, '_', '-' and '.'.",
-                remedy="Pass another run_id, or none.",
-            )
-        if self.board.get(topics.RUNS, run) is not None:
-            raise RunExists(f"The board has a run {run!r} already.")
-        return run
 
     def _workflow(self, workflow: Workflow | WorkflowFunction | str) -> Workflow:
         if not isinstance(workflow, str):

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from agentsys.approvals import AlreadyDecided, ApprovalExpired, ApprovalInvalid, UnknownApproval
+from agentsys.beginning import RunExists
 from agentsys.blackboard.board import ReadOnlyBoard
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.lock import BoardBusy
@@ -18,7 +19,7 @@ from agentsys.journal import ReplayDivergence
 from agentsys.leases import RunBusy
 from agentsys.protocols.edge import NotAuthenticated
 from agentsys.runs import UnknownRun
-from agentsys.runtime import RunExists, UnknownWorkflow
+from agentsys.runtime import UnknownWorkflow
 from agentsys.views.why import UnknownStep
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from agentsys import topics
+from agentsys.beginning import RunExists
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.forks import ForkOutside
 from agentsys.policy.policy import Policy
 from agentsys.runs import UnknownRun
-from agentsys.runtime import RunExists, Runtime
+from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import EffectClass, tool
 

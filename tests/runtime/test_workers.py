@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentsys import topics
+from agentsys.beginning import RunExists
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.effects import EffectClass, EffectIntent
@@ -20,7 +21,7 @@ from agentsys.context import Context
 from agentsys.leases import LeaseLost, RunBusy, give_back
 from agentsys.retention import compact_board
 from agentsys.runs import RunRecord
-from agentsys.runtime import RunExists, Runtime
+from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
 from agentsys.tool_calls import POLL_SECONDS, carry_out
