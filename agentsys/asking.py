@@ -132,6 +132,7 @@ async def _wait(scope: RunScope, approval: str) -> Approval:
             await _expire(scope, approval)
         if scope.board.heard == seen:
             await asyncio.sleep(POLL_SECONDS)
+            continue
         seen = scope.board.heard
         found = await asyncio.to_thread(Approval.load, scope.board, approval)
     return found

@@ -29,6 +29,7 @@ from agentsys.journal import RecordEnded, ReplayDivergence, submit
 from agentsys.labelled import unwrap
 from agentsys.rounds import Failure, Response, ResponseStatus, RoundOutcome, classify
 from agentsys.scope import Round, RunScope
+from agentsys.threads import within
 from agentsys.tools import to_json
 
 BID_TIMEOUT = 30.0
@@ -119,9 +120,8 @@ class ControlLoop:
 
     async def _offer(self, member: Agent, request: Request) -> RecordedBid | None:
         try:
-            async with asyncio.timeout(BID_TIMEOUT):
-                with stray_cancellation_as_error():
-                    bid = await member.volunteer(request)
+            with stray_cancellation_as_error():
+                bid = await within(BID_TIMEOUT, member.volunteer(request))
             return None if bid is None else self._as_recorded(bid, member, request)
         except Exception as error:
             failure = Failure.of(error, self._scope.secrets.text)

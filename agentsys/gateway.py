@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,7 +19,7 @@ from agentsys.policy.policy import Policy
 from agentsys.policy.rules import ToolRule, readers_of
 from agentsys.ruling import ruled
 from agentsys.secrets import NO_SECRETS, Secrets
-from agentsys.threads import call_foreign
+from agentsys.threads import call_foreign, within
 from agentsys.tools import Tool, ToolRegistry
 
 CHECK_SECONDS: Final = 5.0
@@ -122,9 +121,9 @@ class Gateway:
         if not self.policy.checks:
             return self.decide(name, arguments, **given)
         try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                decided: AllowCall | AskCall | Deny = await call_foreign(self.decide, name, arguments, **given)
-                return decided
+            decided: AllowCall | AskCall | Deny
+            decided = await within(CHECK_SECONDS, call_foreign(self.decide, name, arguments, **given))
+            return decided
         except TimeoutError:
             return Deny("check-timed-out", f"a check of the policy took more than {CHECK_SECONDS:g} s")
 

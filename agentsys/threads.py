@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
@@ -35,12 +35,12 @@ async def call_foreign(function: Callable[..., Any], /, *arguments: Any, **named
     return await asyncio.wrap_future(outcome)
 
 
-async def within(seconds: float, answer: Coroutine[Any, Any, T]) -> T:
+async def within(seconds: float, answer: Awaitable[T]) -> T:
     """Return what ``answer`` comes to, or give it up once the event loop has gone round for so long without it.
 
     A loop that something held up sees what came meanwhile first. Raises ``TimeoutError``.
     """
-    task = asyncio.create_task(answer)
+    task = asyncio.ensure_future(answer)
     try:
         while seconds > 0 and not task.done():
             waited = min(seconds, TURN_SECONDS)

@@ -257,12 +257,12 @@ async def _finish(
 
 async def _surely(board: Board, prepare: Callable[[], Transaction]) -> Commit:
     """Commit what ``prepare`` returns, however long the board is out of reach: nobody else knows what is in it."""
-    prepared, tries = prepare(), 0
+    prepared, told = prepare(), False
     while True:
         try:
             return await submit(board, prepared)
         except BoardUnreachable as error:
-            tries += 1
-            if tries == 1:
+            if not told:
                 _log.warning("a call of a tool waits for the board: %s", error)
+            told = True
             await asyncio.sleep(POLL_SECONDS)

@@ -152,14 +152,14 @@ class Board(UpkeptBoard):
         audience: Readers | None = None,
         at: int | None = None,
     ) -> Transaction:
-        """Begin a transaction over the present state, or that after commit ``at``, which needs no trip to the database.
+        """Begin a transaction over the present state, or over that after commit ``at`` (one known here needs no trip).
 
         Smaller ``urgency`` (a time) commits sooner when many wait.
         With an ``audience`` it sees, and conflicts with, only what all of that audience may read.
         """
         view = self._open_reader()
         seen = view if audience is None else ClearedView(view, audience)
-        return Transaction(seen, self.head if at is None else at, principal, run, isolation, urgency, audience)
+        return Transaction(seen, self._snapshot(at), principal, run, isolation, urgency, audience)
 
     def commit(self, tx: Transaction) -> Commit:
         """Commit ``tx`` and wait until it is durable; committing it again returns the same commit.
@@ -381,6 +381,8 @@ class Board(UpkeptBoard):
         self._wakeups.wake_all()
 
     def _snapshot(self, at: int | None) -> int:
+        if at is not None and 0 <= at <= self._head:
+            return at
         head = self.head
         if at is None:
             return head

@@ -292,6 +292,8 @@ class LeasedCommitter:
             self.learn(self.reader.state().head)
         if self._is_called() and self._pending:
             answers = {name: read(answer, "The answer") for name, answer in self._queue.collect().items()}
+            # Whoever is answered may go on from that commit without asking for the head.
+            self.learn(max((one.seq for one in answers.values() if isinstance(one, Commit)), default=0))
             with answered_together():
                 for name, outcome in answers.items():
                     self._settle(name, outcome)

@@ -110,6 +110,12 @@ def test_news_of_a_board_reaches_no_opening_of_another_whatever_they_are_called(
     edit(postgres_url, other, f"DROP SCHEMA {Address.parse(other).schema} CASCADE")
 
 
+def test_whoever_does_not_lead_knows_of_its_own_commit_when_it_is_answered(postgres_board: str) -> None:
+    with Board.open(postgres_board), Board.open(postgres_board) as follower:
+        for number in range(20):
+            assert put(follower, "notes", "a", number) <= follower.heard
+
+
 def test_processes_may_create_one_board_at_once(postgres_board: str) -> None:
     opened: list[Board] = []
     threads = [threading.Thread(target=lambda: opened.append(Board.open(postgres_board))) for _ in range(4)]

@@ -249,3 +249,24 @@ def test_every_board_error_has_its_own_code() -> None:
     codes = [kind.code for kind in kinds]
     assert len(codes) == len(set(codes)) > 15
     assert all(kind.remedy != BoardError.remedy for kind in kinds if kind is not BoardError)
+
+
+def test_a_transaction_over_a_past_state_is_validated_against_the_newest(board: Board) -> None:
+    past = put(board, "a", 1)
+    put(board, "a", 2)
+    put(board, "b", 1)
+    guarded = board.get("notes", "b")
+    assert guarded is not None
+    looking, blind = board.begin(ANN, at=past), board.begin(ANN, at=past)
+    seen = looking.get("notes", "a")
+    assert seen is not None and (seen.value, looking.query(Predicate(topic="notes"))) == (1, [seen])
+    looking.put("notes", "c", 1, type="note")
+    with pytest.raises(Conflict) as lost:
+        board.commit(looking)
+    assert [item.kind for item in lost.value.items] == ["key", "predicate", "predicate"], "another a, and a b"
+    blind.guard(guarded)
+    blind.put("notes", "c", 1, type="note")
+    assert board.commit(blind).snapshot == past, "what it relies on stands"
+    for nowhere in (-1, board.head + 1):
+        with pytest.raises(InvalidSnapshot):
+            board.begin(ANN, at=nowhere)

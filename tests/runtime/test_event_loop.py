@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentsys.agents import agent
+from agentsys.asking import POLL_SECONDS
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.errors import AgentsysError
@@ -30,11 +31,13 @@ class Watched:
     def __init__(self, reader: Any) -> None:
         self._reader = reader
         self.held_up: list[str] = []
+        self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._reader, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
+            self.reads += 1
             with suppress(RuntimeError):
                 self.held_up.append(f"{name} by {asyncio.current_task()}")
             return found(*arguments, **named)
@@ -121,6 +124,21 @@ async def test_what_a_run_needs_of_the_board_holds_up_nobody_else(board: Board, 
     assert (await runtime.fork(run, at=await asyncio.to_thread(lambda: board.head))).status == "done"
     await runtime.cancel(run)
     assert not watched.held_up
+
+
+async def test_a_run_that_waits_for_a_person_asks_the_board_for_nothing_meanwhile(
+    board: Board, watched: Watched
+) -> None:
+    runtime = runtime_on(board)
+    running = asyncio.create_task(runtime.run("everything", "hello"))
+    while not (found := await asyncio.to_thread(runtime.approvals, "pending")):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(3 * POLL_SECONDS)
+    before = watched.reads
+    await asyncio.sleep(5 * POLL_SECONDS)
+    assert watched.reads == before
+    await runtime.decide(found[0].id, "approve", answer="yes")
+    assert (await running).status == "done"
 
 
 async def test_a_read_of_an_agent_itself_is_seen_to_hold_up_the_others(board: Board, watched: Watched) -> None:
