@@ -54,12 +54,17 @@ class RemoteServer:
         self._board, self._owner = board, owner
         self._server = server or partial(transport_of, settings)
         self._connection: Connection | None = None
+        self._pinned: tuple[int, Pins | None] = (-1, None)
+        """What was accepted, and the head of the board then: what is called asks again and again."""
         self._known: tuple[int, dict[str, Tool]] = (0, {})
         self._away: tuple[float, ServerUnavailable] | None = None
 
     def pins(self) -> Pins | None:
         """Return what was accepted of the server."""
-        return Pins.load(self._board, self.name)
+        heard = self._board.heard
+        if heard != self._pinned[0]:
+            self._pinned = heard, Pins.load(self._board, self.name)
+        return self._pinned[1]
 
     def known(self) -> Mapping[str, Tool]:
         """Return the accepted tools that the settings let be called."""
