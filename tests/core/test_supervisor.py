@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from agentsys import topics
+from agentsys.beginning import RunExists
 from agentsys.events import RunFinished, RunStarted, TokensStreamed
 from agentsys.leases import RunBusy
 from agentsys.runs import RunRecord, UnknownRun
-from agentsys.runtime import RunExists, UnknownWorkflow
+from agentsys.runtime import UnknownWorkflow
 from agentsys.supervisor import RunSupervisor
 from agentsys.workers import POLL_SECONDS, Worker
 
