@@ -145,11 +145,11 @@ def _(replace: Any) -> None:
 @weakening("bids carry no label")
 def _(replace: Any) -> None:
     original = plain(control.ControlLoop, "_recorded_bids")
-    replace(
-        control.ControlLoop,
-        "_recorded_bids",
-        lambda self, request: [altered(bid, label=BOTTOM) for bid in original(self, request)],
-    )
+
+    async def bare(self: Any, request: Any) -> Any:
+        return [altered(bid, label=BOTTOM) for bid in await original(self, request)]
+
+    replace(control.ControlLoop, "_recorded_bids", bare)
 
 
 @weakening("a new attempt forgets who made the old one fail")
