@@ -2,7 +2,11 @@
 
 import atexit
 import gc
+import sys
 from typing import Final
+
+_TELL_OF_WHAT_IS_LEFT: Final = {"_duckdb"}
+"""Modules that write on stderr, when a process ends, of their objects that were not collected."""
 
 YOUNG: Final = 10_000
 """Objects by which a process grows before the garbage collector looks at the new ones, in place of Python's 700.
@@ -15,10 +19,10 @@ takes them for what stays, and soon looks at all that does.
 def spare_the_collector() -> None:
     """Have new objects looked at less often while a command loads what it needs, and nothing looked at when it ends.
 
-    Modules are most of what there is, and stay to the end; to look through them is a fifth of a short command's time.
+    Modules are most of what there is, and stay to the end; to look through them takes longer than many commands do.
     """
     _look_less_often()
-    atexit.register(gc.freeze)  # before all that follow, so it is called after them: these may still make objects
+    atexit.register(_leave_what_is_there)  # before all that follow, so it is called after them
 
 
 def calm_the_collector() -> None:
@@ -30,6 +34,11 @@ def calm_the_collector() -> None:
     gc.collect()
     gc.freeze()
     _look_less_often()
+
+
+def _leave_what_is_there() -> None:
+    if sys.modules.keys().isdisjoint(_TELL_OF_WHAT_IS_LEFT):
+        gc.freeze()
 
 
 def _look_less_often() -> None:

@@ -23,7 +23,7 @@ from agentsys.errors import ConfigurationError
 from agentsys.serving.engine import Engine
 
 SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
-    "vllm": {"fcfs": 12, "priority": 6, "urgency": 6},
+    "vllm": {"fcfs": 12, "priority": 6, "urgency": 16},
     "torch": {"fcfs": 16, "urgency": 16},
 }
 """The best of the simulator with step times as of two cores. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""

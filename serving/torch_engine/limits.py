@@ -22,7 +22,7 @@ class Tuning:
     most. Pausing costs nothing while memory lasts, so the bounds are there to keep slots from changing hands for no
     gain and to let every call that started end.
 
-    Concurrency (see :mod:`~agentsys.serving.torch_engine.pacing`): if the most urgent sequence's κ is at most ``hurry``
+    Concurrency (see :mod:`~agentsys.serving.scheduling.pacing`): if the most urgent sequence's κ is at most ``hurry``
     seconds ahead, others whose κ is still to come join it only while the step takes at most ``slowdown`` times what it
     takes for that one alone. An infinite ``slowdown``, the default, switches that off.
     """

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentsys.serving.engine_errors import RequestTooLongError
+from agentsys.serving.scheduling.pacing import Runnable, concurrency
 from agentsys.serving.scheduling.step_time import StepTime, prefill_chunk
 from agentsys.serving.torch_engine.block_pool import BlockPool
 from agentsys.serving.torch_engine.limits import SchedulerLimits
-from agentsys.serving.torch_engine.pacing import concurrency
 from agentsys.serving.torch_engine.sequence import SequenceState
 from agentsys.serving.torch_engine.slots import Slots
 
@@ -166,7 +166,9 @@ class Scheduler:
             self._paused.pop(sequence.request_id, None)
         if now is None or self.step_time is None:
             return holders
-        return holders[: concurrency(holders, now, self.step_time, self.limits)]
+        runnable = [Runnable(sequence.key[0], len(sequence.tokens)) for sequence in holders]
+        slowdown, hurry = self.limits.slowdown, self.limits.hurry
+        return holders[: concurrency(runnable, now, self.step_time, slowdown=slowdown, hurry=hurry)]
 
     def _reuse_prefix(self, sequence: SequenceState) -> None:
         if sequence.blocks:

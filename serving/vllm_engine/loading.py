@@ -15,7 +15,7 @@ from agentsys.serving.device_memory import GPU, HOST
 from agentsys.serving.torch_engine.checkpoint import held_bytes
 from agentsys.serving.vllm_engine import versions
 from agentsys.serving.vllm_engine.adapters import Adapter, adapter_arguments, read_adapter
-from agentsys.serving.vllm_engine.preemption import UrgencyLimits
+from agentsys.serving.vllm_engine.preemption import ADAPTIVE, UrgencyLimits
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -66,7 +66,7 @@ class VllmOptions:
     max_step_tokens: int = 2048
     context_length: int | None = None
     scheduling: Literal["urgency", "priority", "fcfs"] = "urgency"
-    urgency: UrgencyLimits = field(default_factory=UrgencyLimits)
+    urgency: UrgencyLimits = ADAPTIVE
     random_weights: bool = False
     compiled: bool = True
     adapters: Mapping[str, Path] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentsys.serving.scheduling.step_time import StepTime, prefill_chunk
 
@@ -19,7 +19,10 @@ class UrgencyLimits:
     A call gives its slot only to one whose κ is ``margin_ms`` earlier, after it has held it for ``quantum`` steps, and
     at most ``most_preemptions`` times. Prefills less urgent than a call in progress share ``prefill_chunk`` tokens a
     step (0: no limit), or as many as take ``prefill_steps`` times a step's fixed part, if those are more.
-    ``most_running`` calls run at once (0: as many as the engine has slots). Without ``preempt`` slots are never taken.
+    ``most_running`` calls run at once (0: as many as the engine has slots). If the most urgent call's κ is at most
+    ``hurry`` seconds ahead, others whose κ is still to come start beside it only while a step takes at most
+    ``slowdown`` times as long as for that one alone (0: no limit; see :mod:`~agentsys.serving.scheduling.pacing`).
+    Without ``preempt`` slots are never taken.
     """
 
     margin_ms: int = 250
@@ -28,12 +31,16 @@ class UrgencyLimits:
     prefill_chunk: int = 256
     prefill_steps: float = 8.0
     most_running: int = 0
+    slowdown: float = 0.0
+    hurry: float = 30.0
     preempt: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) < 0:
                 raise ValueError(f"{field.name} must not be negative, got {getattr(self, field.name)}")
+        if 0 < self.slowdown < 1:
+            raise ValueError(f"slowdown must be 0 or at least 1, got {self.slowdown}")
 
     def chunk(self, step_time: StepTime | None) -> int:
         """Return the tokens that prefills behind a call in progress share in a step, 0: no limit."""
@@ -47,6 +54,10 @@ class UrgencyLimits:
     def of_config(config: Mapping[str, Any]) -> UrgencyLimits:
         """Return what :meth:`as_config` wrote; what is missing has its default."""
         return UrgencyLimits(**config)
+
+
+ADAPTIVE: Final = UrgencyLimits(slowdown=1.5)
+"""What the engine runs with."""
 
 
 @dataclass(frozen=True, slots=True)

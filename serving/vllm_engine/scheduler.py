@@ -14,6 +14,7 @@ import time
 from functools import cache
 from typing import Any, Final
 
+from agentsys.serving.scheduling.pacing import Runnable, concurrency
 from agentsys.serving.vllm_engine import versions
 from agentsys.serving.vllm_engine.parameters import NAME_ARGUMENT
 from agentsys.serving.vllm_engine.preemption import Held, Room, UrgencyLimits, Wanted, victims, without_place
@@ -42,6 +43,7 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         self._taken: set[str] = set()
         self._adapter_places = _adapter_places(self.lora_config)
         self.limit_running(self.limits.most_running)
+        self._most_now = self._most
 
     def add_request(self, request: Any) -> None:
         self._names[_name(request)] = request.request_id
@@ -50,6 +52,8 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
     def schedule(self, *arguments: Any, **keywords: Any) -> Any:
         started = time.monotonic()
         self._step += 1
+        self._most_now = self._paced(time.time())
+        versions.set_most_running(self, self._most_now)
         self._make_room()
         # Each that decodes needs one token and is sure of it; prefills share what is left in order of κ.
         self.running.sort(key=lambda request: (_prefill_left(request) > 1, _key(request)))
@@ -83,7 +87,6 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         """Let at most ``most`` requests run at once, 0: as many as there are slots. Those above it give way."""
         slots = self.scheduler_config.max_num_seqs
         self._most = min(most, slots) if most else slots
-        versions.set_most_running(self, self._most)
 
     def report(self, after: int) -> list[Any]:
         """Return the number of the last step, the steps after ``after``, the phases of all but the plainly waiting
@@ -108,6 +111,16 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
             self._chunk_left -= num_new_tokens
         return int(super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens))
 
+    def _paced(self, now: float) -> int:
+        """Return how many may run in this step; what runs already goes on, or gives way to one more urgent."""
+        step_time = self.steps.step_time
+        if not self.limits.slowdown or step_time is None or not self.waiting:
+            return self._most
+        first = sorted([*self.running, *heapq.nsmallest(self._most, self.waiting._heap)], key=_key)[: self._most]
+        runnable = [Runnable(request.priority / 1000, request.num_tokens) for request in first]
+        fitting = concurrency(runnable, now, step_time, slowdown=self.limits.slowdown, hurry=self.limits.hurry)
+        return min(max(fitting, len(self.running)), self._most)
+
     def _make_room(self) -> None:
         """Preempt those that give way to the most urgent that wait, and those above a lowered limit."""
         surplus = len(self.running) - self._most
@@ -120,7 +133,7 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
             return
         held = [self._held(request) for request in self.running]
         blocks = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        room = Room(self._most - len(self.running), blocks, self._adapter_places)
+        room = Room(self._most_now - len(self.running), blocks, self._adapter_places)
         # An iteration over vLLM's heap copies and empties it; those that could start are few.
         first = heapq.nsmallest(self._most, self.waiting._heap)
         waiting = [
@@ -151,7 +164,7 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         """Find whom this step must not delay: all prefills less urgent than that one share the small chunk."""
         chunk = self._chunk_left = self.limits.chunk(self.steps.step_time)
         active = list(self.running)
-        if self.waiting and len(active) < self._most and self.waiting.peek_request().status.name in _MAY_START:
+        if self.waiting and len(active) < self._most_now and self.waiting.peek_request().status.name in _MAY_START:
             active.append(self.waiting.peek_request())
         capped = chunk > 0 and len(active) > 1
         self._uncapped = min(map(_key, active)) if capped else None

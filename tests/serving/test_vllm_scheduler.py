@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from agentsys.serving.scheduling.step_time import StepTime
 from agentsys.serving.vllm_engine.modelless import ModellessOptions, ModellessScheduler
 from agentsys.serving.vllm_engine.preemption import UrgencyLimits
+from agentsys.serving.vllm_engine.step_log import StepLog
 
 pytestmark = [
     pytest.mark.model,
@@ -205,6 +208,50 @@ def test_fewer_may_run_at_once_and_the_least_urgent_step_back(smollm2_dir: Path)
     assert vllm.counts() == (3, 0)
 
 
+def paced_load(folder: Path, *kappas: float, slowdown: float = 1.5) -> ModellessScheduler:
+    """Four slots and a request for each κ (seconds from now), where a sequence more costs two sevenths of a step."""
+    limits = UrgencyLimits(margin_ms=10, quantum=2, slowdown=slowdown)
+    vllm = scheduler(folder, limits, slots=4)
+    vllm.scheduler.steps = KnownSteps()
+    for number, seconds in enumerate(kappas):
+        key = int(1000 * (time.time() + seconds))
+        vllm.add(str(number), prompt(number, 8), 50, priority=key, arrived=float(number))
+    return vllm
+
+
+class KnownSteps(StepLog):
+    step_time = StepTime(base=0.1, per_prefill=0.0, per_sequence=0.04, per_context=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kappas", "slowdown", "running"),
+    [
+        pytest.param([9, 9, 9, 9, 9], 1.5, 2, id="as many as keep the step short"),
+        pytest.param([-9, -9, -9, 9, 9], 1.5, 3, id="those whose κ has come"),
+        pytest.param([-9, -9, -9, -9, -9], 1.5, 4, id="all are late alike"),
+        pytest.param([900, 900, 900, 900, 900], 1.5, 4, id="nobody is in a hurry"),
+        pytest.param([9, 9, 9, 9, 9], 0.0, 4, id="switched off"),
+    ],
+)
+def test_so_many_run_beside_an_urgent_request(
+    smollm2_dir: Path, kappas: list[float], slowdown: float, running: int
+) -> None:
+    vllm = paced_load(smollm2_dir, *kappas, slowdown=slowdown)
+    assert set(vllm.step().tokens) == {str(number) for number in range(running)}
+
+
+def test_what_runs_goes_on_when_fewer_should_start_and_gives_way_one_for_one(smollm2_dir: Path) -> None:
+    vllm = paced_load(smollm2_dir, 900, 901, 902, 903, 904)
+    for _ in range(3):
+        vllm.step()
+    urgent = int(1000 * (time.time() + 5))
+    vllm.add("urgent", prompt(9, 8), 3, priority=urgent, arrived=9.0)
+    assert set(vllm.step().tokens) == {"0", "1", "2", "urgent"}
+    vllm.add("less", prompt(10, 8), 3, priority=urgent + 5, arrived=10.0)
+    assert set(vllm.step().tokens) == {"0", "1", "urgent", "less"}
+    assert set(ends(vllm)) == {"0", "1", "2", "3", "4", "urgent", "less"}
+
+
 def test_it_counts_its_steps(smollm2_dir: Path) -> None:
     vllm = scheduler(smollm2_dir)
     busy(vllm, steps=3)
@@ -219,8 +266,15 @@ def test_it_counts_its_steps(smollm2_dir: Path) -> None:
 def test_under_random_load_every_request_gets_all_its_tokens(smollm2_dir: Path, seed: int) -> None:
     chance = random.Random(seed)
     limits = UrgencyLimits(
-        margin_ms=5, quantum=1, most_preemptions=3, prefill_chunk=chance.choice([0, 16, 64]), prefill_steps=0
+        margin_ms=5,
+        quantum=1,
+        most_preemptions=3,
+        prefill_chunk=chance.choice([0, 16, 64]),
+        prefill_steps=0,
+        slowdown=chance.choice([0.0, 1.0, 1.5]),
+        hurry=1e9,
     )
+    to_come = int(1000 * time.time()) + chance.choice([-10_000, 3_600_000])
     vllm = scheduler(smollm2_dir, limits, slots=4, kv_tokens=1024)
     wanted: dict[str, int] = {}
     got: Counter[str] = Counter()
@@ -232,9 +286,10 @@ def test_under_random_load_every_request_gets_all_its_tokens(smollm2_dir: Path, 
             name = f"r{len(wanted)}"
             wanted[name] = chance.randint(1, 40)
             length = chance.choice([5, 60, 400])
-            vllm.add(name, prompt(len(wanted), length), wanted[name], priority=chance.randint(0, 99), arrived=step)
+            key = to_come + chance.randint(0, 99)
+            vllm.add(name, prompt(len(wanted), length), wanted[name], priority=key, arrived=step)
         if wanted and chance.random() < 0.2:
-            vllm.rekey(chance.choice(list(wanted)), chance.randint(0, 99))
+            vllm.rekey(chance.choice(list(wanted)), to_come + chance.randint(0, 99))
         outcome = vllm.step()
         got.update(outcome.tokens)
         ended += outcome.ended
