@@ -86,7 +86,7 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
     def limit_running(self, most: int) -> None:
         """Let at most ``most`` requests run at once, 0: as many as there are slots. Those above it give way."""
         slots = self.scheduler_config.max_num_seqs
-        self._most = min(most, slots) if most else slots
+        self._most: int = min(most, slots) if most else slots
 
     def report(self, after: int) -> list[Any]:
         """Return the number of the last step, the steps after ``after``, the phases of all but the plainly waiting
