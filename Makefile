@@ -37,10 +37,9 @@ record: $(READY) ## write anew the recorded run that the console opens with; LAK
 console: $(READY) ## ask questions of the demo lake, and look at runs and the board, in the browser
 	$(BIN)/agentsys console --lake package:vega_datasets/_data
 
-# By default files of few tests come last, which here are the longest: in the end one of them would run alone.
 test: $(READY) ## everything but the slow suites, the browser, other vendors' peers and the style checks
 	$(BIN)/agentsys models pull
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser and not peers"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not browser and not peers"
 
 test-peers: $(READY) ## clients and servers of other vendors, from npm
 	$(BIN)/python -m pytest -q -m peers
