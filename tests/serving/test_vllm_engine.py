@@ -125,7 +125,8 @@ async def test_a_key_sent_at_once_after_the_call_is_not_lost(vllm_engine: Engine
 async def test_a_long_prompt_in_no_hurry_is_read_in_small_pieces_beside_an_urgent_answer(vllm_engine: Engine) -> None:
     before, _ = vllm_engine.iterations()
     run = Run(vllm_engine)
-    run.ask(asked("urgent", 0, BUSY))
+    # Nobody is in a hurry yet, or the long one might not start before the other ends.
+    run.ask(asked("urgent", 60, BUSY))
     await run.until(lambda: len(run.tokens("urgent")) > 2)
     run.ask(asked("long", 500, 2, [100 + index % 300 for index in range(1500)]))
     await run.end()
