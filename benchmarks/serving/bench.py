@@ -26,7 +26,8 @@ SLOTS: Final[Mapping[str, Mapping[str, int]]] = {
     "vllm": {"fcfs": 12, "priority": 6, "urgency": 16},
     "torch": {"fcfs": 16, "urgency": 16},
 }
-"""The best of the simulator with step times as of two cores. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
+"""Of the others the best of the simulator with step times as of two cores, of ours the engine's own, of which it runs
+as many as pay. Elsewhere sweep `--set fcfs=N` and `--set priority=N`."""
 
 _FIRST_TOLD: Final = 2.0
 _QUEUED_A_SLOT: Final = 5
