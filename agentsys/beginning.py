@@ -27,9 +27,14 @@ class RunExists(RunError):
     remedy = "Resume that run, or leave the identifier out."
 
 
+def new_name() -> str:
+    """Return a random identifier for a run."""
+    return uuid4().hex[:12]
+
+
 def free_name(board: Board, wanted: str | None) -> str:
     """Return the identifier of a new run. Raises :class:`RunExists`, and ``ConfigurationError`` for what is no name."""
-    run = wanted or uuid4().hex[:12]
+    run = wanted or new_name()
     if not is_name(run):
         raise ConfigurationError(
             f"The run's identifier {run!r} is not made of letters, digits, '_', '-' and '.'.",

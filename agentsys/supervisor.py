@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agentsys import topics
+from agentsys.beginning import new_name
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
@@ -76,8 +77,8 @@ class RunSupervisor:
         self._watched: dict[str, _Watched] = {}
         self._tasks: set[asyncio.Task[RunResult]] = set()
         """Those of runs that go on, also of those that have yet to begin."""
-        self._resuming: set[str] = set()
-        """Runs that are taken at this moment, and have told nothing of it yet."""
+        self._beginning: dict[asyncio.Future[None], str] = {}
+        """Runs that are begun or taken at this moment, and have told nothing of it yet."""
         self._closed = False
 
     async def start(
@@ -95,12 +96,14 @@ class RunSupervisor:
         ``deadline`` is in seconds from now. Raises what :meth:`Runtime.run` raises before it executes anything.
         """
 
+        run = run_id or new_name()
+
         def execute(listener: Listener) -> Awaitable[RunResult]:
             return self.runtime.run(
-                workflow, input, label=label, deadline=deadline, run_id=run_id, origin=origin, listener=listener
+                workflow, input, label=label, deadline=deadline, run_id=run, origin=origin, listener=listener
             )
 
-        return await self._launch(execute)
+        return await self._launch(run, execute)
 
     async def resume(self, run: str) -> str:
         """Go on with an interrupted run; a finished one ends at once. Raises what :meth:`Runtime.resume` raises."""
@@ -109,18 +112,18 @@ class RunSupervisor:
             raise RunBusy(f"Run {run} is being executed.")
         if record.status != "running":
             return run
-        self._resuming.add(run)
-        try:
-            return await self._launch(lambda listener: self.runtime.resume(run, listener=listener))
-        finally:
-            self._resuming.discard(run)
+        return await self._launch(run, lambda listener: self.runtime.resume(run, listener=listener))
 
     async def fork(self, run: str, *, at: int | None = None, run_id: str | None = None) -> str:
         """Start a fork of a run and return its identifier. Raises what :meth:`Runtime.fork` raises."""
-        return await self._launch(lambda listener: self.runtime.fork(run, at=at, run_id=run_id, listener=listener))
+        copy = run_id or new_name()
+        return await self._launch(copy, lambda listener: self.runtime.fork(run, at=at, run_id=copy, listener=listener))
 
     async def cancel(self, run: str) -> None:
         """End a run for good. Raises :class:`~agentsys.runs.UnknownRun`."""
+        # Ended before it had begun, it would be unknown here, or its start would fail, and not be cancelled.
+        if beginning := [begun for begun, name in self._beginning.items() if name == run]:
+            await asyncio.wait(beginning)
         watched = self._watched.get(run, _Watched())
         watched.cancelling += 1
         try:
@@ -145,7 +148,7 @@ class RunSupervisor:
 
     def executing(self, run: str) -> bool:
         """Whether this process executes the run at the moment."""
-        return run in self._resuming or (run in self._watched and not self._watched[run].ended)
+        return run in self._beginning.values() or (run in self._watched and not self._watched[run].ended)
 
     def whereabouts(self, run: str) -> Whereabouts:
         """Return who may go on with a run that this process does not execute, as the board says at one moment."""
@@ -184,44 +187,49 @@ class RunSupervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _launch(self, execute: Callable[[Listener], Awaitable[RunResult]]) -> str:
+    async def _launch(self, run: str, execute: Callable[[Listener], Awaitable[RunResult]]) -> str:
         if self._closed:
             # A worker beside it would take up again what was given back, and find the model closed.
             raise RunBusy("This process is about to end, and begins no runs.")
         watched = _Watched()
-        begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def listen(event: RunEvent) -> None:
-            if isinstance(event, RunStarted):
-                if event.resumed and (lease := self.runtime.lease(event.run)) is not None:
-                    # Whoever watched it before it was interrupted, also elsewhere, asks for what comes after that.
-                    watched.told = lease.seq * NUMBERS_OF_A_COMMIT
-                self._watched[event.run] = watched
-                if not begun.done():
-                    begun.set_result(event.run)
-            watched.tell(event)
-
-        async def work() -> RunResult:
-            try:
-                return await execute(listen)
-            finally:
-                # An interrupted run tells nothing itself.
-                if begun.done() and not any(isinstance(event, RunFinished) for _, event in watched.events):
-                    watched.tell(RunFinished(begun.result(), "interrupted"))
-
-        watched.task = asyncio.create_task(work())
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._beginning[begun] = run
+        begun.add_done_callback(self._beginning.pop)
+        watched.task = asyncio.create_task(self._work(run, watched, begun, execute))
         self._tasks.add(watched.task)
         watched.task.add_done_callback(self._tasks.discard)
         watched.task.add_done_callback(lambda _: watched.wake())
-        waited: list[asyncio.Future[Any]] = [watched.task, begun]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not begun.done():
-            begun.cancel()
+        watched.task.add_done_callback(lambda _: begun.cancel())
+        await asyncio.wait([begun])
+        if begun.cancelled():
             with contextlib.suppress(asyncio.CancelledError):
                 return (await watched.task).run
             raise RunBusy("The run was interrupted before it began.")
         self._forget_oldest()
-        return begun.result()
+        return run
+
+    async def _work(
+        self,
+        run: str,
+        watched: _Watched,
+        begun: asyncio.Future[None],
+        execute: Callable[[Listener], Awaitable[RunResult]],
+    ) -> RunResult:
+        def listen(event: RunEvent) -> None:
+            if isinstance(event, RunStarted):
+                if event.resumed and (lease := self.runtime.lease(run)) is not None:
+                    # Whoever watched it before it was interrupted, also elsewhere, asks for what comes after that.
+                    watched.told = lease.seq * NUMBERS_OF_A_COMMIT
+                self._watched[run] = watched
+                begun.set_result(None)
+            watched.tell(event)
+
+        try:
+            return await execute(listen)
+        finally:
+            # An interrupted run tells nothing itself.
+            if begun.done() and not any(isinstance(event, RunFinished) for _, event in watched.events):
+                watched.tell(RunFinished(run, "interrupted"))
 
     def _forget_oldest(self) -> None:
         ended = [run for run, watched in self._watched.items() if watched.ended]

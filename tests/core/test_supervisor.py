@@ -59,6 +59,27 @@ async def test_a_cancelled_run_ends_for_good(supervised):
     assert RunRecord.load(supervised.runtime.board, run).status == "cancelled"
 
 
+@pytest.mark.parametrize("ticks", range(8))
+async def test_a_run_that_is_cancelled_while_it_begins_ends_for_good(supervised, ticks):
+    starting = asyncio.create_task(supervised.start("held", "hello", run_id="r"))
+    await asyncio.sleep(0)
+    for _ in range(ticks):
+        await asyncio.sleep(0.0005)
+    await supervised.cancel("r")
+    assert await starting == "r"
+    assert (await supervised.wait("r")).status == "cancelled"
+    assert not supervised.executing("r")
+
+
+async def test_cancelling_a_run_that_cannot_begin_finds_none(supervised):
+    starting = asyncio.create_task(supervised.start("nothing of this name", "hello", run_id="r"))
+    await asyncio.sleep(0)
+    with pytest.raises(UnknownRun):
+        await supervised.cancel("r")
+    with pytest.raises(UnknownWorkflow):
+        await starting
+
+
 async def test_whoever_waits_for_a_run_that_is_cancelled_finds_it_so(supervised):
     run = await supervised.start("held", "hello")
     waiting = asyncio.create_task(supervised.wait(run))
