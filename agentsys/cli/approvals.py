@@ -12,7 +12,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
-from agentsys.cli.runs import URL_VARIABLE, TokenOption, connected, server_beside
+from agentsys.cli.server_option import TokenOption, UrlBesideBoardOption, connected, server_beside
 from agentsys.errors import AgentsysError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -58,9 +58,6 @@ def _completed_approver(context: typer.Context, incomplete: str) -> Iterable[str
 IdArgument = Annotated[
     str, typer.Argument(metavar="APPROVAL", help="The approval; the first characters do.", autocompletion=_completed)
 ]
-UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar=URL_VARIABLE, help="A server to ask instead of this machine's board.")
-]
 NoteOption = Annotated[str, typer.Option("--note", help="Why; it is kept with the decision.")]
 
 
@@ -70,7 +67,7 @@ def list_(
         str, typer.Option(help=f"{', '.join(STATUSES[:-1])}, or all.", autocompletion=lambda: STATUSES)
     ] = "pending",
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,7 +88,7 @@ def show(
     approval: IdArgument,
     full: Annotated[bool, typer.Option("--full", help="Show long arguments whole.")] = False,
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,7 +106,7 @@ def approve(
     note: NoteOption = "",
     answer: Annotated[str | None, typer.Option(help="The answer to a question, as JSON.")] = None,
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +133,7 @@ def modify(
     whole: Annotated[str | None, typer.Option("--edited", help="All arguments, or the value, as JSON.")] = None,
     note: NoteOption = "",
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -155,7 +152,7 @@ def reject(
     approval: IdArgument,
     note: NoteOption = "",
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -170,7 +167,7 @@ def terminate(
     approval: IdArgument,
     note: NoteOption = "",
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,7 +185,7 @@ def escalate(
     ],
     note: NoteOption = "",
     board: BoardOption = None,
-    url: UrlOption = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:

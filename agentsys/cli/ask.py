@@ -15,7 +15,9 @@ from agentsys.cli.composition import open_lake, settings_with
 from agentsys.cli.live import LiveRun
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, exit_code_of_run, out, print_failure, print_json, reported_errors
-from agentsys.cli.recorded import LATEST, origin_of, recorded_run
+from agentsys.cli.recorded import origin_of, recorded_run
+from agentsys.cli.run_argument import completed_unfinished
+from agentsys.cli.run_source import LATEST
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,7 +47,11 @@ def ask(
         str | None, typer.Option(help="auto, focused, grammar or free: for small, larger and capable models.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(help=f"Go on with an interrupted run, its id or `{LATEST}`, instead of asking.")
+        str | None,
+        typer.Option(
+            help=f"Go on with an interrupted run, its id or `{LATEST}`, instead of asking.",
+            autocompletion=completed_unfinished,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,6 +14,7 @@ from agentsys.cli import board_compact, board_copies, board_drop, board_erase, b
 from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
 from agentsys.cli.output import ExitCode, JsonOption, out, print_error, print_json, print_table, reported_errors
+from agentsys.cli.run_argument import completed_run
 from agentsys.errors import BoardError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ app.command("drop")(board_drop.drop)
 app.command("subscriptions")(board_subscriptions.subscriptions)
 app.command("unsubscribe")(board_subscriptions.unsubscribe)
 
-RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.", autocompletion=completed_run)]
 SHOWN_VALUE = 100
 POLL_SECONDS = 0.5
 

@@ -11,6 +11,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
+from agentsys.cli.run_argument import completed_run
 from agentsys.errors import AgentsysError
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def list_(
             autocompletion=lambda: STATES,
         ),
     ] = OPEN,
-    run: Annotated[str | None, typer.Option("--run", help="Only effects of this run.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Only effects of this run.", autocompletion=completed_run)
+    ] = None,
     board: BoardOption = None,
     as_json: JsonOption = False,
 ) -> None:

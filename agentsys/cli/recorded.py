@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentsys.cli.run_source import LATEST
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentsys.runs import RunRecord
-
-LATEST = "latest"
 
 
 def recorded_run(location: Path | str, run: str, *, kind: str | None = None) -> RunRecord:

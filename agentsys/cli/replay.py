@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsys.cli.board_option import BoardOption
+from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import file_runtime, open_lake, settings_with
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
-from agentsys.cli.recorded import origin_of, recorded_run
+from agentsys.cli.recorded import origin_of
+from agentsys.cli.run_argument import RunOrLatestArgument
+from agentsys.cli.run_source import BoardRuns, named
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentsys.audit import AuditReport
-    from agentsys.runs import ReplayReport
+    from agentsys.runs import ReplayReport, RunRecord
     from agentsys.runtime import Runtime
 
 
 def replay(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to execute again from its record.")],
+    run: RunOrLatestArgument,
     file: Annotated[Path | None, typer.Option(help="Python file of its workflow; default: as recorded.")] = None,
     lake: Annotated[str | None, typer.Option(help="Lake of an `ask`; default: as recorded.")] = None,
     board: BoardOption = None,
@@ -32,9 +34,13 @@ def replay(
 
     Every decision of the gateway is made again, too, under the policy that it names.
     """
+    from agentsys.runs import RunRecord
+
     with reported_errors(as_json=as_json):
-        runtime = _composed(_origin(run_id, file, lake, board), board)
-        report, audited = asyncio.run(_replay(runtime, run_id))
+        with board_to_read(board) as opened:
+            record = RunRecord.load(opened, named(run, BoardRuns(opened)))
+        runtime = _composed(_origin(record, file, lake), board)
+        report, audited = asyncio.run(_replay(runtime, record.run))
     if as_json:
         print_json({**asdict(report), "audit": asdict(audited)})
     else:
@@ -50,16 +56,16 @@ def replay(
         raise typer.Exit(ExitCode.FAILED)
 
 
-async def _replay(runtime: Runtime, run_id: str) -> tuple[ReplayReport, AuditReport]:
+async def _replay(runtime: Runtime, run: str) -> tuple[ReplayReport, AuditReport]:
     try:
-        return await runtime.replay(run_id), await runtime.audit(run_id)
+        return await runtime.replay(run), await runtime.audit(run)
     finally:
         await runtime.close()
 
 
-def _origin(run_id: str, file: Path | None, lake: str | None, board: str | None) -> dict[str, Any]:
+def _origin(record: RunRecord, file: Path | None, lake: str | None) -> dict[str, Any]:
     """Return where the run's workflow came from: its record's word, under what the flags say."""
-    origin = origin_of(recorded_run(settings_with(board_path=board).board.location, run_id))
+    origin = origin_of(record)
     if file is not None:
         return {"file": str(file)}
     return origin | ({"lake": lake} if lake is not None else {})

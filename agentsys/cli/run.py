@@ -22,7 +22,9 @@ from agentsys.cli.output import (
     print_json,
     reported_errors,
 )
-from agentsys.cli.recorded import LATEST, recorded_run
+from agentsys.cli.recorded import recorded_run
+from agentsys.cli.run_argument import completed_unfinished
+from agentsys.cli.run_source import LATEST
 from agentsys.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,7 +40,11 @@ def run(
     file: FileArgument,
     run_input: Annotated[str, typer.Option("--input", help="The workflow's input, as JSON.")] = "null",
     resume: Annotated[
-        str | None, typer.Option(help=f"Go on with an interrupted run: its id, or `{LATEST}`, instead of a new one.")
+        str | None,
+        typer.Option(
+            help=f"Go on with an interrupted run: its id, or `{LATEST}`, instead of a new one.",
+            autocompletion=completed_unfinished,
+        ),
     ] = None,
     enqueue: Annotated[
         bool, typer.Option("--enqueue", help="Only put the run on record, for a worker (`agentsys work`) to execute.")

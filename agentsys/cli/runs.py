@@ -1,13 +1,15 @@
-"""``agentsys runs``: the runs of a server, from this or another machine."""
+"""``agentsys runs``: the runs of a server, from this or another machine; to look at, those of a board, too."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from agentsys.cli.board_option import BoardOption
 from agentsys.cli.output import (
     JsonOption,
     err,
@@ -19,38 +21,35 @@ from agentsys.cli.output import (
     reported_errors,
     time_text,
 )
-from agentsys.errors import ConfigurationError
-from agentsys.settings import load_settings
+from agentsys.cli.run_argument import RunArgument, RunOrLatestArgument
+from agentsys.cli.run_source import BoardRuns, named, runs_at
+from agentsys.cli.server_option import TokenOption, UrlOption, connected
 
 if TYPE_CHECKING:
     from agentsys.protocols.http.client import RuntimeClient
     from agentsys.protocols.http.schemas import RunDocument
 
-app = typer.Typer(help="Start, watch and steer the runs of a server (`agentsys serve`).", no_args_is_help=True)
+app = typer.Typer(help="List runs; start, watch and steer those of a server (`agentsys serve`).", no_args_is_help=True)
 
-URL_VARIABLE: Final = "AGENTSYS_URL"
-
-UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar=URL_VARIABLE, help="The server; default: server.host and server.port.")
-]
-TokenOption = Annotated[
-    str | None,
-    typer.Option("--token", envvar="AGENTSYS_TOKEN", show_envvar=True, help="Its token; default: server.token."),
-]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run.")]
+STATUSES: Final = ("running", "done", "failed", "cancelled")
 
 
 @app.command("list")
 def list_(
-    status: Annotated[str | None, typer.Option(help="running, done, failed or cancelled.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="running, done, failed or cancelled.", autocompletion=lambda: STATUSES)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest.")] = 50,
+    board: BoardOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List runs, the newest first."""
-    with reported_errors(as_json=as_json), connected(url, token) as client:
-        found = client.runs(status=status, limit=limit)
+    """List runs, the newest first; where no server answers, those of this machine's board."""
+    if status is not None and status not in STATUSES:
+        raise typer.BadParameter(f"{status!r} is no status.", param_hint="--status")
+    with reported_errors(as_json=as_json), _server_or_board(board, url, token) as place:
+        found = place.runs(status=status, limit=limit)
     if as_json:
         print_json([run.model_dump() for run in found])
         return
@@ -59,10 +58,10 @@ def list_(
 
 
 @app.command("show")
-def show(run: RunArgument, url: UrlOption = None, token: TokenOption = None) -> None:
-    """Print one run as JSON: its input, value, labels and failure."""
-    with reported_errors(), connected(url, token) as client:
-        print_json(client.run(run).model_dump())
+def show(run: RunOrLatestArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
+    """Print one run as JSON: its input, value, labels and failure; where no server answers, of this machine's board."""
+    with reported_errors(), _server_or_board(board, url, token) as place:
+        print_json(place.run(named(run, place)).model_dump())
 
 
 @app.command("start")
@@ -85,10 +84,12 @@ def start(
 
 
 @app.command("watch")
-def watch(run: RunArgument, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False) -> None:
+def watch(
+    run: RunOrLatestArgument, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
+) -> None:
     """Follow a run until it ends, also one that waits for a worker."""
     with reported_errors(as_json=as_json), connected(url, token) as client:
-        ended = _watched(client, run)
+        ended = _watched(client, named(run, client))
     _print_end(ended, as_json=as_json)
 
 
@@ -120,29 +121,27 @@ def fork(
     _print_end(ended, as_json=as_json)
 
 
-def connected(url: str | None, token: str | None) -> RuntimeClient:
-    """Return a client of the server that the flags, or the settings, name.
+@contextmanager
+def _server_or_board(board: str | None, url: str | None, token: str | None) -> Iterator[BoardRuns | RuntimeClient]:
+    """Open what the flags name; without any, the settings' server, or their board where that server does not answer."""
+    if board is None and url is None:
+        with connected(None, token) as client:
+            if _answers(client):
+                yield client
+                return
+            err.print(f"no server at {client.url}; read from the board", style="dim", highlight=False)
+    with runs_at(board, url, token) as place:
+        yield place
 
-    The settings' token goes only to the settings' server: a foreign address must not learn it.
-    """
-    from agentsys.protocols.http.client import RuntimeClient
 
-    if url is not None:
-        return RuntimeClient(url, token)
-    server = load_settings().settings.server
-    return RuntimeClient(f"http://{server.host_in_url}:{server.port}", token or server.token)
+def _answers(client: RuntimeClient) -> bool:
+    from agentsys.protocols.http.client import ServerUnreachable
 
-
-def server_beside(board: str | None, url: str | None) -> str | None:
-    """Return the server to ask, ``None`` where ``--board`` says that a board is meant: a flag counts before a variable.
-
-    Raises :class:`ConfigurationError` where flags name both.
-    """
-    if board is None or url is None:
-        return url
-    if url != os.environ.get(URL_VARIABLE):
-        raise ConfigurationError("--board and --url name two places to ask.", remedy="Leave one of them out.")
-    return None
+    try:
+        client.health()
+    except ServerUnreachable:
+        return False
+    return True
 
 
 def _watched(client: RuntimeClient, run: str) -> RunDocument:

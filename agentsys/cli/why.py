@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -11,37 +11,28 @@ from rich.tree import Tree
 
 from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.output import JsonOption, out, print_json, print_table, reported_errors
-from agentsys.cli.runs import URL_VARIABLE, TokenOption, connected, server_beside
+from agentsys.cli.run_argument import COMPLETIONS, RunOrLatestArgument
+from agentsys.cli.run_source import LATEST, named, runs_at
+from agentsys.cli.server_option import TokenOption, UrlBesideBoardOption, connected, server_beside
 from agentsys.errors import AgentsysError
 
 if TYPE_CHECKING:
     from agentsys.views.run_view import DecisionView
     from agentsys.views.why import DecidedView, StepRow, Why
 
-COMPLETIONS: Final = 50
-
-
-def _completed_run(context: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
-    """Complete the newest runs."""
-    try:
-        found = _runs(*(context.params.get(name) for name in ("board", "url", "token")))
-    except AgentsysError:
-        return []
-    return [one for one in found if one[0].startswith(incomplete)][:COMPLETIONS]
-
 
 def _completed_step(context: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
     """Complete the steps of the run."""
-    places = (context.params.get(name) for name in ("board", "url", "token"))
+    places = [context.params.get(name) for name in ("board", "url", "token")]
     try:
-        rows = _steps(str(context.params.get("run")), *places)
+        rows = _steps(_meant(str(context.params.get("run")), *places), *places)
     except AgentsysError:
         return []
     return [(row.step, f"{row.action} {row.outcome}") for row in rows if row.step.startswith(incomplete)][:COMPLETIONS]
 
 
 def why(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run.", autocompletion=_completed_run)],
+    run: RunOrLatestArgument,
     step: Annotated[
         str | None,
         typer.Argument(
@@ -51,16 +42,14 @@ def why(
         ),
     ] = None,
     board: BoardOption = None,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", envvar=URL_VARIABLE, help="A server to ask instead of this machine's board."),
-    ] = None,
+    url: UrlBesideBoardOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show why a step was allowed, denied or asked about: the rule, the labels, and who shaped what on the way."""
     with reported_errors(as_json=as_json):
         url = server_beside(board, url)
+        run = _meant(run, board, url, token)
         if step is None:
             rows = _steps(run, board, url, token)
             _print_steps(rows, as_json=as_json)
@@ -69,14 +58,11 @@ def why(
     print_json(_document(found)) if as_json else out.print(_tree(found))
 
 
-def _runs(board: str | None, url: str | None, token: str | None) -> list[tuple[str, str]]:
-    from agentsys.runs import list_runs
-
-    if url is not None:
-        with connected(url, token) as client:
-            return [(one.run, one.workflow) for one in client.runs(limit=COMPLETIONS)]
-    with board_to_read(board) as opened:
-        return [(one.run, one.workflow) for one in reversed(list_runs(opened))]
+def _meant(run: str, board: str | None, url: str | None, token: str | None) -> str:
+    if run != LATEST:
+        return run
+    with runs_at(board, url, token) as place:
+        return named(run, place)
 
 
 def _steps(run: str, board: str | None, url: str | None, token: str | None) -> tuple[StepRow, ...]:

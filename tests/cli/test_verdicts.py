@@ -17,6 +17,7 @@ from agentsys.blackboard.labels import NOBODY, OWNER, Label, Readers
 from agentsys.cli import approvals as command
 from agentsys.cli import why as why_command
 from agentsys.cli.app import app
+from agentsys.cli.run_argument import completed_run
 from agentsys.policy.policy import Policy
 from agentsys.protocols.principals import HASH, digest_of
 from agentsys.runtime import Runtime
@@ -139,10 +140,13 @@ def test_identifiers_principals_runs_and_steps_complete(path: Path):
     context.params = {"approval": identity}
     assert list(command._completed_approver(context, "user:b")) == [BOSS]
     context.params = {"run": "r"}
-    assert ("r", "forward") in list(why_command._completed_run(context, ""))
+    assert ("r", "forward") in list(completed_run(context, ""))
     assert [found for found, _ in why_command._completed_step(context, "main")] == ["main#1:0000"]
+    context.params = {"run": "latest"}
+    assert [found for found, _ in why_command._completed_step(context, "main")] == ["main#1:0000"]
+    assert "main#1:0000" in run("why", "latest").stdout
     context.params = {"board": "/no/such/board.db", "run": "r", "approval": "x"}
-    for complete in (command._completed, command._completed_approver, why_command._completed_run):
+    for complete in (command._completed, command._completed_approver, completed_run):
         assert list(complete(context, "")) == []
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from agentsys.agents import Request, agent
 from agentsys.blackboard.board import Board
-from agentsys.cli.recorded import LATEST, recorded_run
+from agentsys.cli.recorded import recorded_run
+from agentsys.cli.run_source import LATEST
 from agentsys.context import Context
 from agentsys.runs import RunRecord, list_runs
 from agentsys.runtime import Runtime

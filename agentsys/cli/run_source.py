@@ -1,0 +1,65 @@
+"""Where a command finds runs: on a board, or on a server, both asked alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from agentsys.cli.board_option import board_to_read
+from agentsys.cli.server_option import connected, server_beside
+from agentsys.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentsys.blackboard.board import Board
+    from agentsys.protocols.http.client import RuntimeClient
+    from agentsys.protocols.http.schemas import RunDocument
+
+LATEST: Final = "latest"
+
+
+class BoardRuns:
+    """The runs of a board, as its owner may see them; asked like a :class:`RuntimeClient`."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def runs(self, *, status: str | None = None, limit: int = 50) -> list[RunDocument]:
+        """Return runs, the newest first."""
+        from agentsys.blackboard.labels import OWNER
+        from agentsys.protocols.http.schemas import RunDocument
+        from agentsys.runs import list_runs
+
+        found = [record for record in reversed(list_runs(self._board)) if status in (None, record.status)]
+        return [RunDocument.of(record, OWNER) for record in found[:limit]]
+
+    def run(self, run: str) -> RunDocument:
+        """Return one run. Raises :class:`~agentsys.runs.UnknownRun`."""
+        from agentsys.blackboard.labels import OWNER
+        from agentsys.protocols.http.schemas import RunDocument
+        from agentsys.runs import RunRecord
+
+        return RunDocument.of(RunRecord.load(self._board, run), OWNER)
+
+
+@contextmanager
+def runs_at(board: str | None, url: str | None, token: str | None) -> Iterator[BoardRuns | RuntimeClient]:
+    """Open the server at ``url``, and without one the board that ``board``, or else the settings, name."""
+    if (url := server_beside(board, url)) is not None:
+        with connected(url, token) as client:
+            yield client
+        return
+    with board_to_read(board) as opened:
+        yield BoardRuns(opened)
+
+
+def named(run: str, place: BoardRuns | RuntimeClient) -> str:
+    """Return the identifier of the run that is meant: with ``latest``, of the newest one.
+
+    Raises :class:`ConfigurationError` where there is none.
+    """
+    if run != LATEST:
+        return run
+    for newest in place.runs(limit=1):
+        return newest.run
+    raise ConfigurationError("There is no run yet.", remedy="Start one with `agentsys run` or `agentsys ask`.")
