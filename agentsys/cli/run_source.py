@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from agentsys.cli.board_option import board_to_read
+from agentsys.cli.board_option import board_to_read, board_to_write
 from agentsys.cli.server_option import connected, server_beside
 from agentsys.errors import ConfigurationError
 
@@ -21,8 +22,9 @@ LATEST: Final = "latest"
 class BoardRuns:
     """The runs of a board, as its owner may see them; asked like a :class:`RuntimeClient`."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, board: Board, location: str | None = None) -> None:
+        """``location`` is what :func:`board_to_write` opens where a run is cancelled."""
+        self._board, self._location = board, location
 
     def runs(self, *, status: str | None = None, limit: int = 50) -> list[RunDocument]:
         """Return runs, the newest first."""
@@ -41,6 +43,15 @@ class BoardRuns:
 
         return RunDocument.of(RunRecord.load(self._board, run), OWNER)
 
+    def cancel(self, run: str) -> None:
+        """End a run for good, whoever executes it. Raises :class:`~agentsys.runs.UnknownRun`."""
+        from agentsys.blackboard.labels import OWNER
+        from agentsys.execution import record_cancelled
+
+        self.run(run)
+        with board_to_write(self._location) as board:
+            asyncio.run(record_cancelled(board, run, OWNER))
+
 
 @contextmanager
 def runs_at(board: str | None, url: str | None, token: str | None) -> Iterator[BoardRuns | RuntimeClient]:
@@ -50,7 +61,7 @@ def runs_at(board: str | None, url: str | None, token: str | None) -> Iterator[B
             yield client
         return
     with board_to_read(board) as opened:
-        yield BoardRuns(opened)
+        yield BoardRuns(opened, board)
 
 
 def named(run: str, place: BoardRuns | RuntimeClient) -> str:

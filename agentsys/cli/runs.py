@@ -94,10 +94,10 @@ def watch(
 
 
 @app.command("cancel")
-def cancel(run: RunArgument, url: UrlOption = None, token: TokenOption = None) -> None:
-    """End a run for good."""
-    with reported_errors(), connected(url, token) as client:
-        client.cancel(run)
+def cancel(run: RunArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
+    """End a run for good; where no server answers, on this machine's board."""
+    with reported_errors(), _server_or_board(board, url, token) as place:
+        place.cancel(run)
 
 
 @app.command("resume")
@@ -129,7 +129,7 @@ def _server_or_board(board: str | None, url: str | None, token: str | None) -> I
             if _answers(client):
                 yield client
                 return
-            err.print(f"no server at {client.url}; read from the board", style="dim", highlight=False)
+            err.print(f"no server at {client.url}; this machine's board is meant", style="dim", highlight=False)
     with runs_at(board, url, token) as place:
         yield place
 

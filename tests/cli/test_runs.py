@@ -100,6 +100,15 @@ def test_latest_is_the_newest_run(run: Run, runs: list[str]) -> None:
     assert (replayed["run"], replayed["identical"]) == (runs[-1], True)
 
 
+def test_a_run_is_cancelled_on_the_board(run: Run, runs: list[str]) -> None:
+    assert run("runs", "cancel", runs[-1]).returncode == 0
+    assert json.loads(run("runs", "show", runs[-1]).stdout)["status"] == "cancelled"
+    assert run("run", "add.py", "--resume", "latest").returncode == 2
+    assert run("runs", "cancel", runs[0]).returncode == 0
+    assert json.loads(run("runs", "show", runs[0]).stdout)["status"] == "done", "of a finished run nothing changes"
+    assert "AGS-0601" in run("runs", "cancel", "nosuch").stderr
+
+
 def test_of_no_runs_none_is_the_latest(run: Run, tmp_path: Path) -> None:
     Board.open(tmp_path / "board.db").close()
     for words in (["runs", "show", "latest"], ["replay", "latest"], ["why", "latest"]):
