@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from agentsys.lake.profiles import TableProfile
+from agentsys.lake.reading.compression import bare_name
 from agentsys.lake.reading.names import MAX_LENGTH, identifier, unique, words
 from agentsys.lake.reading.sources import SECTION
 
@@ -21,8 +22,8 @@ _YEAR: Final = re.compile(r"(?<!\d)(1[5-9]\d\d|20\d\d|21\d\d)(?!\d)")
 
 def stem_words(file: str) -> list[str]:
     """Return the lower-case words of a file's name without its extension; never empty."""
-    stem = PurePosixPath(file).stem
-    return [word.lower() for word in words(stem)] or [stem]
+    name = bare_name(file)
+    return [word.lower() for word in words(name)] or [name]
 
 
 def years_in(text: str) -> list[int]:
@@ -50,8 +51,8 @@ class FileWords:
 
     def of(self, file: str) -> list[str]:
         """Return the telling words of a file's name; never empty."""
-        stem = stem_words(file)
-        return stem[self._cut.get(parent(file), 0) :] or stem
+        told = stem_words(file)
+        return told[self._cut.get(parent(file), 0) :] or told
 
     def files_beside(self, file: str) -> int:
         """Return the number of files in the file's folder."""
@@ -126,4 +127,4 @@ def _span(files: Sequence[str]) -> str:
     years = sorted({year for file in files for year in years_in(PurePosixPath(file).name)})
     if len(years) > 1:
         return f" ({years[0]} to {years[-1]})"
-    return f" ({PurePosixPath(files[0]).stem}, …, {PurePosixPath(files[-1]).stem})"
+    return f" ({bare_name(files[0])}, …, {bare_name(files[-1])})"

@@ -53,7 +53,7 @@ class FileFormatUnknownError(FileFaultError):
     """The content is binary and of no format that is read."""
 
     code = "AGS-0507"
-    remedy = "Convert the file to CSV, TSV, XLSX, JSON, Parquet or HTML."
+    remedy = "Convert it to CSV, TSV, XLSX, JSON, Parquet or HTML, plain or compressed by gzip, bzip2, xz or zstd."
 
 
 class FileEmptyError(FileFaultError):

@@ -18,6 +18,7 @@ import numpy as np
 
 from agentsys.lake.family_names import years_in
 from agentsys.lake.profiles import Family
+from agentsys.lake.reading.compression import bare_name, plain_name
 from agentsys.lake.terms import (
     MIN_ABBREVIATION,
     OPERATIONS,
@@ -194,7 +195,7 @@ class _Needs:
 
 
 def _fields(family: Family) -> dict[str, list[str]]:
-    files = [PurePosixPath(file).with_suffix("") for file in family.files]
+    files = [PurePosixPath(plain_name(file)).with_suffix("") for file in family.files]
     one = len(files) == 1
     titles = dict.fromkeys(table.title for table in family.tables)
     notes = dict.fromkeys(table.notes for table in family.tables)
@@ -236,7 +237,7 @@ def _best_files(family: Family, question: str, years: frozenset[int]) -> tuple[s
     """Return the parts of a series that the question names by year or word, the best first, or all of them."""
     if len(family.files) == 1:
         return tuple(family.files)
-    stems = {file: PurePosixPath(file).stem for file in family.files}
+    stems = {file: bare_name(file) for file in family.files}
     dated = [file for file, stem in stems.items() if years & set(years_in(stem))]
     if dated:
         return tuple(dated)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from agentsys.lake.profiles import (
     file_label,
 )
 from agentsys.lake.reading.cache import ProfileCache, default_cache
+from agentsys.lake.reading.compression import plain_name
 
 if TYPE_CHECKING:
     from agentsys.lake.index import LakeIndex
@@ -154,7 +155,7 @@ class _Opening:
             if path.stat().st_size > self._limits.file_bytes:
                 raise FileTooLargeError(f"{relative} has {path.stat().st_size} bytes, above {self._limits.file_bytes}.")
             digest = self._store.digest(relative, path)
-            extension = path.suffix.lower()
+            extension = PurePosixPath(plain_name(relative)).suffix.lower()
             tables = self._store.load(digest, extension) or self._build(relative, digest, extension)
             placed = tuple(_placed(table, relative, number) for number, table in enumerate(tables, 1))
             self._files.append(FileProfile(relative, path.stat().st_size, digest, placed, file_label(relative)))

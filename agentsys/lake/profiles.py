@@ -19,13 +19,15 @@ class LakeLimits:
     """Bounds that keep one odd file from taking the machine.
 
     Sizes in bytes. CSV and Parquet are streamed and only bounded by ``file_bytes``; other formats are held in memory
-    and bounded by ``in_memory_bytes`` (of an XLSX, its unpacked size).
+    and bounded by ``in_memory_bytes`` (of an XLSX, its unpacked size). A compressed file may unpack to
+    ``unpacked_times`` its size, or to ``in_memory_bytes``.
     """
 
     file_bytes: int = 64 * 2**30
     in_memory_bytes: int = 256 * 2**20
     streamed_from_bytes: int = 16 * 2**20
     memory_bytes: int = 384 * 2**20
+    unpacked_times: int = 100
     files: int = 100_000
 
 

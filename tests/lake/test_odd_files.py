@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
+import gzip
 import json
+import lzma
 import os
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -266,3 +269,76 @@ def test_moments_are_read_and_shown_alike_in_every_time_zone(folder: Path, monke
     result = QuerySandbox(lake.families).run(sql)
     assert result.columns == ("m", "m", "seconds")
     assert result.rows == (("2020-01-01T23:30:00", 23, 1577921400),)
+
+
+def _zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": _zstd,
+}
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_compressed_files_are_read_as_what_is_in_them(folder: Path, kind: str) -> None:
+    (folder / f"animals.csv.{kind}").write_bytes(PACKERS[kind](b"animal,legs\ncat,4\nbird,2\n"))
+    (folder / f"rivers.jsonl.{kind}").write_bytes(
+        PACKERS[kind](b'{"river":"Po","km":652}\n{"river":"Elbe","km":1094}\n')
+    )
+    lake = opened(folder)
+    assert not lake.skipped
+    assert [family.name for family in lake.families] == ["animals", "rivers"]
+    assert answer(lake, "SELECT legs FROM animals WHERE animal = 'bird'") == [(2,)]
+    assert answer(lake, "SELECT max(km) FROM rivers") == [(1094,)]
+    assert [table.file for family in opened(folder).families for table in family.tables] == [
+        f"animals.csv.{kind}",
+        f"rivers.jsonl.{kind}",
+    ]
+
+
+def test_compressed_files_are_of_one_family_with_others_and_streamed_as_they_are(folder: Path) -> None:
+    rows = "".join(f"{number},a\n" for number in range(200))
+    (folder / "sales-2019.csv").write_text("amount,shop\n" + rows)
+    # Named as what the encoding's copy is, which must not be written over what it is read from.
+    (folder / "utf8.csv.gz").write_bytes(gzip.compress(("amount,shop\n" + rows).encode("utf-16")))
+    (folder / "sales-2020.csv.gz").write_bytes(gzip.compress(("amount,shop\n" + rows).encode()))
+    lake = opened(folder, limits=LakeLimits(streamed_from_bytes=100))
+    assert not lake.skipped
+    assert sorted(file for family in lake.families for file in family.files if "sales" in family.name) == [
+        "sales-2019.csv",
+        "sales-2020.csv.gz",
+    ]
+    assert sum(table.rows for family in lake.families for table in family.tables) == 600
+
+
+def test_what_does_not_unpack_or_unpacks_to_too_much_is_skipped_by_name(folder: Path) -> None:
+    whole = gzip.compress(b"a,b\n" + b"1,2\n" * 1000)
+    (folder / "cut.csv.gz").write_bytes(whole[:-20])
+    (folder / "bent.csv.bz2").write_bytes(bz2.compress(b"a,b\n1,2\n")[:10] + b"nothing of the kind")
+    (folder / "bent.csv.zst").write_bytes(_zstd(b"a,b\n1,2\n" * 100)[:12])
+    (folder / "bomb.csv.gz").write_bytes(gzip.compress(b"1,2\n" * 1_000_000))
+    (folder / "hollow.csv.gz").write_bytes(gzip.compress(b""))
+    (folder / "good.csv").write_text("a,b\n1,2\n")
+    lake = opened(folder, limits=LakeLimits(in_memory_bytes=1 << 16))
+    assert {item.path: item.code for item in lake.skipped} == {
+        "cut.csv.gz": "AGS-0509",
+        "bent.csv.bz2": "AGS-0509",
+        "bent.csv.zst": "AGS-0509",
+        "bomb.csv.gz": "AGS-0506",
+        "hollow.csv.gz": "AGS-0508",
+    }
+    assert not list((folder.parent / "cache").glob("building-*"))
+
+
+def test_a_line_that_is_no_json_is_named(folder: Path) -> None:
+    (folder / "good.csv").write_text("a,b\n1,2\n")
+    (folder / "rivers.jsonl").write_text('{"river":"Po"}\n\nnot json\n')
+    ((_, reason),) = [(item.path, item.reason) for item in opened(folder).skipped]
+    assert "line 3 is no JSON" in reason

@@ -40,11 +40,15 @@ def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
 
 def _lines(name: str, text: str, fault: Exception) -> list[Any]:
     # Not splitlines: within texts JSON allows characters that end lines elsewhere, such as U+2028.
-    lines = [line for line in text.split("\n") if line.strip()]
-    try:
-        return [json.loads(line) for line in lines]
-    except (ValueError, RecursionError):
-        raise FileCorruptError(f"{name} is neither JSON nor JSON lines: {fault}") from fault
+    documents = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            documents += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            if not documents:
+                raise FileCorruptError(f"{name} is neither JSON nor JSON lines: {fault}") from fault
+            raise FileCorruptError(f"{name} holds JSON lines, but line {number} is no JSON: {error}") from error
+    return documents
 
 
 def _collections(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Sequence[Any]]]:

@@ -13,6 +13,7 @@ from agentsys.lake.faults import (
     FileWithoutTableError,
 )
 from agentsys.lake.profiles import LakeLimits
+from agentsys.lake.reading.compression import unpacked
 from agentsys.lake.reading.delimited import read_delimited
 from agentsys.lake.reading.encodings import text_encoding
 from agentsys.lake.reading.headers import column_names
@@ -28,12 +29,16 @@ BINARY: Final = {".parquet": b"PAR1", ".xlsx": b"PK\x03\x04", ".xlsm": b"PK\x03\
 
 
 def read_tables(path: Path, limits: LakeLimits, scratch: Path) -> list[SourceTable]:
-    """Return the tables of one file; raises a FileFaultError that says why there are none, or OSError."""
+    """Return the tables of one file; raises a FileFaultError that says why there are none, or OSError.
+
+    ``scratch`` is a folder for what has to be unpacked or decoded first.
+    """
     size = path.stat().st_size
-    if size == 0:
-        raise FileEmptyError(f"{path.name} has no content.")
     if size > limits.file_bytes:
         raise FileTooLargeError(f"{path.name} has {size} bytes, above the limit of {limits.file_bytes}.")
+    path = unpacked(path, limits, scratch)
+    if path.stat().st_size == 0:
+        raise FileEmptyError(f"{path.name} has no content.")
     with path.open("rb") as stream:
         magic = stream.read(8)
     extension = path.suffix.lower()
