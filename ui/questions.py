@@ -10,7 +10,9 @@ from typing import Final
 
 from agentsys.blackboard.entries import Json
 from agentsys.errors import AgentsysError
+from agentsys.lake.agents import DATA_REQUEST
 from agentsys.lake.ask import ASK
+from agentsys.protocols.http.schemas import AgentDocument
 
 EXAMPLES: Final = {
     "files.airports": "How many airports are there in the state TX?",
@@ -65,6 +67,16 @@ def examples_for(agents: Iterable[str]) -> list[str]:
     """Return the example questions that one of the agents can answer."""
     present = set(agents)
     return [question for agent, question in EXAMPLES.items() if agent in present]
+
+
+def tables_of(agents: Iterable[AgentDocument]) -> list[dict[str, str]]:
+    """Return the tables that agents answer questions from: each one's name, and what it holds."""
+    rows = []
+    for agent in sorted(agents, key=lambda agent: agent.name):
+        if DATA_REQUEST in agent.interests:
+            name, _, holds = agent.profile.partition(": ")
+            rows.append({"table": name if holds else agent.name, "what it holds": holds or agent.profile})
+    return rows
 
 
 def in_order(workflows: Iterable[str]) -> list[str]:

@@ -35,9 +35,7 @@ class NothingVolunteered(RunError):
     """No family of the lake matches the question."""
 
     code = "AGS-0640"
-    remedy = (
-        "Use words that stand in file names, headers or values; files that were skipped are named before the rounds."
-    )
+    remedy = "Use words that stand in file names, headers or values; skipped files are named where the lake is opened."
 
 
 class NoPlanWorked(RunError):

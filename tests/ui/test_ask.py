@@ -38,6 +38,7 @@ async def shout(context, value):
 
 
 async def counts(context, request):
+    """airports: airports.csv, 3376 rows, columns name, state"""
     return 209
 
 
@@ -104,6 +105,15 @@ def test_the_url_of_a_run_shows_it_again(console):
     app.button[-1].click().run()
     until(app, "209")
     assert "209" in said(console(Workflow("ask", ask), run=run_of(app)))
+
+
+def test_what_there_is_to_ask_about_is_shown(console):
+    app = console(Workflow("ask", ask))
+    assert app.expander[0].label == "The data: 1 table"
+    assert app.expander[0].dataframe[0].value.to_dict("records") == [
+        {"table": "airports", "what it holds": "airports.csv, 3376 rows, columns name, state"}
+    ]
+    assert not console(Workflow("shout", shout)).expander
 
 
 def test_an_example_is_asked_at_once(console):

@@ -1,16 +1,18 @@
 """The page that starts runs and shows them as they go on; ``?workflow=NAME`` chooses, ``?run=ID`` is the run shown."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import streamlit as st
 
 from agentsys.errors import AgentsysError
 from agentsys.lake.ask import ASK
+from agentsys.protocols.http.schemas import AgentDocument
 from agentsys.ui.boards import BoardTrouble, trouble_of
 from agentsys.ui.connection import connect
-from agentsys.ui.questions import LAKE_COMMAND, Question, examples_for, in_order
+from agentsys.ui.questions import LAKE_COMMAND, Question, examples_for, in_order, tables_of
 from agentsys.ui.screens.progress import draw_watched_run
-from agentsys.ui.screens.widgets import draw_trouble
+from agentsys.ui.screens.widgets import draw_table, draw_trouble
 
 TEXT: Final = "asked_text"
 JSON: Final = "asked_json"
@@ -22,7 +24,7 @@ def draw_page() -> None:
     st.header("Ask", anchor=False)
     try:
         workflows = in_order(workflow.name for workflow in connect().workflows())
-        examples = examples_for(agent.name for agent in connect().agents())
+        agents = connect().agents()
     except AgentsysError as error:
         draw_trouble(trouble_of(error))
         return
@@ -30,7 +32,7 @@ def draw_page() -> None:
         nothing = "This server has no workflows, so there is nothing to ask."
         draw_trouble(BoardTrouble(nothing, "Serve a folder of data files:", LAKE_COMMAND))
     else:
-        _draw_question(_chosen(workflows), examples)
+        _draw_question(_chosen(workflows), agents)
     if isinstance(refusal := st.session_state.pop(REFUSAL, None), AgentsysError):
         draw_trouble(trouble_of(refusal))
     run = st.query_params.get("run")
@@ -47,7 +49,8 @@ def _chosen(workflows: list[str]) -> str:
     return str(chosen)
 
 
-def _draw_question(workflow: str, examples: list[str]) -> None:
+def _draw_question(workflow: str, agents: Sequence[AgentDocument]) -> None:
+    examples = examples_for(agent.name for agent in agents)
     if workflow == ASK and examples:
         with st.container(horizontal=True, gap="small"):
             for number, example in enumerate(examples):
@@ -59,6 +62,10 @@ def _draw_question(workflow: str, examples: list[str]) -> None:
             st.text_area("Input", key=TEXT, height=100, placeholder="The input of the workflow")
             st.checkbox("The input is JSON", key=JSON)
         st.form_submit_button("Ask", type="primary", on_click=_start, args=(workflow,))
+    if workflow == ASK and (tables := tables_of(agents)):
+        title = f"The data: {len(tables):,} table{'s' * (len(tables) > 1)}"
+        with st.expander(title, expanded="run" not in st.query_params):
+            draw_table(tables)
 
 
 def _ask_example(example: str) -> None:
