@@ -111,7 +111,7 @@ class ArrivalHistory:
         longer = self._longer(self.quiet(now))
         weight = sum(each for _, each in longer)
         ending = sum(each for gap, each in longer if gap <= self.quiet(now) + within)
-        seen = len(longer) * ending / weight if longer else 0.0
+        seen = len(longer) * (ending / weight) if longer else 0.0
         return (seen + _IMAGINED * imagined) / (len(longer) + _IMAGINED)
 
     def expects(self, now: float) -> bool:

@@ -115,7 +115,9 @@ def test_help_names_every_command(run: Run) -> None:
 
 
 def test_completion_scripts_are_there(run: Run) -> None:
-    assert "_AGENTSYS_COMPLETE" in run("--show-completion", "bash").stdout or run("--show-completion").returncode == 0
+    # Typer would look for the shell among the processes around, and find none in some containers.
+    done = run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert "_AGENTSYS_COMPLETE" in done.stdout, done.stderr
 
 
 def test_a_run_its_record_and_its_replay(run: Run, tmp_path: Path) -> None:

@@ -247,9 +247,12 @@ async def test_a_moved_deadline_is_told_of_each_call_of_the_workflow(start, monk
 async def test_a_call_that_ends_before_another_loop_says_that_it_hangs_blames_nobody(start) -> None:
     dispatcher, name = start(), "r"
     stream = dispatcher.submit(request(request_id=name, max_tokens=20))
-    await anext(stream)
+    beginning = asyncio.create_task(anext(stream))
+    while name not in dispatcher._calls or not dispatcher._calls[name].copies:
+        await asyncio.sleep(0)
     answering = dispatcher._calls[name]
     copy = answering.copies["r0"]
+    await beginning
     while copy.replica.in_flight:
         await asyncio.sleep(0)
     answering.on_loop(dispatcher.lost, answering, copy, ReplicaHangsError("r0 hangs"))

@@ -73,6 +73,11 @@ def test_chances_are_probabilities_that_grow_with_time_and_with_doubt(calls, lat
     assert not calls or history.next_use(now) >= 0.0
 
 
+def test_a_certain_call_is_no_more_than_certain() -> None:
+    calls = list(itertools.accumulate([0.0, 128, 32, 4, 16, 64, 128, 4, 8, 32, 32, 128, 4]))
+    assert history_of(*calls).chance(calls[-1], 1e6, imagined=1.0) == 1.0
+
+
 def test_what_is_needed_last_is_unloaded_first_and_no_more_than_must_be() -> None:
     warm = warm_of(often=regular(10.0, 100), seldom=regular(300.0, 4))
     held = {name: taking(size, 1.0) for name, size in {"often": 4, "seldom": 4, "never": 4, "remote": 0}.items()}
