@@ -23,7 +23,7 @@ class UnknownRun(RunError):
     """No run has this identifier."""
 
     code = "AGS-0601"
-    remedy = "List the runs with `agentsys board log`, or with Runtime.runs()."
+    remedy = "List the runs with `agentsys runs list`, or with Runtime.runs()."
 
 
 class RunFailed(RunError):
