@@ -114,10 +114,11 @@ def test_help_names_every_command(run: Run) -> None:
         assert command in done.stdout
 
 
-def test_completion_scripts_are_there(run: Run) -> None:
+def test_completion_scripts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     # Typer would look for the shell among the processes around, and find none in some containers.
-    done = run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
-    assert "_AGENTSYS_COMPLETE" in done.stdout, done.stderr
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    shown = CliRunner().invoke(cli, ["--show-completion", "bash"], prog_name="agentsys")
+    assert "_AGENTSYS_COMPLETE" in shown.stdout, shown.output
 
 
 def test_a_run_its_record_and_its_replay(run: Run, tmp_path: Path) -> None:
