@@ -153,7 +153,11 @@ class RunSupervisor:
     def whereabouts(self, run: str) -> Whereabouts:
         """Return who may go on with a run that this process does not execute, as the board says at one moment."""
         board = self.runtime.board
-        lease = board.get(topics.LEASES, run)
+        head = board.head
+        record, lease = board.get(topics.RUNS, run, at=head), board.get(topics.LEASES, run, at=head)
+        if record is None or RunRecord.of(record).status != "running":
+            # Whoever brought it to its end has the lease of it still.
+            return Whereabouts()
         return Whereabouts(waiting=is_untaken(lease), elsewhere=not is_free(board, lease))
 
     def events(self, run: str, after: int = 0) -> list[NumberedEvent]:

@@ -77,6 +77,19 @@ async def test_a_run_that_a_live_process_executes_is_nobody_elses(two_boards: tu
     assert (await second.resume("r")).value == 1, "a finished run has a result for everybody"
 
 
+async def test_a_run_that_ended_is_executed_by_no_process(two_boards: tuple[Board, Board]) -> None:
+    (one, other), gate = two_boards, Gate()
+    running = asyncio.create_task(runtime_on(one, gate).run("gated", 1, run_id="r"))
+    await gate.waiting.wait()
+    beside = RunSupervisor(runtime_on(other))
+    other.wait_for(one.head)
+    assert beside.whereabouts("r") == (False, True)
+    gate.open.set()
+    await running
+    other.wait_for(one.head)
+    assert not any(beside.whereabouts("r"))
+
+
 async def test_a_run_that_was_interrupted_is_given_back(two_boards: tuple[Board, Board]) -> None:
     (one, other), gate = two_boards, Gate()
     running = asyncio.create_task(runtime_on(one, gate).run("gated", 1, run_id="r"))
