@@ -11,14 +11,15 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentsys import topics
 from agentsys.beginning import new_name
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.storage import BoardFull, StorageFailed
 from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
-from agentsys.leases import RunBusy, is_free, is_untaken
+from agentsys.leases import LeaseLost, RunBusy, is_free, is_untaken
 from agentsys.runs import RunRecord, RunResult
 from agentsys.runtime import Runtime
 
@@ -30,6 +31,9 @@ KEPT_RUNS = 200
 
 NUMBERS_OF_A_COMMIT = 1 << 20
 """How far the numbers of a resumed run's events move with each commit of the board: more than it tells meanwhile."""
+
+INTERRUPTIONS: Final = (LeaseLost, RunBusy, StorageFailed, BoardFull)
+"""What stops a run here that goes on elsewhere, was ended there, or can go on once its record can be written again."""
 
 NumberedEvent = tuple[int, RunEvent]
 
@@ -122,8 +126,7 @@ class RunSupervisor:
     async def cancel(self, run: str) -> None:
         """End a run for good. Raises :class:`~agentsys.runs.UnknownRun`."""
         # Ended before it had begun, it would be unknown here, or its start would fail, and not be cancelled.
-        if beginning := [begun for begun, name in self._beginning.items() if name == run]:
-            await asyncio.wait(beginning)
+        await self._begun(run)
         watched = self._watched.get(run, _Watched())
         watched.cancelling += 1
         try:
@@ -135,8 +138,10 @@ class RunSupervisor:
     async def wait(self, run: str) -> RunResult:
         """Wait until the run's task has ended, and return the run as it then stands.
 
-        Raises :class:`~agentsys.runs.UnknownRun`, and the error that stopped a task before it could record one.
+        Raises :class:`~agentsys.runs.UnknownRun`, and the error that stopped a task before it could record one:
+        one of :data:`INTERRUPTIONS` where the run may go on.
         """
+        await self._begun(run)
         watched = self._watched.get(run)
         if watched is not None and watched.task is not None:
             await asyncio.wait([watched.task])
@@ -190,6 +195,11 @@ class RunSupervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begun(self, run: str) -> None:
+        """Wait until a run that is begun or taken at this moment has told of it, or failed to."""
+        if beginning := [begun for begun, name in self._beginning.items() if name == run]:
+            await asyncio.wait(beginning)
 
     async def _launch(self, run: str, execute: Callable[[Listener], Awaitable[RunResult]]) -> str:
         if self._closed:

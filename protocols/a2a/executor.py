@@ -24,10 +24,13 @@ from agentsys.protocols.a2a.tasks import BoardTaskStore, client_of
 from agentsys.protocols.offers import offered_workflows
 from agentsys.runs import PRINCIPAL, RunRecord, RunResult
 from agentsys.runtime import Runtime
-from agentsys.supervisor import RunSupervisor
+from agentsys.supervisor import INTERRUPTIONS, RunSupervisor
 
 SKILL: Final = "skill"
 """Key in a message's or request's metadata that names the skill wanted."""
+
+ELSEWHERE_SECONDS: Final = 0.5
+"""How soon it is seen that another process executes a task's run no more."""
 
 ENDED: Final = frozenset(
     {
@@ -52,9 +55,19 @@ class RunExecutor(AgentExecutor):
         """Whether the task's progress is being published right now."""
         return task_id in self._followed
 
-    async def wait(self, task_id: str) -> None:
-        """Return when the task's run has ended."""
-        await self._supervisor.wait(task_id)
+    async def goes_on(self, task_id: str) -> bool:
+        """Whether some process executes the task's run."""
+        here = self._supervisor.executing(task_id)
+        return here or (await asyncio.to_thread(self._supervisor.whereabouts, task_id)).elsewhere
+
+    async def wait(self, task_id: str) -> RunResult:
+        """Return the task's run as it stands once no process executes it."""
+        while True:
+            with suppress(*INTERRUPTIONS):
+                await self._supervisor.wait(task_id)
+            if not await self.goes_on(task_id):
+                return RunResult(await asyncio.to_thread(RunRecord.load, self._runtime.board, task_id))
+            await asyncio.sleep(ELSEWHERE_SECONDS)
 
     async def end(self, task_id: str) -> None:
         """End the task's run for good."""
@@ -115,8 +128,8 @@ class RunExecutor(AgentExecutor):
                 # Only what kind of thing happened: names and values of a run may be more private than its answer.
                 kind = type(event).__name__
                 await updater.update_status(TaskState.TASK_STATE_WORKING, metadata={"event": kind})
-        result = await self._supervisor.wait(updater.task_id)
-        # A run that was interrupted, by the end of this server, goes on when its task is next asked for.
+        result = await self.wait(updater.task_id)
+        # A run that was interrupted, as by the end of this server, goes on when its task is next asked for.
         if result.status != "running":
             await self._conclude(updater, result, client)
 

@@ -75,7 +75,9 @@ class RunRequestHandler(DefaultRequestHandlerV2):
                 yield event
             return
         yield task
-        await self._executor.wait(task.id)
-        ended = await self._executor.store.get(params.id, context)
-        if ended is not None:
-            yield ended
+        while task is not None and task.status.state not in ENDED and await self._executor.goes_on(params.id):
+            await self._executor.wait(params.id)
+            # Where it was interrupted, this lets it go on.
+            task = await self._executor.store.get(params.id, context)
+        if task is not None:
+            yield task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,16 @@ from a2a.utils.errors import A2AError, TaskNotFoundError
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.labelled import Labelled
 from agentsys.protocols.a2a.labels import FLOW_EXTENSION
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.remote import remote_agent
+from agentsys.runtime import Runtime
+from agentsys.testing import ScriptedModel
+
+# PostgreSQL lets one process open a board twice.
+from tests.blackboard.conftest import postgres_board, postgres_url  # noqa: F401
 
 BINDINGS = ["JSONRPC", "HTTP+JSON"]
 
@@ -225,6 +231,79 @@ async def test_subscribing_after_a_restart_follows_the_run(serving: Any, tmp_pat
         asyncio.get_running_loop().call_later(0.3, gate.touch)
         events = [event async for event in client.subscribe(SubscribeToTaskRequest(id=task.id))]
         assert value_of(events[-1].task.artifacts[0].parts) == "done"
+
+
+@pytest.fixture
+def two_boards(postgres_board: str) -> Iterator[tuple[Board, Board]]:  # noqa: F811
+    with Board.open(postgres_board) as one, Board.open(postgres_board) as other:
+        yield one, other
+
+
+async def ended(client: Client, task_id: str) -> Task:
+    """Return a task once it goes on no more."""
+    async with asyncio.timeout(10):
+        while True:
+            task = await client.get_task(GetTaskRequest(id=task_id))
+            if task.status.state not in (TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING):
+                return task
+            await asyncio.sleep(0.02)
+
+
+async def test_a_run_that_another_process_cancels_is_a_cancelled_task(
+    serving: Any, two_boards: tuple[Board, Board]
+) -> None:
+    (one, other), gate = two_boards, asyncio.Event()
+
+    async def held(context: Any, value: Any) -> Any:
+        await gate.wait()
+        return await context.uuid()
+
+    async with serving(one, workflows=[held]) as (url, _), client_of(url, streaming=False) as client:
+        task = await send(client, wanted(text("x"), "held", return_immediately=True))
+        await Runtime(other, ScriptedModel(str), workflows=[held]).cancel(task.id)
+        gate.set()
+        assert (await ended(client, task.id)).status.state == TaskState.TASK_STATE_CANCELED
+
+
+async def test_a_task_whose_board_was_out_of_reach_goes_on(serving: Any, board: Board) -> None:
+    outages = [BoardUnreachable("gone")]
+
+    async def unlucky(context: Any, value: Any) -> Any:
+        if outages:
+            raise outages.pop()
+        return value
+
+    async with serving(board, workflows=[unlucky]) as (url, _), client_of(url, streaming=False) as client:
+        task = await send(client, wanted(text("x"), "unlucky", return_immediately=True))
+        done = await ended(client, task.id)
+        assert done.status.state == TaskState.TASK_STATE_COMPLETED
+        assert value_of(done.artifacts[0].parts) == "x"
+
+
+@pytest.mark.parametrize("ends", ["there", "here"])
+async def test_subscribing_follows_a_run_that_another_process_executes(
+    serving: Any, two_boards: tuple[Board, Board], ends: str
+) -> None:
+    (one, other), begun, gate = two_boards, asyncio.Event(), asyncio.Event()
+
+    async def held(context: Any, value: Any) -> Any:
+        begun.set()
+        await gate.wait()
+        return "done"
+
+    async with serving(one, workflows=[held]) as (url, _), client_of(url) as client:
+        async with serving(other, workflows=[held]) as (beside, _), client_of(beside, streaming=False) as sender:
+            task = await send(sender, wanted(text("x"), "held", return_immediately=True))
+            await begun.wait()
+            events = client.subscribe(SubscribeToTaskRequest(id=task.id))
+            assert (await anext(events)).task.status.state == TaskState.TASK_STATE_WORKING
+            if ends == "there":
+                gate.set()
+                last = [event async for event in events][-1].task
+        if ends == "here":
+            asyncio.get_running_loop().call_later(1.0, gate.set)
+            last = [event async for event in events][-1].task
+        assert value_of(last.artifacts[0].parts) == "done"
 
 
 async def test_an_unknown_skill_is_refused_by_name(serving: Any, board: Board) -> None:

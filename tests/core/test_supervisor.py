@@ -80,6 +80,15 @@ async def test_cancelling_a_run_that_cannot_begin_finds_none(supervised):
         await starting
 
 
+async def test_whoever_waits_for_a_run_that_just_begins_waits_for_its_end(supervised, gate):
+    starting = asyncio.create_task(supervised.start("held", "hello", run_id="r"))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(supervised.wait("r"))
+    gate.set()
+    assert (await waiting).value == "hello"
+    await starting
+
+
 async def test_whoever_waits_for_a_run_that_is_cancelled_finds_it_so(supervised):
     run = await supervised.start("held", "hello")
     waiting = asyncio.create_task(supervised.wait(run))
