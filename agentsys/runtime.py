@@ -241,11 +241,10 @@ class Runtime:
         A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
         """
         await self._load(run)
-        executing = self._held.task(run)
-        if executing is not None and executing is not asyncio.current_task():
-            executing.cancel()
-            await asyncio.wait([executing])
+        await self._interrupt(run)
         await record_cancelled(self.board, run, self.policy.owner)
+        # Who took it meanwhile would learn that at its next commit, after whatever call it waits for.
+        await self._interrupt(run)
 
     def lease(self, run: str) -> Entry | None:
         """Return the lease under which this runtime executes a run, if it does."""
@@ -304,6 +303,12 @@ class Runtime:
             return RunResult(record)
         scope = await asyncio.to_thread(self._scope, record, listener, Mode.LIVE)
         return await execute(scope, record, workflow, resumed=resumed)
+
+    async def _interrupt(self, run: str) -> None:
+        executing = self._held.task(run)
+        if executing is not None and executing is not asyncio.current_task():
+            executing.cancel()
+            await asyncio.wait([executing])
 
     async def _load(self, run: str) -> RunRecord:
         return await asyncio.to_thread(RunRecord.load, self.board, run)

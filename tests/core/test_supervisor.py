@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agentsys import topics
+from agentsys import runtime, topics
 from agentsys.beginning import RunExists
 from agentsys.events import RunFinished, RunStarted, TokensStreamed
 from agentsys.leases import RunBusy
@@ -69,6 +69,20 @@ async def test_a_run_that_is_cancelled_while_it_begins_ends_for_good(supervised,
     assert await starting == "r"
     assert (await supervised.wait("r")).status == "cancelled"
     assert not supervised.executing("r")
+
+
+async def test_a_run_that_is_taken_while_it_is_cancelled_ends_for_good(supervised, monkeypatch):
+    run = await supervised.runtime.enqueue("held", "hello")
+    record = runtime.record_cancelled
+
+    async def record_late(*arguments):
+        await supervised.resume(run)
+        await record(*arguments)
+
+    monkeypatch.setattr(runtime, "record_cancelled", record_late)
+    await supervised.cancel(run)
+    assert not supervised.executing(run)
+    assert (await supervised.wait(run)).status == "cancelled"
 
 
 async def test_cancelling_a_run_that_cannot_begin_finds_none(supervised):
