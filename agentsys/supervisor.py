@@ -18,9 +18,10 @@ from agentsys.beginning import new_name
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.storage import BoardFull, StorageFailed
+from agentsys.errors import BoardError
 from agentsys.events import Listener, RunEvent, RunFinished, RunStarted
 from agentsys.leases import LeaseLost, RunBusy, is_free, is_untaken
-from agentsys.runs import RunRecord, RunResult
+from agentsys.runs import RunRecord, RunResult, UnknownRun
 from agentsys.runtime import Runtime
 
 KEPT_EVENTS = 10_000
@@ -83,6 +84,7 @@ class RunSupervisor:
         """Those of runs that go on, also of those that have yet to begin."""
         self._beginning: dict[asyncio.Future[None], str] = {}
         """Runs that are begun or taken at this moment, and have told nothing of it yet."""
+        self._abandoning: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(
@@ -134,6 +136,12 @@ class RunSupervisor:
         finally:
             watched.cancelling -= 1
             watched.wake()
+
+    def abandon(self, run: str) -> None:
+        """Begin to end a run for good, for whom nobody waits any more; :meth:`close` waits until that is done."""
+        ending = asyncio.create_task(self._abandoned(run))
+        self._abandoning.add(ending)
+        ending.add_done_callback(self._abandoning.discard)
 
     async def wait(self, run: str) -> RunResult:
         """Wait until the run's task has ended, and return the run as it then stands.
@@ -194,7 +202,12 @@ class RunSupervisor:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._abandoning, return_exceptions=True)
+
+    async def _abandoned(self, run: str) -> None:
+        # One that never began is none, and one that could not be ended now can be taken up and ended later.
+        with contextlib.suppress(UnknownRun, BoardError):
+            await self.cancel(run)
 
     async def _begun(self, run: str) -> None:
         """Wait until a run that is begun or taken at this moment has told of it, or failed to."""

@@ -56,7 +56,7 @@ def create_app(
     operation = Operation() if operation is None else operation
 
     callers = principals(supervisor.runtime.policy.owner, options.token, options.principals)
-    mcp = _mcp_app(supervisor) if options.mcp else None
+    mcp = _mcp_app(supervisor, stopping) if options.mcp else None
     opened = ExitStack()
     recorded = opened.enter_context(recorded_board(options.recorded)) if options.recorded else None
 
@@ -87,7 +87,7 @@ def create_app(
     return EdgeMiddleware(app, principals=callers, hosts=options.hosts, origins=options.origins, open_paths=OPEN_PATHS)
 
 
-def _mcp_app(supervisor: RunSupervisor) -> Starlette:
+def _mcp_app(supervisor: RunSupervisor, stopping: Stopping | None) -> Starlette:
     from agentsys.protocols.mcp.server import mcp_app
 
-    return mcp_app(supervisor.runtime, supervisor)
+    return mcp_app(supervisor.runtime, supervisor, stopping)

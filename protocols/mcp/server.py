@@ -7,6 +7,7 @@ one principal, which no policy trusts by default.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import sys
@@ -29,11 +30,13 @@ from mcp_types import (
 )
 from starlette.applications import Starlette
 
+from agentsys.beginning import new_name
 from agentsys.blackboard.effects import EffectClass
 from agentsys.context import Context
 from agentsys.errors import AgentsysError
 from agentsys.events import TokensStreamed
 from agentsys.protocols.bodies import MOST_BYTES
+from agentsys.protocols.http.streams import Stopping
 from agentsys.protocols.mcp.published import Published
 from agentsys.protocols.mcp.results import CLIENT, client_of, error_result, label_of_client, result_of
 from agentsys.protocols.offers import CALL_WORKFLOW, offered_workflows
@@ -56,8 +59,8 @@ async def _call_tool(context: Context, request: Any) -> Any:
 class _Face:
     """The handlers of one runtime's tools and workflows."""
 
-    def __init__(self, runtime: Runtime, supervisor: RunSupervisor) -> None:
-        self._runtime, self._supervisor = runtime, supervisor
+    def __init__(self, runtime: Runtime, supervisor: RunSupervisor, stopping: Stopping) -> None:
+        self._runtime, self._supervisor, self._stopping = runtime, supervisor, stopping
         runtime.workflows.setdefault(CALL_WORKFLOW, Workflow(CALL_WORKFLOW, _call_tool))
 
     async def list_tools(
@@ -79,15 +82,20 @@ class _Face:
             workflow, value = CALL_WORKFLOW, {"tool": params.name, "arguments": arguments}
         else:
             raise MCPError(INVALID_PARAMS, f"No tool is named {params.name!r}.")
-        client = client_of(context)
+        client, run = client_of(context), new_name()
         label = label_of_client(client, self._runtime.policy.owner)
         try:
             origin = {"face": "mcp"} | ({} if client == CLIENT else {PRINCIPAL: client})
-            run = await self._supervisor.start(workflow, value, label=label, origin=origin)
+            await self._supervisor.start(workflow, value, label=label, run_id=run, origin=origin)
             await self._report(context, run)
             return result_of(await self._supervisor.wait(run), self._runtime.policy, client)
         except AgentsysError as error:
             return error_result(error.code, f"{error.message} {error.remedy}", None)
+        except asyncio.CancelledError:
+            # Its client took the call back, or left: nobody gets the answer, and who asks again has it done twice.
+            if not self._stopping:
+                self._supervisor.abandon(run)
+            raise
 
     async def _report(self, context: ServerRequestContext[Any], run: str) -> None:
         """Tell a client that asked for it what kind of thing happens; the words are known to nobody before the end."""
@@ -111,9 +119,12 @@ class _Face:
         )
 
 
-def mcp_server(runtime: Runtime, supervisor: RunSupervisor) -> Server[Any]:
-    """Return the server, for any transport."""
-    face, published = _Face(runtime, supervisor), Published(runtime.board, runtime.policy)
+def mcp_server(runtime: Runtime, supervisor: RunSupervisor, stopping: Stopping | None = None) -> Server[Any]:
+    """Return the server, for any transport. A call that its client takes back ends its run, unless ``stopping`` says
+    that the process is about to end.
+    """
+    face = _Face(runtime, supervisor, Stopping() if stopping is None else stopping)
+    published = Published(runtime.board, runtime.policy)
     return Server(
         "agentsys",
         version=version("agentsys-runtime"),
@@ -128,10 +139,13 @@ def mcp_server(runtime: Runtime, supervisor: RunSupervisor) -> Server[Any]:
     )
 
 
-def mcp_app(runtime: Runtime, supervisor: RunSupervisor) -> Starlette:
-    """Return the streamable HTTP application at ``/mcp``; its lifespan must run. The edge in front checks hosts."""
+def mcp_app(runtime: Runtime, supervisor: RunSupervisor, stopping: Stopping | None = None) -> Starlette:
+    """Return the streamable HTTP application at ``/mcp``; its lifespan must run. The edge in front checks hosts.
+
+    ``stopping`` is as in :func:`mcp_server`.
+    """
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    server = mcp_server(runtime, supervisor)
+    server = mcp_server(runtime, supervisor, stopping)
     return server.streamable_http_app(transport_security=unchecked, max_request_body_size=MOST_BYTES)
 
 

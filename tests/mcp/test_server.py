@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import PUBLIC, Label
+from agentsys.protocols.http.streams import Stopping
 from agentsys.protocols.mcp.labels import FLOW
 from agentsys.protocols.mcp.results import CLIENT
 from agentsys.protocols.mcp.server import mcp_server
@@ -78,4 +80,42 @@ async def test_a_run_that_was_cancelled_has_no_answer() -> None:
         cancelled = await calling
     assert cancelled.is_error and "cancelled" in cancelled.content[0].text  # type: ignore[union-attr]
     await supervisor.close()
+    await runtime.close()
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+@pytest.mark.parametrize("ending", [False, True])
+async def test_a_call_that_its_client_takes_back_ends_its_run(mode: Literal["legacy", "auto"], ending: bool) -> None:
+    board = Board.open(":memory:")
+    runtime = Runtime(board, ScriptedModel(str), workflows=[hang])
+    supervisor, stopping = RunSupervisor(runtime), Stopping()
+    async with Client(mcp_server(runtime, supervisor, stopping), mode=mode) as client:
+        calling = asyncio.create_task(client.call_tool("run_hang", {}))
+        while not any(supervisor.executing(record.run) for record in runtime.runs()):
+            await asyncio.sleep(0.01)
+        if ending:
+            # Then it is a restart that ends the call, and its run goes on after that.
+            stopping.event.set()
+        calling.cancel()
+        with suppress(asyncio.CancelledError):
+            await calling
+        if not ending:
+            assert (await supervisor.wait(runtime.runs()[0].run)).status == "cancelled"
+    await supervisor.close()
+    assert runtime.runs()[0].status == ("running" if ending else "cancelled")
+    await runtime.close()
+
+
+async def test_a_client_that_leaves_during_a_call_ends_its_run() -> None:
+    board = Board.open(":memory:")
+    runtime = Runtime(board, ScriptedModel(str), workflows=[hang])
+    supervisor = RunSupervisor(runtime)
+    async with Client(mcp_server(runtime, supervisor), mode="legacy") as client:
+        calling = asyncio.create_task(client.call_tool("run_hang", {}))
+        while not any(supervisor.executing(record.run) for record in runtime.runs()):
+            await asyncio.sleep(0.01)
+    with pytest.raises(MCPError):
+        await calling
+    await supervisor.close()
+    assert runtime.runs()[0].status == "cancelled"
     await runtime.close()
