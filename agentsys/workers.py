@@ -17,7 +17,7 @@ from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import BoardFull, BoardUnreachable, HistoryCompacted, StorageFailed
 from agentsys.errors import AgentsysError, BoardError
 from agentsys.leases import LeaseLost, RunBusy, is_free
-from agentsys.runs import RunRecord
+from agentsys.runs import RunRecord, UnknownRun
 from agentsys.supervisor import RunSupervisor
 
 POLL_SECONDS: Final = 0.2
@@ -95,8 +95,8 @@ class Worker:
     async def _take(self, record: RunRecord) -> None:
         try:
             await self._supervisor.resume(record.run)
-        except RunBusy:
-            # Another worker was faster, or another face of this process executes it.
+        except (RunBusy, UnknownRun):
+            # Another worker was faster, another face of this process executes it, or it was erased at this moment.
             return
         self._executing[record.run] = asyncio.create_task(self._wait(record.run))
         if self._told is not None:

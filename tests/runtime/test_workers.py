@@ -15,6 +15,7 @@ from agentsys.beginning import RunExists
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.effects import EffectClass, EffectIntent
+from agentsys.blackboard.erasure import erase
 from agentsys.blackboard.labels import BOTTOM, NOBODY
 from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.context import Context
@@ -206,6 +207,20 @@ async def test_a_worker_goes_on_after_the_log_was_compacted_past_what_it_had_see
     assert board.horizon == pinned - 1 > 0
     await asyncio.wait_for(worker.drain(), 30)
     assert {record.status for record in runtime.runs()} == {"done", "cancelled"}
+
+
+async def test_a_worker_goes_on_after_a_run_was_erased_that_it_was_about_to_take(board: Board) -> None:
+    runtime = Runtime(board, ScriptedModel(str), workflows=[double])
+    first, erased, last = [await runtime.enqueue("double", number) for number in range(3)]
+
+    def told(record: RunRecord) -> None:
+        if record.run == first:
+            erase(board, [(topics.RUNS, erased)], "asked for")
+
+    worker = Worker(RunSupervisor(runtime), told=told)
+    await worker.drain()
+    assert not worker.broken
+    assert (await runtime.resume(last)).value == 4
 
 
 def test_a_worker_needs_room(board: Board) -> None:
