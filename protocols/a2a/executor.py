@@ -10,8 +10,9 @@ from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.context import ServerCallContext
 from a2a.server.events import EventQueue
 from a2a.server.tasks import TaskUpdater
-from a2a.types.a2a_pb2 import Message, Task, TaskState, TaskStatus
+from a2a.types.a2a_pb2 import Message, SendMessageRequest, Task, TaskState, TaskStatus
 from a2a.utils.errors import InvalidParamsError
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 
 from agentsys import topics
 from agentsys.blackboard.entries import Json
@@ -50,6 +51,16 @@ class RunExecutor(AgentExecutor):
         self._supervisor = supervisor
         self._followed: set[str] = set()
         self.store = BoardTaskStore(runtime.board, runtime.policy.owner, self._refresh)
+
+    def check(self, request: SendMessageRequest) -> None:
+        """Raise what a message is refused for, before there is a task of it."""
+        try:
+            MessageToDict(request)
+        except SerializeToJsonError as error:
+            raise InvalidParamsError(f"The message is no JSON: {error}") from error
+        if not request.message.task_id:
+            self._workflow(request.message, plain(request.metadata))
+            value_of(request.message.parts)
 
     def follows(self, task_id: str) -> bool:
         """Whether the task's progress is being published right now."""
@@ -110,10 +121,10 @@ class RunExecutor(AgentExecutor):
         wanted = plain(message.metadata).get(SKILL) or request.get(SKILL)
         if wanted is None and len(known) == 1:
             return next(iter(known))
-        if wanted not in known:
+        if not isinstance(wanted, str) or wanted not in known:
             skills = ", ".join(sorted(known)) or "none"
             raise InvalidParamsError(f"Name a skill in the message's metadata, under {SKILL!r}; there are: {skills}.")
-        return str(wanted)
+        return wanted
 
     async def _start(self, task_id: str, workflow: str, value: Any, client: str, message: Message) -> None:
         label = label_from_client(client, self._runtime.policy.owner, plain(message.metadata))

@@ -8,7 +8,7 @@ from a2a.server.context import ServerCallContext
 from a2a.server.events import Event
 from a2a.server.request_handlers import DefaultRequestHandlerV2
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes, create_rest_routes
-from a2a.types.a2a_pb2 import AgentCard, CancelTaskRequest, SubscribeToTaskRequest, Task
+from a2a.types.a2a_pb2 import AgentCard, CancelTaskRequest, Message, SendMessageRequest, SubscribeToTaskRequest, Task
 from a2a.utils.constants import AGENT_CARD_WELL_KNOWN_PATH
 from starlette.routing import Route
 
@@ -52,6 +52,20 @@ class RunRequestHandler(DefaultRequestHandlerV2):
     def __init__(self, executor: RunExecutor, card: AgentCard) -> None:
         super().__init__(executor, executor.store, card, interrupted_task_timeout=INTERRUPTED_SECONDS)
         self._executor = executor
+
+    async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Message | Task:
+        """Return the task that the message leads to."""
+        self._executor.check(params)
+        answer: Message | Task = await super().on_message_send(params, context)
+        return answer
+
+    async def on_message_send_stream(
+        self, params: SendMessageRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the task that the message leads to, and what becomes of it."""
+        self._executor.check(params)
+        async for event in super().on_message_send_stream(params, context):
+            yield event
 
     async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task | None:
         """Cancel the task and its run, of which the library would only say so where it does not follow it."""

@@ -313,6 +313,29 @@ async def test_an_unknown_skill_is_refused_by_name(serving: Any, board: Board) -
         assert runtime.runs() == []
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        '"parts": [{"text": "x"}], "metadata": {"skill": "unknown"}',
+        '"parts": [{"text": "x"}], "metadata": {"skill": ["greet"]}',
+        '"parts": [{"text": "x"}], "metadata": {"skill": "greet", "weight": NaN}',
+        '"parts": [{"data": Infinity}], "metadata": {"skill": "greet"}',
+        '"parts": [{"text": "x", "metadata": {"weight": NaN}}], "metadata": {"skill": "greet"}',
+        '"parts": [{"url": "http://169.254.169.254/latest"}], "metadata": {"skill": "greet"}',
+    ],
+)
+async def test_what_is_refused_leaves_no_task(serving: Any, board: Board, told: str) -> None:
+    message = f'{{"messageId": "1", "role": "ROLE_USER", {told}}}'
+    call = f'{{"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {{"message": {message}}}}}'
+    headers = {"A2A-Version": "1.0", "Content-Type": "application/json"}
+    async with serving(board, workflows=[greet, double]) as (url, _), httpx.AsyncClient(headers=headers) as http:
+        refused = (await http.post(f"{url}/a2a", content=call)).json()
+        assert refused["error"]["code"] in (-32602, -32005), refused
+        for path in ("message:send", "message:stream"):
+            assert (await http.post(f"{url}/a2a/{path}", content=f'{{"message": {message}}}')).status_code == 400
+        assert (await http.get(f"{url}/a2a/tasks")).json()["totalSize"] == 0
+
+
 async def test_what_a_client_says_cannot_lead_to_a_consequential_call(serving: Any, board: Board) -> None:
     from agentsys.blackboard.effects import EffectClass
     from agentsys.tools import tool
