@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentsys.blackboard.commits import Commit
-from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.entries import Entry, canonical_json
 from agentsys.blackboard.labels import Label
 from agentsys.runs import RunRecord
 from agentsys.views.withholding import may_read
@@ -66,6 +66,13 @@ class StartRun(BaseModel):
     input: Any = None
     deadline_seconds: float | None = Field(None, gt=0, le=10**9, allow_inf_nan=False)
     run_id: str | None = Field(None, min_length=1, max_length=100)
+
+    @field_validator("input")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        """Raise :class:`InvalidValue` for what the board cannot hold: here is read more than JSON, and of any depth."""
+        canonical_json(value)
+        return value
 
 
 class ForkRun(BaseModel):

@@ -133,6 +133,14 @@ def test_the_catalogue(client):
         assert client.get(f"/api/v1/{path}").json() == []
 
 
+def nested(depth):
+    """Return a list in a list, and so on."""
+    value = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
 def test_errors_have_one_shape(client):
     for method, path, body, status in [
         ("GET", "/api/v1/runs/none", None, 404),
@@ -141,6 +149,10 @@ def test_errors_have_one_shape(client):
         ("POST", "/api/v1/runs", {"workflow": "none"}, 404),
         ("POST", "/api/v1/runs", {}, 422),
         ("POST", "/api/v1/runs", {"workflow": "\ud800"}, 422),
+        ("POST", "/api/v1/runs", {"workflow": "echo", "input": nested(65)}, 400),
+        ("POST", "/api/v1/runs", {"workflow": "echo", "input": nested(300)}, 400),
+        ("POST", "/api/v1/runs", {"workflow": "echo", "input": nested(900)}, 400),
+        ("POST", "/api/v1/runs", {"workflow": "echo", "input": float("nan")}, 400),
         ("GET", "/api/v1/board/entries?at=99", None, 400),
     ]:
         content = None if body is None else json.dumps(body)
