@@ -85,6 +85,7 @@ class RunSupervisor:
         self._beginning: dict[asyncio.Future[None], str] = {}
         """Runs that are begun or taken at this moment, and have told nothing of it yet."""
         self._abandoning: set[asyncio.Task[None]] = set()
+        self._followers: list[Callable[[], Awaitable[None]]] = []
         self._closed = False
 
     async def start(
@@ -193,6 +194,10 @@ class RunSupervisor:
                 return
             await changed.wait()
 
+    def close_with(self, follower: Callable[[], Awaitable[None]]) -> None:
+        """Have :meth:`close` end what follows runs, once they are interrupted: it must not outlive the board."""
+        self._followers.append(follower)
+
     async def close(self) -> None:
         """Interrupt every run, also one that just begins, and begin no others.
 
@@ -203,6 +208,8 @@ class RunSupervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._abandoning, return_exceptions=True)
+        for follower in self._followers:
+            await follower()
 
     async def _abandoned(self, run: str) -> None:
         # One that never began is none, and one that could not be ended now can be taken up and ended later.

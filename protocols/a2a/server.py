@@ -31,10 +31,11 @@ def a2a_routes(
     """Return the routes of an A2A server over ``runtime``.
 
     ``url`` is the public address, as clients reach it; ``token`` says in the card that callers need a bearer token,
-    which the application around these routes must check.
+    which the application around these routes must check. What follows the tasks' runs ends with the supervisor.
     """
     card = agent_card(offered_workflows(runtime).values(), url=url, name=name, token=token)
     handler = RunRequestHandler(RunExecutor(runtime, supervisor), card)
+    supervisor.close_with(handler.aclose)
     bindings = [
         # Clients differ in whether they end the address with a slash.
         *create_jsonrpc_routes(handler, PREFIX, enable_v0_3_compat=True),

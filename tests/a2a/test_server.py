@@ -192,6 +192,13 @@ async def test_a_restart_keeps_tasks_and_goes_on_with_them(serving: Any, tmp_pat
         assert (await client.list_tasks(ListTasksRequest())).total_size == 2
 
 
+async def test_nothing_of_a_task_goes_on_once_the_server_has_ended(serving: Any, board: Board) -> None:
+    async with serving(board, workflows=[hang]) as (url, _), client_of(url, streaming=False) as client:
+        await send(client, wanted(text("x"), "hang", return_immediately=True))
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    assert not [name for name in names if name.startswith(("producer:", "consumer:"))]
+
+
 async def test_cancelling_after_a_restart_ends_the_run(serving: Any, tmp_path: Path) -> None:
     begun: list[Any] = []
 
