@@ -235,14 +235,15 @@ class Runtime:
         await self._load(run)
         return await audit(self.board, self._gateway, run)
 
-    async def cancel(self, run: str) -> None:
+    async def cancel(self, run: str, *, by: str | None = None) -> None:
         """End a run for good, also one that a dead process left behind; of a finished run nothing changes.
 
+        ``by`` is who wants that, by default the policy's owner.
         A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
         """
         await self._load(run)
         await self._interrupt(run)
-        await record_cancelled(self.board, run, self.policy.owner)
+        await record_cancelled(self.board, run, by or self.policy.owner)
         # Who took it meanwhile would learn that at its next commit, after whatever call it waits for.
         await self._interrupt(run)
 

@@ -126,21 +126,21 @@ class RunSupervisor:
         copy = run_id or new_name()
         return await self._launch(copy, lambda listener: self.runtime.fork(run, at=at, run_id=copy, listener=listener))
 
-    async def cancel(self, run: str) -> None:
-        """End a run for good. Raises :class:`~agentsys.runs.UnknownRun`."""
+    async def cancel(self, run: str, *, by: str | None = None) -> None:
+        """End a run for good. ``by`` is as in :meth:`Runtime.cancel`. Raises :class:`~agentsys.runs.UnknownRun`."""
         # Ended before it had begun, it would be unknown here, or its start would fail, and not be cancelled.
         await self._begun(run)
         watched = self._watched.get(run, _Watched())
         watched.cancelling += 1
         try:
-            await self.runtime.cancel(run)
+            await self.runtime.cancel(run, by=by)
         finally:
             watched.cancelling -= 1
             watched.wake()
 
-    def abandon(self, run: str) -> None:
-        """Begin to end a run for good, for whom nobody waits any more; :meth:`close` waits until that is done."""
-        ending = asyncio.create_task(self._abandoned(run))
+    def abandon(self, run: str, *, by: str) -> None:
+        """Begin to end a run for good, which ``by`` waits for no more; :meth:`close` waits until that is done."""
+        ending = asyncio.create_task(self._abandoned(run, by))
         self._abandoning.add(ending)
         ending.add_done_callback(self._abandoning.discard)
 
@@ -211,10 +211,10 @@ class RunSupervisor:
         for follower in self._followers:
             await follower()
 
-    async def _abandoned(self, run: str) -> None:
+    async def _abandoned(self, run: str, by: str) -> None:
         # One that never began is none, and one that could not be ended now can be taken up and ended later.
         with contextlib.suppress(UnknownRun, BoardError):
-            await self.cancel(run)
+            await self.cancel(run, by=by)
 
     async def _begun(self, run: str) -> None:
         """Wait until a run that is begun or taken at this moment has told of it, or failed to."""

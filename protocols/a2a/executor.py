@@ -18,7 +18,7 @@ from agentsys import topics
 from agentsys.blackboard.entries import Json
 from agentsys.errors import RunError
 from agentsys.events import TokensStreamed
-from agentsys.protocols.a2a.labels import label_from_client
+from agentsys.protocols.a2a.labels import label_from_client, principal_of_client
 from agentsys.protocols.a2a.outcomes import agent_message, concluded, outcome_of
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.tasks import BoardTaskStore, client_of
@@ -80,11 +80,11 @@ class RunExecutor(AgentExecutor):
                 return RunResult(await asyncio.to_thread(RunRecord.load, self._runtime.board, task_id))
             await asyncio.sleep(ELSEWHERE_SECONDS)
 
-    async def end(self, task_id: str) -> None:
-        """End the task's run for good."""
+    async def end(self, task_id: str, context: ServerCallContext | None) -> None:
+        """End the task's run for good, as its client wants."""
         # A run that had ended, or had not begun, is cancelled for its client all the same.
         with suppress(RunError):
-            await self._supervisor.cancel(task_id)
+            await self._supervisor.cancel(task_id, by=principal_of_client(client_of(context)))
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         """Start the task's run, or go on with it, and publish its progress until it ends or asks."""
@@ -113,7 +113,7 @@ class RunExecutor(AgentExecutor):
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
         """Cancel the task's run."""
         task_id = context.task_id or ""
-        await self.end(task_id)
+        await self.end(task_id, context.call_context)
         await TaskUpdater(event_queue, task_id, context.context_id or "").cancel()
 
     def _workflow(self, message: Message, request: dict[str, Any]) -> str:

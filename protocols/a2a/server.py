@@ -73,7 +73,7 @@ class RunRequestHandler(DefaultRequestHandlerV2):
         store = self._executor.store
         task = await store.kept(params.id, context)
         if task is not None and task.status.state not in ENDED and not self._executor.follows(task.id):
-            await self._executor.end(task.id)
+            await self._executor.end(task.id, context)
             ended = await store.get(task.id, context)
             if ended is not None and ended.status.state in ENDED:
                 return ended

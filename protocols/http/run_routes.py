@@ -114,7 +114,7 @@ def _add_steering(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoar
     @router.post("/{run}/cancel")
     async def cancel(caller: Calling, run: RunId) -> RunReference:
         """End a run for good; of a finished one nothing changes."""
-        await supervisor.cancel(await steered(caller, run))
+        await supervisor.cancel(await steered(caller, run), by=caller.principal)
         return RunReference(run=run)
 
     @router.post("/{run}/resume", status_code=202)

@@ -94,7 +94,7 @@ class _Face:
         except asyncio.CancelledError:
             # Its client took the call back, or left: nobody gets the answer, and who asks again has it done twice.
             if not self._stopping:
-                self._supervisor.abandon(run)
+                self._supervisor.abandon(run, by=client)
             raise
 
     async def _report(self, context: ServerRequestContext[Any], run: str) -> None:

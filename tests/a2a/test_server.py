@@ -26,6 +26,7 @@ from a2a.types.a2a_pb2 import (
 )
 from a2a.utils.errors import A2AError, TaskNotFoundError
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.blackboard.storage import BoardUnreachable
@@ -139,6 +140,7 @@ async def test_cancel_ends_the_run(serving: Any, board: Board, binding: str) -> 
         cancelled = await client.cancel_task(CancelTaskRequest(id=task.id))
         assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
         assert runtime.runs()[0].status == "cancelled"
+        assert board.history(topics.RUNS, task.id)[-1].writer == "a2a:ann"
         again = await client.get_task(GetTaskRequest(id=task.id))
         assert again.status.state == TaskState.TASK_STATE_CANCELED
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from agentsys import topics
 from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
@@ -225,6 +226,7 @@ def test_a_run_that_both_may_read_is_steered_by_who_started_it():
         refused = client(BOB).post("/api/v1/runs/shared/cancel")
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "AGS-0772")
         assert client(ANN).post("/api/v1/runs/shared/cancel").status_code == 200
+        assert board.history(topics.RUNS, "shared")[-1].writer == ANN
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,9 +10,10 @@ import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
-from agentsys.blackboard.labels import PUBLIC, Label
+from agentsys.blackboard.labels import OWNER, PUBLIC, Label
 from agentsys.protocols.http.streams import Stopping
 from agentsys.protocols.mcp.labels import FLOW
 from agentsys.protocols.mcp.results import CLIENT
@@ -102,7 +103,9 @@ async def test_a_call_that_its_client_takes_back_ends_its_run(mode: Literal["leg
         if not ending:
             assert (await supervisor.wait(runtime.runs()[0].run)).status == "cancelled"
     await supervisor.close()
-    assert runtime.runs()[0].status == ("running" if ending else "cancelled")
+    (record,) = runtime.runs()
+    assert record.status == ("running" if ending else "cancelled")
+    assert board.history(topics.RUNS, record.run)[-1].writer == (OWNER if ending else CLIENT)
     await runtime.close()
 
 
