@@ -154,8 +154,11 @@ def _add_following(router: APIRouter, supervisor: RunSupervisor, boards: SeenBoa
                         if found:
                             break
             record = await watched(caller, run)
-        unknown = record.status == "running" and not supervisor.executing(run)
-        where = await asyncio.to_thread(supervisor.whereabouts, run) if unknown else Whereabouts()
+        where = Whereabouts()
+        if record.status == "running" and not supervisor.executing(run):
+            where = await asyncio.to_thread(supervisor.whereabouts, run)
+            # Nobody may execute it because it ended after that look.
+            record = await watched(caller, run)
         # Of what came meanwhile: who hears of a run that ended without it asks no more.
         found = found or supervisor.events(run, after)
         return EventList(

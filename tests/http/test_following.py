@@ -68,6 +68,32 @@ async def test_a_run_that_ends_after_the_wait_is_told_to_the_end(board, monkeypa
     assert [event["type"] for event in told["events"]] == ["run_finished"]
 
 
+async def test_a_run_that_ends_after_the_look_at_its_record_is_told_as_it_ended(board, monkeypatch):
+    gate, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    async def held(context, text):
+        await gate.wait()
+        return text
+
+    supervisor = RunSupervisor(Runtime(board, ScriptedModel(str), workflows=[held]))
+    load = run_routes.RunRecord.load
+
+    def load_early(of, run):
+        """Let the run end between the look at its record and what is made of it."""
+        found = load(of, run)
+        if not gate.is_set() and threading.current_thread() is not threading.main_thread():
+            loop.call_soon_threadsafe(gate.set)
+            while supervisor.executing(run):
+                time.sleep(0.01)
+        return found
+
+    run = await supervisor.start("held", "hello")
+    monkeypatch.setattr(run_routes.RunRecord, "load", load_early)
+    async with api_of(supervisor) as api:
+        told = (await api.get(f"/runs/{run}/events")).json()
+    assert (told["executing"], told["status"]) == (False, "done")
+
+
 def test_a_reader_of_the_board_that_comes_back_goes_on_where_it_was(client, board):
     for key in "abc":
         write(board, key)
