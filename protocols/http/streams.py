@@ -78,10 +78,13 @@ def last_seen(after: int, last_event_id: str | None) -> int:
 async def commits_after(board: Board, after: int, stopping: Stopping) -> AsyncGenerator[list[Commit]]:
     """Yield the commits after ``after`` in pages, for ever; an empty page each time the board has no more."""
     while not stopping:
-        page = await asyncio.to_thread(board.log, after=after, limit=PAGE) if board.heard > after else []
-        if page:
-            after = page[-1].seq
-        else:
+        heard = board.heard
+        page = await asyncio.to_thread(board.log, after=after, limit=PAGE) if heard > after else []
+        after = page[-1].seq if page else after
+        if len(page) < PAGE:
+            # There is nothing else for this reader, who would read again and again what others did.
+            after = max(after, heard)
+        if not page:
             await stopping.wait(FOLLOW_SECONDS)
         yield page
 

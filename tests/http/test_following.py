@@ -11,8 +11,10 @@ from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.labels import Label
 from agentsys.protocols.app import FaceOptions, create_app
 from agentsys.protocols.http import run_routes
+from agentsys.protocols.http.streams import Stopping, commits_after
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
+from agentsys.tenancy import board_for
 from agentsys.testing import ScriptedModel
 
 URL = "http://127.0.0.1:8700"
@@ -115,3 +117,18 @@ def test_a_past_that_the_board_no_longer_has_is_refused(client, board):
         assert "AGS-" in refused.read().decode()
     first = board.log()[0].seq
     assert first_commit(client, f"/api/v1/board/tail?after={first}") == first + 1
+
+
+async def test_who_follows_what_it_may_not_read_goes_on_past_it(board):
+    seen, following = board_for(board, "user:ann"), Stopping()
+    pages = commits_after(seen, 0, following)
+    for keys in ("abc", "def"):
+        for key in keys:
+            write(board, key)
+        # Nothing of it is for this reader, who is not behind for that.
+        assert await anext(pages) == []
+        board.compact(Keep(commits=1))
+    transaction = board.begin("user:ann")
+    transaction.put("notes", "g", 1, type="note", label=Label.trusted("user:ann"))
+    board.commit(transaction)
+    assert [commit.seq for commit in await anext(pages)] == [board.head]
