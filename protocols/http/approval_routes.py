@@ -13,12 +13,13 @@ from agentsys.approvals import Approval, ApprovalStatus, list_approvals
 from agentsys.deciding import Verdict
 from agentsys.protocols.http.approval_schemas import Approve, Escalate, Modify, Refuse
 from agentsys.protocols.http.callers import Calling, SeenBoards
+from agentsys.protocols.http.schemas import NO_NUL
 from agentsys.protocols.http.view_routes import answer
 from agentsys.protocols.principals import Caller
 from agentsys.runtime import Runtime
 from agentsys.views.approvals import ApprovalView, approval_view
 
-ApprovalId = Annotated[str, Path(min_length=1, max_length=200)]
+ApprovalId = Annotated[str, Path(min_length=1, max_length=200, pattern=NO_NUL)]
 
 APPROVAL: Final = TypeAdapter(ApprovalView)
 APPROVALS: Final = TypeAdapter(tuple[ApprovalView, ...])

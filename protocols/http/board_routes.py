@@ -15,6 +15,7 @@ from agentsys.protocols.http.callers import Calling, SeenBoards
 from agentsys.protocols.http.errors import NotFound
 from agentsys.protocols.http.schemas import (
     MAX_NUMBER,
+    NO_NUL,
     BoardDocument,
     CommitDocument,
     EntryDocument,
@@ -24,8 +25,8 @@ from agentsys.protocols.http.streams import EventStream, Item, LastEventId, Stop
 Seq = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
 OptionalSeq = Annotated[int | None, Query(ge=0, le=MAX_NUMBER)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Name = Annotated[str, Query(min_length=1, max_length=1024)]
-OptionalName = Annotated[str | None, Query(min_length=1, max_length=1024)]
+Name = Annotated[str, Query(min_length=1, max_length=1024, pattern=NO_NUL)]
+OptionalName = Annotated[str | None, Query(min_length=1, max_length=1024, pattern=NO_NUL)]
 
 
 def board_router(boards: SeenBoards, stopping: Stopping | None = None) -> APIRouter:

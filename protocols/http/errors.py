@@ -12,7 +12,7 @@ from agentsys.beginning import RunExists
 from agentsys.blackboard.board import ReadOnlyBoard
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.lock import BoardBusy
-from agentsys.blackboard.storage import HistoryCompacted
+from agentsys.blackboard.storage import BoardClosed, BoardCorrupt, BoardFull, HistoryCompacted, StorageFailed
 from agentsys.deciding import UnfitWord
 from agentsys.errors import AgentsysError, LabelError, ServingError
 from agentsys.journal import ReplayDivergence
@@ -62,6 +62,10 @@ STATUSES: dict[type[AgentsysError], int] = {
     UnfitWord: 422,
     NotAuthenticated: 401,
     HistoryCompacted: 410,
+    StorageFailed: 503,
+    BoardFull: 503,
+    BoardClosed: 503,
+    BoardCorrupt: 500,
     LabelError: 403,
     BadRequest: 422,
     ServingError: 503,

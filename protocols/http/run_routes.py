@@ -16,6 +16,7 @@ from agentsys.gateway import PolicyDenied
 from agentsys.protocols.http.callers import Calling, SeenBoards
 from agentsys.protocols.http.schemas import (
     MAX_NUMBER,
+    NO_NUL,
     EventList,
     ForkRun,
     RunDocument,
@@ -45,7 +46,7 @@ class NotYourRun(LabelError):
     remedy = "Ask whoever started it, or whoever runs the server."
 
 
-RunId = Annotated[str, Path(min_length=1, max_length=1024)]
+RunId = Annotated[str, Path(min_length=1, max_length=1024, pattern=NO_NUL)]
 Number = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
 
 

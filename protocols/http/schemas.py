@@ -19,6 +19,9 @@ from agentsys.views.withholding import may_read
 MAX_NUMBER = 2**53
 """Whole numbers above this are not exact in JSON."""
 
+NO_NUL = r"^[^\x00]*$"
+"""What no name holds: some databases cannot even be asked for one."""
+
 
 class ErrorBody(BaseModel):
     """What went wrong, and what to do about it."""

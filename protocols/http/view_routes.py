@@ -12,7 +12,7 @@ from agentsys.protocols.http.board_routes import Limit, Name, OptionalName, Opti
 from agentsys.protocols.http.callers import Calling, SeenBoards
 from agentsys.protocols.http.errors import NotFound
 from agentsys.protocols.http.run_routes import RunId
-from agentsys.protocols.http.schemas import MAX_NUMBER
+from agentsys.protocols.http.schemas import MAX_NUMBER, NO_NUL
 from agentsys.protocols.principals import Caller
 from agentsys.views.commit_list import CommitRow, CommitView, find_commit, newest_commits
 from agentsys.views.conflicts import ConflictView, newest_conflicts
@@ -113,7 +113,7 @@ def _add_board(router: APIRouter, boards: SeenBoards) -> None:
     @router.get("/entries", response_model=EntryList)
     def entries(
         caller: Calling,
-        prefix: Annotated[str, Query(max_length=1024)] = "",
+        prefix: Annotated[str, Query(max_length=1024, pattern=NO_NUL)] = "",
         run: OptionalName = None,
         at: OptionalSeq = None,
         search: Search = "",

@@ -4,7 +4,11 @@ import json
 import threading
 import time
 
+import pytest
+
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import Label, Readers
+from agentsys.blackboard.storage import BoardCorrupt, BoardFull, BoardUnreachable, StorageFailed
 
 
 def start(client, workflow, value=None, **more):
@@ -131,6 +135,38 @@ def test_the_catalogue(client):
     assert "agentsys_board_head" in client.get("/api/v1/metrics").text
     for path in ("models", "serving"):
         assert client.get(f"/api/v1/{path}").json() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(BoardUnreachable, 503), (StorageFailed, 503), (BoardFull, 503), (BoardCorrupt, 500)]
+)
+def test_a_board_that_cannot_be_read_is_not_the_callers_fault(client, monkeypatch, error, status):
+    def fail(*ignored, **options):
+        raise error("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Board, "query", fail)
+        answer = client.get("/api/v1/board/entries")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, error.code)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/%00",
+        "runs/a%00/events",
+        "board/entry?topic=%00&key=k",
+        "board/entries?topic_prefix=%00",
+        "board/commits?run=%00",
+        "approvals/%00",
+        "views/entries?prefix=%00",
+        "views/runs/r/why?step=%00",
+    ],
+)
+def test_no_name_holds_a_nul(client, path):
+    """PostgreSQL cannot even be asked for one."""
+    answer = client.get(f"/api/v1/{path}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "AGS-0705")
 
 
 def nested(depth):
