@@ -54,6 +54,8 @@ class Connection:
         self._listing = asyncio.Lock()
         self._offer: Offer | None = None
         self._listed_at = 0.0
+        self._calls = 0
+        """Those under way."""
         self._task = asyncio.create_task(self._own(), name=f"mcp server {name}")
 
     @property
@@ -70,7 +72,9 @@ class Connection:
                     async with asyncio.timeout(self._seconds):
                         self._offer = await self._race(_listed(client))
                 except Exception as error:
-                    self._stop.set()
+                    # A server may do one thing after another: who waits for its answer would lose that.
+                    if not (self._calls and isinstance(error, TimeoutError)):
+                        self._stop.set()
                     raise self._unavailable(error) from error
                 self._listed_at = time.monotonic()
             return self._offer
@@ -78,6 +82,7 @@ class Connection:
     async def call(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
         """Call a tool. Raises :class:`ConnectionLost`, :class:`UnusableAnswer`, :class:`ForeignToolFailed`."""
         client = await asyncio.shield(self._opened)
+        self._calls += 1
         try:
             # Questions of a server to its client are answered by nobody here.
             result = await self._race(client.session.call_tool(tool, arguments, allow_input_required=True))
@@ -89,6 +94,8 @@ class Connection:
             raise UnusableAnswer(
                 f"{self._name} answered {tool} with what cannot be read: {str(error)[:MAX_MESSAGE]}."
             ) from error
+        finally:
+            self._calls -= 1
         if not isinstance(result, CallToolResult):
             raise UnusableAnswer(f"{self._name} answered {tool} with a question.")
         return result

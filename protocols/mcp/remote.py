@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -100,12 +99,15 @@ class RemoteServer:
         if self._away is not None and time.monotonic() < self._away[0]:
             raise self._away[1]
         try:
-            if self._connection is not None and self._connection.usable:
-                with suppress(ServerUnavailable):
-                    return await self._connection.offer()
-            if self._connection is None or not self._connection.usable:
-                seconds = min(CONNECT_SECONDS, 0.8 * self.settings.timeout)
-                self._connection = Connection(self.name, self._server, seconds)
+            while self._connection is not None and (connection := self._connection).usable:
+                try:
+                    return await connection.offer()
+                except ServerUnavailable:
+                    if connection.usable:
+                        # It is busy with a call.
+                        raise
+            seconds = min(CONNECT_SECONDS, 0.8 * self.settings.timeout)
+            self._connection = Connection(self.name, self._server, seconds)
             return await self._connection.offer()
         except ServerUnavailable as error:
             # Or every call would wait for it again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server.lowlevel import Server
+from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
 from referencing.exceptions import Unresolvable
 
 from agentsys import topics
@@ -17,6 +20,8 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectState
 from agentsys.blackboard.labels import EXTERNAL, NOBODY, Label, Readers
 from agentsys.errors import ConfigurationError
+from agentsys.protocols.mcp import connection
+from agentsys.protocols.mcp.errors import ServerUnavailable
 from agentsys.protocols.mcp.pins import Offer, Pins
 from agentsys.protocols.mcp.remote import RemoteServer, attach_servers
 from agentsys.protocols.mcp.schema import arguments_model
@@ -235,6 +240,37 @@ async def test_the_next_call_starts_a_dead_server_again(servers: Servers) -> Non
         await runtime.run(echo, "one", label=SHARED)
         await runtime.run(echo, "two", label=SHARED)
         assert servers.calls() == [{"text": "one"}, {"text": "two"}]
+
+
+async def test_a_server_that_is_busy_with_a_call_is_left_to_it(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def on_list(context: Any, params: Any) -> ListToolsResult:
+        if begun.is_set():
+            await gate.wait()
+        return ListToolsResult(tools=[Tool(name="echo", input_schema={"type": "object"})])
+
+    async def on_call(context: Any, params: Any) -> CallToolResult:
+        begun.set()
+        await gate.wait()
+        return CallToolResult(content=[TextContent(text="hi")])
+
+    program: Server[Any] = Server("echoes", on_list_tools=on_list, on_call_tool=on_call)
+    settings = servers.settings(timeout=2.5).servers["echoes"]
+    with Board.open(servers.board) as board:
+        server = RemoteServer("echoes", settings, board, server=lambda: program)
+        await server.discover()
+        calling = asyncio.create_task(server.known()["echoes__echo"].function())
+        await begun.wait()
+        # What was listed is too old to be relied on.
+        monkeypatch.setattr(connection, "FRESH_SECONDS", -1.0)
+        with pytest.raises(ServerUnavailable):
+            await server.offer()
+        gate.set()
+        assert (await calling).value == "hi"
+        await server.close()
 
 
 async def test_an_error_of_the_tool_is_its_failure(servers: Servers) -> None:
