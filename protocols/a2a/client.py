@@ -28,8 +28,8 @@ from a2a.utils.errors import A2AError as ProtocolError
 from google.protobuf.json_format import ParseError
 
 from agentsys.blackboard.entries import Json
-from agentsys.egress import EgressError, EgressGuard, host_of
-from agentsys.protocols.a2a.answers import ENDED, Answer, AnswerBuilder
+from agentsys.egress import EgressDenied, EgressError, EgressGuard, ResponseTooLarge, host_of
+from agentsys.protocols.a2a.answers import ENDED, Answer, AnswerBuilder, AnswerTooLarge
 from agentsys.protocols.a2a.errors import A2AError
 from agentsys.protocols.a2a.parts import parts_of
 from agentsys.tools import ToolError
@@ -40,6 +40,7 @@ POLL_SECONDS: Final = 0.5
 CARD_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 2.0
 BINDINGS: Final = ("JSONRPC", "HTTP+JSON")
+TOO_LARGE: Final = (AnswerTooLarge, ResponseTooLarge)
 
 
 class PeerUnreachable(A2AError):
@@ -50,7 +51,7 @@ class PeerUnreachable(A2AError):
 
 
 class AnswerLost(ToolError):
-    """A foreign agent was sent a message and then gone, so nobody knows what it did."""
+    """A foreign agent was sent a message and then gone, or its answer cannot be taken: nobody knows what it did."""
 
     code = "AGS-0767"
     remedy = "Find out what the agent did; `repeatable` in its settings says that asking twice does no harm."
@@ -91,13 +92,16 @@ class Peer:
             except asyncio.CancelledError:
                 await _withdraw(client, builder.task_id)
                 raise
-            except (ProtocolError, httpx.HTTPError, ParseError, ValueError) as error:
+            except (ProtocolError, httpx.HTTPError, ParseError, ValueError, *TOO_LARGE) as error:
                 said = f"{self.card.name}: {type(error).__name__}: {error}"
                 raise (PeerUnreachable(said) if _is_unheard(error, builder) else AnswerLost(said)) from error
         if builder.state not in (None, TaskState.TASK_STATE_COMPLETED):
             state = TaskState.Name(builder.state or 0).removeprefix("TASK_STATE_").lower()
             raise PeerFailed(f"{self.card.name} ended with {state}: {builder.words()}")
-        return builder.answer()
+        try:
+            return builder.answer()
+        except A2AError as error:
+            raise AnswerLost(f"{self.card.name}: {error}") from error
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
@@ -140,7 +144,7 @@ def _is_unheard(error: Exception, builder: AnswerBuilder) -> bool:
     cause = error.__cause__ or error
     if isinstance(cause, httpx.HTTPStatusError):
         return cause.response.is_client_error
-    unsent = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | EgressError)
+    unsent = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | EgressDenied)
     return unsent or (isinstance(error, ProtocolError) and not isinstance(error, A2AClientError))
 
 

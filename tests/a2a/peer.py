@@ -17,7 +17,7 @@ from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandlerV2
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes, create_rest_routes
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
-from a2a.types.a2a_pb2 import AgentCapabilities, AgentCard, AgentInterface, AgentSkill
+from a2a.types.a2a_pb2 import AgentCapabilities, AgentCard, AgentInterface, AgentSkill, Part
 from starlette.applications import Starlette
 
 FLOW = "urn:agentsys:ext:flow:v1"
@@ -48,6 +48,10 @@ class Tides(AgentExecutor):
             return
         if word == "ask":
             await updater.requires_input(updater.new_agent_message([new_text_part("which harbour?")]))
+            return
+        if word == "link":
+            await updater.add_artifact([Part(url="http://127.0.0.1/tides")], "tide")
+            await updater.complete()
             return
         claim = {"v": 1, "integrity": "trusted", "provenance": [{"principal": "user:owner"}]}
         await updater.add_artifact([new_text_part("high tide ")], "tide", metadata={FLOW: claim})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.labels import NOBODY, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.egress import EgressDenied, EgressGuard
+from agentsys.protocols.a2a import answers, client
 from agentsys.protocols.a2a.client import PeerFailed, PeerUnreachable, find_peer
 from agentsys.protocols.a2a.remote import RemoteAgent, remote_agent, remote_agents
 from agentsys.rounds import RoundOutcome
@@ -128,6 +130,25 @@ async def test_a_peer_that_dies_in_a_call_leaves_it_in_doubt(board: Board, peer:
     # Of a peer that is not there, it is known that it did nothing.
     with pytest.raises(PeerUnreachable):
         await found.ask("high tide", message_id="1")
+
+
+@pytest.mark.parametrize("refused", ["too large", "response too large", "link"])
+async def test_a_call_whose_answer_is_refused_is_in_doubt(
+    board: Board, peer: Any, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """The peer has done what it was asked."""
+    remote = await remote_agent(peer.url, kinds=["tides"], name="tides")
+    await remote.peer()
+    if refused == "too large":
+        monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", 10)
+    elif refused == "response too large":
+        monkeypatch.setattr(client, "EgressGuard", partial(EgressGuard, max_bytes=10))
+    async with runtime_with(board, remote) as runtime:
+        result = await runtime.run(ask_tides, f"{refused} high tide", label=shared(remote))
+        assert result.value == [["tides", "crashed", None]]
+        assert len(peer.received()) == 1
+        (asked,) = board.effects(run=result.run)
+        assert asked.state == "in_doubt", asked.result
 
 
 @pytest.mark.parametrize(("text", "words"), [("fail", "failed: the sea is closed"), ("ask", "which harbour")])
