@@ -24,6 +24,7 @@ from agentsys.labelled import unwrap
 from agentsys.leases import LeaseLost, is_loss
 from agentsys.recording import FATAL
 from agentsys.scope import RunScope
+from agentsys.threads import without_exit
 from agentsys.tools import to_json
 
 MAX_ATTEMPTS = 5
@@ -90,7 +91,7 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
     token = current_context.set(context)
     try:
         with stray_cancellation_as_error():
-            returned = await body(context)
+            returned = await without_exit(body(context))
     except Exception as error:
         if context.fault in (None, error):
             raise

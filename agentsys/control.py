@@ -29,7 +29,7 @@ from agentsys.journal import RecordEnded, ReplayDivergence, submit
 from agentsys.labelled import unwrap
 from agentsys.rounds import Failure, Response, ResponseStatus, RoundOutcome, classify
 from agentsys.scope import Round, RunScope
-from agentsys.threads import within
+from agentsys.threads import within, without_exit
 from agentsys.tools import to_json
 
 BID_TIMEOUT = 30.0
@@ -121,7 +121,7 @@ class ControlLoop:
     async def _offer(self, member: Agent, request: Request) -> RecordedBid | None:
         try:
             with stray_cancellation_as_error():
-                bid = await within(BID_TIMEOUT, member.volunteer(request))
+                bid = await within(BID_TIMEOUT, without_exit(member.volunteer(request)))
             return None if bid is None else self._as_recorded(bid, member, request)
         except Exception as error:
             failure = Failure.of(error, self._scope.secrets.text)

@@ -22,10 +22,7 @@ async def call_foreign(function: Callable[..., Any], /, *arguments: Any, **named
     One that never returns takes no thread from others and, after its caller gave up, does not keep the process.
     """
     if inspect.iscoroutinefunction(function):
-        try:
-            return await function(*arguments, **named)
-        except SystemExit as error:
-            raise _as_error(error) from error
+        return await without_exit(function(*arguments, **named))
     outcome: Future[Any] = Future()
     # Else cancelling the caller would cancel it, and the thread could not tell what it came to.
     outcome.set_running_or_notify_cancel()
@@ -33,6 +30,14 @@ async def call_foreign(function: Callable[..., Any], /, *arguments: Any, **named
     name = f"agentsys-{getattr(function, '__name__', 'call')}"
     threading.Thread(target=_tell, args=(call, outcome), name=name, daemon=True).start()
     return await asyncio.wrap_future(outcome)
+
+
+async def without_exit(answer: Awaitable[T]) -> T:
+    """Return what ``answer`` comes to. Raises ``RuntimeError`` for an exit, which would end the whole process."""
+    try:
+        return await answer
+    except SystemExit as error:
+        raise _as_error(error) from error
 
 
 async def within(seconds: float, answer: Awaitable[T]) -> T:

@@ -14,7 +14,7 @@ from langgraph.runtime import get_runtime
 from pydantic import BaseModel, ConfigDict
 
 from agentsys import topics
-from agentsys.agents import Bid, agent
+from agentsys.agents import Agent, Bid, Request, agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectState
 from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, PUBLIC, Label, Readers
@@ -47,6 +47,38 @@ def deep(levels: int) -> Any:
 @tool(effect=EffectClass.PURE)
 def square(number: int) -> int:
     return number * number
+
+
+class Leaver(Agent):
+    """An agent that ends the program, where others volunteer or act."""
+
+    name, interests = "leaver", frozenset({"talk"})
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    async def volunteer(self, request: Request) -> Bid:
+        if self.where == "volunteer":
+            raise SystemExit("volunteer")
+        return Bid(self.name, 1.0, "always")
+
+    async def act(self, context: Context, request: Request) -> Any:
+        raise SystemExit("act")
+
+
+async def test_a_program_that_ends_itself_ends_nobody_elses(make_runtime):
+    async def leaves(context: Context, _: Any) -> Any:
+        raise SystemExit("workflow")
+
+    async def asks(context: Context, _: Any) -> Any:
+        outcome = await context.ask("talk", "hello")
+        return [outcome.name, *(response.status for response in outcome.responses)]
+
+    failed = await make_runtime().run(leaves)
+    assert failed.failure is not None and "SystemExit: workflow" in failed.failure.message
+    crashed, silent = [make_runtime(agents=[Leaver(where)]) for where in ("act", "volunteer")]
+    assert "crashed" in (await crashed.run(asks)).value
+    assert (await silent.run(asks)).value == ["no volunteer"]
 
 
 @pytest.mark.parametrize("hidden", ["not a number", 4])
