@@ -16,6 +16,7 @@ from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 
 from agentsys import topics
 from agentsys.blackboard.entries import Json
+from agentsys.blackboard.storage import BoardFull, StorageFailed
 from agentsys.errors import RunError
 from agentsys.events import TokensStreamed
 from agentsys.protocols.a2a.labels import label_from_client, principal_of_client
@@ -76,8 +77,9 @@ class RunExecutor(AgentExecutor):
         while True:
             with suppress(*INTERRUPTIONS):
                 await self._supervisor.wait(task_id)
-            if not await self.goes_on(task_id):
-                return RunResult(await asyncio.to_thread(RunRecord.load, self._runtime.board, task_id))
+            with suppress(StorageFailed):
+                if not await self.goes_on(task_id):
+                    return RunResult(await asyncio.to_thread(RunRecord.load, self._runtime.board, task_id))
             await asyncio.sleep(ELSEWHERE_SECONDS)
 
     async def end(self, task_id: str, context: ServerCallContext | None) -> None:
@@ -134,15 +136,23 @@ class RunExecutor(AgentExecutor):
         await self._supervisor.start(workflow, value, label=label, run_id=task_id, origin=origin)
 
     async def _follow(self, updater: TaskUpdater, client: str) -> None:
-        async for _, event in self._supervisor.stream(updater.task_id):
-            if not isinstance(event, TokensStreamed):
-                # Only what kind of thing happened: names and values of a run may be more private than its answer.
-                kind = type(event).__name__
-                await updater.update_status(TaskState.TASK_STATE_WORKING, metadata={"event": kind})
-        result = await self.wait(updater.task_id)
-        # A run that was interrupted, as by the end of this server, goes on when its task is next asked for.
-        if result.status != "running":
-            await self._conclude(updater, result, client)
+        seen, goes_on = 0, True
+        while goes_on:
+            async for number, event in self._supervisor.stream(updater.task_id, seen):
+                seen = number
+                if not isinstance(event, TokensStreamed):
+                    # Only what kind of thing happened: names and values of a run may be more private than its answer.
+                    kind = type(event).__name__
+                    await updater.update_status(TaskState.TASK_STATE_WORKING, metadata={"event": kind})
+            result = await self.wait(updater.task_id)
+            if result.status != "running":
+                await self._conclude(updater, result, client)
+                return
+            # What the end of this server interrupts goes on when its task is next asked for.
+            try:
+                goes_on = await self._resume(updater.task_id)
+            except (StorageFailed, BoardFull):
+                await asyncio.sleep(ELSEWHERE_SECONDS)
 
     async def _conclude(self, updater: TaskUpdater, result: RunResult, client: str) -> None:
         outcome = outcome_of(result, client, self._runtime.policy)
@@ -175,9 +185,13 @@ class RunExecutor(AgentExecutor):
         await self.store.save(ended, context)
         return ended
 
-    async def _resume(self, task_id: str) -> None:
+    async def _resume(self, task_id: str) -> bool:
+        """Go on with the task's run if no process does; return whether one does then."""
         if self._supervisor.executing(task_id):
-            return
-        # Where its workflow is gone, or another process executes it, the task says no more than it did.
-        with suppress(RunError):
+            return True
+        try:
             await self._supervisor.resume(task_id)
+        except RunError:
+            # Where its workflow is gone, or another process executes it, the task says no more than it did.
+            return await self.goes_on(task_id)
+        return True

@@ -282,10 +282,10 @@ async def test_a_task_whose_board_was_out_of_reach_goes_on(serving: Any, board: 
             raise outages.pop()
         return value
 
-    async with serving(board, workflows=[unlucky]) as (url, _), client_of(url, streaming=False) as client:
-        task = await send(client, wanted(text("x"), "unlucky", return_immediately=True))
-        done = await ended(client, task.id)
-        assert done.status.state == TaskState.TASK_STATE_COMPLETED
+    async with serving(board, workflows=[unlucky]) as (url, _), client_of(url) as client:
+        events = [event async for event in client.send_message(wanted(text("x"), "unlucky"))]
+        assert events[-1].status_update.status.state == TaskState.TASK_STATE_COMPLETED
+        done = await client.get_task(GetTaskRequest(id=events[0].task.id))
         assert value_of(done.artifacts[0].parts) == "x"
 
 
