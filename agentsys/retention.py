@@ -9,10 +9,9 @@ from typing import Final
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep, Pin, Plan, compact, plan
-from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.predicates import Predicate
 from agentsys.errors import ConfigurationError
-from agentsys.runs import RunRecord
+from agentsys.runs import RunRecord, UnknownRun
 
 DEFAULT_KEEP: Final = "30d"
 EVERY_SECONDS: Final = 3600.0
@@ -50,10 +49,15 @@ def compact_board(board: Board, keep: Keep, progress: Callable[[int], None] = la
 def run_pins(board: Board) -> list[Pin]:
     """Return what each run that has not ended needs: its own commits, and the state in which it began."""
     entries = board.query(Predicate(topic=topics.RUNS))
-    return [_pin(board, entry) for entry in entries if RunRecord.of(entry).status == "running"]
+    pins = [_pin(board, entry.key) for entry in entries if RunRecord.of(entry).status == "running"]
+    return [pin for pin in pins if pin is not None]
 
 
-def _pin(board: Board, entry: Entry) -> Pin:
-    record = RunRecord.load(board, entry.key)
+def _pin(board: Board, run: str) -> Pin | None:
+    try:
+        record = RunRecord.load(board, run)
+    except UnknownRun:
+        # It was erased since.
+        return None
     began = max(0, record.first_seq - 1)
     return Pin(f"run {record.run}, which has not ended", min(began, record.snapshot or began))

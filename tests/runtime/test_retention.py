@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
+from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.erasure import erase
 from agentsys.blackboard.labels import NOBODY, Label
+from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.errors import ConfigurationError
 from agentsys.policy.policy import Policy
@@ -38,6 +42,21 @@ def write(board: Board, tone: str) -> None:
 
 def runtime_on(board: Board) -> Runtime:
     return Runtime(board, ScriptedModel(str), tools=[send], workflows=[report], policy=Policy.of(asks=["send"]))
+
+
+async def test_a_run_that_is_erased_at_the_same_time_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Board.open(":memory:") as board:
+        await runtime_on(board).enqueue("report", "hello", run_id="r")
+        query = board.query
+
+        def erased_after(predicate: Predicate) -> list[Entry]:
+            found = query(predicate)
+            monkeypatch.undo()
+            erase(board, [(topics.RUNS, "r")], "asked for")
+            return found
+
+        monkeypatch.setattr(board, "query", erased_after)
+        assert run_pins(board) == []
 
 
 async def test_a_run_that_waits_keeps_what_it_needs_and_goes_on_and_replays() -> None:
