@@ -82,6 +82,8 @@ class Board(UpkeptBoard):
         self._committer: Committer | SharedCommitter | LeasedCommitter | None = None
         self._epoch: int | None = None
         self._knows_head: Callable[[], bool] = lambda: False
+        self._whole: Board | None = None
+        """What this is a view of (:meth:`through`)."""
         self._is_told = False
         """Whether ``learn`` is called with every new commit, by whomever, sooner or later."""
         if isinstance(source, str):
@@ -119,7 +121,8 @@ class Board(UpkeptBoard):
     @property
     def heard(self) -> int:
         """The head as this process was told it: for who looks often, as no database server is asked, and may lag."""
-        return self._head if self._is_told else self.head
+        told = self if self._whole is None else self._whole
+        return told._head if told._is_told else self.head
 
     @property
     def epoch(self) -> int:
@@ -139,7 +142,7 @@ class Board(UpkeptBoard):
         """Return this board as it is read through ``wrap``. It cannot be written, and ends with this one."""
         seen = copy.copy(self)
         seen._reader, seen._committer = wrap(self._open_reader()), None
-        seen._knows_head, seen._is_told = lambda: False, False
+        seen._knows_head, seen._is_told, seen._whole = lambda: False, False, self._whole or self
         return seen
 
     def begin(

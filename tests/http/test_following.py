@@ -6,7 +6,9 @@ import time
 from contextlib import asynccontextmanager
 
 import httpx
+import pytest
 
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.labels import Label
 from agentsys.protocols.app import FaceOptions, create_app
@@ -14,8 +16,9 @@ from agentsys.protocols.http import run_routes
 from agentsys.protocols.http.streams import Stopping, commits_after
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
-from agentsys.tenancy import board_for
+from agentsys.tenancy import SeenBy, board_for
 from agentsys.testing import ScriptedModel
+from tests.blackboard.conftest import postgres_board, postgres_url  # noqa: F401
 
 URL = "http://127.0.0.1:8700"
 
@@ -94,6 +97,14 @@ async def test_a_run_that_ends_after_the_look_at_its_record_is_told_as_it_ended(
     async with api_of(supervisor) as api:
         told = (await api.get(f"/runs/{run}/events")).json()
     assert (told["executing"], told["status"]) == (False, "done")
+
+
+def test_who_sees_a_part_of_a_board_asks_no_database_how_far_it_is(postgres_board, monkeypatch):  # noqa: F811
+    with Board.open(postgres_board) as board:
+        seen = board_for(board, "user:ann")
+        monkeypatch.setattr(SeenBy, "state", lambda reader: pytest.fail("the database was asked"))
+        write(board, "a")
+        assert seen.heard == board.heard == 1
 
 
 def test_a_reader_of_the_board_that_comes_back_goes_on_where_it_was(client, board):
