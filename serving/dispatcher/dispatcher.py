@@ -335,6 +335,7 @@ class Dispatcher:
         one.silence.sign(time.monotonic())
         if first:
             one.unseen -= copy.prompt_tokens
+            one.note_start(time.perf_counter() - copy.started_at)
         with self._lock:
             self._core.progressed(answering.request.request_id, one.name, answering.shown.tokens, now())
 

@@ -39,6 +39,7 @@ _BLAMED = (
     ReplicaHangsError,
 )
 _FULL_SECONDS = 1.0
+_FORGET = 0.98  # of the longest wait, with each call
 _PROBE = "1, 2,"  # says nothing about anybody
 _PROBES: tuple[str | Sequence[Message], ...] = (_PROBE, (Message("user", _PROBE),))
 
@@ -93,8 +94,9 @@ class ReplicaSource:
 class Replica:
     """A replica as the dispatcher sees it. ``in_flight`` counts the calls that it has, ``unseen`` their prompt tokens
     of which no token has come yet, ``embedding`` the requests for vectors, ``fruitless`` the calls in a row that it
-    failed on, each as if that were the call's own fault, while no token came of any. ``error`` is why it was last taken
-    out of use, ``asked_at`` when it last failed.
+    failed on, each as if that were the call's own fault, while no token came of any. ``slowest_start`` is how many
+    seconds a call waited for its first token, the longest of late. ``error`` is why it was last taken out of use,
+    ``asked_at`` when it last failed.
     """
 
     source: ReplicaSource
@@ -105,6 +107,7 @@ class Replica:
     unseen: int = 0
     embedding: int = 0
     fruitless: int = 0
+    slowest_start: float = 0.0
     answered: int = 0
     failed: int = 0
     down_since: float = 0.0
@@ -209,8 +212,14 @@ class Replica:
         if steps != self.steps:
             self.steps = steps
             self.silence.sign(now)
-        expected = _GUESS.seconds(self.unseen, self.in_flight, self.unseen)
+        # A server may be slow to begin, or think in silence: what it took before it may take again.
+        start = self.slowest_start if self.unseen else 0.0
+        expected = max(_GUESS.seconds(self.unseen, self.in_flight, self.unseen), start)
         return self.silence.hangs(now, expected, alone=alone)
+
+    def note_start(self, seconds: float) -> None:
+        """Note for how long a call waited for its first token. The longest is slowly forgotten."""
+        self.slowest_start = max(seconds, _FORGET * self.slowest_start)
 
     def note_answer(self) -> None:
         """Count an answer; to a replica that was taken out of use meanwhile a probe is the way back."""

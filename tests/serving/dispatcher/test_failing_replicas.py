@@ -41,6 +41,15 @@ class FailingEngine(ScriptedEngine):
         return await super().embed(request)
 
 
+class ThinkingEngine(ScriptedEngine):
+    """Begins each answer after half a second without a sign of life, as a server that thinks in silence does."""
+
+    async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        await asyncio.sleep(0.5)
+        async for chunk in super().submit(request):
+            yield chunk
+
+
 class Panic(BaseException):
     """A double of ``pyo3_runtime.PanicException``, which is no ``Exception``."""
 
@@ -95,6 +104,17 @@ async def test_calls_that_a_replica_fails_on_take_it_from_nobody() -> None:
     assert states(dispatcher) == ["open"]
     failing.go_on.set()
     assert (await collect(dispatcher))[-1].finish_reason is FinishReason.STOP, "the probe told that it is well"
+    await dispatcher.close()
+
+
+async def test_replicas_that_are_slow_to_begin_do_not_hang() -> None:
+    health = HealthLimits(shortest_silence=0.1, attempts=1)
+    sources = [ReplicaSource(f"r{number}", ThinkingEngine(), slots=1) for number in range(2)]
+    dispatcher = Dispatcher(sources, health=health)
+    for _ in range(2):
+        for chunks in await asyncio.gather(collect(dispatcher), collect(dispatcher)):
+            assert chunks[-1].finish_reason is FinishReason.STOP
+    assert [(view.state, view.failed, view.answered) for view in dispatcher.replicas()] == [("closed", 0, 2)] * 2
     await dispatcher.close()
 
 
