@@ -173,6 +173,7 @@ class Watching:
         one.fruitless = 0
         one.error = None
         with self._lock:
+            self._core.replicas[one.name].spec = one.spec()  # its engine may be another, or the first
             self._core.replica_up(one.name, self._clock())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from agentsys.serving.dispatcher.dispatcher import Dispatcher
 from agentsys.serving.dispatcher.errors import ReplicaFailedError, ReplicaHangsError
 from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.replica import ReplicaSource
+from agentsys.serving.engine import Capabilities, EngineStats
 from agentsys.serving.engine_errors import RequestFailedError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest
 from agentsys.serving.scheduling.in_flight import DispatchLimits
@@ -48,6 +50,30 @@ class ThinkingEngine(ScriptedEngine):
         await asyncio.sleep(0.5)
         async for chunk in super().submit(request):
             yield chunk
+
+
+class NarrowEngine(ScriptedEngine):
+    """Has one slot and takes another κ, and cannot be loaded the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+        self.rekeyed: list[str] = []
+
+    def load(self) -> ScriptedEngine:
+        self.loads += 1
+        if self.loads == 1:
+            raise MemoryError("planted")
+        return self
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), rekey=True)
+
+    def stats(self) -> EngineStats:
+        return replace(super().stats(), slots=1)
+
+    def rekey(self, request_id: str, urgency: float) -> None:
+        self.rekeyed.append(request_id)
 
 
 class Panic(BaseException):
@@ -115,6 +141,26 @@ async def test_replicas_that_are_slow_to_begin_do_not_hang() -> None:
         for chunks in await asyncio.gather(collect(dispatcher), collect(dispatcher)):
             assert chunks[-1].finish_reason is FinishReason.STOP
     assert [(view.state, view.failed, view.answered) for view in dispatcher.replicas()] == [("closed", 0, 2)] * 2
+    await dispatcher.close()
+
+
+async def test_a_replica_that_could_not_be_loaded_at_first_is_given_what_it_can_do(until) -> None:
+    late, other = NarrowEngine(), ScriptedEngine()
+    dispatcher = Dispatcher([ReplicaSource("late", late.load), ReplicaSource("other", other, slots=1)], health=QUICK)
+    async with asyncio.timeout(20):
+        while states(dispatcher)[0] != "closed":
+            await collect(dispatcher)
+    for engine in (late, other):
+        engine.go_on.clear()
+    asked = [asyncio.create_task(collect(dispatcher)) for _ in range(4)]
+    await asyncio.to_thread(until, lambda: late.running and other.running)
+    assert [view.in_flight for view in dispatcher.replicas()] == [1, 1] and dispatcher.stats().waiting == 2
+    (running,) = late.running
+    dispatcher.rekey(running, time.time())
+    assert late.rekeyed == [running]
+    for engine in (late, other):
+        engine.go_on.set()
+    await asyncio.gather(*asked)
     await dispatcher.close()
 
 
