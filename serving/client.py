@@ -34,7 +34,7 @@ _FAILED_SECONDS = 10.0
 
 
 class ServingClient:
-    """Routes each call to a named engine. Use it from one event loop; engines themselves do not care which."""
+    """Routes each call to a named engine. Calls may come from any event loop; unload models and close it on one."""
 
     def __init__(
         self,

@@ -20,6 +20,10 @@ EngineFactory = Callable[[], Engine]
 _LOOK_SECONDS = 1.0
 """How often it is asked whether a call is near."""
 
+_ELSEWHERE_SECONDS = 0.05
+"""How often a call looks whether a model is there that is being loaded on another event loop, whose tasks it cannot
+await."""
+
 
 class UnknownEngineError(ServingError):
     """No engine has the name that a call asked for."""
@@ -36,7 +40,9 @@ class ModelBusyError(ServingError):
 
 
 class LoadedModels:
-    """The engines of one client, by name. Belongs to one event loop; only :meth:`load` may be called elsewhere."""
+    """The engines of one client, by name. Belongs to one event loop; :meth:`engine`, :meth:`in_use`, :meth:`load` may
+    be called elsewhere.
+    """
 
     def __init__(
         self, sources: Mapping[str, Engine | EngineFactory], residence: Residence, others: Collection[str] = ()
@@ -66,10 +72,13 @@ class LoadedModels:
     async def engine(self, name: str) -> Engine:
         """Return an engine, loading it in a thread if need be; a failed load is tried again by the next call."""
         self.source(name)
-        if name in self.engines:
-            return self.engines[name]
-        # A caller that gives up must not take the load away from the others who wait for it.
-        return await asyncio.shield(self._bring(name))
+        while name not in self.engines:
+            loading = self._bring(name)
+            if loading.get_loop() is asyncio.get_running_loop():
+                # A caller that gives up must not take the load away from the others who wait for it.
+                return await asyncio.shield(loading)
+            await asyncio.sleep(_ELSEWHERE_SECONDS)
+        return self.engines[name]
 
     @contextmanager
     def in_use(self, name: str) -> Iterator[None]:
@@ -139,11 +148,12 @@ class LoadedModels:
             raise EngineClosedError(
                 f"{name} is not loaded, and its client is closed.", remedy="Create the client again."
             )
-        if name not in self._loading:
+        loading = self._loading.get(name)
+        if loading is None or loading.get_loop().is_closed():
             self._residence.coming(name)
-            self._loading[name] = asyncio.create_task(self._load_with_room(name))
-            self._loading[name].add_done_callback(partial(self._note_loaded, name))
-        return self._loading[name]
+            loading = self._loading[name] = asyncio.create_task(self._load_with_room(name))
+            loading.add_done_callback(partial(self._note_loaded, name))
+        return loading
 
     async def _load_with_room(self, name: str) -> Engine:
         claims = await asyncio.to_thread(self._claims, name)

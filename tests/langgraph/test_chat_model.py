@@ -1,5 +1,10 @@
 """An unmodified LangGraph graph (a tool-calling agent) runs on the runtime, labelled, recorded and replayed."""
 
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -11,9 +16,11 @@ from agentsys.chat_model import EmbeddedChatModel
 from agentsys.langgraph.saver import BlackboardSaver
 from agentsys.recording import ContextClosed
 from agentsys.runtime import Runtime
+from agentsys.serving.client import ServingClient
 from agentsys.serving.requests import SamplingParams
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
+from tests.serving.server.scripted import ScriptedEngine
 
 
 @tool
@@ -105,3 +112,20 @@ async def test_chat_is_sampled_as_a_call_wants_it():
         SamplingParams(3, 0.0, seed=4),
         SamplingParams(9, 0.5, 0.5, presence_penalty=0.5, frequency_penalty=1.0),
     ]
+
+
+def test_a_batch_asked_from_threads_waits_for_the_model_to_be_loaded():
+    gate = threading.Event()
+
+    def load():
+        gate.wait(20)
+        return ScriptedEngine()
+
+    client = ServingClient({"m": load}, "m")
+    with ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(EmbeddedChatModel(client).batch, ["a", "b", "c"])
+        while client.residents()[0].open < 3 and not asking.done():
+            time.sleep(0.01)
+        gate.set()
+        assert [answer.content for answer in asking.result(20)] == ["a€z"] * 3
+    asyncio.run(client.close())
