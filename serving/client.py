@@ -13,7 +13,12 @@ from agentsys.serving.audiences import joint_audience
 from agentsys.serving.device_memory import GPU, HOST, DeviceBudgets
 from agentsys.serving.dispatcher.errors import ReplicasDownError
 from agentsys.serving.engine import Capabilities, Engine, EngineStats
-from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, UnsupportedFeatureError
+from agentsys.serving.engine_errors import (
+    EngineClosedError,
+    EngineFailedError,
+    RequestAbortedError,
+    UnsupportedFeatureError,
+)
 from agentsys.serving.loading import EngineFactory, LoadedModels, ModelBusyError
 from agentsys.serving.observation import EngineView, ModelRecord
 from agentsys.serving.requests import (
@@ -127,7 +132,8 @@ class ServingClient:
     ) -> Generation:
         """Return the whole answer, showing each chunk to ``on_chunk`` as it comes.
 
-        Raises ``UnknownEngineError`` and whatever :class:`ServingError` the engine raises.
+        Raises ``UnknownEngineError``, ``RequestAbortedError`` where it was aborted before its end, and whatever
+        :class:`ServingError` the engine raises.
         """
         text: list[str] = []
         tokens: list[int] = []
@@ -141,10 +147,12 @@ class ServingClient:
                 last = chunk
                 if on_chunk is not None:
                     on_chunk(chunk)
+        if last.finish_reason in (None, FinishReason.ABORTED):
+            raise RequestAbortedError(f"request {request.request_id!r} was aborted before its answer was whole.")
         return Generation(
             text="".join(text),
             token_ids=tuple(tokens),
-            finish_reason=last.finish_reason or FinishReason.ABORTED,
+            finish_reason=last.finish_reason,
             usage=last.usage or Usage(completion_tokens=len(tokens)),
             timings=last.timings or Timings(),
             model=self._names.get(model or self._default, ""),

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from agentsys.serving.client import ServingClient
-from agentsys.serving.engine_errors import EngineClosedError
+from agentsys.serving.engine_errors import EngineClosedError, RequestAbortedError
 from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.models import EngineOptions, engine_factory
 from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Message, SamplingParams
@@ -102,6 +102,17 @@ async def test_abort_and_rekey_reach_the_engine(make_engine) -> None:
     client.abort("r")
     chunks = [chunk async for chunk in stream]
     assert chunks[-1].finish_reason is FinishReason.ABORTED
+    await client.close()
+
+
+async def test_an_answer_that_was_aborted_is_not_taken_for_a_whole_one(make_engine) -> None:
+    client, begun = ServingClient({"a": make_engine()}, "a"), asyncio.Event()
+    request = GenerateRequest(PROMPT, SamplingParams(max_tokens=200, ignore_eos=True), request_id="r")
+    asking = asyncio.create_task(client.generate(request, on_chunk=lambda _: begun.set()))
+    await begun.wait()
+    client.abort("r")
+    with pytest.raises(RequestAbortedError, match="'r'"):
+        await asking
     await client.close()
 
 
