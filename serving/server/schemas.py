@@ -150,6 +150,8 @@ class RequestBody(PlaceFields):
     @model_validator(mode="before")
     @classmethod
     def _is_text(cls, body: object) -> object:
+        if isinstance(body, bytes):  # what FastAPI leaves unread, such as what curl sends as a form
+            raise ValueError("the body is read as JSON under Content-Type: application/json alone")
         try:
             json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

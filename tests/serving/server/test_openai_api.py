@@ -281,3 +281,12 @@ async def test_our_own_engine_uses_the_server_with_grammars_and_urgency(url: str
     request = GenerateRequest([Message("user", "x")], SamplingParams(max_tokens=9), Constraint("regex", "[ab]{3}"), 1.5)
     text = "".join([chunk.text async for chunk in engine.submit(request)])
     assert len(text) == 3
+
+
+@pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_does_not_call_itself_json_is_refused_in_so_many_words(url: str, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    for path in ("completions", "chat/completions", "embeddings"):
+        answer = httpx.post(f"{url}/{path}", content=b'{"prompt": "x"}', headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "AGS-0720")
+        assert "Content-Type: application/json" in answer.json()["error"]["message"]
