@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -15,15 +15,23 @@ from starlette.exceptions import HTTPException
 
 from agentsys.errors import AgentsysError
 from agentsys.serving.client import ServingClient
+from agentsys.serving.engine import Capabilities
 from agentsys.serving.loading import UnknownEngineError
-from agentsys.serving.requests import GenerateRequest
+from agentsys.serving.requests import GenerateRequest, WorkflowCall
 from agentsys.serving.server.embeddings import embed
 from agentsys.serving.server.errors import InvalidRequestError, error_body, headers_of, of_validation, status_of
 from agentsys.serving.server.formats import AnswerFormat, ChatFormat, Json, TextFormat, usage_body, whole_body
 from agentsys.serving.server.metrics import HttpMetrics
 from agentsys.serving.server.operation import Exchange, Operation
 from agentsys.serving.server.places import PlaceHeaders, Places, user_of
-from agentsys.serving.server.reading import Reading, chat_requests, completion_requests, echoes_of, embed_request
+from agentsys.serving.server.reading import (
+    Reading,
+    chat_requests,
+    completion_prompts,
+    completion_requests,
+    echoes_of,
+    embed_request,
+)
 from agentsys.serving.server.schemas import ChatCompletionBody, CompletionBody, EmbeddingBody
 from agentsys.serving.server.streaming import EventStream, events_of, stream_from, while_connected
 from agentsys.serving.server.tools import Toolbox, ToolChatFormat
@@ -31,6 +39,8 @@ from agentsys.serving.server.tracing import caller_context
 
 GivenPlace = Annotated[PlaceHeaders, Header()]
 B = TypeVar("B", ChatCompletionBody, CompletionBody, EmbeddingBody)
+Wanted = tuple[list[GenerateRequest], AnswerFormat]
+"""What the engine is asked, and how its answers are written."""
 
 
 def openai_router(client: ServingClient, operation: Operation) -> APIRouter:
@@ -70,20 +80,27 @@ class OpenAIServer:
     async def chat(self, body: ChatCompletionBody, request: Request, place: GivenPlace) -> Response:
         """Answer a conversation."""
         body = _salted(body, request)
-        reading = await self._reading(body, request, place)
+        body.check_fields()
         toolbox, name = Toolbox.of(body), self._name(body)
-        wanted = chat_requests(body, toolbox, reading)
-        form = ChatFormat(name)
-        if toolbox is not None:
-            form = ToolChatFormat(name, toolbox=toolbox, holds=toolbox.holds(wanted[0].constraint))
-        return await self._answer(request, body, wanted, form, "chat")
+
+        def read(reading: Reading) -> Wanted:
+            wanted = chat_requests(body, toolbox, reading)
+            if toolbox is None:
+                return wanted, ChatFormat(name)
+            return wanted, ToolChatFormat(name, toolbox=toolbox, holds=toolbox.holds(wanted[0].constraint))
+
+        return await self._answer(request, body, place, read, calls=body.n, kind="chat")
 
     async def complete(self, body: CompletionBody, request: Request, place: GivenPlace) -> Response:
         """Continue texts."""
         body = _salted(body, request)
-        wanted = completion_requests(body, await self._reading(body, request, place))
-        form = TextFormat(self._name(body), echoes_of(body))
-        return await self._answer(request, body, wanted, form, "text_completion")
+        body.check_fields()
+
+        def read(reading: Reading) -> Wanted:
+            return completion_requests(body, reading), TextFormat(self._name(body), echoes_of(body))
+
+        calls = body.n * len(completion_prompts(body))
+        return await self._answer(request, body, place, read, calls=calls, kind="text_completion")
 
     async def embed(self, body: EmbeddingBody, request: Request, place: GivenPlace) -> Response:
         """Return the vectors of texts."""
@@ -98,16 +115,20 @@ class OpenAIServer:
         self,
         request: Request,
         body: ChatCompletionBody | CompletionBody,
-        wanted: Sequence[GenerateRequest],
-        form: AnswerFormat,
+        place: PlaceHeaders,
+        read: Callable[[Reading], Wanted],
+        *,
+        calls: int,
         kind: str,
     ) -> Response:
-        with caller_context(request.headers):
-            exchange = Exchange(
-                self._operation, self._client, wanted, model=self._name(body), kind=kind, choices=body.n
-            )
+        urgency, call = self._places.of(place.fill(body), user_of(request))
+        exchange = Exchange(self._operation, tenant=call.tenant if call else "", calls=calls)
         try:
-            with exchange.span.current():
+            engine = await while_connected(request, exchange.engine(self._client, self._name(body)))
+            wanted, form = read(_reading(engine.capabilities(), urgency, call))
+            with caller_context(request.headers):
+                span = exchange.ask(self._client, wanted, model=self._name(body), kind=kind, choices=body.n)
+            with span.current():
                 if body.stream:
                     return await self._streamed(request, body, form, exchange)
                 await while_connected(request, exchange.finish())
@@ -137,21 +158,6 @@ class OpenAIServer:
         stream = stream_from(first, events, ending)
         return EventStream(stream, read_seconds=self._operation.limits.read_seconds, close=exchange.close)
 
-    async def _reading(
-        self, body: ChatCompletionBody | CompletionBody, request: Request, place: PlaceHeaders
-    ) -> Reading:
-        body.check_fields()
-        urgency, call = self._places.of(place.fill(body), user_of(request))
-        capabilities = (await self._client.engine(body.model)).capabilities()
-        return Reading(
-            urgency,
-            call,
-            # Half the context: nobody but the engine knows how long the prompt is.
-            default_tokens=max(1, capabilities.context_length // 2),
-            constraints=capabilities.constraints,
-            logprobs=capabilities.logprobs,
-        )
-
     def _name(self, body: ChatCompletionBody | CompletionBody | EmbeddingBody) -> str:
         return body.model or self._client.models[0]
 
@@ -170,6 +176,17 @@ class OpenAIServer:
             "logprobs": capabilities.logprobs,
             "embeddings": capabilities.embeddings and base is None,
         }
+
+
+def _reading(capabilities: Capabilities, urgency: float, call: WorkflowCall | None) -> Reading:
+    return Reading(
+        urgency,
+        call,
+        # Half the context: nobody but the engine knows how long the prompt is.
+        default_tokens=max(1, capabilities.context_length // 2),
+        constraints=capabilities.constraints,
+        logprobs=capabilities.logprobs,
+    )
 
 
 def _salted(body: B, request: Request) -> B:

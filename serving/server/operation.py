@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 
 from agentsys.serving.client import ServingClient
-from agentsys.serving.requests import GenerateRequest, Usage
+from agentsys.serving.engine import Engine
+from agentsys.serving.requests import Chunk, GenerateRequest, Usage
 from agentsys.serving.server.answers import Answer, chunks_of, total_usage
 from agentsys.serving.server.errors import AnswerAbortedError
 from agentsys.serving.server.lifecycle import Lifecycle
@@ -27,34 +29,49 @@ class Operation:
 
 
 class Exchange:
-    """One request for answers, from its admission to the end of its stream; whoever makes one closes it."""
+    """One request for answers, from its admission to the end of its stream; whoever makes one closes it.
 
-    def __init__(
-        self,
-        operation: Operation,
-        client: ServingClient,
-        requests: Sequence[GenerateRequest],
-        *,
-        model: str,
-        kind: str,
-        choices: int,
-    ) -> None:
-        """``kind`` is what OpenTelemetry calls the operation; each prompt has ``choices`` requests.
+    ``answers`` and ``chunks`` are there once it was asked.
+    """
 
-        Raises ``LimitReachedError`` and ``DrainingError``.
-        """
-        outbox, tenant = Outbox(len(requests)), requests[0].call.tenant if requests[0].call else ""
+    answers: list[Answer]
+    chunks: AsyncGenerator[tuple[int, Chunk]]
+
+    def __init__(self, operation: Operation, *, tenant: str, calls: int) -> None:
+        """Admit a request of so many ``calls``. Raises ``LimitReachedError`` and ``DrainingError``."""
+        self._outbox = Outbox(calls)
+        self._loading: asyncio.Future[Engine] | None = None
+        self.span: CallSpan | None = None
         with ExitStack() as held:
-            held.enter_context(operation.lifecycle.request(lambda: outbox.fail(_ended())))
-            ticket = operation.admission.admit(tenant, len(requests))
-            held.callback(operation.admission.leave, ticket)
-            self.span = CallSpan(kind, model, requests)
-            held.callback(self.span.end)
+            held.enter_context(operation.lifecycle.request(self._end))
+            self._ticket = operation.admission.admit(tenant, calls)
+            held.callback(operation.admission.leave, self._ticket)
             self._held = held.pop_all()
+
+    async def engine(self, client: ServingClient, model: str) -> Engine:
+        """Return the model's engine, which may have to be loaded. Raises ``AnswerAbortedError`` if the server ends."""
+        self._loading = asyncio.ensure_future(client.engine(model))
+        try:
+            return await self._loading
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _ended() from None
+
+    def ask(
+        self, client: ServingClient, requests: Sequence[GenerateRequest], *, model: str, kind: str, choices: int
+    ) -> CallSpan:
+        """Ask for all answers; returns the span of that.
+
+        ``kind`` is what OpenTelemetry calls the operation; each prompt has ``choices`` requests.
+        """
+        self.span = CallSpan(kind, model, requests)
+        self._held.callback(self.span.end)
         self._choices = choices
-        self._metrics = operation.metrics
         self.answers = [Answer() for _ in requests]
-        self.chunks = chunks_of(client, requests, model, ticket, outbox)
+        self.chunks = chunks_of(client, requests, model, self._ticket, self._outbox)
+        return self.span
 
     @property
     def usage(self) -> Usage:
@@ -70,16 +87,26 @@ class Exchange:
 
     def answered(self) -> None:
         """Note that the answers are whole."""
-        self.span.answered(self.answers, self.usage)
+        if self.span is not None:
+            self.span.answered(self.answers, self.usage)
 
     def failed(self, error: BaseException) -> None:
         """Note why they are not."""
-        self.span.failed(error)
+        if self.span is not None:
+            self.span.failed(error)
 
     async def close(self) -> None:
         """Abort what still runs and give back what is held; more than once does nothing."""
-        await self.chunks.aclose()
-        self._held.close()
+        try:
+            if self.span is not None:
+                await self.chunks.aclose()
+        finally:
+            self._held.close()
+
+    def _end(self) -> None:
+        self._outbox.fail(_ended())
+        if self._loading is not None:
+            self._loading.cancel()
 
 
 def _ended() -> AnswerAbortedError:

@@ -53,9 +53,13 @@ def chat_requests(body: ChatCompletionBody, toolbox: Toolbox | None, reading: Re
 
 def completion_requests(body: CompletionBody, reading: Reading) -> list[GenerateRequest]:
     """Return one request for each prompt and choice, prompt by prompt; raises :class:`InvalidRequestError`."""
-    prompts = prompts_of(body.prompt, "prompt", _MOST_PROMPTS)
     constraint = _structured(body.structured_outputs)
-    return _choices(body, prompts, body.max_tokens or _DEFAULT_COMPLETION_TOKENS, constraint, reading)
+    return _choices(body, completion_prompts(body), body.max_tokens or _DEFAULT_COMPLETION_TOKENS, constraint, reading)
+
+
+def completion_prompts(body: CompletionBody) -> list[str | list[int]]:
+    """Return the texts to continue; raises :class:`InvalidRequestError`."""
+    return prompts_of(body.prompt, "prompt", _MOST_PROMPTS)
 
 
 def _choices(

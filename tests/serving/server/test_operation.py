@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -101,7 +103,7 @@ def test_calls_above_a_tenants_bounds_wait_or_are_refused_with_a_time(engine: Sc
     engine.go_on.clear()
     with operated(engine, limits) as (url, operation), ThreadPoolExecutor() as threads:
         begun = [threads.submit(complete, url, tenant="a") for _ in range(2)]
-        until(lambda: operation.admission.held == 2)
+        until(lambda: operation.admission.held == 2 and bool(engine.running))
         assert len(engine.running) == 1
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
         with client, pytest.raises(openai.RateLimitError) as caught:
@@ -162,3 +164,53 @@ def _answers(url: str) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+@pytest.fixture
+def loading() -> Iterator[tuple[Callable[[], ScriptedEngine], threading.Event]]:
+    """What loads an engine, once it may."""
+    go_on = threading.Event()
+
+    def load() -> ScriptedEngine:
+        go_on.wait(20)
+        return ScriptedEngine()
+
+    yield load, go_on
+    go_on.set()
+
+
+def test_a_request_whose_model_is_being_loaded_counts_and_is_finished(loading, until: Until) -> None:
+    load, go_on = loading
+    with operated(load, ServerLimits(calls=1)) as (url, operation), ThreadPoolExecutor() as pool:
+        asked = pool.submit(complete, url)
+        until(lambda: operation.lifecycle.under_way == 1)
+        refused = complete(url)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "AGS-0727")
+        httpx.post(f"{url}/admin/drain")
+        go_on.set()
+        assert asked.result().status_code == 200
+        assert (operation.admission.held, operation.lifecycle.under_way) == (0, 0)
+
+
+def test_whoever_leaves_while_a_model_is_being_loaded_leaves_nothing_behind(loading, until: Until) -> None:
+    load, go_on = loading
+    with operated(load) as (url, operation):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            body = b'{"model": "scripted", "prompt": "x"}'
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            until(lambda: operation.admission.held == 1)
+        until(lambda: operation.admission.held == operation.lifecycle.under_way == 0)
+        go_on.set()
+
+
+def test_a_server_that_ends_before_a_model_is_loaded_says_so(loading) -> None:
+    load, go_on = loading
+    with operated(load, ServerLimits(drain_seconds=0.5)) as (url, operation), ThreadPoolExecutor() as pool:
+        asked = pool.submit(complete, url)
+        while not operation.lifecycle.under_way and not asked.done():
+            time.sleep(0.01)
+        httpx.post(f"{url}/admin/drain")
+        assert (asked.result().status_code, asked.result().json()["error"]["code"]) == (503, "AGS-0722")
+        go_on.set()
