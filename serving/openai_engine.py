@@ -63,10 +63,14 @@ class RemoteOverloadedError(RemoteUnavailableError):
 
 
 class RemoteRefusedError(ServingError):
-    """A model server understood the request and refused it."""
+    """A model server understood the request and refused it; ``status`` is the HTTP status, if it answered with one."""
 
     code = "AGS-0421"
     remedy = "Check the model's name, the API key and the request against what the server supports."
+
+    def __init__(self, message: str, *, remedy: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
 
 
 def audience_of_url(url: str) -> Readers:
@@ -375,7 +379,8 @@ def _refusal(base_url: str, response: httpx.Response) -> ServingError:
     status = response.status_code
     if status in _OVERLOADED:
         return RemoteOverloadedError(message, status=status, retry_after=seconds_to_wait(response.headers, 1.0))
-    return RemoteUnavailableError(message, status=status) if _may_be_retried(status) else RemoteRefusedError(message)
+    kind = RemoteUnavailableError if _may_be_retried(status) else RemoteRefusedError
+    return kind(message, status=status)
 
 
 def _may_be_retried(status: int) -> bool:

@@ -38,6 +38,7 @@ _BLAMED = (
     ReplicaFailedError,
     ReplicaHangsError,
 )
+_REFUSALS = frozenset({401, 403, 404})
 _FULL_SECONDS = 1.0
 _FORGET = 0.98  # of the longest wait, with each call
 _PROBE = "1, 2,"  # says nothing about anybody
@@ -54,6 +55,11 @@ def is_fatal(error: ServingError) -> bool:
     if isinstance(error, RemoteUnavailableError):
         return error.status is None or pause_of(error) > 0
     return isinstance(error, EngineClosedError | EngineFailedError | ReplicaHangsError | QueueFullError)
+
+
+def refuses_all(error: ServingError) -> bool:
+    """Whether a server may refuse whatever it is asked: it does not know the key, or the model."""
+    return isinstance(error, RemoteRefusedError) and error.status in _REFUSALS
 
 
 def pause_of(error: ServingError) -> float:

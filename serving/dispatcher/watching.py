@@ -19,7 +19,7 @@ from agentsys.serving.dispatcher.errors import (
 )
 from agentsys.serving.dispatcher.health import Breaker
 from agentsys.serving.dispatcher.loops import TICK
-from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of, without_content
+from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of, refuses_all, without_content
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, RequestFailedError
 from agentsys.serving.openai_engine import RemoteOverloadedError
 from agentsys.serving.scheduling.calls import Call
@@ -65,9 +65,11 @@ class Watching:
     def doubt(self, one: Replica, error: ServingError) -> None:
         """Count a call that the replica failed on before its first token, and take it out of use if it fails on all.
 
-        A single such failure is the call's own; what is wrong with a row of them, a probe tells.
+        A single such failure is the call's own; what is wrong with a row of them, a probe tells. The same goes for
+        refusals that may be of all calls, where another replica stands in.
         """
-        if not isinstance(error, RequestFailedError):
+        others = any(other.up for other in self._replicas.values() if other is not one)
+        if not (isinstance(error, RequestFailedError) or (refuses_all(error) and others)):
             return
         one.fruitless += 1
         if one.up and one.fruitless >= one.limits.failures:

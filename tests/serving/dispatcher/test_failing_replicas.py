@@ -15,6 +15,7 @@ from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Capabilities, EngineStats
 from agentsys.serving.engine_errors import RequestFailedError
+from agentsys.serving.openai_engine import RemoteRefusedError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from tests.serving.server.scripted import ScriptedEngine
@@ -24,16 +25,25 @@ POISON = "poison"
 
 
 class FailingEngine(ScriptedEngine):
-    """Fails on the prompts that ``fails_on`` says, and goes on; vectors it has none, while there is a ``fault``."""
+    """Fails on the prompts that ``fails_on`` says, and goes on; vectors it has none, while there is a ``fault``.
 
-    def __init__(self, fails_on: Callable[[object], bool], fault: BaseException | None = None) -> None:
+    With a ``status`` it fails as a server does that refuses.
+    """
+
+    def __init__(
+        self, fails_on: Callable[[object], bool], fault: BaseException | None = None, status: int | None = None
+    ) -> None:
         super().__init__()
         self.fails_on = fails_on
         self.fault = fault
+        self.status = status
 
     async def submit(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         if self.fails_on(request.prompt):
-            raise RequestFailedError(f"planted: {request.prompt}")
+            planted = f"planted: {request.prompt}"
+            if self.status is not None:
+                raise RemoteRefusedError(planted, status=self.status)
+            raise RequestFailedError(planted)
         async for chunk in super().submit(request):
             yield chunk
 
@@ -93,7 +103,7 @@ async def collect(dispatcher: Dispatcher, prompt: str = "good") -> list[Chunk]:
 async def fails(dispatcher: Dispatcher, prompt: str = POISON) -> bool:
     try:
         await collect(dispatcher, prompt)
-    except RequestFailedError:
+    except (RequestFailedError, RemoteRefusedError):
         return True
     return False
 
@@ -102,8 +112,9 @@ def states(dispatcher: Dispatcher) -> list[str]:
     return [view.state for view in dispatcher.replicas()]
 
 
-async def test_a_replica_that_fails_on_every_call_gets_none_until_it_answers_again() -> None:
-    failing = FailingEngine(lambda _: True)
+@pytest.mark.parametrize("status", [None, 401, 403, 404])
+async def test_a_replica_that_fails_on_every_call_gets_none_until_it_answers_again(status: int | None) -> None:
+    failing = FailingEngine(lambda _: True, status=status)
     dispatcher = over(failing, ScriptedEngine())
     assert [await fails(dispatcher, "good") for _ in range(16)].count(True) == QUICK.failures
     assert states(dispatcher)[0] != "closed" and states(dispatcher)[1] == "closed"
@@ -111,6 +122,16 @@ async def test_a_replica_that_fails_on_every_call_gets_none_until_it_answers_aga
     async with asyncio.timeout(20):
         while states(dispatcher)[0] != "closed":
             await collect(dispatcher)
+    await dispatcher.close()
+
+
+@pytest.mark.parametrize(("status", "others"), [(401, 0), (400, 1)])
+async def test_a_server_that_refuses_stays_in_use_where_none_stands_in_or_the_request_is_wrong(
+    status: int, others: int
+) -> None:
+    dispatcher = over(FailingEngine(lambda _: True, status=status), *(ScriptedEngine() for _ in range(others)))
+    refused = [await fails(dispatcher) for _ in range(16)].count(True)
+    assert refused > QUICK.failures and states(dispatcher)[0] == "closed"
     await dispatcher.close()
 
 
