@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.loops import TICK
-from agentsys.serving.dispatcher.replica import Replica, blames_replica, foreign_errors_blamed
+from agentsys.serving.dispatcher.replica import Replica, blames_replica, foreign_errors_blamed, refuses_all
 from agentsys.serving.dispatcher.watching import Watching
 from agentsys.serving.requests import Embedding, EmbedRequest, WorkflowCall, learners
 from agentsys.serving.scheduling.calls import Call, NoReplicaError
@@ -37,10 +37,11 @@ async def embed_somewhere(
         try:
             return await _embed_at(one, request)
         except ServingError as error:
-            if not blames_replica(error):
-                raise
-            watching.blame(one, error)
             tried.append(one.name)
+            if blames_replica(error):
+                watching.blame(one, error)
+            elif not refuses_all(error) or len(set(tried)) == len(permitted):
+                raise
             if len(tried) >= max(attempts, len(permitted)):
                 raise
 

@@ -226,3 +226,18 @@ async def test_vectors_come_from_another_replica_where_one_raises_what_no_engine
     with pytest.raises(ReplicaFailedError, match="planted"):
         await asyncio.wait_for(dispatcher.embed(EmbedRequest(("x",))), 20)
     await dispatcher.close()
+
+
+async def test_vectors_come_from_another_replica_where_one_refuses_whatever_it_is_asked() -> None:
+    refusing, other = (FailingEngine(lambda _: False, fault) for fault in (RemoteRefusedError("no", status=401), None))
+    dispatcher = over(refusing, other)
+    for _ in range(4):
+        assert (await dispatcher.embed(EmbedRequest(("x",)))).vectors
+    assert states(dispatcher) == ["closed", "closed"], "it may refuse vectors alone"
+    other.fault = RemoteRefusedError("nor I", status=404)
+    with pytest.raises(RemoteRefusedError):
+        await asyncio.wait_for(dispatcher.embed(EmbedRequest(("x",))), 20)
+    refusing.fault, other.fault = RemoteRefusedError("too long", status=400), None
+    with pytest.raises(RemoteRefusedError, match="too long"):
+        await asyncio.wait_for(dispatcher.embed(EmbedRequest(("x",))), 20)
+    await dispatcher.close()
