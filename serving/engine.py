@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence, Set
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -117,3 +118,11 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop the engine and free its memory. Further calls raise."""
         ...
+
+
+async def close_all(engines: Iterable[Engine]) -> None:
+    """Close every engine, whichever of them fails in that; raises what the first that fails does."""
+    outcomes = await asyncio.gather(*(engine.close() for engine in engines), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

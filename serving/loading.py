@@ -11,7 +11,7 @@ from functools import partial
 
 from agentsys.errors import ServingError
 from agentsys.serving.device_memory import memory_claims, release_cached
-from agentsys.serving.engine import Engine
+from agentsys.serving.engine import Engine, close_all
 from agentsys.serving.engine_errors import EngineClosedError
 from agentsys.serving.residence import Residence, Resident
 
@@ -140,8 +140,7 @@ class LoadedModels:
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         engines = {id(engine): engine for engine in self.engines.values()}
         self.engines.clear()
-        for engine in engines.values():
-            await engine.close()
+        await close_all(engines.values())
 
     def _bring(self, name: str) -> asyncio.Task[Engine]:
         if self._closed:

@@ -27,7 +27,7 @@ from agentsys.serving.dispatcher.prompt_sizes import PromptSizes
 from agentsys.serving.dispatcher.replica import Replica, ReplicaSource, blames_replica
 from agentsys.serving.dispatcher.resumption import continuable, interrupted, movable
 from agentsys.serving.dispatcher.watching import Watching
-from agentsys.serving.engine import Capabilities, Engine, EngineStats, QueuedRequest
+from agentsys.serving.engine import Capabilities, Engine, EngineStats, QueuedRequest, close_all
 from agentsys.serving.engine_errors import DuplicateRequestError
 from agentsys.serving.requests import (
     Chunk,
@@ -176,7 +176,7 @@ class Dispatcher:
         await self._watching.close()
         # One that is being loaded again would stay in memory with nobody to close it.
         engines = await asyncio.gather(*(asyncio.to_thread(one.retire) for one in self._replicas.values()))
-        await asyncio.gather(*(engine.close() for engine in engines if engine is not None))
+        await close_all(engine for engine in engines if engine is not None)
 
     # What only a dispatcher has.
 

@@ -6,6 +6,8 @@ import threading
 import pytest
 
 from agentsys.serving.client import ServingClient
+from agentsys.serving.dispatcher.dispatcher import Dispatcher
+from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine_errors import EngineClosedError, RequestAbortedError
 from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.models import EngineOptions, engine_factory
@@ -13,6 +15,7 @@ from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Mess
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.weights.errors import UnknownModelError
+from tests.serving.server.scripted import ScriptedEngine
 
 PROMPT = [5, 6, 7]
 
@@ -210,3 +213,28 @@ async def test_a_load_that_failed_with_nobody_waiting_is_tried_again(make_engine
     await asyncio.to_thread(until, lambda: not client._models._loading)
     assert (await client.engine()).capabilities().model == "scripted"
     await client.close()
+
+
+async def test_an_engine_that_cannot_be_closed_keeps_no_other_open() -> None:
+    closed: list[str] = []
+
+    class Closing(ScriptedEngine):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        async def close(self) -> None:
+            await asyncio.sleep(0)
+            if self.name == "broken":
+                raise RuntimeError("planted")
+            await asyncio.sleep(0.01)
+            closed.append(self.name)
+
+    client = ServingClient({name: Closing(name) for name in ("broken", "b")}, "broken")
+    sources = [ReplicaSource(name, Closing(name)) for name in ("broken", "c")]
+    for name in client.models:
+        await client.engine(name)
+    for closing in (client.close, Dispatcher(sources).close):
+        with pytest.raises(RuntimeError, match="planted"):
+            await closing()
+    assert closed == ["b", "c"]
