@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from opentelemetry import propagate
@@ -173,7 +173,7 @@ class OpenAIEngine:
         endpoint, body = endpoint_and_body(request, self._capabilities)
         events: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
         room = asyncio.Semaphore(_MOST_UNREAD)
-        headers = {**self._headers, "Idempotency-Key": request.request_id}
+        headers = {**self._headers, "Idempotency-Key": _key(request.request_id)}
         pump = asyncio.create_task(self._pump(_Post(endpoint, body, headers), events, room))
         loop = asyncio.get_running_loop()
         aborted = Chunk("", finish_reason=FinishReason.ABORTED, usage=Usage(), timings=Timings())
@@ -248,7 +248,7 @@ class OpenAIEngine:
         with self._faults_told():
             async with self._client() as client:
                 for number, (places, body) in enumerate(embedding_bodies(request, self._capabilities)):
-                    headers = {**self._headers, "Idempotency-Key": f"{request.request_id}#{number}"}
+                    headers = {**self._headers, "Idempotency-Key": f"{_key(request.request_id)}#{number}"}
                     response = await self._open(client, _Post("/embeddings", body, headers))
                     found, tokens = parse_embeddings(await response.aread(), len(places))
                     vectors |= dict(zip(places, found, strict=True))
@@ -386,6 +386,11 @@ def _refusal(base_url: str, response: httpx.Response) -> ServingError:
 def _may_be_retried(status: int) -> bool:
     # Gateways have numbers of their own above 504 for servers that they cannot reach.
     return status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS) or status >= _FAILED
+
+
+def _key(request_id: str) -> str:
+    # An id may be any text, and a header cannot.
+    return quote(request_id, safe="", errors="backslashreplace")
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

@@ -576,3 +576,10 @@ async def test_a_call_without_hurry_comes_after_every_other(server) -> None:
         await collect(engine, chat(urgency=urgency))
         priorities.append(server.requests[-1][1]["priority"])
     assert priorities == sorted(set(priorities)) and priorities[1] == 0
+
+
+@pytest.mark.parametrize("request_id", ["é", "a\nb", " ", "\udcff"])
+async def test_any_id_can_be_sent_as_the_key_of_a_call(server, request_id: str) -> None:
+    engine = connect(server)
+    assert (await collect(engine, chat(request_id=request_id)))[-1].finish_reason is FinishReason.STOP
+    assert (await engine.embed(EmbedRequest(("x",), request_id=request_id))).vectors
