@@ -249,7 +249,8 @@ def _constraint(constraint: Constraint, capabilities: Capabilities, *, chat: boo
         raise UnsupportedConstraintError(f"{capabilities.model} takes constraints {listed}, not {constraint.kind}.")
     try:
         source = json.loads(constraint.source) if is_schema else constraint.source
-    except ValueError as error:
+        json.dumps(source, allow_nan=False)  # Python reads numbers that JSON cannot write
+    except (ValueError, RecursionError) as error:
         raise UnsupportedConstraintError(f"the json_schema constraint is not JSON: {error}.") from error
     if is_schema and chat:
         return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": source}}}

@@ -583,3 +583,9 @@ async def test_any_id_can_be_sent_as_the_key_of_a_call(server, request_id: str) 
     engine = connect(server)
     assert (await collect(engine, chat(request_id=request_id)))[-1].finish_reason is FinishReason.STOP
     assert (await engine.embed(EmbedRequest(("x",), request_id=request_id))).vectors
+
+
+@pytest.mark.parametrize("schema", ["[" * 100_000, '{"minimum": NaN}', '{"maximum": 1e999}', "{"])
+async def test_a_schema_that_cannot_be_sent_as_json_is_the_fault_of_its_request(server, schema: str) -> None:
+    with pytest.raises(UnsupportedConstraintError, match="is not JSON"):
+        await collect(connect(server), chat(constraint=Constraint("json_schema", schema)))
