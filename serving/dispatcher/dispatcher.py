@@ -224,7 +224,7 @@ class Dispatcher:
             place=place,
             arrived=arrived,
             prompt_tokens=self._sizes.tokens(request.prompt),
-            most_tokens=request.sampling.max_tokens,
+            most_tokens=min(request.sampling.max_tokens, self._capabilities.context_length),
             domain=domain_digest(request.label.readers),
             readers=learners(request),
             adapter=request.adapter,

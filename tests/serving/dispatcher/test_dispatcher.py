@@ -85,6 +85,12 @@ async def test_errors_about_the_request_reach_the_caller_and_blame_no_replica(st
     assert (await collect(dispatcher, request()))[-1].finish_reason is FinishReason.LENGTH
 
 
+async def test_as_many_tokens_may_be_asked_for_as_can_be_named(start) -> None:
+    dispatcher = start()
+    chunks = await collect(dispatcher, request(max_tokens=10**400))
+    assert chunks[-1].finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+
+
 class Panic(BaseException):
     """A double of ``pyo3_runtime.PanicException``, which is no ``Exception``."""
 
