@@ -21,6 +21,7 @@ from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatu
 from agentsys.serving.openai_format import (
     EndOfStream,
     RemoteProtocolError,
+    RemoteRefusedError,
     capabilities_told,
     embedding_bodies,
     endpoint_and_body,
@@ -60,17 +61,6 @@ class RemoteOverloadedError(RemoteUnavailableError):
     def __init__(self, message: str, *, status: int, retry_after: float, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy, status=status)
         self.retry_after = retry_after
-
-
-class RemoteRefusedError(ServingError):
-    """A model server understood the request and refused it; ``status`` is the HTTP status, if it answered with one."""
-
-    code = "AGS-0421"
-    remedy = "Check the model's name, the API key and the request against what the server supports."
-
-    def __init__(self, message: str, *, remedy: str | None = None, status: int | None = None) -> None:
-        super().__init__(message, remedy=remedy)
-        self.status = status
 
 
 def audience_of_url(url: str) -> Readers:
@@ -375,8 +365,8 @@ def _list_models(base_url: str, headers: dict[str, str], timeout: float) -> list
 
 
 def _refusal(base_url: str, response: httpx.Response) -> ServingError:
-    message = f"{base_url} answered HTTP {response.status_code}: {response.text.strip()[:300]}."
     status = response.status_code
+    message = f"{base_url} answered HTTP {status}: {response.text.strip()[:300]}."
     if status in _OVERLOADED:
         return RemoteOverloadedError(message, status=status, retry_after=seconds_to_wait(response.headers, 1.0))
     kind = RemoteUnavailableError if _may_be_retried(status) else RemoteRefusedError
@@ -388,8 +378,7 @@ def _may_be_retried(status: int) -> bool:
     return status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS) or status >= _FAILED
 
 
-def _key(request_id: str) -> str:
-    # An id may be any text, and a header cannot.
+def _key(request_id: str) -> str:  # an id may be any text, and a header cannot
     return quote(request_id, safe="", errors="backslashreplace")
 
 

@@ -33,6 +33,7 @@ MOST_INPUTS = 2048
 """Texts that one request for embeddings may hold: OpenAI's bound."""
 _EXTENDED = frozenset({"vllm", "agentsys"})  # who owns the models of servers that take vLLM's extensions
 _BROKEN_OFF = frozenset({"abort", "error"})  # vLLM's, of answers that are not whole
+_FAULTS_OF_REQUESTS = ("invalid_request_error", "BadRequestError")  # OpenAI's word and vLLM's
 _LONGEST_PAUSE_SECONDS = 20.0
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _LARGEST_PRIORITY = 2**53 - 1  # the integers that every JSON reader keeps exactly
@@ -43,6 +44,17 @@ class RemoteProtocolError(ServingError):
 
     code = "AGS-0422"
     remedy = "Check that the URL is that of an OpenAI-compatible API and that the server is not behind a login page."
+
+
+class RemoteRefusedError(ServingError):
+    """A model server understood the request and refused it; ``status`` is the HTTP status, if it answered with one."""
+
+    code = "AGS-0421"
+    remedy = "Check the model's name, the API key and the request against what the server supports."
+
+    def __init__(self, message: str, *, remedy: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
 
 
 class UnsupportedConstraintError(ServingError):
@@ -140,7 +152,8 @@ async def event_lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[str]:
 def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:
     """Read one line of server-sent events; None for lines without data.
 
-    ``alternatives`` is how many tokens are told at most at each one's place. Raises :class:`RemoteProtocolError`.
+    ``alternatives`` is how many tokens are told at most at each one's place. Raises :class:`RemoteProtocolError`, or
+    :class:`RemoteRefusedError` where the request turned out to be wrong in the middle of its answer.
     """
     if not line.startswith("data:"):
         if line.lstrip().startswith(("{", "<")):
@@ -152,7 +165,7 @@ def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:
     try:
         content = json.loads(data)
         if content.get("error"):
-            raise RemoteProtocolError(f"the server reported an error in its stream: {content['error']}.")
+            raise _reported(content["error"])
         choices = content.get("choices") or [{}]
         delta = choices[0].get("delta")
         text = choices[0].get("text") if delta is None else delta.get("content")
@@ -166,6 +179,12 @@ def parse_event(line: str, alternatives: int = 0) -> Event | EndOfStream | None:
         )
     except (ValueError, AttributeError, TypeError, LookupError) as error:
         raise RemoteProtocolError(f"the server sent an event that is not a completion: {data[:200]!r}.") from error
+
+
+def _reported(error: object) -> ServingError:
+    message = f"the server reported an error in its stream: {error}."
+    of_request = isinstance(error, dict) and error.get("type") in _FAULTS_OF_REQUESTS
+    return RemoteRefusedError(message) if of_request else RemoteProtocolError(message)
 
 
 def _characters(text: str) -> str:

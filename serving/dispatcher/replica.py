@@ -21,8 +21,8 @@ from agentsys.serving.engine_errors import (
     RequestFailedError,
     UnsupportedFeatureError,
 )
-from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError, RemoteUnavailableError
-from agentsys.serving.openai_format import RemoteProtocolError
+from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteUnavailableError
+from agentsys.serving.openai_format import RemoteProtocolError, RemoteRefusedError
 from agentsys.serving.requests import Chunk, EmbedRequest, GenerateRequest, Message, SamplingParams
 from agentsys.serving.scheduling.calls import Call, ReplicaSpec
 from agentsys.serving.scheduling.step_time import StepTime

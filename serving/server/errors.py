@@ -12,8 +12,8 @@ from agentsys.errors import AgentsysError, ServingError
 from agentsys.serving.constraints import ConstraintError
 from agentsys.serving.engine_errors import QueueFullError, RequestTooLongError, UnsupportedFeatureError
 from agentsys.serving.loading import UnknownEngineError
-from agentsys.serving.openai_engine import RemoteOverloadedError, RemoteRefusedError
-from agentsys.serving.openai_format import UnsupportedConstraintError
+from agentsys.serving.openai_engine import RemoteOverloadedError
+from agentsys.serving.openai_format import RemoteRefusedError, UnsupportedConstraintError
 from agentsys.serving.scheduling.calls import OverloadedError
 from agentsys.serving.tokenizer import PromptError, UnknownTokenError
 

@@ -13,7 +13,8 @@ from transformers import AutoModel
 
 from agentsys.serving.client import ServingClient
 from agentsys.serving.engine_errors import RequestAbortedError, RequestTooLongError
-from agentsys.serving.openai_engine import OpenAIEngine, RemoteRefusedError
+from agentsys.serving.openai_engine import OpenAIEngine
+from agentsys.serving.openai_format import RemoteRefusedError
 from agentsys.serving.requests import EmbedRequest, GenerateRequest, SamplingParams
 from agentsys.serving.server.app import serving_app
 from agentsys.serving.tokenizer import ModelTokenizer, PromptError

@@ -16,16 +16,17 @@ import pytest
 
 from agentsys.blackboard.labels import PUBLIC
 from agentsys.serving.client import ServingClient
+from agentsys.serving.dispatcher.dispatcher import Dispatcher
+from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Capabilities, Engine
 from agentsys.serving.engine_errors import RequestAbortedError, UnsupportedFeatureError
 from agentsys.serving.models import engine_factory
 from agentsys.serving.openai_engine import (
     OpenAIEngine,
     RemoteOverloadedError,
-    RemoteRefusedError,
     RemoteUnavailableError,
 )
-from agentsys.serving.openai_format import RemoteProtocolError, UnsupportedConstraintError
+from agentsys.serving.openai_format import RemoteProtocolError, RemoteRefusedError, UnsupportedConstraintError
 from agentsys.serving.openai_logprobs import LogprobsWithheldError
 from agentsys.serving.requests import (
     Chunk,
@@ -132,7 +133,7 @@ def chat(text: str = "hi", **options: Any) -> GenerateRequest:
     return GenerateRequest([Message("user", text)], **options)
 
 
-async def collect(engine: OpenAIEngine, request: GenerateRequest) -> list[Chunk]:
+async def collect(engine: Engine, request: GenerateRequest) -> list[Chunk]:
     return [chunk async for chunk in engine.submit(request)]
 
 
@@ -589,3 +590,16 @@ async def test_any_id_can_be_sent_as_the_key_of_a_call(server, request_id: str) 
 async def test_a_schema_that_cannot_be_sent_as_json_is_the_fault_of_its_request(server, schema: str) -> None:
     with pytest.raises(UnsupportedConstraintError, match="is not JSON"):
         await collect(connect(server), chat(constraint=Constraint("json_schema", schema)))
+
+
+@pytest.mark.parametrize("kind", ["invalid_request_error", "BadRequestError"])
+async def test_a_request_that_turns_out_wrong_in_its_answer_blames_no_server(server, kind: str) -> None:
+    failed = json.dumps({"error": {"message": "the parser gave up", "type": kind}})
+    server.events = [*events("Hel", reason=None)[:-1], f"data: {failed}\n\n", "data: [DONE]\n\n"]
+    dispatcher = Dispatcher([ReplicaSource("r", connect(server, attempts=1))])
+    for _ in range(4):
+        with pytest.raises(RemoteRefusedError, match="the parser gave up"):
+            await collect(dispatcher, chat())
+    (view,) = dispatcher.replicas()
+    assert (view.state, view.failed) == ("closed", 0)
+    await dispatcher.close()

@@ -15,7 +15,7 @@ from agentsys.serving.dispatcher.health import HealthLimits
 from agentsys.serving.dispatcher.replica import ReplicaSource
 from agentsys.serving.engine import Capabilities, EngineStats
 from agentsys.serving.engine_errors import RequestFailedError
-from agentsys.serving.openai_engine import RemoteRefusedError
+from agentsys.serving.openai_format import RemoteRefusedError
 from agentsys.serving.requests import Chunk, Embedding, EmbedRequest, FinishReason, GenerateRequest
 from agentsys.serving.scheduling.in_flight import DispatchLimits
 from tests.serving.server.scripted import ScriptedEngine
