@@ -18,9 +18,12 @@ Vector = tuple[float, ...]
 
 @dataclass(slots=True, eq=False)
 class ActiveEmbedding:
-    """State of one prompt. ``deliver`` takes the vector, or the error that ends it, from the engine's thread."""
+    """State of one prompt of request ``request_id``. ``deliver`` takes the vector, or the error that ends it, from the
+    engine's thread.
+    """
 
     sequence: SequenceState
+    request_id: str
     deliver: Callable[[Vector | ServingError], None]
     submitted_at: float = field(default_factory=time.perf_counter)
     scheduled_at: float | None = None

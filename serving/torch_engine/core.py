@@ -75,12 +75,15 @@ class EngineCore:
         if self._speculation is not None and isinstance(request, ActiveRequest):
             request.session = self._speculation.drafter.session()
 
-    def find(self, request_id: str) -> ActiveRequest | ActiveEmbedding | None:
-        return self._active.get(request_id)
+    def abort_named(self, request_id: str) -> None:
+        """Stop what is being answered under an id: a request, or one prompt or all of one that asks for vectors."""
+        for name, active in list(self._active.items()):
+            if name == request_id or (isinstance(active, ActiveEmbedding) and active.request_id == request_id):
+                self.abort(active)
 
-    def abort(self, request: ActiveRequest | ActiveEmbedding | None) -> None:
+    def abort(self, request: ActiveRequest | ActiveEmbedding) -> None:
         """Stop a request if it is being answered."""
-        if request is not None and self._active.get(request.sequence.request_id) is request:
+        if self._active.get(request.sequence.request_id) is request:
             self._end(request)
             request.abort()
 

@@ -213,7 +213,7 @@ class TorchEngine:
         meanwhile = self._arrivals.find(request_id)
         if meanwhile is not None:
             meanwhile.aborted = True
-        self._command_if_usable(lambda: self._core.abort(self._core.find(request_id)))
+        self._command_if_usable(partial(self._core.abort_named, request_id))
 
     def rekey(self, request_id: str, urgency: float) -> None:
         meanwhile = self._arrivals.find(request_id)
@@ -242,10 +242,12 @@ class TorchEngine:
         mailbox: asyncio.Queue[tuple[int, Vector | ServingError]] = asyncio.Queue()
         self._check_usable()
         deliver = self._outbox.to(mailbox, asyncio.get_running_loop())
-        with self._arrivals.reading(request.request_id, len(request.prompts)):
+        with self._arrivals.reading(request.request_id, len(request.prompts)) as meanwhile:
             tasks = await asyncio.to_thread(self._prepare_embedding, request, deliver)
             for task in tasks:
                 self._command(partial(self._take_up, task))
+        for task in tasks if meanwhile.aborted else ():
+            self._command_if_usable(partial(self._core.abort, task))
         vectors: dict[int, Vector] = {}
         try:
             while len(vectors) < len(tasks):
@@ -309,7 +311,7 @@ class TorchEngine:
                 latest=time.time() + LONGEST_WAIT_SECONDS,
                 reuses_prefix=False,
             )
-            tasks.append(ActiveEmbedding(sequence, partial(_send_numbered, deliver, index)))
+            tasks.append(ActiveEmbedding(sequence, request.request_id, partial(_send_numbered, deliver, index)))
         return tasks
 
     def _check_usable(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -99,6 +100,30 @@ async def test_an_aborted_prompt_ends_in_an_error(start, until) -> None:
     assert {request.request_id for request in engine.queue()} <= {f"e#{index}" for index in range(55)}
     engine.abort("e#54")
     with pytest.raises(RequestAbortedError, match="e#54"):
+        await task
+
+
+async def test_all_prompts_of_a_request_can_be_aborted_by_its_id(start, until, monkeypatch) -> None:
+    engine = start(max_step_tokens=16)
+    task = asyncio.create_task(engine.embed(EmbedRequest(tuple([n] * 200 for n in range(5, 60)), request_id="e")))
+    await asyncio.to_thread(until, lambda: engine.stats().running > 0)
+    engine.abort("e")
+    with pytest.raises(RequestAbortedError):
+        await task
+    reading, go_on = threading.Event(), threading.Event()
+    prepare = TorchEngine._prepare_embedding
+
+    def slowly(*arguments):
+        reading.set()
+        go_on.wait(20)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(TorchEngine, "_prepare_embedding", slowly)
+    task = asyncio.create_task(engine.embed(EmbedRequest(([7] * 200, [8] * 200), request_id="e")))
+    await asyncio.to_thread(reading.wait, 20)
+    engine.abort("e")
+    go_on.set()
+    with pytest.raises(RequestAbortedError):
         await task
 
 
