@@ -19,7 +19,14 @@ from agentsys.serving.dispatcher.errors import (
 )
 from agentsys.serving.dispatcher.health import Breaker
 from agentsys.serving.dispatcher.loops import TICK
-from agentsys.serving.dispatcher.replica import Replica, is_fatal, pause_of, refuses_all, without_content
+from agentsys.serving.dispatcher.replica import (
+    Replica,
+    foreign_errors_blamed,
+    is_fatal,
+    pause_of,
+    refuses_all,
+    without_content,
+)
 from agentsys.serving.engine_errors import EngineClosedError, EngineFailedError, RequestFailedError
 from agentsys.serving.openai_engine import RemoteOverloadedError
 from agentsys.serving.scheduling.calls import Call
@@ -140,7 +147,8 @@ class Watching:
             if one.engine is None or isinstance(one.error, EngineClosedError | EngineFailedError):
                 await _renew(one)
             async with asyncio.timeout(one.breaker.probe_seconds):
-                await one.answer_probe()
+                with foreign_errors_blamed(one):
+                    await one.answer_probe()
             answered = True
         except ServingError as error:
             one.error = error
@@ -183,5 +191,6 @@ async def _renew(one: Replica) -> None:
     """Make the replica's engine anew."""
     failed = one.engine
     if failed is not None:
-        await failed.close()  # its processes and its memory, in which the next one has to find room
+        with foreign_errors_blamed(one):
+            await failed.close()  # its processes and its memory, in which the next one has to find room
     await asyncio.to_thread(one.connect, failed)

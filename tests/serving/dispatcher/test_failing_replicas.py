@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -240,4 +241,29 @@ async def test_vectors_come_from_another_replica_where_one_refuses_whatever_it_i
     refusing.fault, other.fault = RemoteRefusedError("too long", status=400), None
     with pytest.raises(RemoteRefusedError, match="too long"):
         await asyncio.wait_for(dispatcher.embed(EmbedRequest(("x",))), 20)
+    await dispatcher.close()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("planted"), Panic("planted")])
+async def test_a_probe_that_ends_in_what_no_engine_should_raise_is_one_that_fails(fault: BaseException) -> None:
+    def fail(_: object) -> bool:
+        raise fault
+
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    dispatcher = over(FailingEngine(fail), outage=0.3)
+    dispatcher._watching.blame(dispatcher._replicas["r0"], ReplicaHangsError("another"))
+    with pytest.raises(ReplicaFailedError, match="planted"):
+        await collect(dispatcher)
+    await dispatcher.close()
+    gc.collect()  # with a task whose exception nobody asked for, it is told
+    assert not told
+
+
+async def test_a_probe_without_an_answer_in_time_says_so() -> None:
+    health = HealthLimits(first_pause=0.01, longest_pause=0.01, shortest_silence=0.05, longest_silence=0.1)
+    dispatcher = over(ThinkingEngine(), health=health, outage=0.3)
+    dispatcher._watching.blame(dispatcher._replicas["r0"], ReplicaHangsError("another"))
+    with pytest.raises(ReplicaHangsError, match="gave no token within"):
+        await collect(dispatcher)
     await dispatcher.close()
