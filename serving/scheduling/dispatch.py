@@ -355,13 +355,14 @@ class DispatchCore:
             entry = self.calls.get(call_id)
             if entry is None:
                 continue
-            before, entry.key = entry.key, self._key(entry, self.facts(entry), now)
+            entry.key = self._key(entry, self.facts(entry), now)
             if call_id in self.queue:
                 self.queue.push(call_id, entry.key)
-            for replica in entry.at:
-                replica.rekey(call_id, entry.key)
-                if replica.spec.rekeys and abs(entry.key - before) > self.limits.rekey_margin:
-                    decisions.append(Rekey(call_id, replica.spec.name, entry.key))
+            decisions.extend(
+                Rekey(call_id, replica.spec.name, entry.key)
+                for replica in entry.at
+                if replica.rekey(call_id, entry.key, self.limits.rekey_margin)
+            )
         return decisions
 
     def _fail_without_replicas(self, now: float) -> list[Decision]:

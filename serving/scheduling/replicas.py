@@ -33,10 +33,11 @@ class Expected:
 @dataclass(slots=True, eq=False)
 class Resident:
     """A copy of a call at a replica, given to it at ``started``; ``first`` and ``ends`` are when its first and its last
-    token should come; its prompt takes ``prefill`` seconds."""
+    token should come; its prompt takes ``prefill`` seconds. ``told`` is the last κ that the replica was told."""
 
     call: Call
     key: float
+    told: float
     expected_tokens: float
     started: float
     first: float
@@ -85,7 +86,9 @@ class Replica:
     def take(self, call: Call, key: float, tokens: float, option: Option, now: float) -> None:
         """Note that a call was given to the replica."""
         first = now + option.wait + option.backlog + option.prefill
-        self.residents[call.call_id] = Resident(call, key, tokens, now, first, first + option.decode, option.prefill)
+        self.residents[call.call_id] = Resident(
+            call, key, key, tokens, now, first, first + option.decode, option.prefill
+        )
         self._forget()
         if call.adapter is not None:
             self._adapters[call.adapter] = None
@@ -98,10 +101,15 @@ class Replica:
         self._forget()
         return self.residents.pop(call_id, None)
 
-    def rekey(self, call_id: str, key: float) -> None:
-        """Note a call's new key."""
-        self.residents[call_id].key = key
+    def rekey(self, call_id: str, key: float, margin: float) -> bool:
+        """Note a call's new key; returns whether the replica is to be told, as what it knows is ``margin`` off."""
+        resident = self.residents[call_id]
+        resident.key = key
         self._forget()
+        if not self.spec.rekeys or abs(key - resident.told) <= margin:
+            return False
+        resident.told = key
+        return True
 
     def progressed(self, resident: Resident, tokens: int, now: float) -> None:
         """Note how many tokens an answer has by now."""

@@ -397,6 +397,19 @@ def test_a_moved_deadline_moves_its_calls_at_once() -> None:
     assert rekey.urgency == pytest.approx(350.0, abs=5.0)
 
 
+def test_a_deadline_that_moves_by_little_again_and_again_is_told_in_time() -> None:
+    core = DispatchCore([spec(rekeys=True)])
+    core.submit(call("x", deadline=400.0), 0.0)
+    (begun,) = core.decide(0.0)
+    assert isinstance(begun, Start)
+    known = begun.urgency
+    for moves in range(1, 40):
+        for told in core.reschedule("x", 400.0 - 0.2 * moves, 0.0):
+            assert isinstance(told, Rekey)
+            known = told.urgency
+        assert abs(known - core.calls["x"].key) <= core.limits.rekey_margin
+
+
 def test_an_urgency_that_the_caller_names_is_kept_however_late_it_is() -> None:
     core = DispatchCore([spec(slots=1)])
     core.submit(call("running"), 1000.0)
