@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
 from agentsys.blackboard.labels import Label
 from agentsys.journal import submit
 from agentsys.tools import Tool
+
+
+class MadeCall(NamedTuple):
+    """A compensable call: the key of its step, its tool, its effect."""
+
+    step: str
+    tool: Tool
+    effect: str
+
+    @property
+    def position(self) -> int:
+        """Where its step stands among those of its actor."""
+        return int(self.step.rpartition(":")[2])
+
+
+class Saga:
+    """The compensable calls made in one block of an actor's code, and whether any are under way there."""
+
+    def __init__(self) -> None:
+        self._made: list[MadeCall] = []
+        self._under_way = 0
+        self._still = asyncio.Event()
+        self._still.set()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Count a call, or a saga inside this one, as under way."""
+        self._under_way += 1
+        self._still.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._still.set()
+
+    def add(self, *made: MadeCall) -> None:
+        self._made.extend(made)
+
+    async def calls(self) -> list[MadeCall]:
+        """Return the calls in the order in which they were begun, once none is under way: it may yet be made."""
+        await self._still.wait()
+        return sorted(self._made, key=lambda call: call.position)
 
 
 def compensation(identity: str, step: str, made: Effect, undo: Tool, control: Label) -> EffectIntent:

@@ -25,14 +25,12 @@ from agentsys.policy.policy import Policy
 from agentsys.questions import about_call
 from agentsys.quotas import QuotaExceeded, charges_of_call
 from agentsys.ruling import field_labels, own_source
-from agentsys.sagas import compensation, note_compensated
+from agentsys.sagas import MadeCall, Saga, compensation, note_compensated
 from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
 from agentsys.tools import Tool, to_json
 
-Compensable = list[tuple[Tool, str]]
-
-_saga: ContextVar[tuple[object, Compensable]] = ContextVar("agentsys_saga", default=(None, []))
-"""Whose code is in a saga, and what was called in it; several may be under way at once."""
+_saga: ContextVar[tuple[object, Saga] | None] = ContextVar("agentsys_saga", default=None)
+"""Whose code is in a saga, and in which; several may be under way at once."""
 
 
 class ToolCalling(BoardAccess):
@@ -94,23 +92,21 @@ class ToolCalling(BoardAccess):
     async def saga(self) -> AsyncIterator[None]:
         """Take back the compensable calls made inside, newest first, where the block ends with an error.
 
-        Being cancelled, as when time is up, is none. A call in doubt is taken back too. The error goes on; what could
-        not be taken back is noted on it, and on the board. Source: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
+        Being cancelled, as when time is up, is none. A call in doubt is taken back too, and one that is still under way
+        once it has ended. The error goes on; what could not be taken back is noted on it, and on the board.
+        Source: Garcia-Molina and Salem, "Sagas", SIGMOD 1987.
         """
-        around, made = self._compensable(), Compensable()
-        inside = _saga.set((self, made))
+        around, saga = self._saga(), Saga()
+        inside = _saga.set((self, saga))
         try:
-            yield
-        except Exception as error:
-            for tool, effect in reversed(made):
+            with around.under_way():
                 try:
-                    with self._stopping():
-                        await self._take_back(tool, effect)
-                except (ToolFailed, EffectInDoubt) as failure:
-                    error.add_note(failure.message)
-            raise
-        else:
-            around.extend(made)
+                    yield
+                except Exception as error:
+                    self._check()
+                    await self._take_all_back(saga, error)
+                    raise
+                around.add(*await saga.calls())
         finally:
             _saga.reset(inside)
 
@@ -127,7 +123,8 @@ class ToolCalling(BoardAccess):
         if recorded is None and known is not None and plain:
             label, version = given.raised(self._label), version_of(known.function)
             question = self._scope.memo.question(asked, version, document, label)
-        with self._stopping():
+        saga = self._saga() if known is not None and known.undo is not None else Saga()
+        with self._stopping(), saga.under_way():
             async with self._scope.memo.turn(question) as turn:
                 return await self._make_call(tool, step, recorded, given, turn, hide=hide)
 
@@ -181,7 +178,7 @@ class ToolCalling(BoardAccess):
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         self._check()
         if declared.undo is not None:
-            self._compensable().append((declared, effect.id))
+            self._saga().add(MadeCall(step.key, declared, effect.id))
         # Who shapes the result may depend on what was asked.
         declared = self._scope.gateway.tool(tool, effect.intent.arguments) or declared
         with self._delivering_doubt(declared, given.raised(effect.intent.label)):
@@ -272,10 +269,19 @@ class ToolCalling(BoardAccess):
         step = replace(step, value={"effect": effect})
         return await self._record_spending(step, charges, lambda transaction: transaction.plan_effect(intent))
 
-    def _compensable(self) -> Compensable:
-        """Return the calls of the saga that the actor's code is in; one's caller may be in one of its own."""
-        actor, made = _saga.get()
-        return made if actor is self else []
+    def _saga(self) -> Saga:
+        """Return the saga that the actor's code is in, or one of nobody; one's caller may be in one of its own."""
+        actor, saga = _saga.get() or (None, Saga())
+        return saga if actor is self else Saga()
+
+    async def _take_all_back(self, saga: Saga, error: Exception) -> None:
+        """Undo what was done in a saga that ends with ``error``, on which is noted what cannot be undone."""
+        for _, tool, effect in reversed(await saga.calls()):
+            try:
+                with self._stopping():
+                    await self._take_back(tool, effect)
+            except (ToolFailed, EffectInDoubt) as failure:
+                error.add_note(failure.message)
 
     async def _take_back(self, tool: Tool, effect: str) -> None:
         """Undo a call, as an effect of its own, unless it failed. Raises what a call of the undoing tool raises."""

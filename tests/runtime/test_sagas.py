@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,48 @@ async def test_sagas_that_are_under_way_at_once_take_back_their_own_calls(hotel:
         result = await runtime_on(board, hotel, both).run("both", [["a", "full"], ["b"]])
         assert result.value == ["ToolFailed", "booked"]
         assert [line.split()[:2] for line in hotel.log if line.startswith("back")] == [["back", "a"]]
+
+
+async def test_a_call_that_is_under_way_when_another_fails_is_taken_back_once_it_was_made():
+    log: list[str] = []
+
+    async def give_back(room: str) -> None:
+        log.append(f"back {room}")
+
+    @tool(effect=EffectClass.COMPENSABLE, audience=NOBODY, source=Label.trusted(), undo=give_back)
+    async def reserve(room: str) -> None:
+        if room == "full":
+            raise ValueError("no room")
+        await asyncio.sleep(0.2)
+        log.append(f"reserved {room}")
+
+    async def both(context: Any, value: Any) -> Any:
+        async with context.saga():
+            await asyncio.gather(context.call("reserve", room="slow"), context.call("reserve", room="full"))
+
+    with Board.open(":memory:") as board:
+        runtime = Runtime(board, ScriptedModel(str), tools=[reserve], workflows=[both], policy=Policy.of())
+        result = await runtime.run("both")
+        assert (result.status, log) == ("failed", ["reserved slow", "back slow"])
+        assert (await runtime.replay(result.run)).identical
+
+
+async def test_calls_made_at_once_are_taken_back_in_the_order_in_which_they_were_begun(hotel: Hotel):
+    async def both(context: Any, value: Any) -> Any:
+        async with context.saga():
+            await asyncio.gather(*(context.call("reserve", room=room, nights=1) for room in "ab"))
+            raise LookupError("later")
+
+    def slow_for_a(tool: str, arguments: Any, label: Label) -> None:
+        if arguments["room"] == "a":
+            time.sleep(0.2)
+
+    with Board.open(":memory:") as board:
+        policy = Policy(checks=(slow_for_a,))
+        runtime = Runtime(board, ScriptedModel(str), tools=[hotel.tool()], workflows=[both], policy=policy)
+        result = await runtime.run("both")
+        assert hotel.log == ["reserved b", "reserved a", "back b no. 1", "back a no. 2"]
+        assert (await runtime.replay(result.run)).identical, "where nothing is slow"
 
 
 async def test_no_saga_takes_nothing_back(hotel: Hotel):
