@@ -8,7 +8,7 @@ from agentsys import topics
 from agentsys.actor import Actor
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.merges import Merge
+from agentsys.blackboard.merges import Merge, own_copy
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import Deny
@@ -83,7 +83,7 @@ class BoardAccess(Recording):
         """
         self._check()
         self._require_write("write", topic, key, self._label)
-        self._workspace.merge(topic, key, merge, type=type, label=self._label)
+        self._workspace.merge(topic, key, own_copy(merge, self._scope.secrets.json), type=type, label=self._label)
 
     def delete(self, topic: str, key: str) -> None:
         """Delete an entry when the transaction commits. Raises :class:`PolicyDenied`."""

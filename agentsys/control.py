@@ -129,11 +129,11 @@ class ControlLoop:
             # The message may quote anything the agent looked at, and nobody declared what that was.
             return RecordedBid(member.name, 0.0, 1.0, "", None, False, text, request.label.join(Label()))
 
-    @staticmethod
-    def _as_recorded(bid: Bid, member: Agent, request: Request) -> RecordedBid:
+    def _as_recorded(self, bid: Bid, member: Agent, request: Request) -> RecordedBid:
         value, labels = unwrap(bid.value)
-        label = request.label.join(bid.label or BOTTOM, *labels)
-        recorded = RecordedBid(member.name, bid.score, bid.cost, bid.reason, to_json(value), False, None, label)
+        label, secrets = request.label.join(bid.label or BOTTOM, *labels), self._scope.secrets
+        reason, offered = secrets.text(bid.reason), secrets.json(to_json(value))
+        recorded = RecordedBid(member.name, bid.score, bid.cost, reason, offered, False, None, label)
         # A bid that cannot be recorded is its agent's failure; found out later, it would be the whole round's.
         canonical_json(recorded.to_json())
         return recorded

@@ -116,7 +116,7 @@ class Gateway:
         try:
             await self.tools.find(name)
         except AgentsysError as error:
-            return Deny("unavailable-tool", str(error))
+            return Deny("unavailable-tool", self.secrets.text(str(error)))
         given: dict[str, Any] = {"control": control, "labels": labels, "fault": fault}
         if not self.policy.checks:
             return self.decide(name, arguments, **given)
@@ -142,9 +142,10 @@ class Gateway:
         """
         try:
             proposal = self._proposal(name, dict(arguments), control, labels, fault)
-            return proposal if isinstance(proposal, Deny) else self._decide_call(proposal)
+            decided = proposal if isinstance(proposal, Deny) else self._decide_call(proposal)
+            # A reason may quote an argument, and a secret's value may stand there by mistake.
+            return replace(decided, reason=self.secrets.text(decided.reason)) if isinstance(decided, Deny) else decided
         except Exception as error:
-            # It may quote an argument, and a secret's value may stand there by mistake.
             return Deny("error-in-check", self.secrets.text(f"{type(error).__name__}: {error}"), telling=True)
 
     def tool(self, name: str, arguments: object = None) -> Tool | None:

@@ -5,6 +5,7 @@ whose fields each belong to their last writer (Shapiro et al., "A comprehensive 
 replicated data types", INRIA RR-7506, 2011).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -75,17 +76,18 @@ def merged(value: Json, merge: Merge) -> Json:
     raise MergeMismatch(f"{type(merge).__name__} cannot change a value of type {type(value).__name__}.")
 
 
-def own_copy(merge: Merge) -> Merge:
+def own_copy(merge: Merge, clean: Callable[[Json], Json] = lambda document: document) -> Merge:
     """Return ``merge`` with copies of what it holds, as whoever gave it may change that.
 
-    Raises :class:`InvalidValue` and :class:`MergeMismatch` for one that could not be stored.
+    ``clean`` takes out what must not be on record. Raises :class:`InvalidValue` and :class:`MergeMismatch` for one that
+    could not be stored.
     """
     if isinstance(merge, Add) and (not isinstance(merge.amount, int) or isinstance(merge.amount, bool)):
         raise MergeMismatch(f"A counter changes by whole numbers, not by {merge.amount!r}.")
-    document: Any = parse_canonical(canonical_json(as_json(merge)))
+    document: Any = parse_canonical(canonical_json(clean(as_json(merge))))
     match merge:
-        case Add():
-            return Add(document[1])
+        case Add(amount):
+            return Add(amount)
         case SetFields():
             return SetFields(tuple(document[1].items()))
         case _:

@@ -14,14 +14,17 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import AfterValidator, SecretStr
 
+from agentsys.agents import Agent, Bid, Request
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
-from agentsys.blackboard.labels import NOBODY, PUBLIC, Label, Readers
+from agentsys.blackboard.labels import BOTTOM, NOBODY, PUBLIC, Label, Readers
+from agentsys.blackboard.merges import Insert, SetFields
+from agentsys.context import Context
 from agentsys.errors import ConfigurationError
 from agentsys.events import RunEvent, TokensStreamed
-from agentsys.gateway import PolicyDenied
+from agentsys.gateway import Deny, Gateway, PolicyDenied
 from agentsys.memoisation import Memoise
 from agentsys.policy.policy import Policy
 from agentsys.redaction import Redactor, _forms
@@ -29,7 +32,7 @@ from agentsys.runtime import Runtime
 from agentsys.secrets import Secret, SecretReference, Secrets, SecretUnavailable, declared_in
 from agentsys.settings import load_settings
 from agentsys.testing import ScriptedModel, prompt_text
-from agentsys.tools import Tool, tool
+from agentsys.tools import Tool, ToolRegistry, tool
 
 VALUE = "s3cr3t/of+the-hub"
 VARIABLE = "SECRET_OF_TESTS"
@@ -279,6 +282,67 @@ async def test_a_value_among_the_arguments_is_denied_before_it_is_on_record(tmp_
         report = await runtime.audit(result.run)
         assert report.difference is None and report.taken == 1
     assert leaks(tmp_path, VALUE) == []
+
+
+def refused(text: str) -> str:
+    raise ValueError(f"{text} is no text")
+
+
+class Careless(Agent):
+    """Says the value in its bid."""
+
+    name = "careless"
+    interests = frozenset({"help"})
+
+    async def volunteer(self, request: Request) -> Bid | None:
+        return Bid(self.name, 0.5, reason=f"I have {VALUE}", value=[VALUE])
+
+    async def act(self, context: Context, request: Request) -> Any:
+        return "done"
+
+
+async def test_merges_bids_and_denials_are_put_on_record_without_it(tmp_path: Path) -> None:
+    @tool(name="strict", effect=EffectClass.PURE)
+    def strict(text: Annotated[str, AfterValidator(refused)]) -> str:
+        return text
+
+    async def workflow(context: Any, value: Any) -> Any:
+        context.merge("shared", "keys", Insert((VALUE,)), type="set")
+        context.merge("shared", "names", SetFields(((VALUE, [VALUE]),)), type="map")
+        await context.ask("help")
+        with pytest.raises(PolicyDenied, match=r"\[secret hub\] is no text"):
+            await context.call("strict", text=VALUE)
+
+    events: list[RunEvent] = []
+    with Board.open(tmp_path / "board.db") as board:
+        model = ScriptedModel(str)
+        agents, tools, workflows = [Careless()], [strict], [workflow]
+        runtime = Runtime(board, model, agents=agents, tools=tools, workflows=workflows, secrets=[secret("use")])
+        result = await runtime.run("workflow", listener=events.append)
+        assert result.failure is None
+        kept = board.get("shared", "keys"), board.get("shared", "names")
+        assert [entry and entry.value for entry in kept] == [["[secret hub]"], {"[secret hub]": ["[secret hub]"]}]
+        assert (await runtime.replay(result.run)).identical
+        assert (await runtime.audit(result.run)).identical
+    assert leaks(tmp_path, VALUE) == [] and VALUE not in repr(events)
+
+
+async def test_why_a_server_cannot_be_reached_is_said_without_it() -> None:
+    class Away:
+        prefix = "away_"
+
+        def known(self) -> dict[str, Tool]:
+            return {}
+
+        async def discover(self, name: str | None = None) -> None:
+            raise ConfigurationError(f"No answer from https://user:{quote(VALUE, safe='')}@away/.")
+
+        async def close(self) -> None: ...
+
+    tools = ToolRegistry()
+    tools.attach(Away())
+    denied = await Gateway(Policy(), tools, Secrets.of(secret())).judge("away_use", {}, control=BOTTOM, labels={})
+    assert isinstance(denied, Deny) and "user:[secret hub]@away" in denied.reason
 
 
 async def test_a_declassifying_rule_lets_no_secret_out() -> None:
