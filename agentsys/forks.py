@@ -14,9 +14,11 @@ from agentsys.approvals import Approval
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectState
 from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.payloads import is_erased
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.blackboard.transactions import Transaction
+from agentsys.blackboard.verification import ERASURES, recorded_versions
 from agentsys.errors import RunError
 from agentsys.journal import COMPENSATE, Step, digest
 from agentsys.runs import RunRecord
@@ -61,10 +63,18 @@ def copy_steps(board: Board, source: str, target: str, at: int, transaction: Tra
     """Put what run ``source`` had recorded at commit ``at`` on the record of run ``target``.
 
     Left out is what still waited: a call without an outcome, which only the first run may bring to its end, and a
-    question without an answer. So is a call that was taken back after ``at``.
+    question without an answer. So is a call that was taken back after ``at``. Raises :class:`HistoryCompacted` where
+    some of it was erased.
     """
     prefix = f"{topics.RESERVED_PREFIX}{source}/"
     recorded = board.query(Predicate(topic_prefix=prefix), at=at)
+    erased = [entry.address for entry in recorded if is_erased(entry.value)]
+    # Of what was erased before, nothing is there any more.
+    erased += recorded_versions(board.query(Predicate(topic=ERASURES), at=at))
+    for topic, key in erased:
+        if topic.startswith(prefix):
+            gone = f"What run {source} had recorded as {topic}/{key} was erased."
+            raise HistoryCompacted(gone, remedy="Fork it at an earlier commit, or start a new run instead.")
     steps = [Step.of(entry) for entry in recorded if entry.topic == topics.steps(source)]
     taken_back = {step.input for step in steps if step.kind == COMPENSATE}
     for entry in recorded:
@@ -75,7 +85,7 @@ def copy_steps(board: Board, source: str, target: str, at: int, transaction: Tra
             # Of when it was: what is read after it is as of that commit.
             value = {"seq": entry.seq, **value}
         topic = f"{topics.RESERVED_PREFIX}{target}/{entry.topic.removeprefix(prefix)}"
-        transaction.put(topic, entry.key, value, type=entry.type, label=entry.label)
+        transaction.put(topic, entry.key, value, type=entry.type, label=entry.label, derived_from=(entry.ref,))
 
 
 def _has_ended(board: Board, step: Entry, taken_back: Collection[str]) -> bool:

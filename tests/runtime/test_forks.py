@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from agentsys import topics
+from agentsys.agents import agent
 from agentsys.beginning import RunExists
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.erasure import erase, find
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.forks import ForkOutside
 from agentsys.policy.policy import Policy
 from agentsys.runs import UnknownRun
@@ -114,3 +117,40 @@ async def test_what_cannot_be_forked(runtime: Runtime):
         await runtime.fork("a", at=1)
     with pytest.raises(RunExists):
         await runtime.fork("a", run_id="a")
+
+
+async def listen(context: Any, text: Any) -> Any:
+    return (await context.ask("who")).value
+
+
+@agent(kind="who")
+async def teller(context: Any, request: Any) -> Any:
+    return context.read("people", "ann").value
+
+
+@pytest.fixture
+def told(runtime: Runtime) -> Runtime:
+    """A runtime one of whose agents tells what it read about a person."""
+    transaction = runtime.board.begin("user:owner")
+    transaction.put("people", "ann", "42 years", type="person", label=Label.trusted())
+    runtime.board.commit(transaction)
+    return Runtime(runtime.board, runtime.model, agents=[teller], workflows=[listen], policy=Policy.of())
+
+
+async def test_what_a_fork_took_over_is_erased_with_what_it_came_from(told: Runtime):
+    await told.run("listen", run_id="a")
+    assert (await told.fork("a", at=told.board.head, run_id="b")).value == "42 years"
+    found = find(told.board, Predicate(topic="people"), derived=True)
+    assert {topic.split("/")[1] for topic, _ in found if "/responses/" in topic} == {"a", "b"}
+
+
+async def test_what_was_erased_cannot_be_taken_over(told: Runtime):
+    at = (await told.run("listen", run_id="a")).record.first_seq
+    head = told.board.head
+    erase(told.board, find(told.board, Predicate(topic="people"), derived=True), "asked for")
+    with pytest.raises(HistoryCompacted, match="was erased"):
+        await told.fork("a", at=head)
+    with pytest.raises(HistoryCompacted):
+        await told.fork("a", at=told.board.head)
+    assert told.board.get(topics.RUNS, "a") is not None
+    assert (await told.fork("a", at=at)).status == "failed", "of the beginning nothing was erased"
