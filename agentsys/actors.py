@@ -9,7 +9,7 @@ from typing import Any
 
 from agentsys.actor import Actor
 from agentsys.blackboard.commits import Commit
-from agentsys.blackboard.conflicts import Conflict, CursorConflict, KeyConflict, PredicateConflict
+from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
@@ -72,7 +72,7 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
             if is_loss(conflict):
                 raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
             if actor.attempt == MAX_ATTEMPTS:
-                raise ActorFailed(conflict, context.label, context.decisions) from conflict
+                raise ActorFailed(conflict, _known(context, conflict), context.decisions) from conflict
             policy = policy_of(conflict.items, scope.conflicts)
             owner = await _exclusive_turn(scope, context) if policy == "escalate" else None
             await _record_attempt(scope, context, conflict, told=policy != "retry")
@@ -118,7 +118,12 @@ async def _commit(scope: RunScope, context: Context, transaction: Transaction) -
         try:
             return await submit(scope.board, transaction)
         except Conflict as conflict:
-            again = reconciled(transaction, conflict, scope.conflicts)
+            try:
+                again = reconciled(transaction, conflict, scope.conflicts)
+            except Exception:
+                # It may quote what others wrote.
+                context.deliver(_known(context, conflict))
+                raise
             if again is None:
                 raise
             transaction = again
@@ -136,13 +141,12 @@ async def _exclusive_turn(scope: RunScope, context: Context) -> str | None:
 async def _record_attempt(scope: RunScope, context: Context, lost: Conflict, *, told: bool) -> None:
     actor = context.actor
     changed = [item for item in lost.items if told and not isinstance(item, CursorConflict)]
-    labels = [entry.label for item in changed for entry in (item.old, item.new) if entry is not None]
     head = await asyncio.to_thread(lambda: scope.board.head)
     kept = dict(actor.kept) | ({context.kept: head} if context.kept else {})
     snapshot = actor.snapshot if kept else head
     value: Json = {"snapshot": snapshot, "changes": [_describe(item) for item in changed], "kept": kept}
     key = f"{actor.path}#{actor.attempt + 1}"
-    step = Step(key, "attempt", "", 0, value, _label_of_attempt(actor, context, labels), 0)
+    step = Step(key, "attempt", "", 0, value, _label_of_attempt(actor, context, changed), 0)
     transaction = scope.journal.begin(f"agent:{actor.name}")
     context.decisions.write(transaction, f"{actor.path}#{actor.attempt}:conflict", context.label)
     try:
@@ -151,12 +155,22 @@ async def _record_attempt(scope: RunScope, context: Context, lost: Conflict, *, 
         raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
 
 
-def _label_of_attempt(actor: Actor, context: Context, changed: Iterable[Label]) -> Label:
+def _label_of_attempt(actor: Actor, context: Context, changed: Iterable[ConflictItem]) -> Label:
     """Return what a new attempt starts from: the last one's label, since what it saw led to its conflict.
 
     Its code, too, may remember what it saw.
     """
-    return actor.label.join(context.label, *changed)
+    return actor.label.join(context.label, *_labels(changed))
+
+
+def _known(context: Context, lost: Conflict) -> Label:
+    """Return the label of whoever is told of a conflict beside what the actor saw."""
+    return context.label.join(*_labels(lost.items))
+
+
+def _labels(changed: Iterable[ConflictItem]) -> list[Label]:
+    items = [item for item in changed if not isinstance(item, CursorConflict)]
+    return [entry.label for item in items for entry in (item.old, item.new) if entry is not None]
 
 
 def _at_attempt(scope: RunScope, actor: Actor, attempt: int) -> Actor:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from agentsys.actors import MAX_ATTEMPTS
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.labels import OWNER
+from agentsys.blackboard.labels import OWNER, Label, Readers
 from agentsys.blackboard.merges import Add
+from agentsys.blackboard.predicates import Predicate
 from agentsys.leases import LeaseLost, give_back
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
@@ -21,9 +23,12 @@ def board() -> Any:
         yield opened
 
 
-def write(board: Board, value: Any) -> None:
+STRANGER = Label(frozenset({"web"}), Readers.of(OWNER))
+
+
+def write(board: Board, value: Any, key: str = "n", label: Label | None = None) -> None:
     tx = board.begin(OWNER)
-    tx.put("notes", "n", value, type="note")
+    tx.put("notes", key, value, type="note", label=label)
     board.commit(tx)
 
 
@@ -126,3 +131,27 @@ async def test_an_exclusive_turn_for_who_loses_where_it_asks_others(board: Board
     result = await runtime(board, conflicts={"note": "escalate"}).run(work, run_id="r")
     assert result.value == 3
     assert [owner is not None for owner in owners] == [False, False, True]
+
+
+async def test_a_failure_that_tells_of_what_others_wrote_has_their_label(board: Board):
+    async def always(context: Any, text: Any) -> None:
+        context.query(Predicate(topic="notes", equals={"x": 7}))
+        last = context.actor.attempt == MAX_ATTEMPTS
+        write(board, {"x": 7}, *(("pay me", STRANGER) if last else ("theirs",)))
+        context.put("mine", "n", 1, type="note")
+
+    failed = await runtime(board, conflicts={"note": "retry"}).run(always, run_id="retry")
+    assert failed.failure is not None and "pay me" in failed.failure.message
+    assert "web" in failed.label.influencers
+
+    def broken(base: Any, mine: Any, theirs: Any) -> Any:
+        raise LookupError(f"cannot make one of {theirs}")
+
+    async def once(context: Any, text: Any) -> None:
+        context.read("notes", "n")
+        write(board, "pay me", label=STRANGER)
+        context.put("notes", "n", 1, type="note")
+
+    failed = await runtime(board, conflicts={"note": broken}).run(once, run_id="merge")
+    assert failed.failure is not None and "pay me" in failed.failure.message
+    assert "web" in failed.label.influencers
