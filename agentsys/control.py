@@ -203,7 +203,10 @@ class ControlLoop:
         if isinstance(failed.cause, Decline):
             status = "declined"
         # The answer's own commit may have won the race against the timeout.
-        if not self._scope.replaying and await asyncio.to_thread(self._response, request, member.name) is None:
+        recorded = None if self._scope.replaying else await asyncio.to_thread(self._response, request, member.name)
+        if recorded is not None:
+            status = recorded.status
+        elif not self._scope.replaying:
             response = Response(
                 member.name, status, None, failed.label, Failure.of(failed.cause, self._scope.secrets.text)
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -239,3 +241,23 @@ async def test_events_tell_the_round_in_order(make_runtime):
     await make_runtime(agents=[answering("a", 1)]).run(workflow, "?", listener=events.append)
     kinds = [type(event) for event in events]
     assert kinds[1:-1] == [RequestPosted, BidMade, Responded, RoundClosed]
+
+
+async def test_an_answer_that_was_committed_as_its_time_was_up_is_told_as_one(make_runtime, board, monkeypatch):
+    submit, events = board.submit, list[RunEvent]()
+
+    def acknowledged_late(transaction):
+        committing = submit(transaction)
+        if transaction.principal != "agent:good":
+            return committing
+        acknowledged = Future()
+        threading.Timer(0.5, lambda: acknowledged.set_result(committing.result())).start()
+        return acknowledged
+
+    async def workflow(context, value):
+        return (await context.ask("question", timeout=0.1)).value
+
+    monkeypatch.setattr(board, "submit", acknowledged_late)
+    result = await make_runtime(agents=[answering("good", "g")]).run(workflow, listener=events.append)
+    assert result.value == "g"
+    assert [event.status for event in events if isinstance(event, Responded)] == ["ok"]
