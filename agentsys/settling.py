@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, Final, Literal, get_args
 
 from agentsys.blackboard.board import Board
@@ -20,7 +21,11 @@ SETTLED_AS: Final[tuple[SettledAs, ...]] = get_args(SettledAs)
 OPEN: Final = (EffectState.IN_DOUBT, EffectState.STARTED)
 """States in which a call can be settled; a started one only where the process that made it is dead."""
 
+INTERRUPTED: Final = "the caller was cancelled"
+"""Why a call is in doubt of which no caller was told that it is."""
+
 _REDO: Final = "redo"
+_DOUBT: Final = "doubt"
 NEVER_MADE: Final[dict[str, Json]] = {"error": "it never took effect", _REDO: True}
 """Outcome of a call that is to be made again."""
 
@@ -37,6 +42,7 @@ async def settle(
 ) -> Effect:
     """Record that ``by`` says what became of a call, and why; ``result`` is its result, or the reason of its failure.
 
+    A run that was told of the doubt, and went on, keeps to that when resumed or replayed; its forks hear the word.
     Raises :class:`UnknownEffect`, and ``EffectRefused`` for a call that is not in doubt, or that a live process makes.
     """
     if outcome not in SETTLED_AS:
@@ -48,7 +54,7 @@ async def settle(
         raise EffectRefused(f"Effect {effect} ({found.intent.tool}) is {found.state}, so there is nothing to settle.")
     known = found.intent.label.join(*([found.result_label] if found.result_label else []))
     transaction = board.begin(by, run=found.intent.run, at=found.seq)
-    body = _outcome(outcome, result) | {"settled": {"by": by, "note": note, "at": time.time()}}
+    body = _outcome(outcome, result) | {"settled": {"by": by, "note": note, "at": time.time()}} | _doubt_of(found)
     state: Literal["succeeded", "failed"] = "succeeded" if outcome == "succeeded" else "failed"
     transaction.finish_effect(effect, state, body, known.join(Label.trusted(by)))
     return (await submit(board, transaction)).effects[-1]
@@ -57,6 +63,15 @@ async def settle(
 def to_be_redone(effect: Effect) -> bool:
     """Whether a call surely never took effect, by a person's word or the runtime's, and is to be made again."""
     return effect.state is EffectState.FAILED and isinstance(effect.result, dict) and _REDO in effect.result
+
+
+def as_told(effect: Effect, run: str) -> Effect:
+    """Return a call as ``run`` knows it: its own, if it was told of a doubt before that was settled, as in doubt."""
+    doubt: Any = effect.result.get(_DOUBT) if isinstance(effect.result, dict) else None
+    if doubt is None or effect.intent.run != run:
+        return effect
+    told, label = {"error": doubt["error"]}, Label.from_json(doubt["label"])
+    return replace(effect, state=EffectState.IN_DOUBT, result=told, result_label=label)
 
 
 def settled_by(effect: Effect) -> dict[str, Any] | None:
@@ -70,3 +85,12 @@ def _outcome(outcome: SettledAs, result: Json) -> dict[str, Json]:
     if outcome == "failed":
         return {"error": "it did not take effect" if result is None else str(result)}
     return NEVER_MADE
+
+
+def _doubt_of(effect: Effect) -> dict[str, Json]:
+    """Return what is kept of the doubt in which a caller was left."""
+    result: Any = effect.result
+    if effect.state is not EffectState.IN_DOUBT or result["error"] == INTERRUPTED:
+        return {}
+    label = effect.result_label or effect.intent.label
+    return {_DOUBT: {"error": result["error"], "label": label.to_json()}}

@@ -26,6 +26,7 @@ from agentsys.questions import about_call
 from agentsys.quotas import QuotaExceeded, charges_of_call
 from agentsys.ruling import field_labels, own_source
 from agentsys.sagas import MadeCall, Saga, compensation, note_compensated
+from agentsys.settling import as_told
 from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
 from agentsys.tools import Tool, to_json
 
@@ -176,6 +177,7 @@ class ToolCalling(BoardAccess):
             await self._answered(recorded, fresh=fresh, hide=hide)
         effect = await asyncio.to_thread(self._scope.board.effect, outcome["effect"])
         assert effect is not None, "the intent is one commit with the step, or with the approval"
+        effect = as_told(effect, self.run)
         self._check()
         if declared.undo is not None:
             self._saga().add(MadeCall(step.key, declared, effect.id))
@@ -287,6 +289,7 @@ class ToolCalling(BoardAccess):
         """Undo a call, as an effect of its own, unless it failed. Raises what a call of the undoing tool raises."""
         made, undo = await asyncio.to_thread(self._scope.board.effect, effect), tool.undo
         assert made is not None and undo is not None, "only compensable calls that were planned are kept"
+        made = as_told(made, self.run)
         if made.state is EffectState.FAILED:
             return
         step, recorded = self._take(COMPENSATE, effect)

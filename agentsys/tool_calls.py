@@ -23,11 +23,10 @@ from agentsys.labelled import Labelled, unwrap
 from agentsys.memoisation import Turn
 from agentsys.rounds import recordable
 from agentsys.secrets import NO_SECRETS, Secrets
-from agentsys.settling import NEVER_MADE, to_be_redone
+from agentsys.settling import INTERRUPTED, NEVER_MADE, to_be_redone
 from agentsys.threads import call_foreign, within
 from agentsys.tools import Tool, ToolError, to_json
 
-INTERRUPTED: Final = "the caller was cancelled"
 POLL_SECONDS: Final = 0.2
 LATEST_OUTCOME_SECONDS: Final = 60.0
 """How long after a call of another process its outcome may be on its way to the board."""

@@ -146,13 +146,14 @@ def _settle(board: str | None, effect: str, outcome: str, result: Any, note: str
 
 def _what_next(board: Board, effect: Effect, in_doubt_since: int) -> str:
     from agentsys.runs import RunRecord, UnknownRun
+    from agentsys.settling import as_told
 
     run = effect.intent.run or ""
     try:
         record = RunRecord.load(board, run)
     except UnknownRun:
         return "the effect belongs to no run"
-    if record.status == "running":
+    if record.status == "running" and as_told(effect, run) is effect:
         return f"run {run} goes on from there once it is resumed"
     # A fork from where the doubt arose takes over all that was done by then, and nothing that followed from the doubt.
     return f"run {run} is {record.status}; `agentsys runs fork {run} --at {in_doubt_since}` goes on from there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from agentsys.errors import ConfigurationError
 from agentsys.runtime import Runtime
 from agentsys.settling import UnknownEffect, settled_by
 from agentsys.testing import ScriptedModel
+from agentsys.tool_calls import EffectInDoubt
 from agentsys.tools import Tool, tool
 
 made: list[str] = []
@@ -106,6 +108,53 @@ async def test_a_word_on_the_outcome_is_the_outcome(killed: Path, outcome: Any, 
         assert made == []
         with pytest.raises(EffectRefused):
             await runtime.settle(effect.id, "redo")
+
+
+@tool(effect=EffectClass.IRREVERSIBLE, audience=NOBODY, source=BOTTOM, timeout=0.05)
+async def hang(name: str) -> None:
+    await asyncio.sleep(3600)
+
+
+async def patient(context: Context, name: str) -> Any:
+    try:
+        await context.call("hang", name=name)
+    except EffectInDoubt:
+        answer = (await context.ask_person("it hung: what now?")).value
+        return (await context.generate(answer)).value
+    return (await context.generate("all is well")).value
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "redo"])
+async def test_a_run_that_was_told_of_the_doubt_and_went_on_keeps_to_that(tmp_path: Path, outcome: Any) -> None:
+    def opened(board: Board) -> Runtime:
+        return Runtime(board, ScriptedModel(str), tools=[hang], workflows=[patient])
+
+    with Board.open(tmp_path / "board.db") as board:
+        runtime = opened(board)
+        running = asyncio.create_task(runtime.run(patient, "ann", run_id="r"))
+        while not runtime.approvals("pending"):
+            assert not running.done()
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    with Board.open(tmp_path / "board.db") as board:
+        runtime, (effect,) = opened(board), board.effects(state="in_doubt")
+        await runtime.settle(effect.id, outcome)
+        await runtime.decide(runtime.approvals("pending")[0].id, "approve", answer="go on")
+        assert (await runtime.resume("r")).value == "go on"
+        assert (await runtime.replay("r")).identical
+        if outcome == "succeeded":
+            assert (await runtime.fork("r", at=effect.seq)).value == "all is well"
+
+
+async def test_a_failed_run_is_replayed_as_it_was_before_its_call_was_settled(killed: Path) -> None:
+    with Board.open(killed) as board:
+        runtime = runtime_on(board)
+        assert (await runtime.resume("r")).status == "failed"
+        (effect,) = board.effects(state="in_doubt")
+        await runtime.settle(effect.id, "succeeded", "ann is up")
+        assert (await runtime.replay("r")).identical
 
 
 async def test_what_cannot_be_settled_is_refused(killed: Path) -> None:
