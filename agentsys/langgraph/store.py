@@ -178,7 +178,8 @@ class BlackboardStore(BaseStore):
             if isinstance(op, GetOp | SearchOp) and op.refresh_ttl:
                 used += [entry for entry in read if _body(entry).get("ttl") is not None]
         deliver(transaction.reads_label)
-        for put in puts.values():
+        # Deletions last: they read what they end, and would keep what is put from lying below that.
+        for put in sorted(puts.values(), key=lambda op: op.value is None):
             self._put(transaction, put, embedded)
         return results, used
 

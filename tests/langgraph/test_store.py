@@ -178,6 +178,9 @@ def test_items_are_labelled_and_keep_their_making(board):
     low = BlackboardStore(board, label=Label.trusted("user:bob"))
     with pytest.raises(LabelError):
         low.update(("n",), "k", lambda value: value)
+    # That it ends what it does not read keeps nobody from putting something else.
+    low.batch([PutOp(("n",), "k", None), PutOp(("n",), "other", {"v": 3})])
+    assert [item.key for item in low.search(("n",))] == ["other"]
 
 
 def test_a_namespace_that_others_would_split_is_refused(board):
