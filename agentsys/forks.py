@@ -6,7 +6,7 @@ where that has changed since, its commit conflicts, and the actor judges the cha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from agentsys import topics
@@ -67,6 +67,23 @@ def copy_steps(board: Board, source: str, target: str, at: int, transaction: Tra
     some of it was erased.
     """
     prefix = f"{topics.RESERVED_PREFIX}{source}/"
+    recorded = _recorded(board, source, prefix, at)
+    waiting = _waiting(board, [entry for entry in recorded if entry.topic == topics.steps(source)])
+    for entry in recorded:
+        # What was decided about a step is decided anew with it, also what a person's word amounted to.
+        step = entry.key.rpartition("/")[0] if entry.topic == topics.decisions(source) else entry.key
+        if step in waiting and entry.topic in (topics.steps(source), topics.decisions(source)):
+            continue
+        value: Any = entry.value
+        if entry.topic in (topics.steps(source), topics.rounds(source)):
+            # Of when it was: what is read after it is as of that commit.
+            value = {"seq": entry.seq, **value}
+        topic = f"{topics.RESERVED_PREFIX}{target}/{entry.topic.removeprefix(prefix)}"
+        transaction.put(topic, entry.key, value, type=entry.type, label=entry.label, derived_from=(entry.ref,))
+
+
+def _recorded(board: Board, source: str, prefix: str, at: int) -> list[Entry]:
+    """Return what run ``source`` had recorded, below ``prefix``. Raises :class:`HistoryCompacted`."""
     recorded = board.query(Predicate(topic_prefix=prefix), at=at)
     erased = [entry.address for entry in recorded if is_erased(entry.value)]
     # Of what was erased before, nothing is there any more.
@@ -75,17 +92,14 @@ def copy_steps(board: Board, source: str, target: str, at: int, transaction: Tra
         if topic.startswith(prefix):
             gone = f"What run {source} had recorded as {topic}/{key} was erased."
             raise HistoryCompacted(gone, remedy="Fork it at an earlier commit, or start a new run instead.")
-    steps = [Step.of(entry) for entry in recorded if entry.topic == topics.steps(source)]
-    taken_back = {step.input for step in steps if step.kind == COMPENSATE}
-    for entry in recorded:
-        if entry.topic == topics.steps(source) and not _has_ended(board, entry, taken_back):
-            continue
-        value: Any = entry.value
-        if entry.topic in (topics.steps(source), topics.rounds(source)):
-            # Of when it was: what is read after it is as of that commit.
-            value = {"seq": entry.seq, **value}
-        topic = f"{topics.RESERVED_PREFIX}{target}/{entry.topic.removeprefix(prefix)}"
-        transaction.put(topic, entry.key, value, type=entry.type, label=entry.label, derived_from=(entry.ref,))
+    return recorded
+
+
+def _waiting(board: Board, steps: Sequence[Entry]) -> set[str]:
+    """Return the keys of the steps that still wait for something, or were undone."""
+    recorded = [Step.of(step) for step in steps]
+    taken_back = {step.input for step in recorded if step.kind == COMPENSATE}
+    return {step.key for step in steps if not _has_ended(board, step, taken_back)}
 
 
 def _has_ended(board: Board, step: Entry, taken_back: Collection[str]) -> bool:

@@ -108,6 +108,36 @@ async def test_a_call_that_still_waited_is_asked_about_anew(runtime: Runtime):
     assert (await running).status == "failed" and sent == ["one"]
 
 
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+async def test_a_call_in_doubt_is_asked_about_anew_whatever_was_said_before(runtime: Runtime, verdict: Any):
+    hanging = [3600.0]
+
+    @tool(effect=EffectClass.IRREVERSIBLE, audience=NOBODY, source=Label.trusted(), timeout=0.05)
+    async def send(text: str) -> str:
+        await asyncio.sleep(hanging[0])
+        return "sent"
+
+    async def sending(context: Any, text: Any) -> Any:
+        return (await context.call("send", text="one")).value
+
+    policy = Policy.of(asks=["send"])
+    careful = Runtime(runtime.board, runtime.model, tools=[send], workflows=[sending], policy=policy)
+
+    async def decided(running: asyncio.Task[Any], verdict: Any) -> Any:
+        while not (pending := careful.approvals("pending")):
+            assert not running.done(), running.result()
+            await asyncio.sleep(0.01)
+        await careful.decide(pending[0].id, verdict)
+        return await running
+
+    assert (await decided(asyncio.create_task(careful.run("sending", run_id="a")), "approve")).status == "failed"
+    hanging[0] = 0.0
+    (effect,) = careful.board.effects(state="in_doubt")
+    fork = await decided(asyncio.create_task(careful.fork("a", at=effect.seq)), verdict)
+    assert (fork.status, fork.record.value) == (("done", "sent") if verdict == "approve" else ("failed", None))
+    assert verdict == "approve" or (fork.failure is not None and fork.failure.code == "AGS-0310")
+
+
 async def test_what_cannot_be_forked(runtime: Runtime):
     write(runtime, "dry")
     await runtime.run("story", "x", run_id="a")
