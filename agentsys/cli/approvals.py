@@ -12,6 +12,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
+from agentsys.cli.secrets import known_secrets
 from agentsys.cli.server_option import TokenOption, UrlBesideBoardOption, connected, server_beside
 from agentsys.errors import AgentsysError, ConfigurationError
 
@@ -232,7 +233,9 @@ def _decide(place: Place, asked: ApprovalView, verdict: Verdict, *, as_json: boo
         with connected(place.url, place.token) as client:
             decided = client.decide(asked.id, verdict, binding=asked.binding, **said)
     else:
-        word = Word(verdict, OWNER, binding=asked.binding, **said)
+        secrets = known_secrets()
+        told: dict[str, Any] = {name: secrets.json(value) for name, value in said.items()}
+        word = Word(verdict, OWNER, binding=asked.binding, **told)
         with board_to_write(place.board) as opened:
             decided = approval_view(asyncio.run(decide(opened, asked.id, word)))
     if as_json:

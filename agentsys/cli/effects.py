@@ -12,6 +12,7 @@ import typer
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
 from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
 from agentsys.cli.run_argument import completed_run
+from agentsys.cli.secrets import known_secrets
 from agentsys.errors import AgentsysError
 
 if TYPE_CHECKING:
@@ -138,9 +139,10 @@ def _settle(board: str | None, effect: str, outcome: str, result: Any, note: str
     from agentsys.settling import settle
 
     word: SettledAs = outcome  # type: ignore[assignment]
-    chosen = _find(_list(board, "all", None), effect)
+    chosen, secrets = _find(_list(board, "all", None), effect), known_secrets()
+    told, why = secrets.json(result), secrets.text(note)
     with board_to_write(board) as opened:
-        settled = asyncio.run(settle(opened, chosen["effect"], word, result, by=OWNER, note=note))
+        settled = asyncio.run(settle(opened, chosen["effect"], word, told, by=OWNER, note=why))
         return _document(settled), _what_next(opened, settled, chosen["seq"])
 
 

@@ -9,7 +9,7 @@ import typer
 from agentsys.cli.output import ExitCode, JsonOption, print_json, print_table, reported_errors
 
 if TYPE_CHECKING:
-    from agentsys.secrets import Secret
+    from agentsys.secrets import Secret, Secrets
 
 app = typer.Typer(help="See which secrets tools may be given, and whether they are there.", no_args_is_help=True)
 
@@ -47,6 +47,13 @@ def check(as_json: JsonOption = False) -> None:
         print_table(["secret", "state", "what"], said)
     if not all(one["ok"] for one in found):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def known_secrets() -> Secrets:
+    """Return the secrets of the settings, whose values go into no record, also where a person gives them."""
+    from agentsys.secrets import Secrets
+
+    return Secrets.of(*_declared())
 
 
 def _declared() -> list[Secret]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from agentsys.approvals import Approval
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.effects import EffectClass, EffectIntent
+from agentsys.blackboard.labels import OWNER, Label
 from agentsys.cli.app import app
+from agentsys.runs import RunRecord
 
 VALUE = "hunter2-hunter2"
 SETTINGS = """
@@ -94,3 +100,28 @@ def test_a_file_runs_with_the_tools_and_secrets_of_the_settings(tmp_path: Path) 
     printed = run("run", "flow.py", "--input", "[1, 2, 3]", "--board", board, "--json")
     assert json.loads(printed)["value"] == [6, "used [secret hub]"]
     assert VALUE.encode() not in (tmp_path / "board.db").read_bytes()
+
+
+def test_a_value_that_a_person_gives_by_mistake_is_not_put_on_record(tmp_path: Path) -> None:
+    path = tmp_path / "board.db"
+    with Board.open(path) as board:
+        record = RunRecord("r", "care", None, Label.trusted(OWNER), 0.0, None)
+        asked = Approval("a1", "r", "care", "value", "a name", "ann", "value", "", 0.0, approvers=(OWNER,))
+        intent = EffectIntent("e1", "r", "main#1:0000", "send", EffectClass.IRREVERSIBLE, {}, Label.trusted(OWNER))
+        begun = board.begin(OWNER, run="r")
+        record.write(begun)
+        replace(asked, label=Label.trusted(OWNER)).write(begun)
+        begun.plan_effect(intent)
+        begun.start_effect("e1")
+        board.commit(begun)
+        ended = board.begin(OWNER, run="r")
+        ended.finish_effect("e1", "in_doubt", {"error": "no answer"}, Label.trusted(OWNER))
+        board.commit(ended)
+    where = ("--board", str(path))
+    run("effects", "settle", "e1", "succeeded", "--result", json.dumps([VALUE]), "--note", f"it said {VALUE}", *where)
+    run("approvals", "modify", "a1", "--edited", json.dumps(VALUE), "--note", f"not {VALUE}", *where)
+    with Board.open(path) as board:
+        effect, word = board.effect("e1"), Approval.load(board, "a1")
+    assert effect is not None and isinstance(effect.result, dict) and effect.result["value"] == ["[secret hub]"]
+    assert (word.edited, word.note) == ("[secret hub]", "not [secret hub]")
+    assert VALUE.encode() not in path.read_bytes()
