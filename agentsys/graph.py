@@ -15,13 +15,15 @@ from langgraph.graph import END, START, StateGraph
 
 from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
+from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
 from agentsys.current import current_context
 from agentsys.errors import RunError
-from agentsys.journal import ReplayDivergence, Step
+from agentsys.journal import ReplayDivergence, Step, submit
+from agentsys.leases import LeaseLost
 from agentsys.scope import RunScope
 from agentsys.serving.scheduling.workflows import WorkflowTable
 
@@ -124,6 +126,7 @@ class GraphExecution:
             conclusion = await perform(self._scope, actor, body, None if recorded else conclude)
         except ActorFailed as failed:
             self._ends.append((superstep, 0, failed.label))
+            await self._record_decisions(actor, failed)
             raise failed.cause from None
         if recorded is not None:
             self._compare(recorded, conclusion)
@@ -131,6 +134,17 @@ class GraphExecution:
         if leaving:
             raise leaving[0]
         return update[0]
+
+    async def _record_decisions(self, actor: Actor, failed: ActorFailed) -> None:
+        """Put on record what was decided about a node before it failed, such as what was denied."""
+        if not failed.decisions.pending or self._scope.replaying:
+            return
+        transaction = self._scope.journal.begin("runtime")
+        failed.decisions.write(transaction, f"{actor.path}:failed", failed.label)
+        try:
+            await submit(self._scope.board, transaction)
+        except Conflict as conflict:
+            raise LeaseLost(f"Run {self._scope.run} is not this process's any more.") from conflict
 
     def _actor_at(self, superstep: int, place: str, name: str) -> Actor:
         before = [(seq, label) for step, seq, label in self._ends if step < superstep]

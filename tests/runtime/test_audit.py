@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime as GraphRuntime
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import ChainBroken
+from agentsys.context import Context
+from agentsys.decisions import DecisionRecord
 from agentsys.errors import AgentsysError
 from agentsys.policy.policy import Policy
 from agentsys.policy.rules import Limits, ToolRule
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import EffectClass, tool
+from agentsys.workflow import Workflow
 
 STRANGER = Label(frozenset({"web:example.org"}), PUBLIC)
 
@@ -170,6 +175,22 @@ async def test_a_quota_denies_and_is_made_again(board: Board):
 
 
 PUBLIC_TEXT = "anything"
+
+
+async def test_what_a_node_of_a_graph_was_denied_is_on_record_where_it_fails_for_it(board: Board):
+    async def meddle(state: dict[str, Any], runtime: GraphRuntime[Context]) -> dict[str, Any]:
+        runtime.context.put("runs/other", "n", 1, type="note")
+        return state
+
+    graph = StateGraph(dict, context_schema=Context).add_node("meddle", meddle).add_edge(START, "meddle")
+    runtime = Runtime(board, ScriptedModel(str), workflows=[Workflow("graph", graph)], policy=policy())
+    result = await runtime.run("graph", {}, run_id="r")
+    assert result.failure is not None and result.failure.type == "PolicyDenied"
+    (denied,) = map(DecisionRecord.of, board.query(Predicate(topic=topics.decisions("r"))))
+    assert (denied.agent, denied.action, denied.allowed) == ("meddle", "write runs/other/n", False)
+    report = await runtime.audit("r")
+    assert report.identical and report.decisions == 1
+    assert (await runtime.replay("r")).identical
 
 
 async def test_a_changed_log_breaks_the_chain(tmp_path: Path):
