@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentsys.actor import Actor
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
 from agentsys.blackboard.transactions import Transaction
@@ -48,10 +48,13 @@ Conclude = Callable[[Transaction, Conclusion], None]
 
 
 class ActorFailed(Exception):
-    """Carries an actor's error, the label of what was delivered to it before, and decisions not yet on record."""
+    """Carries an actor's error, the label of what was delivered to it before, open decisions, and what it had read."""
 
-    def __init__(self, cause: Exception, label: Label, decisions: DecisionLog) -> None:
+    def __init__(
+        self, cause: Exception, label: Label, decisions: DecisionLog, read: Sequence[EntryVersionRef] = ()
+    ) -> None:
         super().__init__(str(cause))
+        self.read = read
         self.cause = cause
         self.label = label
         self.decisions = decisions
@@ -72,7 +75,8 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
             if is_loss(conflict):
                 raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
             if actor.attempt == MAX_ATTEMPTS:
-                raise ActorFailed(conflict, _known(context, conflict), context.decisions) from conflict
+                label = _known(context, conflict)
+                raise ActorFailed(conflict, label, context.decisions, context.read_so_far) from conflict
             policy = policy_of(conflict.items, scope.conflicts)
             owner = await _exclusive_turn(scope, context) if policy == "escalate" else None
             await _record_attempt(scope, context, conflict, told=policy != "retry")
@@ -82,7 +86,7 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
         except Exception as error:
             # That a handle stands for nothing is known to whoever gets the error.
             label = context.label.join(error.label) if isinstance(error, NoValue) else context.label
-            raise ActorFailed(error, label, context.decisions) from error
+            raise ActorFailed(error, label, context.decisions, context.read_so_far) from error
         finally:
             context.close()
 
@@ -149,8 +153,9 @@ async def _record_attempt(scope: RunScope, context: Context, lost: Conflict, *, 
     step = Step(key, "attempt", "", 0, value, _label_of_attempt(actor, context, changed), 0)
     transaction = scope.journal.begin(f"agent:{actor.name}")
     context.decisions.write(transaction, f"{actor.path}#{actor.attempt}:conflict", context.label)
+    entries = [entry.ref for item in changed for entry in (item.old, item.new) if entry is not None]
     try:
-        await scope.journal.record(step, transaction)
+        await scope.journal.record(step, transaction, [*context.read_so_far, *entries])
     except Conflict as conflict:
         raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
 

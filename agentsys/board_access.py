@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from agentsys import topics
 from agentsys.actor import Actor
-from agentsys.blackboard.entries import Entry
+from agentsys.blackboard.entries import Entry, EntryVersionRef
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.merges import Merge, own_copy
 from agentsys.blackboard.predicates import Predicate
@@ -26,6 +27,10 @@ class BoardAccess(Recording):
     def __init__(self, scope: RunScope, actor: Actor) -> None:
         super().__init__(scope, actor)
         self._workspace = Workspace(scope.journal, f"agent:{actor.name}", actor.snapshot, actor.owner, scope.audience)
+
+    @property
+    def read_so_far(self) -> Sequence[EntryVersionRef]:
+        return self._workspace.found
 
     def read(self, topic: str, key: str) -> Entry | None:
         """Return the entry as of the transaction's snapshot, own writes included."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
 from agentsys.agenda import rating
 from agentsys.agents import Agent, Bid, Decline, Request, UnknownAgent
-from agentsys.blackboard.entries import Entry, Json, canonical_json
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json, canonical_json
 from agentsys.blackboard.labels import BOTTOM, Label, join_all
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
@@ -191,7 +192,8 @@ class ControlLoop:
             # What it had seen may be why it was late.
             label = actor.label.join(*(context.label for context in attempts))
             decisions = attempts[-1].decisions if attempts else DecisionLog(self._scope, actor.name, lambda: label)
-            await self._record_failure(posted, member, ActorFailed(late, label, decisions), "timed_out")
+            read = [version for context in attempts for version in context.read_so_far]
+            await self._record_failure(posted, member, ActorFailed(late, label, decisions, read), "timed_out")
             return None
         self._scope.emit(Responded(request.run, request.id, member.name, "ok"))
         return conclusion
@@ -211,13 +213,19 @@ class ControlLoop:
                 member.name, status, None, failed.label, Failure.of(failed.cause, self._scope.secrets.text)
             )
             transaction = self._scope.journal.begin("runtime")
-            self._put_response(transaction, request, response, "")
+            self._put_response(transaction, request, response, "", failed.read)
             failed.decisions.write(transaction, f"{request.id}/{member.name}:failed", failed.label)
             await submit(self._board, transaction)
         self._scope.emit(Responded(request.run, request.id, member.name, status))
 
     @staticmethod
-    def _put_response(transaction: Transaction, request: Request, response: Response, writes: str) -> None:
+    def _put_response(
+        transaction: Transaction,
+        request: Request,
+        response: Response,
+        writes: str,
+        derived_from: Sequence[EntryVersionRef] | None = None,
+    ) -> None:
         body: Json = {
             "status": response.status,
             "value": response.value,
@@ -225,7 +233,7 @@ class ControlLoop:
             "writes": writes,
         }
         topic = topics.responses(request.run, request.id)
-        transaction.put(topic, response.agent, body, type="response", label=response.label)
+        transaction.put(topic, response.agent, body, type="response", label=response.label, derived_from=derived_from)
 
     def _response(self, request: Request, name: str) -> Response | None:
         entry = self._board.get(topics.responses(request.run, request.id), name)

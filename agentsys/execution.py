@@ -87,7 +87,7 @@ async def record_cancelled(board: Board, run: str, principal: str) -> None:
 async def _record_failure(scope: RunScope, record: RunRecord, failed: ActorFailed) -> None:
     transaction = scope.journal.begin("runtime")
     failed.decisions.write(transaction, "main:failed", failed.label)
-    record.failed(_failure(scope, failed), failed.label, time.time()).write(transaction)
+    record.failed(_failure(scope, failed), failed.label, time.time()).write(transaction, failed.read)
     try:
         await submit(scope.board, transaction)
     except Conflict as conflict:

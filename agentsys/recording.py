@@ -50,6 +50,8 @@ class Recording:
         self.decisions = DecisionLog(scope, actor.name, lambda: self._label)
         self._fault: AgentsysError | None = None
         self._handles = 0
+        self._named = 0
+        """How many of the versions that were read the steps on record name."""
 
     @property
     def run(self) -> str:
@@ -191,7 +193,16 @@ class Recording:
     ) -> Step:
         self._check()
         self.decisions.write(transaction, step.key, self._label, taken)
-        return await self._scope.journal.record(step, transaction, derived_from)
+        read = self.read_so_far
+        sources = (*(transaction.reads if derived_from is None else derived_from), *read[self._named :])
+        recorded = await self._scope.journal.record(step, transaction, tuple(dict.fromkeys(sources)))
+        self._named = max(self._named, len(read))
+        return recorded
+
+    @property
+    def read_so_far(self) -> Sequence[EntryVersionRef]:
+        """The versions of entries that the actor has read, in order of first reading."""
+        return ()
 
     def _check(self) -> None:
         """Refuse to go on after a lost conflict or a divergence, even where the actor's code swallowed the error."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.entries import Entry, Json
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.payloads import is_erased
 from agentsys.blackboard.predicates import Predicate
@@ -105,7 +106,7 @@ class RunRecord:
         """What runs are sorted by, the oldest first, whatever the clock did meanwhile."""
         return self.after, self.started, self.run
 
-    def write(self, transaction: Transaction) -> None:
+    def write(self, transaction: Transaction, derived_from: Sequence[EntryVersionRef] | None = None) -> None:
         body: Json = {
             "workflow": self.workflow,
             "input": self.input,
@@ -121,7 +122,8 @@ class RunRecord:
             "snapshot": self.snapshot,
             "after": self.after,
         }
-        transaction.put(topics.RUNS, self.run, body, type="run", label=self.label or self.input_label)
+        label = self.label or self.input_label
+        transaction.put(topics.RUNS, self.run, body, type="run", label=label, derived_from=derived_from)
 
     def done(self, value: Json, label: Label, writes: str, at: float) -> RunRecord:
         return replace(self, status="done", value=value, label=label, writes=writes, finished=at)

@@ -65,7 +65,12 @@ def decisions(run: str) -> str:
 
 
 def is_reserved(topic: str) -> bool:
-    return topic in _RESERVED or topic.startswith(RESERVED_PREFIX)
+    return topic in _RESERVED or is_of_run(topic)
+
+
+def is_of_run(topic: str) -> bool:
+    """Whether a topic is of one run's own record."""
+    return topic.startswith(RESERVED_PREFIX)
 
 
 def may_match_reserved(predicate: Predicate) -> bool:

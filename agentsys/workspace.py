@@ -33,6 +33,9 @@ class Workspace:
         self._audience = audience
         self._transaction: Transaction | None = None
         self._writes: list[Json] = []
+        self._read: dict[EntryVersionRef, None] = {}
+        """What transactions before this one read."""
+        self._found: dict[EntryVersionRef, None] = {}
 
     @property
     def transaction(self) -> Transaction:
@@ -47,17 +50,28 @@ class Workspace:
         return self.transaction.reads_label
 
     @property
+    def found(self) -> list[EntryVersionRef]:
+        """The versions that all transactions found, hidden ones too, in the order in which they first did."""
+        return list(self._found)
+
+    @property
     def has_writes(self) -> bool:
         return bool(self._writes)
 
     def get(self, topic: str, key: str) -> Entry | None:
-        return self.transaction.get(topic, key)
+        entry = self.transaction.get(topic, key)
+        self._note([] if entry is None else [entry])
+        return entry
 
     def get_hidden(self, topic: str, key: str) -> Entry | None:
-        return self.transaction.get_hidden(topic, key)
+        entry = self.transaction.get_hidden(topic, key)
+        self._note([] if entry is None else [entry])
+        return entry
 
     def query(self, predicate: Predicate) -> list[Entry]:
-        return self.transaction.query(predicate)
+        entries = self.transaction.query(predicate)
+        self._note(entries)
+        return entries
 
     def label_of_search(self, predicate: Predicate) -> Label:
         """Return who had a say in what a search finds: whoever ended or changed an entry did, too.
@@ -79,7 +93,7 @@ class Workspace:
         sources: Sequence[EntryVersionRef] = (),
     ) -> None:
         """``sources`` are versions that the value was taken from beside those that were read."""
-        derived_from = [*self.transaction.reads, *sources] if sources else None
+        derived_from = [*self._reads(), *sources] if sources or self._read else None
         self.transaction.put(topic, key, value, type=type, label=label, derived_from=derived_from)
         self._writes.append(["put", topic, key, type, value])
 
@@ -102,10 +116,20 @@ class Workspace:
         return transaction
 
     def drop(self) -> None:
-        """Forget the buffered reads and writes; they were committed."""
+        """Begin anew; the buffered writes were committed."""
+        self._read = dict.fromkeys(self._reads())
         self._transaction = None
         self._writes = []
 
     def advance(self, seq: int) -> None:
         """Let the next transaction begin at commit ``seq`` at least; one that is under way keeps its snapshot."""
         self._snapshot = max(self._snapshot, seq)
+
+    def _reads(self) -> list[EntryVersionRef]:
+        """Return the versions that shape what is written now."""
+        now = () if self._transaction is None else self._transaction.reads
+        return list(dict.fromkeys((*self._read, *now)))
+
+    def _note(self, entries: Sequence[Entry]) -> None:
+        # An own write has no version yet.
+        self._found |= dict.fromkeys(entry.ref for entry in entries if entry.version)

@@ -8,9 +8,9 @@ that dies in between is finished by the next one. Who can guess a value can stil
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, Select, or_, select
 
@@ -64,20 +64,30 @@ class Erased:
     values: int
 
 
+Belonging: TypeAlias = Callable[[Collection[Key]], Collection[Key]]
+"""Says what goes with what is erased, though no entry names that as what it was derived from."""
+
+
 def find(
-    board: Erasable, where: Predicate | None = None, *, shaped_by: str | None = None, derived: bool = False
+    board: Erasable,
+    where: Predicate | None = None,
+    *,
+    shaped_by: str | None = None,
+    derived: bool = False,
+    belonging: Belonging = lambda addresses: (),
 ) -> list[Key]:
     """Return the addresses at which some version holds a value, by address.
 
     ``where`` says which, by topic and key alone; ``shaped_by`` by a principal that the label of any version names;
-    with ``derived`` also all that was derived from those, step by step. Records of compactions and erasures are none.
+    with ``derived`` also all that was derived from those, step by step, and what is ``belonging`` to it. Records of
+    compactions and erasures are none.
     """
     conditions = [*addressed(where or Predicate()), *(_EVER_HELD if derived else _HELD)]
     if shaped_by is not None:
         labels = [row.label for row in board.select(select(ENTRIES.c.label).distinct())]
         conditions.append(ENTRIES.c.label.in_([text for text in labels if shaped_by in _shapers(text)]))
     wanted = _addresses(board, conditions)
-    return sorted(_with_derived(board, wanted) & _addresses(board, _HELD) if derived else wanted)
+    return sorted(_with_derived(board, wanted, belonging) & _addresses(board, _HELD) if derived else wanted)
 
 
 def erase(
@@ -116,7 +126,7 @@ def _shapers(label: str) -> frozenset[str]:
     return label_from_text(label).shaped_by
 
 
-def _with_derived(board: Erasable, wanted: set[Key]) -> set[Key]:
+def _with_derived(board: Erasable, wanted: set[Key], belonging: Belonging) -> set[Key]:
     sources = select(ENTRIES.c.topic, ENTRIES.c.key, ENTRIES.c.derived_from)
     rows = board.select(sources.where(ENTRIES.c.derived_from != "[]", *_EVER_HELD))
     derived: dict[Key, set[Key]] = defaultdict(set)
@@ -126,6 +136,8 @@ def _with_derived(board: Erasable, wanted: set[Key]) -> set[Key]:
     found, unseen = set(wanted), list(wanted)
     while unseen:
         new = derived[unseen.pop()] - found
+        if not unseen:
+            new |= {*belonging(found | new)} - found
         found |= new
         unseen += new
     return found

@@ -70,10 +70,11 @@ def erase(
 def _found(board: Board, topic: str | None, key: str | None, shaped_by: str | None, *, derived: bool) -> list[Key]:
     from agentsys.blackboard.erasure import find
     from agentsys.blackboard.predicates import Predicate
+    from agentsys.erasing import find_derived
 
     # No key holds a NUL, so none is between this one and the bound.
     where = Predicate(topic=topic, key_from=key, key_to=None if key is None else f"{key}\x01")
-    return find(board, where, shaped_by=shaped_by, derived=derived)
+    return (find_derived if derived else find)(board, where, shaped_by=shaped_by)
 
 
 def _erased(board: Board, found: Sequence[Key], reason: str) -> Erased:

@@ -6,12 +6,17 @@ import asyncio
 
 import pytest
 
+from agentsys import topics
 from agentsys.agents import Bid, FunctionAgent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Endorsement, EntryVersionRef
+from agentsys.blackboard.erasure import erase
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
+from agentsys.blackboard.predicates import Predicate
+from agentsys.erasing import find_derived
 from agentsys.gateway import PolicyDenied
+from agentsys.memoisation import Memoise
 from agentsys.policy.policy import Policy
 from agentsys.protocols.http.recorded import recorded_board
 from agentsys.runs import list_runs
@@ -191,3 +196,33 @@ def test_versions_that_never_were_have_none(board):
     board.commit(transaction)
     assert load_provenance(board, "notes", "a", 2) is None
     assert [node.id for node in of(board, "notes", "a").nodes] == ["notes/a@1"]
+
+
+async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> None:
+    async def says(context, value):
+        person = context.read("people", "ann").value
+        said = (await context.generate(f"say {person}", memo=Memoise())).value
+        await context.ask("nothing")
+        context.put("notes", "said", said, type="note")
+        if value == "fail":
+            raise LookupError(said)
+        return "said"
+
+    async def fails(context, value):
+        raise LookupError(context.read("people", "ann").value)
+
+    tx = board.begin(OWNER)
+    tx.put("people", "ann", "42 years", type="person", label=Label.trusted())
+    tx.put("people", "bob", "7 years", type="person", label=Label.trusted())
+    board.commit(tx)
+    runtime = Runtime(board, ScriptedModel(str), workflows=[says, reads], policy=Policy.of(open_topics=["notes"]))
+    for run in ("done", "fail"):
+        await runtime.run("says", run, run_id=run)
+    await runtime.run(fails, run_id="at-once")
+    await runtime.run("reads", run_id="other")
+    found = find_derived(board, Predicate(topic="people", key_from="ann", key_to="anna"))
+    assert {key for topic, key in found if topic == topics.RUNS} == {"done", "fail", "at-once"}
+    erase(board, found, "asked for")
+    left = [entry.value for entry in board.query(Predicate())]
+    assert not [value for value in left if "42 years" in repr(value)]
+    assert [entry.key for entry in board.query(Predicate(topic="people"))] == ["bob"]
