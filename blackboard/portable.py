@@ -130,6 +130,9 @@ def _header(line: str) -> ExportHeader:
         header = ExportHeader(**{field.name: head[field.name] for field in fields(ExportHeader)})
     except KeyError as error:
         raise BadExport(f"The export's first line does not say {error}.") from error
+    numbers = (header.schema, header.head, header.rows)
+    if not isinstance(header.head_hash, str) or any(type(number) is not int for number in numbers):
+        raise BadExport("The numbers, or the hash, that the export's first line announces are none.")
     if header.schema > SCHEMA_VERSION:
         raise SchemaTooNew(f"The export has schema version {header.schema}; this agentsys knows {SCHEMA_VERSION}.")
     return header
@@ -155,7 +158,9 @@ def _batches(connection: Connection, reading: Iterator[tuple[int, str]]) -> Iter
 
 def _insertion(connection: Connection, head: dict[str, Any]) -> tuple[Any, list[str]]:
     """Return what inserts rows of a table, as it is now in the database, and the columns that an export gives."""
-    name, columns = head["table"], head.get("columns") or []
+    name, columns = head["table"], head.get("columns")
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+        raise BadExport(f"The export's table {name} has no list of columns.")
     table = next((table for table in _stored_tables(connection) if table.name == name), None)
     if table is None:
         raise BadExport(f"The export has a table {name!r}, which no board of its version has.")
@@ -188,5 +193,5 @@ def _portable(table: Table, row: Any) -> Iterator[Any]:
 def _parsed(line: str, number: int) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadExport(f"Line {number} is no JSON: {error}.") from error
