@@ -18,7 +18,7 @@ from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context
 from agentsys.decisions import DecisionLog
-from agentsys.handles import NoValue
+from agentsys.handles import NoValue, sources_of
 from agentsys.journal import RecordEnded, Step, submit
 from agentsys.labelled import unwrap
 from agentsys.leases import LeaseLost, is_loss
@@ -34,13 +34,14 @@ MAX_ATTEMPTS = 5
 class Conclusion:
     """What an actor's code came to: its result, the label of all that shaped it, the digest of its last writes.
 
-    ``seq`` is the commit that recorded it, 0 where it was on record before.
+    ``seq`` is the commit that recorded it, 0 where it was on record before; ``read`` is what the code had read.
     """
 
     value: Json
     label: Label
     writes: str
     seq: int
+    read: Sequence[EntryVersionRef] = ()
 
 
 Body = Callable[[Context], Awaitable[Any]]
@@ -105,7 +106,9 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
         current_context.reset(token)
     value, labels = unwrap(returned)
     transaction, writes = context.conclude()
-    conclusion = Conclusion(scope.secrets.json(to_json(value)), context.label.join(*labels), writes, 0)
+    label = context.label.join(*labels)
+    read = tuple(dict.fromkeys((*context.read_so_far, *sources_of(returned))))
+    conclusion = Conclusion(scope.secrets.json(to_json(value)), label, writes, 0, read)
     if conclude is None:
         return conclusion
     if scope.replaying:

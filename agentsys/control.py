@@ -177,7 +177,7 @@ class ControlLoop:
 
         def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
             response = Response(member.name, "ok", conclusion.value, conclusion.label)
-            self._put_response(transaction, request, response, conclusion.writes)
+            self._put_response(transaction, request, response, conclusion.writes, conclusion.read)
 
         # How long a replay takes says nothing of the run.
         limit = asyncio.timeout(None if self._scope.replaying else posted.timeout)
@@ -224,7 +224,7 @@ class ControlLoop:
         request: Request,
         response: Response,
         writes: str,
-        derived_from: Sequence[EntryVersionRef] | None = None,
+        derived_from: Sequence[EntryVersionRef],
     ) -> None:
         body: Json = {
             "status": response.status,

@@ -33,7 +33,8 @@ async def execute(scope: RunScope, record: RunRecord, workflow: Workflow, *, res
     scope.emit(RunStarted(record.run, record.workflow, resumed))
 
     def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
-        record.done(conclusion.value, conclusion.label, conclusion.writes, time.time()).write(transaction)
+        done = record.done(conclusion.value, conclusion.label, conclusion.writes, time.time())
+        done.write(transaction, conclusion.read)
 
     try:
         await perform(scope, _main(record), _body(workflow, scope, record), conclude)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from agentsys.blackboard.entries import EntryVersionRef
 from agentsys.blackboard.labels import Label, join_all
-from agentsys.handles import Handle, NoValue, open_handle
+from agentsys.handles import Handle, NoValue, open_handle, sources_of
 
 T = TypeVar("T")
 
@@ -26,12 +27,14 @@ class Labelled(Generic[T]):
 class Given:
     """A call's ``arguments`` bare, and the ``labels`` of those that carry any.
 
-    ``nothing`` is why there is no value for one of them, which stands as null.
+    ``nothing`` is why there is no value for one of them, which stands as null. ``sources`` are the versions of entries
+    that handles among them stand for.
     """
 
     arguments: dict[str, Any]
     labels: dict[str, Label]
     nothing: NoValue | None = None
+    sources: Sequence[EntryVersionRef] = ()
 
     def raised(self, label: Label) -> Label:
         """Return ``label`` raised by those of the arguments."""
@@ -78,7 +81,7 @@ def unwrap_arguments(arguments: dict[str, Any]) -> Given:
             found = [raised.label, *unwrap(value, lambda _: None)[1]]
         if found:
             labels[name] = join_all(found)
-    return Given(plain, labels, nothing)
+    return Given(plain, labels, nothing, sources_of(arguments))
 
 
 def _fields_of(value: Any) -> dict[str, Any]:

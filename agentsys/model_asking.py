@@ -10,11 +10,11 @@ from typing import Any, TypeVar, overload
 from pydantic import BaseModel
 
 from agentsys.asking import approval_of_value
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.capacity import capacity_of
 from agentsys.gateway import Allow, Deny, PolicyDenied
-from agentsys.handles import Handle, Hidden, NoValue
+from agentsys.handles import Handle, Hidden, NoValue, sources_of
 from agentsys.journal import Step
 from agentsys.labelled import Labelled, unwrap
 from agentsys.memoisation import Memoise, Turn, check_deterministic
@@ -201,7 +201,9 @@ class ModelAsking(ToolCalling):
         label = value.label.join(*([] if among is None else [among]))
         try:
             plain, labels = unwrap(value)
-            answer = await self._quarantined(plain, [*labels, label], schema, question, model, max_tokens, None)
+            given = [*labels, label]
+            sources = sources_of(value)
+            answer = await self._quarantined(plain, given, schema, question, model, max_tokens, None, sources)
             label = _bounded(answer.label, schema)
             return Hidden(to_json(parse_answer(schema, answer.value)), label)
         except NoValue as nothing:
@@ -218,11 +220,13 @@ class ModelAsking(ToolCalling):
         model: str | None,
         max_tokens: int,
         memo: Memoise | None,
+        sources: Sequence[EntryVersionRef] = (),
     ) -> Labelled[Any]:
         text = plain if isinstance(plain, str) else json.dumps(to_json(plain), ensure_ascii=False)
         messages = [Message("system", extraction_prompt(schema, question)), Message("user", text)]
         sampling = SamplingParams(max_tokens=max_tokens)
-        return await self._ask_model("extract", messages, labels, schema_constraint(schema), sampling, model, memo)
+        constraint = schema_constraint(schema)
+        return await self._ask_model("extract", messages, labels, constraint, sampling, model, memo, sources)
 
     async def _ask_model(
         self,
@@ -233,6 +237,7 @@ class ModelAsking(ToolCalling):
         sampling: SamplingParams | None,
         model: str | None,
         memo: Memoise | None,
+        sources: Sequence[EntryVersionRef] = (),
     ) -> Labelled[Any]:
         sampling = sampling or SamplingParams()
         check_deterministic(memo, sampling)
@@ -251,7 +256,7 @@ class ModelAsking(ToolCalling):
                 async with self._scope.memo.turn(question) as turn:
                     log = self.decisions
                     value = await answer_of_model(self._scope, self.agent, log, step.key, request, model, turn)
-                    recorded = await self._record_answer(replace(step, value=value, label=label), turn)
+                    recorded = await self._record_answer(replace(step, value=value, label=label), turn, sources)
         outcome: Any = recorded.value
         label = recorded.label.join(label)
         if kind == "generate" or "denied" in outcome:
@@ -262,14 +267,15 @@ class ModelAsking(ToolCalling):
             raise ModelFailed(Failure(**outcome["failure"]))
         return Labelled(outcome["text"], label)
 
-    async def _record_answer(self, step: Step, turn: Turn) -> Step:
+    async def _record_answer(self, step: Step, turn: Turn, sources: Sequence[EntryVersionRef]) -> Step:
         if turn.found is not None:
-            return await self._record(replace(step, label=step.label.join(turn.found.label)), None, [turn.found.ref])
+            step = replace(step, label=step.label.join(turn.found.label))
+            return await self._record(step, None, [turn.found.ref, *sources])
         transaction = self._scope.journal.begin(f"agent:{self.agent}")
         value: Any = step.value
         if "text" in value:
             turn.keep(transaction, value, step.label)
-        return await self._record(step, transaction)
+        return await self._record(step, transaction, sources)
 
 
 def _bounded(label: Label, schema: type[BaseModel]) -> Label:

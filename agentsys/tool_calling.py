@@ -17,7 +17,7 @@ from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.board_access import BoardAccess
 from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
-from agentsys.handles import Handle, Hidden, patterns, shown, together
+from agentsys.handles import Handle, Hidden, patterns, shown, sources_of, together
 from agentsys.journal import COMPENSATE, Step
 from agentsys.labelled import Given, Labelled, unwrap, unwrap_arguments
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
@@ -73,6 +73,7 @@ class ToolCalling(BoardAccess):
         """Show what a handle stands for, which raises the control label. Raises :class:`~agentsys.handles.NoValue`."""
         self._check()
         self.deliver(handle.label)
+        self._workspace.note(sources_of(handle))
         with self._delivering_no_value():
             value, _ = unwrap(handle)
         return Labelled(value, handle.label)
@@ -243,33 +244,33 @@ class ToolCalling(BoardAccess):
         if concealed or not isinstance(decision, Deny):
             self.decisions.note(f"call {tool}", decision, step.label, question)
             try:
-                return await self._begin_call(step, tool, decision, labels, turn)
+                return await self._begin_call(step, tool, decision, given, turn)
             except QuotaExceeded as exceeded:
                 self.decisions.pending = before + self.decisions.pending
                 decision = Deny("quota", exceeded.message)
         self.decisions.note(f"call {tool}", decision, step.label, question)
-        return await self._record(replace(step, value=_denied(decision)))
+        return await self._record(replace(step, value=_denied(decision)), derived_from=given.sources)
 
     async def _begin_call(
-        self, step: Step, tool: str, decision: AllowCall | AskCall | Deny, labels: dict[str, Label], turn: Turn
+        self, step: Step, tool: str, decision: AllowCall | AskCall | Deny, given: Given, turn: Turn
     ) -> Step:
         """Record a call that counts against the quotas. Raises :class:`QuotaExceeded`."""
-        charges = charges_of_call(self._scope.gateway.policy, self.run, tool)
+        charges, sources = charges_of_call(self._scope.gateway.policy, self.run, tool), given.sources
         if isinstance(decision, Deny):
-            return await self._record_spending(replace(step, value=_denied(decision)), charges)
+            return await self._record_spending(replace(step, value=_denied(decision)), charges, derived_from=sources)
         if isinstance(decision, AskCall):
             identity, control = self._identity(step), self._label
-            approval = approval_of_call(self._scope, self.actor, step, identity, decision, control, labels)
+            approval = approval_of_call(self._scope, self.actor, step, identity, decision, control, given.labels)
             value: Json = {"effect": approval.id, "asked": approval.id, "binding": approval.binding}
-            return await self._record_spending(replace(step, value=value), charges, approval.write)
+            return await self._record_spending(replace(step, value=value), charges, approval.write, sources)
         if turn.found is not None:
             value = {"tool": tool, "arguments": decision.arguments, "value": turn.found.answer, "memo": turn.key}
             step = replace(step, value=value, label=step.label.join(turn.found.label))
-            return await self._record_spending(step, charges, derived_from=[turn.found.ref])
+            return await self._record_spending(step, charges, derived_from=[turn.found.ref, *sources])
         effect, effect_class = self._identity(step), decision.tool.effect_class
         intent = EffectIntent(effect, self.run, step.key, tool, effect_class, decision.arguments, step.label)
         step = replace(step, value={"effect": effect})
-        return await self._record_spending(step, charges, lambda transaction: transaction.plan_effect(intent))
+        return await self._record_spending(step, charges, lambda transaction: transaction.plan_effect(intent), sources)
 
     def _saga(self) -> Saga:
         """Return the saga that the actor's code is in, or one of nobody; one's caller may be in one of its own."""

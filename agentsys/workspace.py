@@ -51,7 +51,7 @@ class Workspace:
 
     @property
     def found(self) -> list[EntryVersionRef]:
-        """The versions that all transactions found, hidden ones too, in the order in which they first did."""
+        """The versions that all transactions found, in the order in which they first did."""
         return list(self._found)
 
     @property
@@ -64,9 +64,7 @@ class Workspace:
         return entry
 
     def get_hidden(self, topic: str, key: str) -> Entry | None:
-        entry = self.transaction.get_hidden(topic, key)
-        self._note([] if entry is None else [entry])
-        return entry
+        return self.transaction.get_hidden(topic, key)
 
     def query(self, predicate: Predicate) -> list[Entry]:
         entries = self.transaction.query(predicate)
@@ -105,6 +103,10 @@ class Workspace:
         self.transaction.delete(topic, key, label=label)
         self._writes.append(["delete", topic, key])
 
+    def note(self, versions: Sequence[EntryVersionRef]) -> None:
+        """Count versions among those that were found: what a handle stood for, say."""
+        self._found |= dict.fromkeys(versions)
+
     def writes_digest(self) -> str:
         """Return a hash of the buffered writes, by which a repeated execution is compared with the recorded one."""
         return digest(self._writes)
@@ -132,4 +134,4 @@ class Workspace:
 
     def _note(self, entries: Sequence[Entry]) -> None:
         # An own write has no version yet.
-        self._found |= dict.fromkeys(entry.ref for entry in entries if entry.version)
+        self.note([entry.ref for entry in entries if entry.version])

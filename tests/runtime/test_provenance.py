@@ -208,6 +208,13 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
             raise LookupError(said)
         return "said"
 
+    async def hides(context, value):
+        person = context.read_hidden("people", "ann")
+        return (await context.reveal(await context.call_hidden("price", item=person))).value
+
+    async def shows(context, value):
+        return (await context.reveal(context.read_hidden("people", "ann"))).value
+
     async def fails(context, value):
         raise LookupError(context.read("people", "ann").value)
 
@@ -215,13 +222,15 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
     tx.put("people", "ann", "42 years", type="person", label=Label.trusted())
     tx.put("people", "bob", "7 years", type="person", label=Label.trusted())
     board.commit(tx)
-    runtime = Runtime(board, ScriptedModel(str), workflows=[says, reads], policy=Policy.of(open_topics=["notes"]))
+    policy = Policy.of(open_topics=["notes"])
+    runtime = Runtime(board, ScriptedModel(str), tools=[price], workflows=[says, reads], policy=policy)
     for run in ("done", "fail"):
         await runtime.run("says", run, run_id=run)
-    await runtime.run(fails, run_id="at-once")
+    for name, workflow in (("at-once", fails), ("hidden", hides), ("shown", shows)):
+        await runtime.run(workflow, run_id=name)
     await runtime.run("reads", run_id="other")
     found = find_derived(board, Predicate(topic="people", key_from="ann", key_to="anna"))
-    assert {key for topic, key in found if topic == topics.RUNS} == {"done", "fail", "at-once"}
+    assert {key for topic, key in found if topic == topics.RUNS} == {"done", "fail", "at-once", "hidden", "shown"}
     erase(board, found, "asked for")
     left = [entry.value for entry in board.query(Predicate())]
     assert not [value for value in left if "42 years" in repr(value)]
