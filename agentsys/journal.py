@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -81,14 +81,23 @@ class Step:
         )
 
 
-async def submit(board: Board, transaction: Transaction) -> Commit:
-    """Commit without blocking the event loop. A cancelled caller still waits for the commit that is under way."""
+async def submit(
+    board: Board, transaction: Transaction, told: Callable[[Commit], None] = lambda commit: None
+) -> Commit:
+    """Commit without blocking the event loop. A cancelled caller still waits for the commit that is under way.
+
+    ``told`` hears of the commit also then.
+    """
     future = asyncio.wrap_future(board.submit(transaction))
     try:
-        return await asyncio.shield(future)
+        commit = await asyncio.shield(future)
     except asyncio.CancelledError:
         await asyncio.wait([future])
+        if not future.cancelled() and future.exception() is None:
+            told(future.result())
         raise
+    told(commit)
+    return commit
 
 
 class Journal:
@@ -146,10 +155,8 @@ class Journal:
         It derives from ``derived_from``, by default from what the transaction read.
         """
         self.write(transaction, step, derived_from)
-        commit = await submit(self.board, transaction)
-        recorded = replace(step, seq=commit.seq)
-        self._remember(recorded)
-        return recorded
+        commit = await submit(self.board, transaction, lambda commit: self._remember(replace(step, seq=commit.seq)))
+        return replace(step, seq=commit.seq)
 
     def _remember(self, step: Step) -> None:
         self._steps[step.key] = step

@@ -180,6 +180,8 @@ class ToolCalling(BoardAccess):
         assert effect is not None, "the intent is one commit with the step, or with the approval"
         effect = as_told(effect, self.run)
         self._check()
+        if effect.state is EffectState.INTENDED and recorded.key != step.key:
+            await self._require_still(tool, given)
         if declared.undo is not None:
             self._saga().add(MadeCall(step.key, declared, effect.id))
         # Who shapes the result may depend on what was asked.
@@ -195,6 +197,17 @@ class ToolCalling(BoardAccess):
             self.deliver(label)
             raise
         return self._parts(tool, effect, value, label), label, None
+
+    async def _require_still(self, tool: str, given: Given) -> None:
+        """Decide anew about a call that an earlier attempt was allowed and did not begin, by what is known by now.
+
+        Raises :class:`PolicyDenied`.
+        """
+        redacted: Any = self._scope.secrets.json(to_json(given.arguments))
+        about: dict[str, Any] = {"control": self._label, "labels": given.labels, "fault": given.fault}
+        decision = await self._scope.gateway.judge(tool, given.arguments, **about)
+        if isinstance(decision, Deny):
+            self.decisions.require(f"call {tool}", decision, about_call(tool, redacted, **about))
 
     async def _carried_out(self, tool: Tool, effect: Effect, turn: Turn | None = None) -> Effect:
         scope = self._scope

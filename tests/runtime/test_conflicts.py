@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from agentsys.actors import MAX_ATTEMPTS
 from agentsys.blackboard.board import Board
-from agentsys.blackboard.labels import OWNER, Label, Readers
+from agentsys.blackboard.effects import EffectClass
+from agentsys.blackboard.labels import BOTTOM, NOBODY, OWNER, Label, Readers
 from agentsys.blackboard.merges import Add
 from agentsys.blackboard.predicates import Predicate
 from agentsys.leases import LeaseLost, give_back
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
+from agentsys.tools import tool
 
 
 @pytest.fixture
@@ -131,6 +134,40 @@ async def test_an_exclusive_turn_for_who_loses_where_it_asks_others(board: Board
     result = await runtime(board, conflicts={"note": "escalate"}).run(work, run_id="r")
     assert result.value == 3
     assert [owner is not None for owner in owners] == [False, False, True]
+
+
+@pytest.mark.parametrize("label", [None, STRANGER])
+async def test_a_call_that_had_not_begun_before_the_conflict_is_decided_anew_and_made_once(
+    board: Board, label: Label | None
+):
+    made: list[int] = []
+
+    @tool(effect=EffectClass.IRREVERSIBLE, audience=NOBODY, source=BOTTOM)
+    async def pay(amount: int) -> None:
+        made.append(amount)
+
+    async def work(context: Any, text: Any) -> Any:
+        if context.actor.attempt == 1:
+            paying = asyncio.create_task(context.call("pay", amount=1))
+            while not board.effects("r"):
+                await asyncio.sleep(0)
+            # While its commit is under way.
+            paying.cancel()
+            await asyncio.wait([paying])
+        context.read("notes", "n")
+        if context.actor.attempt == 1:
+            write(board, "pay", label=label)
+        else:
+            await context.call("pay", amount=1)
+        context.put("mine", "n", 1, type="note")
+
+    result = await runtime(board, tools=[pay]).run(work, run_id="r")
+    if label is None:
+        assert result.failure is None and made == [1]
+    else:
+        assert result.failure is not None and result.failure.type == "PolicyDenied" and made == []
+    assert [effect.state for effect in board.effects("r")] == ["succeeded" if made else "intended"]
+    assert (await runtime(board, tools=[pay]).replay("r", work)).identical
 
 
 async def test_a_failure_that_tells_of_what_others_wrote_has_their_label(board: Board):
