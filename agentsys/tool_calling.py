@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from agentsys.approval_use import use
+from agentsys.approval_use import INVALID, use
 from agentsys.approvals import Approval
 from agentsys.asking import approval_of_call, decided
 from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
@@ -181,7 +181,7 @@ class ToolCalling(BoardAccess):
         effect = as_told(effect, self.run)
         self._check()
         if effect.state is EffectState.INTENDED and recorded.key != step.key:
-            await self._require_still(tool, given)
+            await self._require_still(tool, given, effect.intent.label)
         if declared.undo is not None:
             self._saga().add(MadeCall(step.key, declared, effect.id))
         # Who shapes the result may depend on what was asked.
@@ -198,16 +198,20 @@ class ToolCalling(BoardAccess):
             raise
         return self._parts(tool, effect, value, label), label, None
 
-    async def _require_still(self, tool: str, given: Given) -> None:
-        """Decide anew about a call that an earlier attempt was allowed and did not begin, by what is known by now.
+    async def _require_still(self, tool: str, given: Given, before: Label) -> None:
+        """Decide anew about a call that an earlier attempt was allowed, under ``before``, and did not begin.
 
         Raises :class:`PolicyDenied`.
         """
-        redacted: Any = self._scope.secrets.json(to_json(given.arguments))
         about: dict[str, Any] = {"control": self._label, "labels": given.labels, "fault": given.fault}
         decision = await self._scope.gateway.judge(tool, given.arguments, **about)
         if isinstance(decision, Deny):
+            redacted: Any = self._scope.secrets.json(to_json(given.arguments))
             self.decisions.require(f"call {tool}", decision, about_call(tool, redacted, **about))
+        known = before.influencers | self.policy.trusted | self.policy.approvers
+        if isinstance(decision, AskCall) and not given.raised(self._label).influencers <= known:
+            # No policy says so: the word is about what the person was told.
+            self.decisions.require(f"call {tool}", Deny(INVALID, "others than the person was told of shape it by now"))
 
     async def _carried_out(self, tool: Tool, effect: Effect, turn: Turn | None = None) -> Effect:
         scope = self._scope

@@ -168,6 +168,43 @@ async def test_a_call_that_had_not_begun_before_the_conflict_is_decided_anew_and
         assert result.failure is not None and result.failure.type == "PolicyDenied" and made == []
     assert [effect.state for effect in board.effects("r")] == ["succeeded" if made else "intended"]
     assert (await runtime(board, tools=[pay]).replay("r", work)).identical
+    assert (await runtime(board, tools=[pay]).audit("r")).identical
+
+
+@pytest.mark.parametrize("label", [None, STRANGER])
+async def test_a_word_on_a_call_does_not_hold_once_others_shaped_who_makes_it(board: Board, label: Label | None):
+    made: list[int] = []
+
+    @tool(effect=EffectClass.IRREVERSIBLE, audience=NOBODY, source=BOTTOM)
+    async def pay(amount: int) -> None:
+        made.append(amount)
+
+    async def work(context: Any, text: Any) -> Any:
+        context.read("notes", "n")
+        paying = asyncio.create_task(context.call("pay", amount=1))
+        if context.actor.attempt == 1:
+            while not careful.approvals("pending"):
+                await asyncio.sleep(0.01)
+            paying.cancel()
+            write(board, "pay", label=label)
+            context.put("mine", "n", 1, type="note")
+            return
+        await paying
+
+    policy = Policy.of(asks=["pay"])
+    careful = Runtime(board, ScriptedModel(str), tools=[pay], policy=policy)
+    running = asyncio.create_task(careful.run(work, run_id="r"))
+    while board.get("runs/r/steps", "main#2") is None:
+        await asyncio.sleep(0.01)
+    (asked,) = careful.approvals("pending")
+    await careful.decide(asked.id, "approve")
+    result = await running
+    if label is None:
+        assert result.failure is None and made == [1]
+    else:
+        assert result.failure is not None and result.failure.code == "AGS-0310" and made == []
+    assert (await careful.replay("r", work)).identical
+    assert (await careful.audit("r")).identical
 
 
 async def test_a_failure_that_tells_of_what_others_wrote_has_their_label(board: Board):
