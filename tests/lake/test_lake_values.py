@@ -31,6 +31,7 @@ def converted(cells: list[str]) -> list[object]:
         (["1,234", "12", "1,234,567"], [1234, 12, 1234567]),
         (["$2,089M", "$71M", "$920 "], [2089000000, 71000000, 920]),
         (["$1.5B", "$2K"], [1.5e9, 2000.0]),
+        (["$5M*", "$3  K", "($2B)†", "$4"], [5_000_000, 3000, -2_000_000_000, 4]),
         (["14.98%", "-6%", "0%"], [14.98, -6.0, 0.0]),
         (["$999999999999999B", "$5"], [None, 5]),
         (["(1,234)", "5"], [-1234, 5]),
@@ -94,4 +95,5 @@ def test_censored_and_mixed_numbers_keep_their_text() -> None:
     assert interpret(["1", "2", "3", "4", "5", "estimated"]).keep_text
     assert not interpret(["1", "2", "M"]).keep_text
     assert not interpret(["1", "2", "M", "NA", "--"]).keep_text
+    assert interpret(["$5", "€5"]).keep_text, "a number alone does not say of which currency it is"
     assert interpret(["1", "2", "K", "PK"]).keep_text, "two kinds of what is no number are no missing values"

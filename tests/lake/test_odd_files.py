@@ -152,6 +152,13 @@ def test_codes_that_come_late_in_a_long_column_keep_their_zeros(folder: Path) ->
     assert answer(opened(folder), "SELECT zip FROM places ORDER BY zip LIMIT 2") == [("00501",), ("02134",)]
 
 
+def test_times_of_day_that_come_late_in_a_long_column_are_kept(folder: Path) -> None:
+    days = [datetime.datetime(2000, 1, 1) + datetime.timedelta(days=day) for day in range(10_500)]
+    late = datetime.datetime(2030, 1, 1, 13, 45)
+    (folder / "seen.csv").write_text("moment,n\n" + "".join(f"{day},1\n" for day in [*days, late]))
+    assert answer(opened(folder), "SELECT max(moment) FROM seen") == [(late.isoformat(),)]
+
+
 def test_another_content_of_the_same_size_and_time_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentsys.lake.reading.cache.SETTLED_NANOSECONDS", 0)
     path = folder / "a.csv"

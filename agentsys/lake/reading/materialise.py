@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from agentsys.lake.reading.values import (
     interpret,
     marker_sql,
     text_sql,
+    timed_sql,
     typed_sql,
 )
 
@@ -153,7 +155,7 @@ class Materialiser:
                 f"SELECT {', '.join(_counts_sql(f'c{index}', guesses[index]) for index in together)} FROM {raw}"
             )
             for place, index in enumerate(together):
-                guesses[index] = _held(guesses[index], *counts[3 * place : 3 * place + 3])
+                guesses[index] = _held(guesses[index], *counts[4 * place : 4 * place + 4])
         return guesses
 
     def _samples(self, columns: int, raw: str) -> list[list[str]]:
@@ -251,19 +253,18 @@ def _cells_sql(indices: Sequence[int], texts: Sequence[str], relation: str) -> s
 
 
 def _counts_sql(column: str, how: Interpretation) -> str:
-    """Return SQL that counts a column's texts, those that do not fit ``how``, and codes."""
+    """Return SQL that counts a column's texts, those that do not fit ``how``, codes, and dates with a time of day."""
     misfit = f"{typed_sql(column, how)} IS NULL AND NOT {marker_sql(column)}"
-    return (
-        f"count({column}), count(CASE WHEN {misfit} THEN {column} END), count(CASE WHEN {code_sql(column)} THEN 1 END)"
-    )
+    special = (misfit, code_sql(column), timed_sql(column, how))
+    return ", ".join([f"count({column})", *(f"count(CASE WHEN {which} THEN {column} END)" for which in special)])
 
 
-def _held(guess: Interpretation, filled: int, misfits: int, codes: int) -> Interpretation:
+def _held(guess: Interpretation, filled: int, misfits: int, codes: int, timed: int) -> Interpretation:
     """Return what a guess comes to, by the counts over every row."""
     if codes and guess.form in ("plain", "formatted"):
         return TEXT
     if not misfits or guess.keep_text:
-        return guess
+        return replace(guess, type="TIMESTAMP") if timed else guess
     if guess.type not in NUMERIC_TYPES or misfits > (1 - MIXED_SHARE) * filled:
         return TEXT
     return as_mixed(guess)

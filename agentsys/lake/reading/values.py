@@ -18,6 +18,7 @@ MIXED_SHARE: Final = 0.8
 
 PLAIN: Final = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?"
 INTEGER: Final = r"[-+]?\d{1,18}"
+_END: Final = r"\s*\)?\s*[*†‡]?$"
 NUMBER: Final = (
     r"[<>≤≥~]?=?\s*\(?\s*[-+−–]?\s*[$€£]?\s*[-+]?(\d{1,3}(,\d{3})+(\.\d*)?|\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?"
     r"\s*(%|[KMBkmb]|[Tt]housand|[Mm]illion|[Bb]illion)?\s*\)?\s*[*†‡]?"
@@ -25,7 +26,7 @@ NUMBER: Final = (
 MARKER: Final = r"[^\d]{1,2}|(?i:n/?a|#n/a|nan|null|nil|none|n\.a\.|missing|unknown|not available|\(null\)|-+|\.+|\*+)"
 CODE: Final = r"0\d+"
 DECIMAL_COMMA: Final = r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?"
-_SCALE: Final = re.compile(r"([KMBkmb]|[Tt]housand|[Mm]illion|[Bb]illion)\s*\)?\s*[*†‡]?$")
+_SCALE: Final = re.compile(rf"([KMBkmb]|[Tt]housand|[Mm]illion|[Bb]illion){_END}")
 _FRACTION: Final = re.compile(r"\.|%|\d[eE]")
 _CURRENCY: Final = re.compile(r"[$€£]")
 DATE_FORMATS: Final = (
@@ -119,12 +120,12 @@ def _numeric(values: Sequence[str], numbers: Sequence[str], letters: Collection[
     if any(_code.fullmatch(value) or (value.isdigit() and len(value) > 18) for value in numbers):
         return TEXT
     censored = any(value[0] in "<>≤≥~" for value in numbers)
-    keep_text = censored or len(numbers) < len(values) or len(letters) > 1
+    units = Counter(unit for value in numbers for unit in "%$€£" if unit in value)
+    keep_text = censored or len(numbers) < len(values) or len(letters) > 1 or len(units) > 1
     if not keep_text and all(_plain.fullmatch(value) for value in numbers):
         whole = all(_integer.fullmatch(value) for value in numbers)
         return Interpretation("BIGINT" if whole else "DOUBLE", "plain")
     fractional = any(_FRACTION.search(value) for value in numbers)
-    units = Counter(unit for value in numbers for unit in "%$€£" if unit in value)
     unit = units.most_common(1)[0][0] if units else ""
     return Interpretation("DOUBLE" if fractional else "BIGINT", "formatted", unit=unit, keep_text=keep_text)
 
@@ -182,12 +183,12 @@ def _formatted_sql(text: str, type_: str) -> str:
     digits = f"replace(regexp_extract({text}, '([0-9][0-9,]*\\.?[0-9]*|\\.[0-9]+)([eE][-+]?[0-9]+)?'), ',', '')"
     sign = f"CASE WHEN regexp_matches({text}, '^[^0-9]*[-−–]|^\\(.*\\)') THEN -1 ELSE 1 END"
     scale = (
-        f"CASE WHEN regexp_matches({text}, '[kK]\\)?$|[tT]housand') THEN 1000 "
-        f"WHEN regexp_matches({text}, '[0-9] ?[mM]\\)?$|[mM]illion') THEN 1000000 "
-        f"WHEN regexp_matches({text}, '[0-9] ?[bB]\\)?$|[bB]illion') THEN 1000000000 ELSE 1 END"
+        f"CASE WHEN regexp_matches({text}, '[kK]{_END}|[tT]housand') THEN 1000 "
+        f"WHEN regexp_matches({text}, '[mM]{_END}|[mM]illion') THEN 1000000 "
+        f"WHEN regexp_matches({text}, '[bB]{_END}|[bB]illion') THEN 1000000000 ELSE 1 END"
     )
     scaled = f"TRY_CAST({digits} AS {type_}) * ({sign}) * ({scale})"
-    money = f"(regexp_matches({text}, '[$€£]') OR NOT regexp_matches({text}, '[A-Za-z]\\)?$'))"
+    money = f"(regexp_matches({text}, '[$€£]') OR NOT regexp_matches({text}, '[A-Za-z]{_END}'))"
     return f"CASE WHEN regexp_full_match({text}, '{NUMBER}') AND {money} THEN TRY(CAST({scaled} AS {type_})) END"
 
 
@@ -202,6 +203,12 @@ def _temporal_sql(text: str, how: Interpretation) -> str:
 def marker_sql(column: str) -> str:
     """Return SQL that is true where the text stands for a missing value (``M``, ``N/A``, ``--``)."""
     return f"regexp_full_match({column}, '{MARKER}')"
+
+
+def timed_sql(column: str, how: Interpretation) -> str:
+    """Return SQL that is true where a date has a time of day beside it."""
+    moment = typed_sql(column, replace(how, type="TIMESTAMP"))
+    return f"{moment} <> CAST({moment} AS DATE)" if how.type == "DATE" else "false"
 
 
 def code_sql(column: str) -> str:
