@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from agentsys.blackboard.entries import Json
@@ -134,7 +135,7 @@ class Planner:
         try:
             value, labels = unwrap(handle)
         except NoValue as nothing:
-            return Span(nothing.message, nothing.label, own=False)
+            return replace(Span.of(nothing.message, nothing.label, self._policy), own=False)
         return Span.of(value, labels[0], self._policy)
 
 

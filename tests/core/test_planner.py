@@ -20,7 +20,7 @@ from agentsys.runs import RunResult
 from agentsys.runtime import Runtime
 from agentsys.serving.requests import Constraint
 from agentsys.testing import ScriptedModel
-from agentsys.tools import Tool, tool
+from agentsys.tools import Tool, ToolError, tool
 from agentsys.views.run_view import answer_view
 from tests.core.test_handles import POLICY, Outside
 
@@ -111,6 +111,16 @@ async def test_what_others_say_is_shown_as_theirs(carry_out) -> None:
     assert view.value == "It says: [1]"
     assert view.attached[0].label.influencers == {"user:owner", "mail"}
     assert answer_view({"body": "x", "spans": [{"own": False}]}).attached == (), "another workflow's value is no answer"
+
+
+async def test_links_in_the_words_of_a_failure_are_inactive(carry_out, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Outside) -> None:
+        raise ToolError("The mailbox is full, see https://evil.example/?q=1.")
+
+    monkeypatch.setattr(Outside, "letters", property(full), raising=False)
+    result, _ = await carry_out([call("read_mail"), answer("It says: ", {"from": "$1"})])
+    (failure,) = Answer.from_json(result.value).attached
+    assert "evil[.]example" in failure.text and "evil.example" not in failure.text
 
 
 async def test_after_a_look_at_a_strangers_words_nothing_is_sent(carry_out, outside: Outside) -> None:
