@@ -53,8 +53,8 @@ class BoardAccess(Recording):
         if entry is None:
             # That an entry was ended is also something that somebody said, and whoever may end any may end this.
             return self._handle(Hidden(None, Label(readers=self._label.readers), failure=f"{topic}/{key} is not there"))
-        source = entry.ref if entry.version else None
-        return self._handle(Hidden(entry.value, entry.label, source=source))
+        sources = (entry.ref,) if entry.version else ()
+        return self._handle(Hidden(entry.value, entry.label, sources=sources))
 
     def query(self, predicate: Predicate) -> list[Entry]:
         """Return the entries that match.

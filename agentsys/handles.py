@@ -37,15 +37,15 @@ class HandleOpaque(LabelError):
 class Hidden:
     """A value and the labels of its parts: ``fields`` maps patterns of places to labels, ``label`` is of all others.
 
-    ``failure`` says why there is no value; it is as hidden as a value would be. ``source`` is the version of the entry
-    that it is, if it is one.
+    ``failure`` says why there is no value; it is as hidden as a value would be. ``sources`` are the versions of
+    the entries that it is, if it is any.
     """
 
     value: Json
     label: Label
     fields: Mapping[tuple[str, ...], Label] = field(default_factory=dict)
     failure: str | None = None
-    source: EntryVersionRef | None = None
+    sources: tuple[EntryVersionRef, ...] = ()
 
     def own_label(self, path: Path) -> Label:
         """Return the label of what is at ``path`` without the fields inside it: that it is there, and its form."""
@@ -123,8 +123,7 @@ def open_handle(handle: Handle) -> Json:
 def sources_of(value: Any) -> list[EntryVersionRef]:
     """Return the versions of entries that the handles inside a value stand for."""
     if isinstance(value, Handle):
-        source = hidden_of(value).source
-        return [] if source is None else [source]
+        return list(hidden_of(value).sources)
     if isinstance(value, Mapping):
         return [source for item in value.values() for source in sources_of(item)]
     return [source for item in value for source in sources_of(item)] if isinstance(value, list | tuple) else []
@@ -133,10 +132,13 @@ def sources_of(value: Any) -> list[EntryVersionRef]:
 def together(name: str, handles: Sequence[Handle]) -> Handle:
     """Return one handle for a list of what several stand for. Where one stands for nothing, so does the list."""
     labels: dict[tuple[str, ...], Label] = {(str(number),): handle.label for number, handle in enumerate(handles)}
+    sources = tuple(sources_of(handles))
     try:
-        return Handle(name, Hidden([open_handle(handle) for handle in handles], BOTTOM, labels))
+        hidden = Hidden([open_handle(handle) for handle in handles], BOTTOM, labels, sources=sources)
     except NoValue as nothing:
-        return Handle(name, Hidden(None, join_all([nothing.label, *labels.values()]), failure=nothing.message))
+        label = join_all([nothing.label, *labels.values()])
+        hidden = Hidden(None, label, failure=nothing.message, sources=sources)
+    return Handle(name, hidden)
 
 
 def shown(handle: Handle, below: Label) -> Any:

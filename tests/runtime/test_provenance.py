@@ -212,6 +212,10 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
         person = context.read_hidden("people", "ann")
         return (await context.reveal(await context.call_hidden("price", item=person))).value
 
+    async def joins(context, value):
+        both = context.together(context.read_hidden("people", "ann"), context.read_hidden("people", "bob"))
+        return (await context.reveal(both)).value
+
     async def shows(context, value):
         return (await context.reveal(context.read_hidden("people", "ann"))).value
 
@@ -226,11 +230,12 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
     runtime = Runtime(board, ScriptedModel(str), tools=[price], workflows=[says, reads], policy=policy)
     for run in ("done", "fail"):
         await runtime.run("says", run, run_id=run)
-    for name, workflow in (("at-once", fails), ("hidden", hides), ("shown", shows)):
+    for name, workflow in (("at-once", fails), ("hidden", hides), ("joined", joins), ("shown", shows)):
         await runtime.run(workflow, run_id=name)
     await runtime.run("reads", run_id="other")
     found = find_derived(board, Predicate(topic="people", key_from="ann", key_to="anna"))
-    assert {key for topic, key in found if topic == topics.RUNS} == {"done", "fail", "at-once", "hidden", "shown"}
+    runs = {key for topic, key in found if topic == topics.RUNS}
+    assert runs == {"done", "fail", "at-once", "hidden", "joined", "shown"}
     erase(board, found, "asked for")
     left = [entry.value for entry in board.query(Predicate())]
     assert not [value for value in left if "42 years" in repr(value)]
