@@ -163,6 +163,23 @@ class TestProvenance:
             "one": (),
         }
 
+    @pytest.mark.parametrize(
+        ("sql", "column", "origins"),
+        [
+            ("SELECT u.part FROM rain, unnest(string_split(rain.town, ' ')) AS u(part)", "part", {"rain.town"}),
+            ("SELECT part FROM unnest((SELECT list(town) FROM rain)) AS u(part)", "part", {"rain.town"}),
+            ("SELECT rain FROM rain", "rain", {"rain.town", "rain.june", "rain.july", "rain.year"}),
+            ("SELECT r AS whole FROM (SELECT june FROM rain) AS r", "whole", {"rain.june"}),
+            ("SELECT max(r) AS most FROM rain AS r", "most", {"rain.town", "rain.june"}),
+        ],
+    )
+    def test_values_and_rows_that_are_taken_apart_or_whole_are_derived_from_their_columns(
+        self, sandbox: QuerySandbox, sql: str, column: str, origins: set[str]
+    ) -> None:
+        result = sandbox.run(sql)
+        assert origins <= set(result.derivation[column])
+        assert origins <= {f"rain.{name}" for name in result.sources[0].columns}
+
     def test_what_a_step_hides_is_derived_from_all_it_reads(self, sandbox: QuerySandbox) -> None:
         plan = Plan.of(
             "SELECT max(wet) AS wettest FROM long", long="SELECT * FROM (UNPIVOT rain ON june INTO NAME m VALUE wet)"

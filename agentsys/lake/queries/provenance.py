@@ -75,6 +75,8 @@ def _traced(tree: exp.Query, families: Mapping[str, list[str]], steps: Mapping[s
     tree = qualify(tree, schema=schema, dialect="duckdb", quote_identifiers=False)
     if any(isinstance(node, exp.Star | exp.Columns) and not isinstance(node.parent, exp.Count) for node in tree.walk()):
         raise LookupError("a star stays unresolved")
+    if tree.find(exp.TableColumn):
+        raise LookupError("a table's name stands for its whole rows")
     if any(operation.args.get("by_name") for operation in tree.find_all(exp.SetOperation)):
         raise LookupError("a union by name has columns of no one position")
     scopes = traverse_scope(tree)
@@ -113,10 +115,15 @@ class _Origins:
         source = scope.sources.get(column.table)
         if isinstance(source, exp.Table):
             return self._bases[source.name.lower()][column.name.lower()]
-        if isinstance(source, Scope) and isinstance(source.expression, exp.Query):
+        if not isinstance(source, Scope):
+            return frozenset()
+        if isinstance(source.expression, exp.Query):
             names = [select.alias_or_name.lower() for select in source.expression.selects]
             return self.of_output(source, names.index(column.name.lower()))
-        return frozenset()
+        if source.expression.find(exp.Query):
+            raise LookupError("a table function takes a query apart")
+        # What is taken apart, as by unnest, stands beside the tables that it is from.
+        return frozenset().union(*(self.of_column(scope, part) for part in source.expression.find_all(exp.Column)))
 
     def of_output(self, scope: Scope, position: int) -> frozenset[str]:
         key = (id(scope), position)

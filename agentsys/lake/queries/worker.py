@@ -51,7 +51,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             connection.execute(f"CREATE TEMP TABLE {_quoted(name)} AS {sql}")
         cursor = connection.execute(last)
         described = cursor.description or []
-        if any(column[1] == _ZONED for column in described):
+        if any(_ZONED in str(column[1]) for column in described):
             cursor = connection.execute(_without_zones(last, described))
         rows = cursor.fetchmany(limits["rows"] + 1)
     seconds = time.monotonic() - started
@@ -98,7 +98,7 @@ def _without_zones(sql: str, described: list[Any]) -> str:
     """
     names = [f"c{position}" for position in range(len(described))]
     plain = (
-        f"CAST({name} AS TIMESTAMP)" if column[1] == _ZONED else name
+        f"CAST({name} AS {str(column[1]).replace(_ZONED, 'TIMESTAMP')})" if _ZONED in str(column[1]) else name
         for name, column in zip(names, described, strict=True)
     )
     bare = sql.rstrip().rstrip(";")
