@@ -8,23 +8,29 @@ import gzip
 import json
 import lzma
 import os
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
 
 from agentsys.blackboard.entries import canonical_json
 from agentsys.lake.lake import Lake
 from agentsys.lake.profiles import LakeLimits
+from agentsys.lake.queries.allowlist import parse_select
 from agentsys.lake.queries.sandbox import QuerySandbox
 from agentsys.lake.queries.schema_text import schema_text
 from agentsys.lake.reading import readers
+from agentsys.lake.reading.names import identifier
 
 
 @pytest.fixture
@@ -109,6 +115,51 @@ def test_names_of_records_stay_beside_a_field_called_key(folder: Path) -> None:
         ("ann", "k1", 3),
         ("bob", "k2", 4),
     ]
+
+
+def test_numbers_by_which_records_are_told_apart_are_kept(folder: Path) -> None:
+    (folder / "a.json").write_text('{"ann": {"2019": 5, "2020": 6}, "key": {"2019": 7, "2020": 8}}')
+    (folder / "b.json").write_text('{"one": {"0": 5, "1": 6}, "two": {"0": 7, "1": 8}}')
+    lake = opened(folder)
+    assert answer(lake, "SELECT outer_key, ann, key FROM a ORDER BY 1") == [(2019, 5, 7), (2020, 6, 8)]
+    assert answer(lake, "SELECT * EXCLUDE (_file) FROM b ORDER BY 1") == [(5, 7), (6, 8)]
+
+
+def test_records_among_other_things_say_what_was_left_out(folder: Path) -> None:
+    (folder / "a.json").write_text('[{"n": 1}, [2, 3], {"n": 4}, "5"]')
+    (table,) = opened(folder).families[0].tables
+    assert (table.rows, table.notes) == (2, "2 items beside the records are no records, and left out.")
+
+
+def test_a_comma_within_numbers_parts_no_columns(folder: Path) -> None:
+    (folder / "a.csv").write_text("lat;lon\n" + "".join(f"{n},5;{n + 1},25\n" for n in range(60)))
+    (folder / "b.csv").write_text("p|q|r\n" + "".join(f"{n},5|{n},6|{n},7\n" for n in range(60)))
+    (folder / "c.csv").write_text("n,tags,k\n" + "".join(f"{n},x;y,{n}\n" for n in range(60)))
+    lake = opened(folder)
+    assert answer(lake, "SELECT lat, lon FROM a WHERE lat > 58") == [(58.5, 59.25), (59.5, 60.25)]
+    assert answer(lake, "SELECT max(p), max(q), max(r) FROM b") == [(59.5, 59.6, 59.7)]
+    assert answer(lake, "SELECT max(n), max(tags), max(k) FROM c") == [(59, "x;y", 59)]
+
+
+def test_quotation_marks_around_the_cells_of_a_lone_column_are_no_part_of_them(folder: Path) -> None:
+    (folder / "a.csv").write_text('name\n"Smith, John"\n"A ""B"" C"\n')
+    (folder / "b.csv").write_text('"n"\n"1"\n"2"\n')
+    (folder / "c.txt").write_text('"as" it is\n"written"\n')
+    lake = opened(folder)
+    assert answer(lake, "SELECT name FROM a ORDER BY 1") == [('A "B" C',), ("Smith, John",)]
+    assert answer(lake, "SELECT sum(n) FROM b") == [(3,)]
+    assert answer(lake, "SELECT value FROM c ORDER BY 1") == [('"as" it is',), ('"written"',)]
+
+
+def test_a_column_may_be_called_what_either_parser_reads_as_something_else(folder: Path) -> None:
+    words = [*DuckDB.Tokenizer.KEYWORDS, *DuckDB.Parser.FUNCTIONS, "current_user", "session_user"]
+    with duckdb.connect() as connection:
+        words += [word for (word,) in connection.execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()]
+    for name in {identifier(word) for word in words if re.fullmatch("[A-Za-z_]+", word)}:
+        columns = f"{name}, count(DISTINCT {name}), sum({name}), CASE WHEN {name} > 0 THEN {name} END"
+        tree = parse_select(f"SELECT {columns} FROM {name} GROUP BY {name}")
+        assert {name} == {column.name for column in tree.find_all(exp.Column)}, name
+        assert [name] == [table.name for table in tree.find_all(exp.Table)], name
 
 
 def test_empty_records_beside_a_table_do_not_spoil_it(folder: Path) -> None:
@@ -276,6 +327,8 @@ def test_moments_are_read_and_shown_alike_in_every_time_zone(folder: Path, monke
     result = QuerySandbox(lake.families).run(sql)
     assert result.columns == ("m", "m", "seconds")
     assert result.rows == (("2020-01-01T23:30:00", 23, 1577921400),)
+    nested = "SELECT [{'m': to_timestamp(seconds)}] AS listed, to_timestamp(seconds) AS m FROM a"
+    assert answer(lake, nested) == [([{"m": "2020-01-01T23:30:00"}], "2020-01-01T23:30:00")]
 
 
 def _zstd(content: bytes) -> bytes:

@@ -19,6 +19,7 @@ from agentsys.lake.reading.layout import find_tables
 from agentsys.lake.reading.sources import SECTION, SourceTable, plain_path, tables_of_sheet
 
 DELIMITERS: Final = (",", "\t", ";", "|")
+NO_DELIMITER: Final = "\x1f"
 HEAD_LINES: Final = 400
 PROSE_LENGTH: Final = 200
 LIST_EXTENSIONS: Final = frozenset({".txt", ""})
@@ -50,15 +51,19 @@ def read_delimited(path: Path, limits: LakeLimits, scratch: Path) -> list[Source
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
     """Return the delimiter that splits most lines into the same number of cells; None for a single column."""
     best, best_score = None, 0.0
+    shares: dict[str, float] = {}
+    # A comma that stands in no heading is that of decimals, where what stands there splits all other lines as well.
+    headings = next((line for line in lines if any(delimiter in line for delimiter in DELIMITERS)), "")
     for delimiter in DELIMITERS:
         counts = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter) if row)
         several = {cells: rows for cells, rows in counts.items() if cells > 1}
         if not several:
             continue
         cells, agreeing = max(several.items(), key=lambda item: (item[1], item[0]))
-        share = agreeing / sum(counts.values())
+        share = shares[delimiter] = agreeing / sum(counts.values())
         score = share * min(cells, 4) ** 0.25
-        if share >= 0.3 and score > best_score + 1e-9:
+        decimals = best == "," and "," not in headings and delimiter in headings and share >= shares[","]
+        if share >= 0.3 and (decimals or score > best_score + 1e-9):
             best, best_score = delimiter, score
     return best
 
@@ -67,8 +72,10 @@ def _single_column(path: Path, head: Sequence[str], encoding: str) -> list[Sourc
     lines = [line.strip() for line in head]
     if max(map(len, lines), default=0) > PROSE_LENGTH or sum(map(bool, lines)) < 2:
         raise FileWithoutTableError(f"{path.name} has no delimiter that splits its lines into columns.")
+    if path.suffix.lower() not in LIST_EXTENSIONS:
+        return tables_of_sheet(_records(path, encoding, NO_DELIMITER))
     rows = [[line] for line in path.read_text(encoding=encoding).splitlines()]
-    return tables_of_sheet(rows, headless_list=path.suffix.lower() in LIST_EXTENSIONS)
+    return tables_of_sheet(rows, headless_list=True)
 
 
 def _streamed(path: Path, encoding: str, delimiter: str, head: Sequence[str], scratch: Path) -> SourceTable:

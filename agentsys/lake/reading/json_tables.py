@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,12 +86,19 @@ def _as_columns(node: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 def _indexed(node: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
     """Orient an object of objects: numbered inner keys are rows (pandas ``columns``), named ones are columns."""
-    if all(key.isdigit() for key in keys):
-        return [{column: node[column][key] for column in node} for key in keys]
-    heading = "key"
-    while heading in keys:
-        heading = f"outer {heading}"
-    return [{heading: name, **inner} for name, inner in node.items()]
+    if not all(key.isdigit() for key in keys):
+        heading = _unlike("key", keys)
+        return [{heading: name, **inner} for name, inner in node.items()]
+    rows = {key: {column: node[column][key] for column in node} for key in keys}
+    if keys == [str(number) for number in range(len(keys))]:
+        # The numbers of the rows, and no more; years, say, are part of what the rows say.
+        return list(rows.values())
+    heading = _unlike("key", node)
+    return [{heading: key, **row} for key, row in rows.items()]
+
+
+def _unlike(heading: str, taken: Collection[str]) -> str:
+    return _unlike(f"outer {heading}", taken) if heading in taken else heading
 
 
 def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
@@ -102,7 +109,9 @@ def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
             return None
         check_cells(len(records) * len(keys))
         rows = [[record.get(key, "") for key in keys] for record in records]
-        return SourceTable(column_names([list(key) for key in keys]), title, rows=rows)
+        left = len(items) - len(records)
+        notes = f"{left} items beside the records are no records, and left out." if left else ""
+        return SourceTable(column_names([list(key) for key in keys]), title, notes, rows)
     lists = [[_text(cell) for cell in item] for item in items if isinstance(item, list)]
     if not lists and len(items) > 1:
         return SourceTable(column_names([["value"]]), title, rows=[[_text(item)] for item in items])

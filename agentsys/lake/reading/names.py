@@ -18,6 +18,16 @@ _SYMBOLS: Final = {
     "&": " and ",
     "+": " plus ",
 }
+# fmt: off
+_UNPARSED: Final = frozenset((
+    "alter", "between", "connect_by_root", "cube", "current_catalog", "current_date", "current_time",
+    "current_timestamp", "current_user", "drop", "force", "grant", "if", "insert", "install", "localtime",
+    "localtimestamp", "lock", "partitioned_by", "regexp", "revoke", "rlike", "rollback", "rollup", "session_user",
+    "uncache", "values", "xor",
+))
+# fmt: on
+"""Words that DuckDB takes as a name, while sqlglot, or DuckDB where no column has it, reads something else there."""
+
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -69,11 +79,11 @@ def _split_camel(text: str) -> str:
 
 @cache
 def _keywords() -> frozenset[str]:
-    """Return the words that DuckDB does not take as an unquoted name of a column or a table."""
+    """Return the words that cannot be an unquoted name of a column or a table."""
     import duckdb
 
     with duckdb.connect() as connection:
         found = connection.execute(
             "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
         ).fetchall()
-    return frozenset(word for (word,) in found)
+    return _UNPARSED.union(word for (word,) in found)
