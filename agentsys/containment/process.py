@@ -108,6 +108,9 @@ class _Running:
         refused = status == confine.REFUSED and errors.startswith(b"not contained: ")
         if refused or (self._walls.bubblewrap and status == 1 and errors.startswith(b"bwrap: ")):
             raise ContainmentFailed(f"The program was not started: {errors.decode(errors='replace').strip()}.")
+        if not stopped and any(stream.full for stream in self._streams):
+            # It ended before all was read.
+            stopped = "output"
         if self._walls.bubblewrap and status > 128:
             status = 128 - status
         if not stopped and hasattr(signal, "SIGXCPU") and status == -signal.SIGXCPU:

@@ -57,16 +57,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         sys.set_int_max_str_digits(0)
         return str(value)
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        items = {_text(str(key)): plain(item) for key, item in value.items()}
+        # Of keys that are one as texts, such as 1 and '1', JSON would keep the last.
+        return items if len(items) == len(value) else _text(repr(value))
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
     for form in ("tolist", "to_dict", "isoformat"):
         if callable(getattr(value, form, None)):
             return plain(getattr(value, form)())
-    return repr(value)
+    return _text(repr(value))
+
+
+def _text(value: str) -> str:
+    """Return a text with the characters that no file can hold, halves of others, written as escapes."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _said(error: BaseException) -> str:
@@ -74,7 +83,7 @@ def _said(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == _NAME]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(own)] if own else []
-    return "".join([*lines, *traceback.format_exception_only(type(error), error)]).strip()
+    return _text("".join([*lines, *traceback.format_exception_only(type(error), error)]).strip())
 
 
 if __name__ == "__main__":

@@ -179,6 +179,18 @@ def test_time_computing_output_and_disk_end_a_program(walls: Walls) -> None:
     assert wrote.stopped == "disk"
 
 
+def test_more_than_may_be_printed_is_told_of_though_the_program_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = process._Stream._read
+
+    def late(stream: process._Stream) -> None:
+        stream._on_full.__self__.wait()
+        read(stream)
+
+    monkeypatch.setattr(process._Stream, "_read", late)
+    printed = contained("print('x' * 1000)", limits=replace(QUICK, output_bytes=10))
+    assert (printed.output, printed.stopped) == (b"x" * 10, "output")
+
+
 def test_a_program_within_its_limits_is_left_alone() -> None:
     outcome = contained("print(input(), end='')", NONE)
     assert outcome.stopped == "" and outcome.status == 1, "there is nothing to read"

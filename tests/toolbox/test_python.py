@@ -37,6 +37,8 @@ def run(code: str, files: dict[str, str] | None = None, **options: Any) -> Any:
         ("import datetime; datetime.date(2024, 2, 3)", "2024-02-03"),
         ("import numpy; numpy.arange(3) * 2", [0, 2, 4]),
         ("import decimal; decimal.Decimal('1.5')", "Decimal('1.5')"),
+        ("['\\ud800', 'é']", ["\\ud800", "é"]),
+        ("{1: 'a', '1': 'b', 2: {'c': {1}}}", "{1: 'a', '1': 'b', 2: {'c': {1}}}"),
         ("x = 1", None),
         ("", None),
         ("open('a.csv').read().split(',')", ["1", "2"]),
@@ -51,6 +53,10 @@ def test_what_is_printed_comes_back_beside_the_value() -> None:
     result = run("import os, sys\nprint('hé')\nos.write(1, b'raw ')\nprint('warned', file=sys.stderr)\n7")
     assert result["value"] == 7 and result["error"] is None
     assert sorted(result["stdout"].split()) == ["hé", "raw", "warned"]
+
+
+def test_an_error_that_names_what_is_no_text_comes_back() -> None:
+    assert run("raise ValueError('\\ud800')")["error"].endswith("ValueError: \\ud800")
 
 
 def test_an_error_comes_back_from_where_the_code_raised_it() -> None:
