@@ -131,6 +131,22 @@ def test_records_among_other_things_say_what_was_left_out(folder: Path) -> None:
     assert (table.rows, table.notes) == (2, "2 items beside the records are no records, and left out.")
 
 
+def test_no_rows_of_lists_or_above_a_streamed_table_are_lost_in_silence(folder: Path) -> None:
+    (folder / "a.json").write_text('[["k", "n"], ["x", 1], ["y", 2], [null, null], ["c", "d"], ["z", "w"]]')
+    (folder / "b.csv").write_text("n,name,v\n1,x,2\n2,y,3\n\nfoo,z,bar\n4,w,5\n")
+    lists, streamed = opened(folder, limits=LakeLimits(streamed_from_bytes=1)).files
+    assert [[column.name for column in table.columns] for table in lists.tables] == [["k", "n"], ["c", "d"]]
+    (table,) = streamed.tables
+    assert (table.rows, table.notes) == (1, "2 rows above its headings are of another table, and left out.")
+
+
+def test_a_streamed_file_may_have_line_breaks_within_its_cells(folder: Path) -> None:
+    (folder / "a.csv").write_text("n,text\n" + "1,x\n" * 500 + '2,"two\nlines"\n' + "3,y\n" * 500)
+    lake = opened(folder, limits=LakeLimits(streamed_from_bytes=1))
+    assert answer(lake, "SELECT text FROM a WHERE n = 2") == [("two\nlines",)]
+    assert answer(lake, "SELECT count(*) FROM a") == [(1001,)]
+
+
 def test_a_comma_within_numbers_parts_no_columns(folder: Path) -> None:
     (folder / "a.csv").write_text("lat;lon\n" + "".join(f"{n},5;{n + 1},25\n" for n in range(60)))
     (folder / "b.csv").write_text("p|q|r\n" + "".join(f"{n},5|{n},6|{n},7\n" for n in range(60)))

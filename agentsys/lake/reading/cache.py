@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from agentsys.lake.faults import CacheUnusableError
 from agentsys.lake.profiles import TableProfile
 
-VERSION: Final = 7
+VERSION: Final = 8
 """To be raised with every change of how files are read, so that no older reading is used again."""
 
 SETTLED_NANOSECONDS: Final = 1_000_000_000

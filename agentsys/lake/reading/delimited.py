@@ -86,8 +86,9 @@ def _streamed(path: Path, encoding: str, delimiter: str, head: Sequence[str], sc
     if not blocks:
         raise FileWithoutTableError(f"{path.name} has no table in its first {HEAD_LINES} lines.")
     block = blocks[-1]
-    block.notes.clear()
     used, names, remark = name_columns(block)
+    if above := sum(len(earlier.body) for earlier in blocks[:-1]):
+        remark = f"{above} rows above its headings are of another table, and left out. {remark}".rstrip()
     skipped = numbered[block.first_row][0]
     source = plain_path(path, scratch) if encoding in ("utf-8", "utf-8-sig") else _as_utf8(path, encoding, scratch)
     width = len(block.body[0])
@@ -96,7 +97,8 @@ def _streamed(path: Path, encoding: str, delimiter: str, head: Sequence[str], sc
     sql = (
         f"SELECT {', '.join(f'c{index}' for index in used)} FROM read_csv('{quoted}', delim='{delimiter}', quote='\"', "
         f"escape='\"', header=false, skip={skipped}, columns={{{columns}}}, auto_detect=false, null_padding=true, "
-        f"strict_mode=false, ignore_errors=true, store_rejects=true, rejects_limit=1000)"
+        # Several threads would not take line breaks within quotation marks.
+        f"parallel=false, strict_mode=false, ignore_errors=true, store_rejects=true, rejects_limit=1000)"
     )
     return SourceTable(names, SECTION.join(block.title), remark, sql=sql)
 

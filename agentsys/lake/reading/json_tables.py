@@ -32,7 +32,7 @@ def read_json(path: Path, limits: LakeLimits) -> list[SourceTable]:
         document = _lines(path.name, text, error)
     if isinstance(document, dict) and path.suffix.lower() in LINES and "\n" not in text.strip():
         document = [document]
-    tables = [table for title, records in _collections(document, ()) if (table := _table(title, records))]
+    tables = [table for title, records in _collections(document, ()) for table in _tables(title, records)]
     if not tables:
         raise FileWithoutTableError(f"{path.name} is JSON without a list of records or of columns.")
     return tables
@@ -101,21 +101,21 @@ def _unlike(heading: str, taken: Collection[str]) -> str:
     return _unlike(f"outer {heading}", taken) if heading in taken else heading
 
 
-def _table(title: str, items: Sequence[Any]) -> SourceTable | None:
+def _tables(title: str, items: Sequence[Any]) -> list[SourceTable]:
     records = [_flatten(item) for item in items if isinstance(item, dict)]
     if records:
         keys = list(dict.fromkeys(key for record in records for key in record))
         if not keys:
-            return None
+            return []
         check_cells(len(records) * len(keys))
         rows = [[record.get(key, "") for key in keys] for record in records]
         left = len(items) - len(records)
         notes = f"{left} items beside the records are no records, and left out." if left else ""
-        return SourceTable(column_names([list(key) for key in keys]), title, notes, rows)
+        return [SourceTable(column_names([list(key) for key in keys]), title, notes, rows)]
     lists = [[_text(cell) for cell in item] for item in items if isinstance(item, list)]
     if not lists and len(items) > 1:
-        return SourceTable(column_names([["value"]]), title, rows=[[_text(item)] for item in items])
-    return next(iter(tables_of_sheet(lists, title)), None)
+        return [SourceTable(column_names([["value"]]), title, rows=[[_text(item)] for item in items])]
+    return tables_of_sheet(lists, title)
 
 
 def _flatten(record: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:

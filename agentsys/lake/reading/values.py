@@ -53,6 +53,7 @@ _DATE: Final = re.compile(
 _TIME: Final = re.compile(r"[ T](\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)\s*([AaPp][Mm])?\s*(Z|[+-]\d{2}:?\d{2})?")
 _number, _plain, _integer = re.compile(NUMBER), re.compile(PLAIN), re.compile(INTEGER)
 _letters: Final = re.compile(r"(?!(?i:na)$)[^\W\d_]{1,2}")
+_long_integer: Final = re.compile(r"[-+]?\d{19,}")
 _marker, _code, _decimal_comma = re.compile(MARKER), re.compile(CODE), re.compile(DECIMAL_COMMA)
 
 
@@ -117,7 +118,7 @@ def interpret(sample: Sequence[str]) -> Interpretation:
 
 def _numeric(values: Sequence[str], numbers: Sequence[str], letters: Collection[str]) -> Interpretation:
     """Return how numbers are read; ``letters`` are the short words beside them: one says that a value is missing."""
-    if any(_code.fullmatch(value) or (value.isdigit() and len(value) > 18) for value in numbers):
+    if any(_code.fullmatch(value) or _long_integer.fullmatch(value) for value in numbers):
         return TEXT
     censored = any(value[0] in "<>≤≥~" for value in numbers)
     units = Counter(unit for value in numbers for unit in "%$€£" if unit in value)
