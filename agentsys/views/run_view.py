@@ -5,11 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectClass
 from agentsys.blackboard.entries import Entry, Json
-from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.decisions import DecisionRecord
 from agentsys.rounds import Failure
@@ -151,6 +152,9 @@ class AnswerView:
     attached: tuple[SpanView, ...] = ()
 
 
+_ANSWER: Final = TypeAdapter(AnswerView)
+
+
 @dataclass(frozen=True, slots=True)
 class RunView:
     """Everything the run's page shows. ``answer`` is ``None`` unless the run is done."""
@@ -194,27 +198,27 @@ def failure_text(failure: Failure) -> str:
 
 def answer_view(value: Json) -> AnswerView:
     """Split what ``agentsys ask`` or a planner answers into its parts; any other value is shown whole."""
-    if isinstance(value, dict) and value.keys() == {"body", "spans"} and isinstance(value["spans"], list):
-        with suppress(KeyError, TypeError, ValueError):
+    # A workflow of the user's own may name what it returns alike, and mean something else.
+    with suppress(KeyError, TypeError, ValueError):
+        if isinstance(value, dict) and value.keys() == {"body", "spans"}:
             return _planned_answer(value)
-    if not isinstance(value, dict) or not {"answer", "plan", "sources"} <= value.keys():
-        return AnswerView(value, None, (), (), ())
-    return AnswerView(
-        value=value["answer"],
-        plan=value["plan"],
-        columns=tuple(value.get("columns", ())),
-        rows=tuple(tuple(row) for row in value.get("rows", ())),
-        sources=tuple(
-            SourceView(source["family"], tuple(source["files"]), tuple(source["columns"]))
-            for source in value["sources"]
-        ),
-    )
+        if isinstance(value, dict) and {"answer", "plan", "sources"} <= value.keys():
+            return _answer_from_data(value)
+    return AnswerView(value, None, (), (), ())
 
 
 def _planned_answer(value: Any) -> AnswerView:
-    others = [span for span in value["spans"] if not span["own"]]
-    attached = tuple(SpanView(span["text"], Label.from_json(span["label"])) for span in others)
-    return AnswerView(value["body"], None, (), (), (), attached)
+    attached = [span for span in value["spans"] if not span["own"]]
+    return _ANSWER.validate_python(
+        {"value": value["body"], "plan": None, "columns": (), "rows": (), "sources": (), "attached": attached}
+    )
+
+
+def _answer_from_data(value: dict[str, Json]) -> AnswerView:
+    answer = _ANSWER.validate_python({"columns": (), "rows": (), **value, "value": value["answer"], "attached": ()})
+    if any(len(row) != len(answer.columns) for row in answer.rows):
+        raise ValueError("rows and columns are no table")
+    return answer
 
 
 def _round(run: str, request: Entry, entries: Iterable[Entry]) -> RoundView:

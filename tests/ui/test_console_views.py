@@ -23,7 +23,7 @@ from agentsys.views.commit_list import find_commit, newest_commits
 from agentsys.views.provenance import load_provenance
 from agentsys.views.run_graph import load_graph
 from agentsys.views.run_list import newest_runs
-from agentsys.views.run_view import answer_view, load_run
+from agentsys.views.run_view import AnswerView, answer_view, load_run
 
 ASKED = {"question": "How many are there?", "number": 21}
 
@@ -84,6 +84,22 @@ def test_runs_do_not_see_each_other(recorded):
 def test_any_other_value_is_shown_whole():
     assert answer_view({"answer": 1}).value == {"answer": 1}
     assert answer_view([1, 2]).plan is None
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        {"sources": ["https://example.org"]},
+        {"sources": 3},
+        {"sources": [], "plan": 3},
+        {"sources": [], "rows": 3},
+        {"sources": [], "columns": ["a", "b"], "rows": [[1, 2], [3]]},
+        {"sources": [{"family": "f", "files": "ab", "columns": []}]},
+    ],
+)
+def test_a_value_that_is_only_named_like_an_answer_from_data_is_shown_whole(alike):
+    value = {"answer": 1, "plan": "x", **alike}
+    assert answer_view(value) == AnswerView(value, None, (), (), ())
 
 
 def test_commits_name_writer_run_topics_and_effects(recorded):
