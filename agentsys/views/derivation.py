@@ -16,6 +16,7 @@ from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Entry, EntryVersionRef
+from agentsys.blackboard.payloads import is_erased
 
 Via = Literal["read", "started", "asked", "volunteered", "then", "answered", "called", "returned"]
 Source: TypeAlias = tuple[str, Via]
@@ -35,6 +36,11 @@ END: Final[Position] = (math.inf, 0)
 def version_name(ref: EntryVersionRef) -> str:
     """Return the name of one version of an entry."""
     return f"{ref.topic}/{ref.key}@{ref.version}"
+
+
+def left_of(entry: Entry) -> Any:
+    """Return what a record says; nothing, as an empty object, of one that was erased or deleted."""
+    return {} if entry.deleted or is_erased(entry.value) else entry.value
 
 
 def effect_name(effect: str) -> str:
@@ -147,8 +153,8 @@ class Derivation:
         return [(version_name(end.ref), "then") for at, end in ended if at == last]
 
     def _brought(self, step: Entry) -> list[Source]:
-        recorded: Any = step.value
-        if recorded["kind"] == "ask":
+        recorded = left_of(step)
+        if recorded.get("kind") == "ask":
             answered = self._responses.get(step.key, [])
             agents = {response.key for response in answered}
             # That an agent offered is known to who asked, also where the agent was not chosen.
@@ -157,7 +163,7 @@ class Derivation:
                 *((version_name(response.ref), "answered") for response in answered),
                 *((version_name(bid.ref), "volunteered") for bid in offered),
             ]
-        if recorded["kind"] == "call" and "effect" in recorded["value"]:
+        if recorded.get("kind") == "call" and "effect" in recorded["value"]:
             return [(effect_name(recorded["value"]["effect"]), "returned")]
         return []
 

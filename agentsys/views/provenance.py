@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from agentsys import topics
 from agentsys.blackboard.board import Board
@@ -11,7 +11,7 @@ from agentsys.blackboard.effects import Effect
 from agentsys.blackboard.entries import Endorsement, Entry, Json
 from agentsys.blackboard.labels import Label, join_all
 from agentsys.tool_calls import label_of
-from agentsys.views.derivation import Derivation, Source, Via, version_name
+from agentsys.views.derivation import Derivation, Source, Via, left_of, version_name
 from agentsys.views.labels import ViewLabel, WithLabel
 from agentsys.views.run_view import DecisionView, decision_view
 from agentsys.views.withholding import content
@@ -167,9 +167,8 @@ def _described(record: Entry | Effect) -> tuple[str, str, str, Json]:
     """Return kind, title, writer and value; the title is an address, never part of the value."""
     if isinstance(record, Effect):
         return "tool result", f"{record.intent.tool} {record.state}", "runtime", record.result
-    value: Any = record.value
     own = topics.is_reserved(record.topic)
-    kind = f"step: {value['kind']}" if own and record.type == "step" else record.type
+    kind = f"step: {left_of(record).get('kind', 'erased')}" if own and record.type == "step" else record.type
     shown = record.key if own else f"{record.topic}/{record.key}"
     return kind, f"{shown} v{record.version}", record.writer, record.value
 
@@ -189,7 +188,9 @@ def _origins(nodes: Iterable[ProvenanceNode], root: str, ways: dict[str, str]) -
 def _denials(derivation: Derivation, names: Iterable[str]) -> Iterable[DecisionView]:
     for name in names:
         record = derivation.records[name]
-        if isinstance(record, Entry) and record.type == "decision" and topics.is_reserved(record.topic):
+        if not isinstance(record, Entry) or record.type != "decision" or not topics.is_reserved(record.topic):
+            continue
+        if left_of(record):
             decision = decision_view(record)
             if not decision.allowed:
                 yield decision

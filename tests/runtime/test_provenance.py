@@ -11,7 +11,7 @@ from agentsys.agents import Bid, FunctionAgent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Endorsement, EntryVersionRef
-from agentsys.blackboard.erasure import erase
+from agentsys.blackboard.erasure import erase, find
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.erasing import find_derived
@@ -240,3 +240,16 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
     left = [entry.value for entry in board.query(Predicate())]
     assert not [value for value in left if "42 years" in repr(value)]
     assert [entry.key for entry in board.query(Predicate(topic="people"))] == ["bob"]
+
+
+def test_what_an_erased_run_made_is_traced_as_far_as_its_record_is_left(board: Board, runtime: Runtime) -> None:
+    run = start(runtime, "reports")
+    start(runtime, "reports")
+    erase(board, [*find(board, Predicate(topic_prefix=f"runs/{run}/")), (topics.RUNS, run)], "asked for")
+    for commit in board.log(run=run):
+        for entry in commit.writes:
+            found = load_provenance(board, entry.topic, entry.key, entry.version)
+            assert found is not None and found.node(found.value) is not None
+    for topic, key in ((topics.RUNS, run), (topics.steps(run), "main#1:0000")):
+        found = load_provenance(board, topic, key)
+        assert found is not None and found.nodes[0].value is None
