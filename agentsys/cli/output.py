@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
 from agentsys.errors import AgentsysError, ConfigurationError, LabelError
@@ -30,14 +31,27 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 
 
 class _Told(Console):
-    """Shows control characters of texts by their codes: errors quote files, tools and servers."""
+    """Shows control characters of texts by their codes: what is said quotes files, tools, servers and agents.
+
+    What goes from stdout to a file or another program is data, and stays as it is.
+    """
+
+    @property
+    def _is_for_people(self) -> bool:
+        return self.stderr or self.is_terminal
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*(without_controls(one) if isinstance(one, str) else one for one in objects), **options)
+        shown = (without_controls(one) if isinstance(one, str) and self._is_for_people else one for one in objects)
+        super().print(*shown, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            is_text = self._is_for_people and not segment.control
+            yield Segment(without_controls(segment.text), segment.style) if is_text else segment
 
 
 # Without emoji: they would take the place of what stands between two colons, as in a key.
-out = Console(soft_wrap=True, emoji=False)
+out = _Told(soft_wrap=True, emoji=False)
 err = _Told(stderr=True, soft_wrap=True, emoji=False)
 
 

@@ -70,12 +70,13 @@ def test(file: FileArgument = None, as_json: JsonOption = False) -> None:
     with reported_errors(as_json=as_json):
         policy = _policy(file)
         outcomes = [(trial, outcome_of_trial(policy, trial)) for trial in policy.tests]
-    faults = {trial.name: fault for trial, outcome in outcomes if (fault := fault_of(trial, outcome)) is not None}
+    found = [(trial.name, fault_of(trial, outcome)) for trial, outcome in outcomes]
+    faults = [{"test": name, "fault": fault} for name, fault in found if fault is not None]
     if as_json:
         print_json({"tests": len(outcomes), "faults": faults})
     else:
-        for name, fault in faults.items():
-            err.print(f"[bold red]failed[/] {escape(f'{name}: {fault}')}", highlight=False)
+        for one in faults:
+            err.print(f"[bold red]failed[/] {escape(': '.join(one.values()))}", highlight=False)
         out.print(f"{len(outcomes) - len(faults)} of {len(outcomes)} tests passed", highlight=False)
     if faults:
         raise typer.Exit(ExitCode.FAILED)

@@ -7,6 +7,8 @@ import os
 import sys
 
 import pytest
+from rich.text import Text
+from rich.tree import Tree
 
 from agentsys.cli.live import LiveRun
 from agentsys.cli.output import err, out, print_error, print_json, print_table
@@ -59,3 +61,22 @@ def test_an_error_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().err
     assert not {"\x1b", "\x9b", "\x07"} & set(shown)
     assert "\\x1b[2J" in shown and "\\x9b5m again" in shown and "\\x07.csv" in shown
+
+
+def test_what_agents_wrote_does_not_steer_the_terminal_that_it_is_printed_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Tree(Text("a step \x1b[2J"))
+    tree.add(Text("denied\x9b5m write notes/\x1b]0;title\x07"))
+    for told, there in (
+        (tree, "a step \\x1b[2J"),
+        (Text("a note\x1b[1A"), "a note\\x1b[1A"),
+        ("an \x1b[8m", "an \\x1b[8m"),
+    ):
+        out.print(told, markup=False, highlight=False)
+        assert "\x1b" in capsys.readouterr().out, "what another program reads is as it was"
+        monkeypatch.setattr(out, "_force_terminal", True)
+        out.print(told, markup=False, highlight=False)
+        monkeypatch.undo()
+        shown = capsys.readouterr().out
+        assert not {"\x1b", "\x9b", "\x07"} & set(shown) and there in shown

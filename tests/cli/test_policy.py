@@ -60,6 +60,17 @@ def test_a_good_policy_passes_its_own_tests_and_a_looser_one_does_not(policies: 
     assert "a stranger does not choose the recipient: expected deny, got allow" in err
 
 
+def test_of_tests_that_share_a_name_each_counts(policies: Path) -> None:
+    file = policies / "looser.toml"
+    trial = LOOSER[LOOSER.index("[[tests]]") :]
+    file.write_text(LOOSER + trial)
+    code, out, err = invoke("test", file)
+    assert (code, out) == (1, "2 of 4 tests passed\n")
+    assert err.count("expected deny, got allow") == 2
+    told = json.loads(invoke("test", file, "--json")[1])
+    assert told["tests"] == 4 and len(told["faults"]) == 2
+
+
 def test_advice_names_what_is_likely_a_mistake(policies: Path) -> None:
     _, out, err = invoke("check", policies / "looser.toml")
     assert "declassifies to a fixed audience, and no argument is a target" in err
