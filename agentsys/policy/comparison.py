@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agentsys.policy.policy import Policy
+from agentsys.policy.rules import EVERYONE, readers_of
 from agentsys.policy.situations import Outcome, verdicts
 
 _RANK: Final = {"deny": 0, "ask": 1, "allow": 2}
 _HIGHEST: Final = re.compile(r"budget_bits|run_cost|tools\..+\.limits\.(run|hour)|endorsers\..+\.(maximum|many)")
+_LOWEST: Final = re.compile(r"tools\..+\.cost|endorsers\..+\.(minimum|step)")
 _MEMBERS: Final = re.compile(
     r"trusted|processors|open_topics|approvers|links|answer\.endorsers|domains\..+\.values|tools\..+\.hosts"
 )
+_INFLUENCERS: Final = re.compile(r"tools\.((?!\.arguments\.).)+\.(source|sources\..+|fields\..+)")
+_READERS: Final = re.compile(r"tools\..+\.readers")
+_LINKS: Final = re.compile(r"tools\..+\.arguments\..+\.links")
 _GROUPS: Final = ("tools", "domains", "endorsers")
 
 
@@ -43,14 +48,29 @@ class TextChange:
 
     @property
     def widens(self) -> bool:
-        """Whether a bound is higher than before, or a set of those who may something larger, whatever the situation."""
+        """Whether a bound is wider than before, a set of those who may something larger, or one of strangers smaller.
+
+        Whatever the situation, and as far as both say something.
+        """
         if self.place == "closed":
             return bool(self.before) and not self.after
-        if _HIGHEST.fullmatch(self.place) and self.before is not None:
+        if _INFLUENCERS.fullmatch(self.place) or _READERS.fullmatch(self.place):
+            return self.after is not None and self._counts_as_safer(self.after)
+        if self.before is None:
+            return False
+        if _LINKS.fullmatch(self.place):
+            return bool(self.before == "defang")
+        if _HIGHEST.fullmatch(self.place):
             return self.after is None or self.after > self.before
-        if _MEMBERS.fullmatch(self.place) and self.before is not None:
-            return self.after is None or not set(self.before) >= set(self.after)
-        return False
+        if _LOWEST.fullmatch(self.place):
+            return self.after is not None and self.after < self.before
+        return bool(_MEMBERS.fullmatch(self.place)) and (self.after is None or not set(self.before) >= set(self.after))
+
+    def _counts_as_safer(self, now: Iterable[str]) -> bool:
+        """Whether fewer strangers shape what a tool brings in, or more may read it; before, perhaps, as it declares."""
+        if _READERS.fullmatch(self.place):
+            return EVERYONE in now if self.before is None else not readers_of(self.before).permits(readers_of(now))
+        return not now if self.before is None else not set(now) >= set(self.before)
 
 
 def verdict_changes(old: Policy, new: Policy) -> list[VerdictChange]:

@@ -38,6 +38,7 @@ arguments = { to = "ann@example.org", text = "x" }
 labels = { to = { by = ["external"], through = ["contact"] }, text = { by = ["external"] } }
 expect = "allow"
 """
+NUMBER = "[endorsers.n]\ntype = 'number'\nmaximum = 9"
 LOOSER = POLICY.replace('role = "target", endorsers = ["contact"]', 'role = "payload"')
 
 
@@ -115,6 +116,16 @@ def test_what_changes_between_two_policies_is_told_and_what_is_looser_can_fail(p
         ("[tools.x]\nlimits = { hour = 2 }", "[tools.x]"),
         ("[tools.x.arguments.url]\nhosts = ['a.org']", "[tools.x.arguments.url]\nrole = 'control'"),
         ("[domains.d]\nvalues = ['a']", "[domains.d]\nvalues = ['a', 'b']"),
+        (f"{NUMBER}\nminimum = 5", f"{NUMBER}\nminimum = 4"),
+        (f"{NUMBER}\nminimum = 5\nstep = 2", f"{NUMBER}\nminimum = 5"),
+        ("[tools.x]", "[tools.x]\nsource = []"),
+        ("[tools.x]", "[tools.x]\nsources = { url = { 'https://a.org' = [] } }"),
+        ("[tools.'x.y']", "[tools.'x.y']\nreaders = ['everyone']"),
+        ("[tools.x]\ncost = 2.0", "[tools.x]\ncost = 1.0"),
+        ("[tools.x]\nsource = ['web', 'mail']", "[tools.x]\nsource = ['web']"),
+        ("[tools.x]\nfields = { '*.from' = ['web'] }", "[tools.x]\nfields = { '*.from' = [] }"),
+        ("[tools.x]\nreaders = ['user:owner']", "[tools.x]\nreaders = ['everyone']"),
+        ("[tools.x.arguments.text]\nlinks = 'defang'", "[tools.x.arguments.text]\nlinks = 'keep'"),
     ],
 )
 def test_a_bound_that_is_wider_can_fail_though_no_situation_is_decided_otherwise(
