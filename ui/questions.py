@@ -58,7 +58,9 @@ class Question:
     def command(self) -> str:
         """What asks the same from the command line."""
         if self.workflow == ASK:
-            return shlex.join(["agentsys", "ask", "--lake", "DIR", self.text])
+            # What begins with a dash would be read as an option.
+            options_end = ["--"] if self.text.startswith("-") else []
+            return shlex.join(["agentsys", "ask", "--lake", "DIR", *options_end, self.text])
         text = self.text if self.as_json else json.dumps(self.text, ensure_ascii=False)
         return shlex.join(["agentsys", "runs", "start", self.workflow, "--input", text])
 

@@ -133,6 +133,10 @@ def test_other_workflows_take_text_or_json(console):
     app.button[0].click().run()
     until(app, "done")
     assert json.loads(app.json[0].value) == {"shouted": {"a": [1]}}
+    app.text_area[0].set_value('{"question": "why?"}')
+    app.button[0].click().run()
+    until(app, '"question": "why?"')
+    assert """agentsys runs start shout --input '{"question": "why?"}'""" in said(app)
 
 
 def test_a_server_without_workflows_says_what_to_do(console):
@@ -212,6 +216,7 @@ def test_a_question_is_an_input_and_a_command():
     with pytest.raises(InputUnreadable):
         Question("shout", "[1", as_json=True).input  # noqa: B018
     assert shlex.split(Question("ask", "it's; rm").command)[-1] == "it's; rm"
+    assert shlex.split(Question("ask", "-1 or more?").command)[-2:] == ["--", "-1 or more?"]
     assert shlex.split(Question("shout", "it's").command)[-1] == '"it\'s"'
 
 

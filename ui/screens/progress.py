@@ -7,6 +7,7 @@ import streamlit as st
 
 from agentsys.blackboard.labels import Label
 from agentsys.errors import AgentsysError
+from agentsys.lake.ask import ASK
 from agentsys.protocols.http.schemas import EventList, RunDocument
 from agentsys.ui.boards import trouble_of
 from agentsys.ui.connection import connect
@@ -95,7 +96,7 @@ def _draw_head(record: RunDocument, found: EventList, progress: RunProgress) -> 
 
 def _command(record: RunDocument) -> str:
     asked = record.input
-    if isinstance(asked, dict) and set(asked) == {"question"}:
+    if record.workflow == ASK and isinstance(asked, dict) and set(asked) == {"question"}:
         return Question(record.workflow, str(asked["question"])).command
     return Question(record.workflow, value_text(asked), as_json=not isinstance(asked, str)).command
 
