@@ -83,6 +83,12 @@ def test_a_server_without_engines_says_so(serving):
     assert "no serving layer" in said(page())
 
 
+def test_a_model_that_the_server_has_no_more_is_named(serving, monkeypatch):
+    serving(ServingClient({"scripted": ScriptedEngine(tells_queue=True)}, "scripted"))
+    monkeypatch.setattr(RuntimeClient, "serving", lambda client: [])
+    assert "scripted" in said(page())
+
+
 NONE = LatencyDocument(p50=None, p95=None, count=0)
 STATS = {
     "running": 2,

@@ -42,9 +42,12 @@ def draw_page() -> None:
 @st.fragment(run_every=REFRESH_SECONDS)
 def _live_load(model: str) -> None:
     try:
-        engine = next(engine for engine in connect().serving() if engine.model == model)
+        engine = next((engine for engine in connect().serving() if engine.model == model), None)
     except AgentsysError as error:
         draw_trouble(trouble_of(error))
+        return
+    if engine is None:
+        draw_trouble(BoardTrouble(f"The server has no model {model} any more.", "Load the page anew."))
         return
     st.caption(escape_markdown(engine.model))
     if engine.residence is not None:
