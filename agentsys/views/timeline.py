@@ -42,5 +42,6 @@ def _span(node: GraphNode, parent: GraphNode | None, last: float, began: float) 
     elif node.kind in ("run", "request"):
         start, end = began if node.kind == "run" else node.at, last
     elif node.kind == "response" and parent is not None:
-        start = parent.at
+        # The clock may have gone back meanwhile.
+        start = min(parent.at, node.at)
     return Span(node, start - began, end - began)

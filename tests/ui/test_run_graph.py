@@ -12,7 +12,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.runs import UnknownRun
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.run_graph import run_dot
-from agentsys.views.run_graph import GraphNode, RunGraph, load_graph
+from agentsys.views.run_graph import GraphEdge, GraphNode, RunGraph, load_graph
 from agentsys.views.timeline import run_spans
 from tests.http.conftest import TOKEN, served
 from tests.ui.conftest import forget_the_client
@@ -133,6 +133,14 @@ def test_a_model_call_lasts_as_long_as_it_took():
     call = GraphNode("runs/a/steps/s", "model call", "generate", 2, 103.0, 2.5, Label(), None, ())
     spans = run_spans(RunGraph((run, call), ()))
     assert [(span.start, span.end) for span in spans] == [(0.0, 0.0), (0.5, 3.0)]
+
+
+def test_no_step_ends_before_it_starts_though_the_clock_went_back():
+    run = GraphNode("runs/a", "run", "w", 1, 100.0, None, Label(), None, ())
+    bid = GraphNode("runs/a/bids/r/b", "volunteer", "b", 2, 110.0, None, Label(), None, ())
+    response = GraphNode("runs/a/responses/r/b", "response", "b", 3, 90.0, None, Label(), None, ())
+    spans = run_spans(RunGraph((run, bid, response), (GraphEdge(run.id, bid.id), GraphEdge(bid.id, response.id))))
+    assert all(0 <= span.start <= span.end for span in spans)
 
 
 def test_an_agents_steps_hang_on_its_bid(recorded):
