@@ -43,13 +43,14 @@ POLL_SECONDS = 0.5
 def log(
     board: BoardOption = None,
     run: RunOption = None,
-    after: Annotated[int | None, typer.Option(help="Only commits after this sequence number.")] = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Only commits after this sequence number.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many commits, the newest.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest commits: who wrote what, in which run."""
     with reported_errors(as_json=as_json), board_to_read(board) as opened:
-        first = after if run else max(after or 0, opened.horizon, opened.head - limit)
+        since = None if after is None else min(after, opened.head)
+        first = since if run else max(since or 0, opened.horizon, opened.head - limit)
         commits = opened.log(after=first, run=run)[-limit:]
         if as_json:
             print_json([_commit(commit) for commit in commits])

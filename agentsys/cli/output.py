@@ -154,12 +154,23 @@ def print_error(what: str, code: str, message: str, remedy: str) -> None:
         err.print(f"[dim]→ {escape(remedy)}[/]", highlight=False)
 
 
+def _of_file(error: OSError) -> ConfigurationError:
+    """Return what to say of a file that cannot be reached; of another fault of the system, raise that."""
+    if error.filename is None:
+        raise error
+    return ConfigurationError(f"{error.filename}: {error.strerror}.", remedy="Check the path, and who may read it.")
+
+
 @contextmanager
 def reported_errors(*, as_json: bool = False, resumable: bool = False) -> Iterator[None]:
-    """Turn an :class:`AgentsysError` into a message on stderr (JSON with ``--json``) and its exit code."""
+    """Turn an :class:`AgentsysError`, or a file that cannot be reached, into a message on stderr and an exit code.
+
+    The message is JSON with ``--json``.
+    """
     try:
         yield
-    except AgentsysError as error:
+    except (AgentsysError, OSError) as raised:
+        error = raised if isinstance(raised, AgentsysError) else _of_file(raised)
         if as_json:
             sys.stderr.write(json.dumps({"error": error.to_json()}) + "\n")
         else:

@@ -136,6 +136,9 @@ def test_a_run_its_record_and_its_replay(run: Run, tmp_path: Path) -> None:
 
     commits = json.loads(run("board", "log", "--run", document["run"], "--json").stdout)
     assert [commit["seq"] for commit in commits] == sorted(commit["seq"] for commit in commits)
+    for after in ("99", str(2**80)):
+        assert json.loads(run("board", "log", "--after", after, "--json").stdout) == []
+        assert json.loads(run("board", "log", "--after", after, "--run", document["run"], "--json").stdout) == []
     shown = json.loads(run("board", "show", "runs", document["run"], "--json").stdout)
     assert shown[0]["value"]["value"] == 41
 
@@ -163,6 +166,10 @@ def test_a_changed_workflow_diverges(run: Run, tmp_path: Path) -> None:
         (["ask", "--lake", "lake", "--planner", "clever", "how many?"], "AGS-0100", 2),
         (["board", "show", "nothing"], "AGS-0209", 1),
         (["bench", "nonsense"], "AGS-0100", 2),
+        (["run", "x" * 300], "AGS-0100", 2),
+        (["policy", "check", "x" * 300], "AGS-0100", 2),
+        (["runs", "list", "--board", "x" * 300], "AGS-0100", 2),
+        (["ask", "--lake", "x" * 300, "how many?"], "AGS-0100", 2),
         (["models", "pull", "no-such-model"], "AGS-04", 1),
     ],
 )
