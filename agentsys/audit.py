@@ -22,7 +22,7 @@ from agentsys.decisions import DecisionRecord
 from agentsys.gateway import Decision, Deny, Gateway
 from agentsys.journal import Step
 from agentsys.policy.policy import Policy
-from agentsys.questions import about_write, decided_again
+from agentsys.questions import about_write, decided_again, merging
 from agentsys.topics import is_reserved
 
 CIRCUMSTANTIAL: Final = frozenset({"unavailable-tool", "check-timed-out", "secret"})
@@ -77,9 +77,19 @@ async def audit(board: Board, gateway: Gateway, run: str) -> AuditReport:
 
 
 def _decided(board: Board, run: str) -> list[Entry]:
-    """Return what tells of a decision: its record, or an agent's write, which only an allowed one is."""
+    """Return what tells of a decision: its record, or an agent's write, which only an allowed one is.
+
+    Merges have a record, as their entries have also the labels of what was there before.
+    """
     decided = board.query(Predicate(topic=topics.decisions(run)))
-    written = [entry for entry in board.query(Predicate(run=run)) if _is_agents(entry)]
+    recorded = {
+        (f"agent:{record.agent}", record.action) for record in map(DecisionRecord.of, decided) if record.allowed
+    }
+    written = [
+        entry
+        for entry in board.query(Predicate(run=run))
+        if _is_agents(entry) and (entry.writer, merging(entry.topic, entry.key)) not in recorded
+    ]
     return sorted([*decided, *written], key=lambda entry: (entry.seq, entry.topic, entry.key))
 
 

@@ -12,9 +12,9 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.merges import Merge, own_copy
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
-from agentsys.gateway import Deny
+from agentsys.gateway import Decision, Deny
 from agentsys.handles import Handle, Hidden, sources_of
-from agentsys.questions import about_write
+from agentsys.questions import about_write, merging
 from agentsys.recording import Recording
 from agentsys.scope import RunScope
 from agentsys.tools import to_json
@@ -87,7 +87,9 @@ class BoardAccess(Recording):
         Raises :class:`PolicyDenied`.
         """
         self._check()
-        self._require_write("write", topic, key, self._label)
+        decision = self._require_write("write", topic, key, self._label)
+        # The entry will have the label of whoever shaped it before, too: only this tells what was decided.
+        self.decisions.note_once(merging(topic, key), decision, about_write(topic, self._label))
         self._workspace.merge(topic, key, own_copy(merge, self._scope.secrets.json), type=type, label=self._label)
 
     def delete(self, topic: str, key: str) -> None:
@@ -102,9 +104,10 @@ class BoardAccess(Recording):
         """Let the next transaction see everything up to commit ``seq``."""
         self._workspace.advance(seq)
 
-    def _require_write(self, verb: str, topic: str, key: str, label: Label) -> None:
+    def _require_write(self, verb: str, topic: str, key: str, label: Label) -> Decision:
         decision = self._scope.gateway.decide_write(topic, label)
         self.decisions.require(f"{verb} {topic}/{key}", decision, about_write(topic, label))
+        return decision
 
     def _refuse_reading(self, what: str) -> NoReturn:
         denial = Deny("reserved-topic", "it holds the runtime's own record; a round's outcome comes from ask()")

@@ -81,6 +81,11 @@ class DecisionLog:
             event = Decided(self._scope.run, self._agent, action, allowed, decision.rule, reason, label=known)
             self._scope.emit(event)
 
+    def note_once(self, action: str, decision: Decision, question: Json) -> None:
+        """Keep a decision unless the same one is kept."""
+        if not any((kept.action, kept.question) == (action, question) for kept in self.pending):
+            self.note(action, decision, question=question)
+
     def require(self, action: str, decision: Decision, question: Json = None) -> None:
         """Return if the action is allowed. Raises :class:`PolicyDenied` after noting the denial."""
         if isinstance(decision, Deny):

@@ -35,6 +35,11 @@ def about_write(topic: str, label: Label) -> Json:
     return {"kind": "write", "topic": topic, "label": label.to_json()}
 
 
+def merging(topic: str, key: str) -> str:
+    """Return the action of which an allowed merge is on record."""
+    return f"merge {topic}/{key}"
+
+
 def about_disclosure(what: str, label: Label, audience: Readers) -> Json:
     """Return the question whether ``audience`` may learn something."""
     members = None if audience.members is None else sorted(audience.members)

@@ -16,6 +16,7 @@ from langgraph.runtime import Runtime as GraphRuntime
 from agentsys import topics
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, OWNER, PUBLIC, Label, Readers
+from agentsys.blackboard.merges import Add
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.storage import ChainBroken
 from agentsys.context import Context
@@ -159,6 +160,29 @@ async def test_a_write_that_no_policy_allowed_is_found(board: Board):
     board.commit(transaction)
     report = await runtime.audit(run)
     assert report.difference is not None and "shared/planted" in report.difference
+
+
+async def test_a_merge_is_decided_again_as_it_was_whoever_shaped_the_entry_before(board: Board):
+    async def counts(context: Any, _: Any) -> None:
+        for _ in range(3):
+            context.merge("shared", "count", Add(1), type="note")
+
+    transaction = board.begin("web:example.org")
+    transaction.put("shared", "count", 1, type="note", label=STRANGER)
+    board.commit(transaction)
+    runtime = runtime_on(board)
+    run = (await runtime.run(counts)).run
+    entry = board.get("shared", "count")
+    assert (
+        entry is not None and (entry.value, entry.run) == (4, run) and STRANGER.influencers <= entry.label.influencers
+    )
+    report = await runtime.audit(run)
+    assert (report.difference, report.decisions) == (None, 1)
+    assert (await runtime.replay(run, counts)).identical
+    transaction = board.begin("agent:counts", run=run)
+    transaction.put("shared", "other", 1, type="note", label=STRANGER)
+    board.commit(transaction)
+    assert "shared/other" in str((await runtime.audit(run)).difference)
 
 
 async def test_a_quota_denies_and_is_made_again(board: Board):
