@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -248,15 +247,14 @@ def _decide(place: Place, asked: ApprovalView, verdict: Verdict, *, as_json: boo
 
 
 def _edited(arguments: Any, changes: list[str]) -> dict[str, Any]:
+    from agentsys.views.texts import value_of
+
     edited = dict(arguments) if isinstance(arguments, dict) else {}
     for change in changes:
         name, given, text = change.partition("=")
         if not given:
             raise ConfigurationError(f"--set {change} has no value.", remedy="Write --set NAME=VALUE.")
-        try:
-            edited[name] = json.loads(text)
-        except ValueError:
-            edited[name] = text
+        edited[name] = value_of(text)
     return edited
 
 

@@ -80,17 +80,19 @@ async def _ask_each(runtime: Runtime, live: LiveRun, events: asyncio.Queue[Appro
 
 async def _prompt(asked: ApprovalView) -> tuple[Verdict, dict[str, Any]]:
     """Show what is asked, and return what the person says."""
+    from agentsys.views.texts import value_of
+
     err.print(Text("?", style="bold yellow"), end=" ")
     print_approval(err, asked)
     if asked.kind == "question":
-        return "approve", {"answer": _json_or_text(await _typed("  Answer"))}
+        return "approve", {"answer": value_of(await _typed("  Answer"))}
     letter = ""
     while letter not in _LETTERS:
         word = await _typed("  Allow it? [y]es, [n]o, [m]odify, [t]erminate the run", "n")
         letter = word.strip()[:1].lower()
     if letter != "m":
         return _LETTERS[letter], {}
-    return "modify", {"edited": _json_or_text(await _typed("  Arguments, as JSON"))}
+    return "modify", {"edited": value_of(await _typed("  Arguments, as JSON"))}
 
 
 async def _typed(question: str, default: str = "") -> str:
@@ -117,13 +119,6 @@ async def _typed(question: str, default: str = "") -> str:
 
 
 _LETTERS: Final[dict[str, Verdict]] = {"y": "approve", "n": "reject", "m": "modify", "t": "terminate"}
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def described(event: ApprovalRequested) -> str:

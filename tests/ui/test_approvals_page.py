@@ -16,7 +16,7 @@ from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.tools import EffectClass, tool
 from agentsys.ui.screens.addresses import APPROVALS_PAGE
-from agentsys.ui.screens.approvals import answer_of
+from agentsys.views.texts import value_of
 from tests.http.conftest import TOKEN, served
 from tests.ui.conftest import forget_the_client
 
@@ -107,4 +107,6 @@ def test_a_decision_that_comes_too_late_is_said(client: Any):
 
 
 def test_an_answer_is_json_where_it_is_json():
-    assert (answer_of("3"), answer_of('{"a": 1}'), answer_of("yes, do")) == (3, {"a": 1}, "yes, do")
+    assert (value_of("3"), value_of('{"a": 1}'), value_of("yes, do")) == (3, {"a": 1}, "yes, do")
+    for text in ("NaN", "1e999", "[" * 100_000, f"{'[' * 100}{']' * 100}"):
+        assert value_of(text) == text

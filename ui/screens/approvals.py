@@ -14,7 +14,7 @@ from agentsys.ui.formatting import Chip, age_text, duration_text, escape_markdow
 from agentsys.ui.screens.addresses import RUN_PAGE
 from agentsys.ui.screens.widgets import draw_chips, draw_label, draw_section, draw_trouble, draw_value, status_chip
 from agentsys.views.approvals import ApprovalView, ArgumentView
-from agentsys.views.texts import count_text, shorten, value_text
+from agentsys.views.texts import count_text, shorten, value_of, value_text
 
 REFRESH_SECONDS: Final = 1.0
 SHOWN_DECIDED: Final = 50
@@ -156,9 +156,9 @@ def _decide(asked: ApprovalView, verdict: Verdict) -> None:
     st.session_state[REFUSED_WORD] = None
     try:
         if verdict == "approve" and asked.kind == "question":
-            said["answer"] = answer_of(_typed("answer", asked.id))
+            said["answer"] = value_of(_typed("answer", asked.id))
         if verdict == "modify":
-            said["edited"] = answer_of(_typed("edited", asked.id))
+            said["edited"] = value_of(_typed("edited", asked.id))
         if verdict == "escalate":
             said["to"] = _typed("to", asked.id)
         connect().decide(asked.id, verdict, **said)
@@ -168,14 +168,6 @@ def _decide(asked: ApprovalView, verdict: Verdict) -> None:
 
 def _typed(field: str, approval: str) -> str:
     return str(st.session_state.get(f"{field}_{approval}", ""))
-
-
-def answer_of(text: str) -> Any:
-    """Return what was typed as the JSON it is, and otherwise as the text that it is."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _draw_decided(decided: list[ApprovalView]) -> None:
