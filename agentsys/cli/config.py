@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from agentsys.cli.output import JsonOption, print_json, print_table, reported_errors
 from agentsys.settings import Settings, flatten, is_secret, load_settings
@@ -21,7 +22,9 @@ def show(as_json: JsonOption = False) -> None:
         for key, value in flatten(loaded.settings).items()
     }
     if as_json:
-        print_json({key: {"value": value, "source": loaded.sources[key]} for key, value in values.items()})
+        print_json(
+            {key: {"value": to_jsonable_python(value), "source": loaded.sources[key]} for key, value in values.items()}
+        )
         return
     meanings = _meanings(Settings, "")
     print_table(

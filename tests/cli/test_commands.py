@@ -197,6 +197,19 @@ def test_config_show_names_sources_and_hides_secrets(run: Run) -> None:
     assert shown["lake.query_rows"] == {"value": 1000, "source": "default"}
 
 
+def test_config_show_writes_tables_and_sets_as_json(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "agentsys.toml").write_text(
+        "[models.big]\nspec = 'http://127.0.0.1:1/v1#m'\napi_key = 'PELICAN'\n"
+        "[tools]\nbuiltin = ['fetch']\n[mcp.servers.x]\ncommand = ['x']\nenv = ['HOME']\n"
+    )
+    done = run("config", "show", "--json")
+    shown = json.loads(done.stdout)
+    assert shown["models"]["value"]["big"]["spec"] == "http://127.0.0.1:1/v1#m"
+    assert shown["tools.builtin"]["value"] == ["fetch"]
+    assert shown["mcp.servers"]["value"]["x"]["env"] == ["HOME"]
+    assert "PELICAN" not in done.stdout
+
+
 def test_an_empty_lake_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert error_of(run("ask", "--lake", "empty", "how many?", "--json"))["code"].startswith("AGS-05")
