@@ -135,7 +135,11 @@ def json_flag(name: str, text: str) -> Any:
 
 def time_text(at: float) -> str:
     """Return a time in unix seconds as people here write it."""
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        # Who wants something kept for ever may have said so by a large number.
+        return "after the year 9999"
 
 
 def print_failure(result: RunResult) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agentsys.cli.live import LiveRun
-from agentsys.cli.output import err, out, print_error, print_json, print_table
+from agentsys.cli.output import err, out, print_error, print_json, print_table, time_text
 from agentsys.events import BidMade
 
 
@@ -80,3 +80,8 @@ def test_what_agents_wrote_does_not_steer_the_terminal_that_it_is_printed_on(
         monkeypatch.undo()
         shown = capsys.readouterr().out
         assert not {"\x1b", "\x9b", "\x07"} & set(shown) and there in shown
+
+
+@pytest.mark.parametrize("at", [1e12, 1e30, float("inf")])
+def test_a_time_that_no_calendar_has_is_told(at: float) -> None:
+    assert time_text(at) == "after the year 9999"
