@@ -80,6 +80,15 @@ class BoardLock:
         except (ValueError, TypeError):
             return None
 
+    def is_open_elsewhere(self) -> bool:
+        """Whether a process has a board of the file open for writing, also where none leads at this moment."""
+        try:
+            # From the first epoch to the last.
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 0, EPOCHS)
+        except BlockingIOError:
+            return True
+        return False
+
     def hold(self, epoch: int) -> None:
         """Show for as long as this process lives that ``epoch`` is its own."""
         self._epochs.add(epoch)
@@ -124,6 +133,9 @@ def exclusively(board: Path) -> Iterator[None]:
         if not lock.try_lead():
             leader = lock.leader()
             raise BoardBusy(f"{board} is open for writing in process {leader.pid if leader else 'unknown'}.")
+        if lock.is_open_elsewhere():
+            # Its leader has just ended, and one of the others is about to lead.
+            raise BoardBusy(f"{board} is open for writing in other processes.")
         yield
     finally:
         lock.release()

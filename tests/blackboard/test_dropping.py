@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.copies import back_up, restore
 from agentsys.blackboard.dropping import drop_board
 from agentsys.blackboard.lock import BoardBusy
 from agentsys.blackboard.postgres import dropping
@@ -114,6 +116,31 @@ def test_a_board_that_another_process_writes_is_not_dropped(location: str) -> No
             drop_board(location)
         holder.communicate()
     drop_board(location)
+
+
+def test_a_board_whose_leader_has_just_died_is_in_use_by_who_will_lead(tmp_path: Path) -> None:
+    path = tmp_path / "team.db"
+    write(path)
+    backup = tmp_path / "backup.db"
+    back_up(path, backup, lambda done, total: None)
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as leader:
+        assert leader.stdout is not None and leader.stdout.readline() == "open\n"
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None and follower.stdout.readline() == "open\n"
+            # It cannot take over as long as it stands still.
+            follower.send_signal(signal.SIGSTOP)
+            leader.kill()
+            leader.wait()
+            try:
+                with pytest.raises(BoardBusy):
+                    drop_board(path)
+                with pytest.raises(BoardBusy):
+                    restore(backup, path, lambda done, total: None, replace_existing=True)
+            finally:
+                follower.send_signal(signal.SIGCONT)
+            follower.communicate()
+    drop_board(path)
 
 
 def test_in_a_file_a_board_in_use_keeps_those_beside_it(tmp_path: Path) -> None:
