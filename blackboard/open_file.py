@@ -319,12 +319,14 @@ class OpenFile:
             undone.callback(led.close)
             undone.callback(led.stop)
             try:
-                self._server = CommitServer(self._path, led)
+                server = CommitServer(self._path, led)
+                undone.callback(server.hang_up)
+                undone.callback(server.close)
+                self._lock.publish(server.leader)
             except OSError as error:
                 raise BoardBusy(f"{self._path}: the commit socket cannot be served: {error}.") from error
             undone.pop_all()
-        self._led = led
-        self._lock.publish(self._server.leader)
+        self._led, self._server = led, server
 
     def _disconnect(self) -> None:
         # Closing and following do this at the same time, and a descriptor closed twice may be another's by then.

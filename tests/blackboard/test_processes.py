@@ -1,6 +1,7 @@
 """Several real processes write one board."""
 
 import copyreg
+import errno
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass, EffectIntent, EffectRefused
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.lock import BoardBusy, BoardLock, Leader
 from agentsys.blackboard.open_file import OpenFile
 from agentsys.blackboard.places import MAIN
 from agentsys.blackboard.predicates import Predicate
@@ -185,6 +187,30 @@ def test_a_peer_takes_over_when_the_leader_is_killed(location: str) -> None:
         assert faults(acknowledged, counter.value, [item for item in items if item is not None], certain=False) == []
         assert counter.value - len(acknowledged) in (0, 1)
         assert board.verify() == board.head
+
+
+def test_what_is_asked_for_is_answered_though_nobody_can_be_told_who_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_full_disk(self: BoardLock, leader: Leader) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "team.db"
+    leader = python(LEADS_HASTILY, str(path))
+    line_of(leader)
+    with Board.open(path) as board:
+        leader.send_signal(signal.SIGSTOP)
+        tx = board.begin("ann")
+        tx.put("t", "k", 1, type="note")
+        asked = board.submit(tx)
+        with monkeypatch.context() as patched:
+            patched.setattr(BoardLock, "publish", on_a_full_disk)
+            leader.kill()
+            rest_of(leader)
+            assert isinstance(asked.exception(20), BoardBusy)
+        assert board.commit(tx).seq == 1
+    assert leader.stdin is not None
+    leader.stdin.close()
 
 
 def test_the_check_would_notice_a_faulty_committer() -> None:
