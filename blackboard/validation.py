@@ -120,14 +120,19 @@ def _changed_sets(request: CommitRequest, state: BatchState) -> Iterable[Conflic
 
 def _overwritten(request: CommitRequest, state: BatchState) -> Iterable[ConflictItem]:
     for write in request.writes:
-        head = state.head((write.topic, write.key))
-        known = request.reads.get((write.topic, write.key))
-        if known is not None and head is not None and known.version == head.version:
+        address = write.topic, write.key
+        head, known = state.head(address), request.reads.get(address)
+        if address in request.reads and _standing(known) == _standing(head):
             # What it writes over is what it knows, however late it learned of it.
             continue
         if not write.merges and head is not None and head.seq > request.snapshot:
             seen = readable(known, request.audience)
-            new = readable(state.head_with_value((write.topic, write.key)), request.audience)
+            new = readable(state.head_with_value(address), request.audience)
             if request.audience is not None and seen is None and new is None:
                 continue
             yield KeyConflict(write.topic, write.key, seen.version if seen else 0, state.as_stored(seen), new)
+
+
+def _standing(entry: Entry | None) -> int:
+    """Return the version that stands, 0 where nothing does, as after a deletion."""
+    return 0 if entry is None or entry.deleted else entry.version

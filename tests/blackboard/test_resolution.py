@@ -127,6 +127,26 @@ def test_a_function_is_given_the_value_that_was_read_though_the_work_changed_it_
     assert value(board, "n") == {"count": 2, "other": 2}
 
 
+@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
+def test_a_function_is_told_that_the_other_ended_the_entry(board: Board, isolation: Isolation) -> None:
+    put(board, "n", {"base": 0})
+    told = []
+
+    def kept(base: Json, mine: Json, theirs: Json) -> Json:
+        told.append(theirs)
+        return mine
+
+    def work(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+        tx.get("notes", "n")
+        tx.put("notes", "n", {"mine": 1}, type="note")
+        other = board.begin("bob")
+        other.delete("notes", "n")
+        board.commit(other)
+
+    transact(board, "ann", work, policies={"note": kept}, isolation=isolation, attempts=1)
+    assert value(board, "n") == {"mine": 1} and told == [None]
+
+
 def test_a_function_does_not_hide_that_something_else_changed(board: Board) -> None:
     put(board, "n", {})
     put(board, "other", 1)
