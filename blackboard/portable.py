@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import IO, Any, Final, TypeAlias
 
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Table, func, insert, inspect, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from agentsys.blackboard.database import prefix_of
 from agentsys.blackboard.migrations import upgrade
@@ -112,12 +113,23 @@ def load_export(connection: Connection, source: Iterable[str], progress: Progres
     upgrade(connection, 0, header.schema)
     done = 0
     for statement, batch in _batches(connection, reading):
-        connection.execute(statement, batch)
+        _insert(connection, statement, batch)
         done += len(batch)
         progress(min(done, header.rows), header.rows)
     if done != header.rows:
         raise BadExport(f"The export has {done} rows and announces {header.rows}.")
     upgrade(connection, header.schema)
+
+
+def _insert(connection: Connection, statement: Any, batch: list[dict[str, Any]]) -> None:
+    try:
+        connection.execute(statement, batch)
+    except (OverflowError, StatementError) as error:
+        # What the database itself says of its disk or its rights is no fault of the export.
+        if isinstance(error, DBAPIError) and not isinstance(error, (DataError, IntegrityError)):
+            raise
+        cause = getattr(error, "orig", None) or error
+        raise BadExport(f"A row of the export's table {statement.table.name} cannot be stored: {cause}.") from error
 
 
 def _header(line: str) -> ExportHeader:

@@ -79,7 +79,7 @@ def verify(reader: LogReader) -> int:
         erased = reader.select(_ERASED)
         state = reader.state()
         try:
-            _check(reader, state, erased)
+            _check_readable(reader, state, erased)
         except (ChainBroken, HistoryCompacted):
             # While a compaction goes on, what is read now and what was read a moment ago need not fit together.
             if reader.state().horizon == state.horizon:
@@ -87,6 +87,13 @@ def verify(reader: LogReader) -> int:
         else:
             if reader.state().horizon == state.horizon:
                 return state.head
+
+
+def _check_readable(reader: LogReader, state: BoardState, erased: Sequence[AnyRow]) -> None:
+    try:
+        _check(reader, state, erased)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ChainBroken(f"{reader.name}: something stored is not what the board writes: {error}.") from error
 
 
 def _check(reader: LogReader, state: BoardState, erased: Sequence[AnyRow]) -> None:
@@ -166,5 +173,5 @@ def _check_log(reader: LogReader, state: BoardState, previous: str) -> None:
 def _assembled_or_broken(reader: LogReader, rows: Sequence[AnyRow]) -> list[tuple[Commit, tuple[str | None, ...]]]:
     try:
         return list(reader.assemble(rows))
-    except (ValueError, TypeError, KeyError, BoardCorrupt) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, BoardCorrupt) as error:
         raise ChainBroken(f"{reader.name}: commits {rows[0].seq} to {rows[-1].seq}: {error}.") from error

@@ -184,6 +184,19 @@ def changed_header(lines: list[str], **changes: Any) -> list[str]:
     return sealed([json.dumps({**json.loads(lines[0]), **changes}) + "\n", *lines[1:-1]])
 
 
+def changed_column(lines: list[str], table: str, column: str, value: Any) -> list[str]:
+    """Return an export in which every row of a table has ``value`` in a column."""
+    made, columns, changing = [lines[0]], list[str](), False
+    for line in lines[1:-1]:
+        content = json.loads(line)
+        if isinstance(content, dict):
+            columns, changing = content["columns"], content["table"] == table
+        elif changing:
+            content[columns.index(column)] = value
+        made.append(json.dumps(content) + "\n")
+    return sealed(made)
+
+
 FAULTS: dict[str, tuple[Callable[[list[str]], list[str]], type[BoardError]]] = {
     "empty": (lambda lines: [], BadExport),
     "cut off": (lambda lines: lines[:-3], BadExport),
@@ -208,6 +221,11 @@ FAULTS: dict[str, tuple[Callable[[list[str]], list[str]], type[BoardError]]] = {
     ),
     "a foreign column": (lambda lines: sealed([*lines[:-1], '{"table":"board","columns":["x"]}\n']), BadExport),
     "a short row": (lambda lines: sealed([*lines[:-1], "[1]\n"]), BadExport),
+    "a number that is too large": (lambda lines: changed_column(lines, "commit_log", "snapshot", 2**70), BadExport),
+    "a time that is none": (lambda lines: changed_column(lines, "entry_version", "committed_at", "noon"), BadExport),
+    "a row twice": (lambda lines: changed_column(lines, "commit_log", "seq", 1), BadExport),
+    "a value nested too deep": (lambda lines: changed_column(lines, "entry_version", "value", "[" * 9999), ChainBroken),
+    "a head that is no number": (lambda lines: changed_column(lines, "board", "head", "five"), ChainBroken),
 }
 
 
