@@ -41,7 +41,8 @@ def drop_board(location: Path | str) -> Dropped:
     with exclusively(place.path):
         state = state_of(place)
         if boards_in(place.path) == [place.board]:
-            _remove(place.path)
+            # A link to it alone would leave all that the board held.
+            _remove(place.path.resolve())
             return Dropped(state)
         return Dropped(state, _drop_from(place))
 

@@ -405,6 +405,23 @@ def test_a_copy_takes_the_place_neither_of_its_board_nor_of_a_folder(tmp_path: P
     assert contents(path) == before and link.is_symlink()
 
 
+def test_a_board_restored_by_a_link_is_the_same_by_its_own_name(tmp_path: Path) -> None:
+    path, link, backup = tmp_path / "board.db", tmp_path / "link.db", tmp_path / "backup.db"
+    with Board.open(path) as board:
+        fill(board)
+    back_up(path, backup, quietly)
+    saved = contents(path)
+    with Board.open(path) as board:
+        fill(board, "later")
+    link.symlink_to(path)
+    restore(backup, link, quietly, replace_existing=True)
+    assert {**contents(path), "epoch": 0} == {**saved, "epoch": 0} and link.is_symlink()
+    path.unlink()
+    export_board(backup, tmp_path / "board.jsonl", quietly)
+    import_board(tmp_path / "board.jsonl", link, quietly)
+    assert {**contents(path), "epoch": 0} == {**saved, "epoch": 0} and link.is_symlink()
+
+
 def test_a_place_that_cannot_be_written_is_named(export: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "source.db", export / "in" / "a-file.db"
     back_up(source, tmp_path / "backup.db", quietly)

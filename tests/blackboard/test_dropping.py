@@ -61,6 +61,16 @@ def test_a_file_goes_with_its_only_board(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["team.db.lock"]
 
 
+def test_of_a_board_dropped_by_a_link_nothing_is_left(tmp_path: Path) -> None:
+    path, link = tmp_path / "team.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    write(link)
+    drop_board(link)
+    assert not path.exists() and not [*tmp_path.glob("*-wal")]
+    with pytest.raises(BoardMissing):
+        Board.open_read_only(link)
+
+
 def test_nothing_comes_to_be_where_no_board_is(tmp_path: Path) -> None:
     with pytest.raises(BoardMissing):
         drop_board(tmp_path / "team.db")
