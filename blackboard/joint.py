@@ -103,6 +103,7 @@ def _known(part: Part) -> Commit | None:
 
 def _nothing(part: Part) -> Commit:
     if not part.request.changes_nothing:
+        check_remembered(part.request, part.held.board)
         raise PartMissing(f"Transaction {part.request.tx_id} is not on {part.name}, but on other boards.")
     return nothing_committed(part.request, part.held.board.head)
 

@@ -17,12 +17,13 @@ import pytest
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.catalogue import boards_beside
 from agentsys.blackboard.commits import Commit, Isolation
+from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict
 from agentsys.blackboard.entries import Entry, Json, Key
 from agentsys.blackboard.joint import BoardsApart, PartMissing
 from agentsys.blackboard.postgres import together as database_together
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardFull
+from agentsys.blackboard.storage import BoardFull, HistoryCompacted
 from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
@@ -253,6 +254,16 @@ def test_a_part_that_is_missing_on_one_board_is_told(boards: tuple[Board, Board]
     with pytest.raises(PartMissing, match="AGS-0227"):
         commit_together(*parts)
     assert (one.head, two.head) == (1, 0)
+
+
+def test_of_a_part_that_one_board_has_compacted_nothing_is_told_but_that(boards: tuple[Board, Board]) -> None:
+    one, two = boards
+    parts = (one, put(one, "a", 1)), (two, put(two, "a", 2))
+    commit_together(*parts)
+    one.compact(Keep())
+    with pytest.raises(HistoryCompacted):
+        commit_together(*parts)
+    assert two.head == 1
 
 
 def doctors(boards: tuple[Board, Board], isolation: Isolation) -> bool:
