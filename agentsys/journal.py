@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -92,7 +93,10 @@ async def submit(
     try:
         commit = await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait([future])
+        while not future.done():
+            # Cancelled again, as where a program ends, it waits on: the commit is under way all the same.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
         if not future.cancelled() and future.exception() is None:
             told(future.result())
         raise

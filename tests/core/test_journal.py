@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from agentsys import topics
 from agentsys.agents import agent
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.effects import EffectClass, EffectState
 from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.blackboard.predicates import Predicate
-from agentsys.journal import ReplayDivergence, digest
+from agentsys.journal import ReplayDivergence, digest, submit
 from agentsys.runtime import Runtime
 from agentsys.serving.requests import SamplingParams
 from agentsys.testing import ScriptedModel
@@ -39,6 +43,22 @@ def interrupted(body):
 async def start_and_die(runtime, workflow, run="r1", value="?"):
     with pytest.raises(Crash):
         await runtime.run(workflow, value, run_id=run)
+
+
+async def test_who_is_cancelled_twice_hears_of_the_commit_that_was_under_way():
+    committing: Future[Commit] = Future()
+    heard: list[Commit] = []
+    board = SimpleNamespace(submit=lambda transaction: committing)
+    task = asyncio.create_task(submit(board, None, heard.append))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    commit = Commit(1, "t", "ann", None, 0, "serializable", 0.0, (), (), (), "", "")
+    committing.set_result(commit)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard == [commit]
 
 
 async def test_resume_feeds_back_every_recorded_step(make_runtime):
