@@ -91,12 +91,11 @@ class Workspace:
         sources: Sequence[EntryVersionRef] = (),
     ) -> None:
         """``sources`` are versions that the value was taken from beside those that were read."""
-        derived_from = [*self._reads(), *sources] if sources or self._read else None
-        self.transaction.put(topic, key, value, type=type, label=label, derived_from=derived_from)
+        self.transaction.put(topic, key, value, type=type, label=label, derived_from=[*self._reads(), *sources])
         self._writes.append(["put", topic, key, type, value])
 
     def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label) -> None:
-        self.transaction.merge(topic, key, merge, type=type, label=label)
+        self.transaction.merge(topic, key, merge, type=type, label=label, derived_from=self._reads())
         self._writes.append(["merge", topic, key, type, as_json(merge)])
 
     def delete(self, topic: str, key: str, *, label: Label) -> None:

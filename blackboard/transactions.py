@@ -200,23 +200,34 @@ class Transaction:
         # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
         self._operations.append(new_write(topic, key, type, text, parse_canonical(text), label, sources, endorsed))
 
-    def merge(self, topic: str, key: str, merge: Merge, *, type: str, label: Label | None = None) -> None:
+    def merge(
+        self,
+        topic: str,
+        key: str,
+        merge: Merge,
+        *,
+        type: str,
+        label: Label | None = None,
+        derived_from: Sequence[EntryVersionRef] | None = None,
+    ) -> None:
         """Buffer a change that commutes with other writers': it never conflicts with what they do to the entry.
 
-        The entry's label becomes the join of its own and ``label``, by default as in :meth:`put`. Reading the entry in
-        the same transaction makes it depend on what was read, like any read. Raises :class:`LabelTooLow`,
-        :class:`InvalidValue`, and at the commit :class:`MergeMismatch` where the entry holds another kind of value.
+        The entry's label becomes the join of its own and ``label``; that and ``derived_from`` are by default as in
+        :meth:`put`. Reading the entry in the same transaction makes it depend on what was read, like any read. Raises
+        :class:`LabelTooLow`, :class:`InvalidValue`, and at the commit :class:`MergeMismatch` where the entry holds
+        another kind of value.
         """
         self._check_open()
         for name, what in ((topic, "topic"), (key, "key"), (type, "type")):
             check_name(name, what)
         merge = own_copy(merge)
         label = self._label_for(f"{topic}/{key}", label, None)
+        sources = self.reads if derived_from is None else tuple(derived_from)
         before = self._own_writes().get((topic, key))
         if before is None:
-            write = Write(topic, key, type, None, None, label, self.reads, None, (merge,))
+            write = Write(topic, key, type, None, None, label, sources, None, (merge,))
         else:
-            sources = tuple(dict.fromkeys((*before.derived_from, *self.reads)))
+            sources = tuple(dict.fromkeys((*before.derived_from, *sources)))
             write = replace(before, type=type, label=before.label.join(label), derived_from=sources)
             if before.merges:
                 write = replace(write, merges=(*before.merges, merge))

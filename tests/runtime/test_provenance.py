@@ -13,6 +13,7 @@ from agentsys.blackboard.effects import EffectClass
 from agentsys.blackboard.entries import Endorsement, EntryVersionRef
 from agentsys.blackboard.erasure import erase, find
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
+from agentsys.blackboard.merges import Insert
 from agentsys.blackboard.predicates import Predicate
 from agentsys.erasing import find_derived
 from agentsys.gateway import PolicyDenied
@@ -204,6 +205,7 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
         said = (await context.generate(f"say {person}", memo=Memoise())).value
         await context.ask("nothing")
         context.put("notes", "said", said, type="note")
+        context.merge("notes", "all", Insert((said,)), type="notes")
         if value == "fail":
             raise LookupError(said)
         return "said"
