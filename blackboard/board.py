@@ -242,9 +242,11 @@ class Board(UpkeptBoard):
         """Return the durable subscription ``name``, created at position ``after`` unless it exists.
 
         By default it begins with the log. Raises :class:`SubscriptionMismatch` if it exists with another predicate,
-        :class:`HistoryCompacted` for a position from which the log is gone.
+        :class:`InvalidSnapshot` for a position past the log's end, :class:`HistoryCompacted` for one from which it is
+        gone.
         """
-        wanted = CursorState(check_name(name, "subscription"), predicate, self.horizon if after is None else after)
+        start = self.horizon if after is None else self._snapshot(after)
+        wanted = CursorState(check_name(name, "subscription"), predicate, start)
         stored = self.committer().create_cursor(wanted).result()
         if stored.predicate != predicate:
             raise SubscriptionMismatch(f"Subscription {name} exists for {stored.predicate.to_json()}.")

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agentsys.blackboard.board import Board, ReadOnlyBoard
+from agentsys.blackboard.board import Board, InvalidSnapshot, ReadOnlyBoard
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.conflicts import Conflict, CursorConflict
 from agentsys.blackboard.predicates import Predicate
@@ -33,6 +33,14 @@ def test_only_matching_commits_are_delivered_in_order(board: Board) -> None:
     assert [commit.seq for commit in subscription.poll(limit=1)] == [1]
     later = board.subscribe("late", TASKS, after=board.head)
     assert later.poll() == []
+
+
+def test_none_begins_past_the_end_of_the_log_and_passes_over_what_comes(board: Board) -> None:
+    post(board, "a")
+    for after in (2, 2**63, -1):
+        with pytest.raises(InvalidSnapshot, match=f"not {after}"):
+            board.subscribe("worker", TASKS, after=after)
+    assert board.cursor("worker") is None
 
 
 def test_a_deletion_is_delivered_to_who_watches_the_entry(board: Board) -> None:
