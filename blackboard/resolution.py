@@ -13,7 +13,8 @@ A policy belongs to an entry type. Where a conflict concerns several types, the 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentsys.blackboard.board import Board
@@ -78,7 +79,8 @@ def transact(
     held: Transaction | None = None
     for attempt in range(1, attempts + 1):
         transaction = held or board.begin(principal, isolation=isolation, urgency=urgency)
-        result = work(transaction, changes)
+        with _freed_on_failure(board, held):
+            result = work(transaction, changes)
         try:
             commit_reconciling(board, transaction, policies or {})
         except Conflict as conflict:
@@ -105,6 +107,19 @@ def commit_reconciling(board: Board, transaction: Transaction, policies: Policie
                 raise
             transaction = again
     board.commit(transaction)
+
+
+@contextmanager
+def _freed_on_failure(board: Board, held: Transaction | None) -> Iterator[None]:
+    """End the exclusive turn of a transaction that fails before its commit: others wait for it."""
+    try:
+        yield
+    except BaseException:
+        if held is not None:
+            nothing = board.begin(held.principal)
+            nothing.owner = held.owner
+            board.submit(nothing)
+        raise
 
 
 def _value(entry: Entry | None) -> Json:

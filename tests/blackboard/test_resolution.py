@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from agentsys.blackboard import resolution
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, KeyConflict
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.resolution import ConflictPolicy, transact
+from agentsys.blackboard.resolution import ESCALATE_AFTER, ConflictPolicy, transact
 from agentsys.blackboard.sql_storage import SqlStorage
 from agentsys.blackboard.storage import PreparedCommit
 from agentsys.blackboard.transactions import Transaction
@@ -280,6 +281,25 @@ def test_a_commit_that_changes_nothing_ends_the_hold(board: Board) -> None:
     waiting.put("notes", "n", 2, type="note")
     assert board.submit(waiting).result(timeout=5).seq == 2
     assert board.verify() == 2
+
+
+def test_work_that_fails_in_its_turn_ends_it(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolution, "HOLD_SECONDS", 50.0)
+    attempts = []
+
+    def work(tx: Transaction, changes: Sequence[ConflictItem]) -> None:
+        attempts.append(tx.id)
+        tx.get("notes", "n")
+        tx.put("notes", "n", "mine", type="note")
+        if len(attempts) > ESCALATE_AFTER:
+            raise LookupError("failed in its turn")
+        put(board, "n", "theirs")
+
+    with pytest.raises(LookupError):
+        transact(board, "ann", work, policies={"note": "escalate"})
+    waiting = board.begin("bob")
+    waiting.put("notes", "n", 2, type="note")
+    assert board.submit(waiting).result(timeout=20).seq == ESCALATE_AFTER + 1
 
 
 def test_a_turn_shows_no_more_than_the_audience_may_read(board: Board) -> None:
