@@ -183,7 +183,7 @@ def test_the_whole_of_a_value_can_have_a_label_of_its_own() -> None:
 
 def test_the_entries_behind_handles_are_known() -> None:
     ref = EntryVersionRef("t", "k", 1)
-    handle = Handle("$1", Hidden(1, BOTTOM, source=ref))
+    handle = Handle("$1", Hidden(1, BOTTOM, sources=(ref,)))
     assert sources_of({"a": [handle, (handle["x"],)], "b": 2}) == [ref, ref]
     assert sources_of(Handle("$2", HIDDEN)) == []
 
