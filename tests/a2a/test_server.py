@@ -305,7 +305,9 @@ async def test_subscribing_follows_a_run_that_another_process_executes(
             task = await send(sender, wanted(text("x"), "held", return_immediately=True))
             await begun.wait()
             events = client.subscribe(SubscribeToTaskRequest(id=task.id))
-            assert (await anext(events)).task.status.state == TaskState.TASK_STATE_WORKING
+            # That it is at work may be on its way to the other server's record still.
+            goes_on = TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING
+            assert (await anext(events)).task.status.state in goes_on
             if ends == "there":
                 gate.set()
                 last = [event async for event in events][-1].task
