@@ -39,6 +39,8 @@ def calm_the_collector() -> None:
 def _leave_what_is_there() -> None:
     if sys.modules.keys().isdisjoint(_TELL_OF_WHAT_IS_LEFT):
         gc.freeze()
+    else:
+        gc.unfreeze()
 
 
 def _look_less_often() -> None:
