@@ -95,12 +95,12 @@ class OpenAIServer:
         """Continue texts."""
         body = _salted(body, request)
         body.check_fields()
+        prompts = completion_prompts(body)
 
         def read(reading: Reading) -> Wanted:
-            return completion_requests(body, reading), TextFormat(self._name(body), echoes_of(body))
+            return completion_requests(body, prompts, reading), TextFormat(self._name(body), echoes_of(body))
 
-        calls = body.n * len(completion_prompts(body))
-        return await self._answer(request, body, place, read, calls=calls, kind="text_completion")
+        return await self._answer(request, body, place, read, calls=body.n * len(prompts), kind="text_completion")
 
     async def embed(self, body: EmbeddingBody, request: Request, place: GivenPlace) -> Response:
         """Return the vectors of texts."""

@@ -51,10 +51,15 @@ def chat_requests(body: ChatCompletionBody, toolbox: Toolbox | None, reading: Re
     return _choices(body, [messages], limit, constraint, reading)
 
 
-def completion_requests(body: CompletionBody, reading: Reading) -> list[GenerateRequest]:
-    """Return one request for each prompt and choice, prompt by prompt; raises :class:`InvalidRequestError`."""
+def completion_requests(
+    body: CompletionBody, prompts: Sequence[str | list[int]], reading: Reading
+) -> list[GenerateRequest]:
+    """Return one request for each of the prompts and choices, prompt by prompt.
+
+    Raises :class:`InvalidRequestError`.
+    """
     constraint = _structured(body.structured_outputs)
-    return _choices(body, completion_prompts(body), body.max_tokens or _DEFAULT_COMPLETION_TOKENS, constraint, reading)
+    return _choices(body, prompts, body.max_tokens or _DEFAULT_COMPLETION_TOKENS, constraint, reading)
 
 
 def completion_prompts(body: CompletionBody) -> list[str | list[int]]:
