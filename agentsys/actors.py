@@ -10,7 +10,7 @@ from typing import Any
 from agentsys.actor import Actor
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
-from agentsys.blackboard.entries import EntryVersionRef, Json
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
 from agentsys.blackboard.transactions import Transaction
@@ -156,9 +156,9 @@ async def _record_attempt(scope: RunScope, context: Context, lost: Conflict, *, 
     step = Step(key, "attempt", "", 0, value, _label_of_attempt(actor, context, changed), 0)
     transaction = scope.journal.begin(f"agent:{actor.name}")
     context.decisions.write(transaction, f"{actor.path}#{actor.attempt}:conflict", context.label)
-    entries = [entry.ref for item in changed for entry in (item.old, item.new) if entry is not None]
+    read = [*context.read_so_far, *(entry.ref for entry in _versions(changed))]
     try:
-        await scope.journal.record(step, transaction, [*context.read_so_far, *entries])
+        await scope.journal.record(step, transaction, read)
     except Conflict as conflict:
         raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict
 
@@ -168,17 +168,18 @@ def _label_of_attempt(actor: Actor, context: Context, changed: Iterable[Conflict
 
     Its code, too, may remember what it saw.
     """
-    return actor.label.join(context.label, *_labels(changed))
+    return actor.label.join(context.label, *(entry.label for entry in _versions(changed)))
 
 
 def _known(context: Context, lost: Conflict) -> Label:
     """Return the label of whoever is told of a conflict beside what the actor saw."""
-    return context.label.join(*_labels(lost.items))
+    return context.label.join(*(entry.label for entry in _versions(lost.items)))
 
 
-def _labels(changed: Iterable[ConflictItem]) -> list[Label]:
+def _versions(changed: Iterable[ConflictItem]) -> list[Entry]:
+    """Return what stood and what stands where a transaction lost."""
     items = [item for item in changed if not isinstance(item, CursorConflict)]
-    return [entry.label for item in items for entry in (item.old, item.new) if entry is not None]
+    return [entry for item in items for entry in (item.old, item.new) if entry is not None]
 
 
 def _at_attempt(scope: RunScope, actor: Actor, attempt: int) -> Actor:
