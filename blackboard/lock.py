@@ -62,11 +62,7 @@ class BoardLock:
 
     def try_lead(self) -> bool:
         """Become the leader unless another process is."""
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LEADER)
-        except BlockingIOError:
-            return False
-        return True
+        return self._try(fcntl.LOCK_EX, 1, LEADER)
 
     def publish(self, leader: Leader) -> None:
         """Tell other processes where this one, the leader, takes commits."""
@@ -82,12 +78,8 @@ class BoardLock:
 
     def is_open_elsewhere(self) -> bool:
         """Whether a process has a board of the file open for writing, also where none leads at this moment."""
-        try:
-            # From the first epoch to the last.
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 0, EPOCHS)
-        except BlockingIOError:
-            return True
-        return False
+        # From the first epoch to the last.
+        return not self._try(fcntl.LOCK_EX, 0, EPOCHS)
 
     def hold(self, epoch: int) -> None:
         """Show for as long as this process lives that ``epoch`` is its own."""
@@ -104,9 +96,7 @@ class BoardLock:
         if epoch in self._epochs:
             # Trying the own lock would give it up.
             return True
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, EPOCHS + epoch)
-        except BlockingIOError:
+        if not self._try(fcntl.LOCK_SH, 1, EPOCHS + epoch):
             return True
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, EPOCHS + epoch)
         return False
@@ -120,6 +110,14 @@ class BoardLock:
             if self._path in self._held:
                 self._held.discard(self._path)
                 os.close(self._descriptor)
+
+    def _try(self, kind: int, length: int, start: int) -> bool:
+        """Take a lock of the system unless another process holds one against it; a ``length`` of 0 has no end."""
+        try:
+            fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB, length, start)
+        except BlockingIOError:
+            return False
+        return True
 
 
 @contextmanager
