@@ -146,8 +146,7 @@ def restore(backup: Path, board: Path | str, progress: Progress, *, replace_exis
     if is_postgres(board):
         raise NoBackup("The board is in PostgreSQL.")
     place = FilePlace.parse(board)
-    # In the place of the file, not of a link to it.
-    target = place.path.resolve()
+    target = place.file
     with _file_errors(target), _alone(target):
         if target.exists() and not replace_existing:
             raise TargetExists(f"There is a board at {target}.")
@@ -175,7 +174,7 @@ def _check_apart(board: Path | str, target: Path) -> None:
 
 def _import_to_file(source: Path, header: ExportHeader, location: Path | str, progress: Progress) -> None:
     place = FilePlace.parse(location)
-    target = place.path.resolve()
+    target = place.file
     with _file_errors(target), _alone(target):
         there = boards_in(target) if target.exists() else []
         if place.board in there:

@@ -41,8 +41,7 @@ def drop_board(location: Path | str) -> Dropped:
     with exclusively(place.path):
         state = state_of(place)
         if boards_in(place.path) == [place.board]:
-            # A link to it alone would leave all that the board held.
-            _remove(place.path.resolve())
+            _remove(place.file)
             return Dropped(state)
         return Dropped(state, _drop_from(place))
 

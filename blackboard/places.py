@@ -49,6 +49,11 @@ class FilePlace:
         """Return the place as it is found from whichever folder the process works in later."""
         return replace(self, path=self.path.absolute())
 
+    @property
+    def file(self) -> Path:
+        """The file itself, where ``path`` is a link to it: to replace or remove the link alone would leave that."""
+        return self.path.resolve()
+
     def __str__(self) -> str:
         """What messages call the board."""
         return str(self.path) if self.board == MAIN else f"{self.path}{MARK}{self.board}"
