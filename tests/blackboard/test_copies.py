@@ -327,12 +327,17 @@ def test_a_backup_beside_a_writer_is_of_one_moment(location: str, tmp_path: Path
     )
 
 
-def test_a_backup_is_restored_in_place_of_a_board_that_is_kept(tmp_path: Path) -> None:
-    path, backup = tmp_path / "board.db", tmp_path / "backup.db"
+def backed_up(path: Path, backup: Path) -> dict[str, Any]:
+    """Fill a board, back it up, and return what it then held."""
     with Board.open(path) as board:
         fill(board)
     back_up(path, backup, quietly)
-    saved = contents(path)
+    return contents(path)
+
+
+def test_a_backup_is_restored_in_place_of_a_board_that_is_kept(tmp_path: Path) -> None:
+    path, backup = tmp_path / "board.db", tmp_path / "backup.db"
+    saved = backed_up(path, backup)
     with Board.open(path) as board:
         fill(board, "later")
         with pytest.raises(BoardBusy):
@@ -407,10 +412,7 @@ def test_a_copy_takes_the_place_neither_of_its_board_nor_of_a_folder(tmp_path: P
 
 def test_a_board_restored_by_a_link_is_the_same_by_its_own_name(tmp_path: Path) -> None:
     path, link, backup = tmp_path / "board.db", tmp_path / "link.db", tmp_path / "backup.db"
-    with Board.open(path) as board:
-        fill(board)
-    back_up(path, backup, quietly)
-    saved = contents(path)
+    saved = backed_up(path, backup)
     with Board.open(path) as board:
         fill(board, "later")
     link.symlink_to(path)

@@ -38,6 +38,17 @@ def first_commit(client, path, **headers):
     return None
 
 
+def holding(board):
+    """Return a supervisor whose workflow ``held`` waits for a gate, and the gate."""
+    gate = asyncio.Event()
+
+    async def held(context, text):
+        await gate.wait()
+        return text
+
+    return RunSupervisor(Runtime(board, ScriptedModel(str), workflows=[held])), gate
+
+
 @asynccontextmanager
 async def api_of(supervisor):
     app = httpx.ASGITransport(create_app(supervisor, FaceOptions(url=URL)))
@@ -46,13 +57,8 @@ async def api_of(supervisor):
 
 
 async def test_a_run_that_ends_after_the_wait_is_told_to_the_end(board, monkeypatch):
-    gate, loop, looks = asyncio.Event(), asyncio.get_running_loop(), []
-
-    async def held(context, text):
-        await gate.wait()
-        return text
-
-    supervisor = RunSupervisor(Runtime(board, ScriptedModel(str), workflows=[held]))
+    loop, looks = asyncio.get_running_loop(), []
+    supervisor, gate = holding(board)
     load = run_routes.RunRecord.load
 
     def load_late(of, run):
@@ -74,13 +80,8 @@ async def test_a_run_that_ends_after_the_wait_is_told_to_the_end(board, monkeypa
 
 
 async def test_a_run_that_ends_after_the_look_at_its_record_is_told_as_it_ended(board, monkeypatch):
-    gate, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    async def held(context, text):
-        await gate.wait()
-        return text
-
-    supervisor = RunSupervisor(Runtime(board, ScriptedModel(str), workflows=[held]))
+    loop = asyncio.get_running_loop()
+    supervisor, gate = holding(board)
     load = run_routes.RunRecord.load
 
     def load_early(of, run):
