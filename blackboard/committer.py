@@ -209,9 +209,12 @@ class Committer:
         """Go on after a failed write: it may have reached the disk all the same, so look before trying again."""
         try:
             stored = self._storage.commits(self._state.head)
-        except Exception:
+        except Exception as unread:
             # Without this thread every later commit would wait for ever.
             stored = []
+            if isinstance(error, LogMoved):
+                # What was added is unknown: that is what the caller may mend, or another leader decide.
+                error = unread
         if stored:
             self._advance(stored)
         behind = isinstance(error, LogMoved) and bool(stored)

@@ -23,7 +23,7 @@ from agentsys.blackboard.entries import Entry, Json, Key
 from agentsys.blackboard.joint import BoardsApart, PartMissing
 from agentsys.blackboard.postgres import together as database_together
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.storage import BoardFull, HistoryCompacted
+from agentsys.blackboard.storage import BoardFull, BoardUnreachable, HistoryCompacted
 from agentsys.blackboard.together import commit_together
 from agentsys.blackboard.transactions import Transaction
 
@@ -129,6 +129,26 @@ def test_a_subscription_moves_over_it_at_the_next_commit(boards: tuple[Board, Bo
     tx.advance(subscription, commit.seq)
     assert one.commit(tx).seq == 2
     assert subscription.poll() == []
+
+
+@pytest.mark.parametrize("places", ["postgres"], indirect=True)
+def test_a_leader_that_cannot_read_what_was_added_looks_again(
+    boards: tuple[Board, Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = boards
+    commit_together((one, put(one, "a", 1)), (two, put(two, "a", 2)))
+    storage = one._committer._committer._storage
+    lost = [BoardUnreachable("the connection broke")]
+    read = storage.commits
+
+    def commits(*asked: Any, **also: Any) -> list[Commit]:
+        if lost:
+            raise lost.pop()
+        return read(*asked, **also)
+
+    monkeypatch.setattr(storage, "commits", commits)
+    assert one.commit(put(one, "a", 3)).seq == 2
+    assert not lost and one.verify() == 2
 
 
 def test_those_who_follow_learn_of_it(places: tuple[str, str]) -> None:
