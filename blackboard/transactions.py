@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from agentsys.blackboard.commits import CommitRequest, CursorMove, Isolation, Write, new_request, new_write
 from agentsys.blackboard.effects import EffectChange, EffectIntent, EffectState
@@ -20,12 +20,12 @@ from agentsys.blackboard.entries import (
     Key,
     canonical_json,
     check_name,
-    new_ref,
     parse_canonical,
 )
 from agentsys.blackboard.labels import BOTTOM, Label, Readers
 from agentsys.blackboard.merges import Merge, merged, own_copy
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.read_set import ReadSet
 from agentsys.blackboard.sources import Polled, View
 from agentsys.blackboard.transaction_ids import new_id
 from agentsys.errors import BoardError, LabelError
@@ -59,6 +59,9 @@ class InvalidCursorMove(BoardError):
     remedy = "Call `poll()`, handle the commits, then advance to the last one handled."
 
 
+_Operation: TypeAlias = Write | EffectIntent | EffectChange | CursorMove
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """What a transaction writes after all at an address where ``found``, if anything, stands meanwhile."""
@@ -83,48 +86,46 @@ class Transaction:
     ) -> None:
         """Use :meth:`Board.begin`. ``view`` shows no more than the ``audience`` may read."""
         self.id = new_id()
-        self.snapshot = snapshot
         self.principal = check_name(principal, "principal")
         self.run = run if run is None else check_name(run, "run")
         self.isolation = isolation
         self.urgency = urgency
         self._audience = audience
-        self._view = view
-        self._reads: dict[Key, Entry | None] = {}
-        self._predicates: dict[Predicate, None] = {}
-        self._seen: dict[tuple[str, str, int], None] = {}
-        self._label: Label | None = None
-        self._operations: list[Write | EffectIntent | EffectChange | CursorMove] = []
+        self._read = ReadSet(view, snapshot)
+        self._operations: list[_Operation] = []
+        self._own: dict[Key, Write] = {}
+        """Of the operations, the last write at each address."""
         self._request: CommitRequest | None = None
         self.owner = self.id
         """Whose holds this transaction passes and ends."""
 
     @property
+    def snapshot(self) -> int:
+        """The commit after which the board is read."""
+        return self._read.snapshot
+
+    @property
     def reads_label(self) -> Label:
         """The join of all that was read so far, also by what was rolled back since; of nothing, ``BOTTOM``."""
-        return BOTTOM if self._label is None else self._label
+        return BOTTOM if self._read.label is None else self._read.label
 
     @property
     def reads(self) -> tuple[EntryVersionRef, ...]:
         """The versions read so far, in order of first reading."""
-        return tuple([new_ref(*seen) for seen in self._seen])
+        return self._read.versions
 
     def get(self, topic: str, key: str) -> Entry | None:
         """Return the entry as this transaction sees it, or ``None``; an own write has version and seq 0."""
         self._check_open()
-        own = self._own_writes().get((topic, key)) if self._operations else None
+        own = self._own.get((topic, key))
         if own is not None and own.merges:
             own = self._applied(own)
         if own is not None:
-            self._label = self.reads_label.join(own.label)
+            self._read.shape(own.label)
             return self._pending_entry(own)
-        address = topic, key
-        if address in self._reads:
-            entry = self._reads[address]
-        else:
-            entry = self._reads[address] = self._view.version_at(topic, key, self.snapshot)
-        if entry is not None and (topic, key, entry.version) not in self._seen:
-            self._remember(entry)
+        entry = self._read.at(topic, key)
+        if entry is not None:
+            self._read.see(entry)
         return None if entry is None or entry.deleted else entry
 
     def get_hidden(self, topic: str, key: str) -> Entry | None:
@@ -133,11 +134,9 @@ class Transaction:
         It is validated as any read is. Whatever is written of it must carry its label, and name its version.
         """
         self._check_open()
-        if self._operations and (topic, key) in self._own_writes():
+        if (topic, key) in self._own:
             return self.get(topic, key)
-        if (topic, key) not in self._reads:
-            self._reads[topic, key] = self._view.version_at(topic, key, self.snapshot)
-        entry = self._reads[topic, key]
+        entry = self._read.at(topic, key)
         return None if entry is None or entry.deleted else entry
 
     def rely_on(self, topic: str, key: str, entry: Entry | None) -> None:
@@ -146,30 +145,27 @@ class Transaction:
         It is for callers that know what they wrote last. What was read before stays as it was read.
         """
         self._check_open()
-        if (topic, key) not in self._reads:
-            self._reads[topic, key] = entry
+        if (topic, key) not in self._read.entries:
+            self._read.entries[topic, key] = entry
             if entry is not None:
-                self._remember(entry)
+                self._read.see(entry)
 
     def guard(self, entry: Entry) -> None:
         """If ``serializable``, commit only while ``entry``, of any commit, is the newest. Nothing derives from it."""
         self._check_open()
-        self._reads[entry.address] = entry
+        self._read.entries[entry.address] = entry
 
     def query(self, predicate: Predicate) -> list[Entry]:
         """Return the matching entries ordered by (topic, key), own writes included."""
         self._check_open()
-        found = {entry.address: entry for entry in self._view.query_at(predicate, self.snapshot)}
-        self._predicates[predicate] = None
-        for entry in found.values():
-            self._remember(entry)
-        for address, write in self._own_writes().items():
+        found = self._read.matching(predicate)
+        for address, write in self._own.items():
             if write.merges and predicate.reaches(*address):
                 write = self._applied(write)
             found.pop(address, None)
             own = self._pending_entry(write)
             if own is not None and predicate.matches(own):
-                self._label = self.reads_label.join(own.label)
+                self._read.shape(own.label)
                 found[address] = own
         return [found[address] for address in sorted(found)]
 
@@ -198,7 +194,7 @@ class Transaction:
         label = self._label_for(f"{topic}/{key}", label, endorsed)
         sources = self.reads if derived_from is None else tuple(derived_from)
         # Parsing the text gives an own copy: what the caller does to its object later must not change the write.
-        self._operations.append(new_write(topic, key, type, text, parse_canonical(text), label, sources, endorsed))
+        self._buffer(new_write(topic, key, type, text, parse_canonical(text), label, sources, endorsed))
 
     def merge(
         self,
@@ -223,7 +219,7 @@ class Transaction:
         merge = own_copy(merge)
         label = self._label_for(f"{topic}/{key}", label, None)
         sources = self.reads if derived_from is None else tuple(derived_from)
-        before = self._own_writes().get((topic, key))
+        before = self._own.get((topic, key))
         if before is None:
             write = Write(topic, key, type, None, None, label, sources, None, (merge,))
         else:
@@ -234,7 +230,7 @@ class Transaction:
             else:
                 value = merged(before.value, merge)
                 write = replace(write, text=canonical_json(value), value=value)
-        self._operations.append(write)
+        self._buffer(write)
 
     def delete(
         self,
@@ -252,7 +248,7 @@ class Transaction:
         if existing is not None:
             label = self._label_for(f"{topic}/{key}", None, None).join(label)
             sources = self.reads if derived_from is None else tuple(derived_from)
-            self._operations.append(Write(topic, key, existing.type, None, None, label, sources, None))
+            self._buffer(Write(topic, key, existing.type, None, None, label, sources, None))
 
     def plan_effect(self, intent: EffectIntent) -> None:
         """Put ``intent`` on record with this transaction's writes; planning the same intent again changes nothing."""
@@ -260,12 +256,12 @@ class Transaction:
         check_name(intent.id, "effect id")
         arguments = parse_canonical(canonical_json(intent.arguments))
         self._check_label(f"effect {intent.id}", intent.label)
-        self._operations.append(replace(intent, arguments=arguments))
+        self._buffer(replace(intent, arguments=arguments))
 
     def start_effect(self, effect_id: str) -> None:
         """Record that the next attempt of an effect begins; commit before dispatching it."""
         self._check_open()
-        self._operations.append(EffectChange(effect_id, EffectState.STARTED))
+        self._buffer(EffectChange(effect_id, EffectState.STARTED))
 
     def finish_effect(
         self,
@@ -277,7 +273,7 @@ class Transaction:
         """Record the outcome of an effect together with this transaction's writes."""
         self._check_open()
         copy = parse_canonical(canonical_json(result))
-        self._operations.append(EffectChange(effect_id, EffectState(outcome), copy, label or Label()))
+        self._buffer(EffectChange(effect_id, EffectState(outcome), copy, label or Label()))
 
     def advance(self, subscription: Polled, to_seq: int) -> None:
         """Move a subscription's cursor to ``to_seq`` with this transaction, from where it was last polled."""
@@ -287,7 +283,7 @@ class Transaction:
             raise InvalidCursorMove(f"Subscription {subscription.name} was advanced before it was polled.")
         if to_seq < start:
             raise InvalidCursorMove(f"Subscription {subscription.name} cannot go back from {start} to {to_seq}.")
-        self._operations.append(CursorMove(subscription.name, start, to_seq))
+        self._buffer(CursorMove(subscription.name, start, to_seq))
 
     def savepoint(self) -> int:
         """Return a mark for :meth:`rollback_to`."""
@@ -299,11 +295,14 @@ class Transaction:
         self._check_open()
         if not 0 <= mark <= len(self._operations):
             raise UnknownSavepoint(f"Transaction {self.id} has no savepoint {mark}.")
-        del self._operations[mark:]
+        kept = self._operations[:mark]
+        self._operations, self._own = [], {}
+        for operation in kept:
+            self._buffer(operation)
 
     def written(self, topic: str, key: str) -> Write | None:
         """Return the value put at an address, if one was put last."""
-        write = self._own_writes().get((topic, key))
+        write = self._own.get((topic, key))
         return None if write is None or write.text is None else write
 
     def rebased(self, resolved: Mapping[Key, Resolved]) -> "Transaction":
@@ -312,23 +311,21 @@ class Transaction:
         All else that it read must still hold as it was read.
         """
         again = Transaction(
-            self._view, self.snapshot, self.principal, self.run, self.isolation, self.urgency, self._audience
+            self._read.view, self.snapshot, self.principal, self.run, self.isolation, self.urgency, self._audience
         )
         again.owner = self.owner
-        again._reads = {**self._reads, **{address: one.found for address, one in resolved.items()}}
-        again._predicates = dict(self._predicates)
-        again._seen = dict(self._seen)
-        again._label = self._label
-        for one in resolved.values():
+        again._read = self._read.copy()
+        again._operations, again._own = list(self._operations), dict(self._own)
+        for address, one in resolved.items():
+            again._read.entries[address] = one.found
+            mine = self._own[address]
+            sources = mine.derived_from
             if one.found is not None:
-                again._remember(one.found)
-        again._operations = list(self._operations)
-        for (topic, key), one in resolved.items():
-            mine = self._own_writes()[topic, key]
+                again._read.see(one.found)
+                sources = (*sources, one.found.ref)
             text = canonical_json(one.value)
             made = replace(mine, text=text, value=parse_canonical(text), label=one.label)
-            sources = mine.derived_from if one.found is None else (*mine.derived_from, one.found.ref)
-            again._operations.append(replace(made, derived_from=tuple(dict.fromkeys(sources))))
+            again._buffer(replace(made, derived_from=tuple(dict.fromkeys(sources))))
         return again
 
     def seal(self, epoch: int = 0) -> CommitRequest:
@@ -343,9 +340,9 @@ class Transaction:
                 self.snapshot,
                 self.isolation,
                 math.inf if math.isnan(self.urgency) else self.urgency,
-                self._reads,
-                tuple(self._predicates),
-                tuple(self._own_writes().values()),
+                self._read.entries,
+                tuple(self._read.predicates),
+                tuple(self._own.values()),
                 tuple([item for item in self._operations if isinstance(item, (EffectIntent, EffectChange))]),
                 tuple([item for item in self._operations if isinstance(item, CursorMove)]),
                 epoch=epoch,
@@ -354,24 +351,19 @@ class Transaction:
             )
         return self._request
 
-    def _remember(self, entry: Entry) -> None:
-        self._seen[entry.topic, entry.key, entry.version] = None
-        self._label = entry.label if self._label is None else self._label.join(entry.label)
-
     def _applied(self, write: Write) -> Write:
         """Return what a buffered merge amounts to on the snapshot, which this transaction thereby relies on."""
-        address = write.topic, write.key
-        if address not in self._reads:
-            self._reads[address] = self._view.version_at(*address, self.snapshot)
-        seen = self._reads[address]
+        seen = self._read.at(write.topic, write.key)
         value = reduce(merged, write.merges, None if seen is None else seen.value)
         label = write.label if seen is None else write.label.join(seen.label)
         if seen is not None:
-            self._remember(seen)
+            self._read.see(seen)
         return replace(write, text=canonical_json(value), value=value, label=label, merges=())
 
-    def _own_writes(self) -> dict[Key, Write]:
-        return {(item.topic, item.key): item for item in self._operations if isinstance(item, Write)}
+    def _buffer(self, operation: _Operation) -> None:
+        self._operations.append(operation)
+        if isinstance(operation, Write):
+            self._own[operation.topic, operation.key] = operation
 
     def _pending_entry(self, write: Write) -> Entry | None:
         if write.text is None:
@@ -393,16 +385,16 @@ class Transaction:
 
     def _label_for(self, what: str, label: Label | None, endorsed: Endorsement | None) -> Label:
         if label is None:
-            return self._label if self._label is not None else Label.trusted(self.principal)
+            return self._read.label if self._read.label is not None else Label.trusted(self.principal)
         if endorsed is None:
             self._check_label(what, label)
         return label
 
     def _check_label(self, what: str, label: Label) -> None:
-        if self._label is not None and label is not self._label and not self._label.flows_to(label):
+        read = self._read.label
+        if read is not None and label is not read and not read.flows_to(label):
             raise LabelTooLow(
-                f"The label of {what}, {label.to_json()}, is not above what the transaction read, "
-                f"{self._label.to_json()}."
+                f"The label of {what}, {label.to_json()}, is not above what the transaction read, {read.to_json()}."
             )
 
     def _check_open(self) -> None:
