@@ -243,6 +243,12 @@ def _shown(key: str, value: object) -> str:
     return f"a table of {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
 
 
+def _keys_within(section: str) -> str:
+    """Return the keys of a section as they are written out, or nothing where it has no keys of its own."""
+    field = Settings.model_fields.get(section)
+    return ", ".join(f"{section}.{key}" for key in getattr(field and field.annotation, "model_fields", ()))
+
+
 def _explain(error: ValidationError, sources: dict[str, str]) -> str:
     faults = []
     for fault in error.errors():
@@ -251,6 +257,8 @@ def _explain(error: ValidationError, sources: dict[str, str]) -> str:
         if fault["type"] == "extra_forbidden":
             # Without its value: whoever mistook the key may have written a secret there.
             faults.append(f"{key} (from {where}): unknown key")
+        elif fault["type"] == "model_type" and (keys := _keys_within(key)):
+            faults.append(f"{key} = {_shown(key, fault['input'])} (from {where}): a table, whose keys are {keys}")
         else:
             faults.append(f"{key} = {_shown(key, fault['input'])} (from {where}): {fault['msg']}")
     return "Bad settings: " + "; ".join(faults) + "."

@@ -74,6 +74,11 @@ def test_a_single_value_for_a_table_is_told_with_its_source(tmp_path, flags):
         load_settings(flags, directory=tmp_path, environment={"AGENTSYS_MODEL": "some-model"})
 
 
+def test_a_single_value_for_a_section_is_told_with_the_keys_that_it_has(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"board = 'x\.db' .* table, whose keys are board\.path, board\.url"):
+        load_settings(directory=tmp_path, environment={"AGENTSYS_BOARD": "x.db"})
+
+
 def test_a_part_of_what_is_a_single_value_is_told_whichever_comes_first(tmp_path):
     for names in (["AGENTSYS_POLICY", "AGENTSYS_POLICY__FILE"], ["AGENTSYS_POLICY__FILE", "AGENTSYS_POLICY"]):
         with pytest.raises(ConfigurationError, match=r"policy.*policy\.file"):
