@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from agentsys.errors import AgentsysError, ConfigurationError, LabelError
 
@@ -101,17 +103,32 @@ def _finite(data: Any) -> Any:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None, console: Console = out
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    title: str | None = None,
+    console: Console = out,
+    cut: str | None = None,
 ) -> None:
     """Write a table, by default on stdout; cells are shown as they are, markup included, and control
     characters by their codes.
+
+    On a terminal long cells are folded, those of the column ``cut`` end with the line. For a file or another program
+    (``grep``) none is, unless ``COLUMNS`` says how wide it is.
     """
     table = Table(title=None if title is None else escape(title), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row))
+        cells = zip(columns, map(_cell, row), strict=True)
+        table.add_row(*(_line(text) if column == cut else escape(text) for column, text in cells))
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        table.width = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
     console.print(table)
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _cell(value: Any) -> str:

@@ -54,7 +54,7 @@ def list_(
         print_json([run.model_dump() for run in found])
         return
     rows = [[run.run, run.workflow, run.status, time_text(run.started), _brief(run.input)] for run in found]
-    print_table(["run", "workflow", "status", "started", "input"], rows)
+    print_table(["run", "workflow", "status", "started", "input"], rows, cut="input")
 
 
 @app.command("show")

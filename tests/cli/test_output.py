@@ -32,6 +32,24 @@ def test_a_cell_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) 
     assert "two\\x0alines" not in shown
 
 
+def test_another_program_gets_each_row_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    long = " ".join(["word"] * 60)
+    print_table(["run", "input"], [["r1", long], ["r2", "x"]], cut="input")
+    assert f"│ r1  │ {long} │\n" in capsys.readouterr().out
+
+
+def test_a_cell_is_cut_where_the_terminal_ends_and_the_rest_of_its_row_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(["run", "input"], [["182869739589", "word " * 60]], cut="input")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "word" in line]
+    assert len(row) == 40 and row.startswith("│ 182869739589 │ word") and row.endswith("… │")
+
+
 def test_json_is_there_before_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
