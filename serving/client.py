@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from agentsys.serving.engine_errors import (
     UnsupportedFeatureError,
 )
 from agentsys.serving.loading import EngineFactory, LoadedModels, ModelBusyError
+from agentsys.serving.meanwhile import OnTheWay
 from agentsys.serving.observation import EngineView, ModelRecord
 from agentsys.serving.requests import (
     Chunk,
@@ -71,6 +73,7 @@ class ServingClient:
         budgets = DeviceBudgets({HOST: memory_bytes, GPU: gpu_memory_bytes})
         self._models = LoadedModels(self._sources, Residence(budgets), self._adapted.names)
         self._records = {name: ModelRecord() for name in self._sources}
+        self._waiting = OnTheWay()  # for their engines to be loaded
         self._names: dict[str, str] = {}
         self._default = default
         for name in (default, *self._adapted.names):
@@ -165,19 +168,29 @@ class ServingClient:
         if name in self._adapted.names:
             raise UnsupportedFeatureError(f"{name!r} is an adapter, and adapters give no embeddings.")
         with self._models.in_use(name):
-            return await (await self.engine(name)).embed(request)
+            return await (await self._engine_for(request.request_id, name)).embed(request)
 
     async def stream(self, request: GenerateRequest, *, model: str | None = None) -> AsyncGenerator[Chunk]:
         """Stream the answer; closing the iterator aborts the request."""
         asked, name = model or self._default, self._base(model)
         request = self._adapted.under(request, asked)
         with self._models.in_use(name):
-            engine = await self.engine(name)
+            engine = await self._engine_for(request.request_id, name)
             known = engine.capabilities().model
             self._names[asked] = known if request.adapter is None else f"{known}+{request.adapter}"
             async with aclosing(self._observed(name, engine, request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
+
+    async def _engine_for(self, request_id: str, name: str) -> Engine:
+        with self._waiting.coming(request_id) as meanwhile:
+            engine = await self.engine(name)
+        # In the next turn of the loop: the engine knows the request once the caller, which goes on now, awaits.
+        if meanwhile.urgency is not None:
+            asyncio.get_running_loop().call_soon(self.rekey, request_id, meanwhile.urgency)
+        if meanwhile.aborted:
+            asyncio.get_running_loop().call_soon(self.abort, request_id)
+        return engine
 
     async def _observed(self, name: str, engine: Engine, request: GenerateRequest) -> AsyncGenerator[Chunk]:
         observed = self._records[name].begin(request)
@@ -202,12 +215,14 @@ class ServingClient:
         return self._models.load(self._base(model)).capabilities()
 
     def abort(self, request_id: str) -> None:
-        """Stop a request wherever it runs."""
+        """Stop a request wherever it runs, or waits for its model to be loaded."""
+        self._waiting.abort(request_id)
         for engine in self._models.snapshot().values():
             engine.abort(request_id)
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Change κ of a request wherever it waits or runs."""
+        self._waiting.rekey(request_id, urgency)
         for name, engine in self._models.snapshot().items():
             engine.rekey(request_id, urgency)
             self._records[name].rekey(request_id, urgency)

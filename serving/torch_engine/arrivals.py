@@ -5,54 +5,42 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from agentsys.serving.engine_errors import QueueFullError
-
-
-@dataclass(slots=True)
-class Meanwhile:
-    """What was asked of a request while its prompt was being read; ``urgency`` None is as it came."""
-
-    aborted: bool = False
-    urgency: float | None = None
+from agentsys.serving.meanwhile import Meanwhile, OnTheWay
 
 
 class Arrivals:
-    """Requests that were let in and that the engine's thread has not taken up yet. Thread-safe."""
+    """Requests that were let in and that the engine's thread has not taken up yet. Thread-safe.
+
+    ``read`` has those whose prompts are being read.
+    """
 
     def __init__(self, name: str, most_waiting: int, waiting: Callable[[], int]) -> None:
         """``waiting`` tells how many more wait in the engine of ``name``, which holds ``most_waiting``."""
+        self.read = OnTheWay()
         self._name = name
         self._most_waiting = most_waiting
         self._waiting = waiting
         self._lock = threading.Lock()
         self._coming = 0
-        self._reading: dict[str, Meanwhile] = {}
 
     @contextmanager
     def reading(self, request_id: str, prompts: int = 1) -> Iterator[Meanwhile]:
         """Let a request in and read its prompts in this block, at whose end the engine's thread knows of each; after
         an error it is to know of none. Raises :class:`QueueFullError`."""
         self._let_in(prompts)
-        meanwhile = self._reading[request_id] = Meanwhile()
-        try:
-            yield meanwhile
-        except BaseException:
-            self.taken_up(prompts)
-            raise
-        finally:
-            if self._reading.get(request_id) is meanwhile:
-                del self._reading[request_id]
+        with self.read.coming(request_id) as meanwhile:
+            try:
+                yield meanwhile
+            except BaseException:
+                self.taken_up(prompts)
+                raise
 
     def taken_up(self, prompts: int = 1) -> None:
         """Note that so many now count among those that wait in the engine, or nowhere."""
         with self._lock:
             self._coming -= prompts
-
-    def find(self, request_id: str) -> Meanwhile | None:
-        """Return where to note what is asked of a request whose prompt is being read."""
-        return self._reading.get(request_id)
 
     def _let_in(self, prompts: int) -> None:
         with self._lock:

@@ -210,15 +210,11 @@ class TorchEngine:
             self._command_if_usable(partial(self._core.abort, active))
 
     def abort(self, request_id: str) -> None:
-        meanwhile = self._arrivals.find(request_id)
-        if meanwhile is not None:
-            meanwhile.aborted = True
+        self._arrivals.read.abort(request_id)
         self._command_if_usable(partial(self._core.abort_named, request_id))
 
     def rekey(self, request_id: str, urgency: float) -> None:
-        meanwhile = self._arrivals.find(request_id)
-        if meanwhile is not None:
-            meanwhile.urgency = urgency
+        self._arrivals.read.rekey(request_id, urgency)
         self._command_if_usable(partial(self._core.rekey, request_id, urgency))
 
     def stats(self) -> EngineStats:

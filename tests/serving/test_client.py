@@ -8,10 +8,11 @@ import pytest
 from agentsys.serving.client import ServingClient
 from agentsys.serving.dispatcher.dispatcher import Dispatcher
 from agentsys.serving.dispatcher.replica import ReplicaSource
+from agentsys.serving.engine import Engine
 from agentsys.serving.engine_errors import EngineClosedError, RequestAbortedError
 from agentsys.serving.loading import UnknownEngineError
 from agentsys.serving.models import EngineOptions, engine_factory
-from agentsys.serving.requests import Chunk, FinishReason, GenerateRequest, Message, SamplingParams
+from agentsys.serving.requests import Chunk, EmbedRequest, FinishReason, GenerateRequest, Message, SamplingParams
 from agentsys.serving.tokenizer import ModelTokenizer
 from agentsys.serving.torch_engine.engine import TorchEngine
 from agentsys.serving.weights.errors import UnknownModelError
@@ -238,3 +239,36 @@ async def test_an_engine_that_cannot_be_closed_keeps_no_other_open() -> None:
         with pytest.raises(RuntimeError, match="planted"):
             await closing()
     assert closed == ["b", "c"]
+
+
+@pytest.mark.parametrize("dispatched", [False, True])
+async def test_what_is_asked_of_a_request_while_its_model_is_loading_reaches_it(make_engine, dispatched: bool) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def load() -> Engine:
+        started.set()
+        go_on.wait(20)
+        return Dispatcher([ReplicaSource("a", make_engine)]) if dispatched else make_engine()
+
+    client = ServingClient({"a": load}, "a")
+    asked = [
+        GenerateRequest(PROMPT, SamplingParams(max_tokens=200, ignore_eos=True), request_id=name, urgency=1e12)
+        for name in ("aborted", "moved")
+    ]
+    streams = [client.stream(request) for request in asked]
+    firsts = [asyncio.create_task(anext(stream)) for stream in streams]
+    vectors = asyncio.create_task(client.embed(EmbedRequest(["a text"], request_id="vectors")))
+    await asyncio.to_thread(started.wait, 20)
+    client.abort("aborted")
+    client.abort("vectors")
+    client.rekey("moved", 5.0)
+    go_on.set()
+    assert [await firsts[0], *[chunk async for chunk in streams[0]]][-1].finish_reason is FinishReason.ABORTED
+    async with asyncio.timeout(20):
+        while not any((one.request_id, one.urgency) == ("moved", 5.0) for one in client.observe()["a"].requests):
+            await asyncio.sleep(0)
+    await firsts[1]
+    with pytest.raises(RequestAbortedError):
+        await vectors
+    await streams[1].aclose()
+    await client.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentsys.serving.scheduling.step_time import StepTime
+from agentsys.serving.vllm_engine import scheduler as module
 from agentsys.serving.vllm_engine.modelless import ModellessOptions, ModellessScheduler
 from agentsys.serving.vllm_engine.preemption import UrgencyLimits
 from agentsys.serving.vllm_engine.step_log import StepLog
@@ -173,6 +174,18 @@ def test_a_new_key_of_a_waiting_request_changes_the_order(smollm2_dir: Path) -> 
     assert vllm.rekey("d", LATER + 600)
     assert ends(vllm) == ["a", "b", "d", "c"]
     assert not vllm.rekey("d", 1), "it is gone"
+
+
+def test_a_name_that_is_used_again_is_that_of_the_newer_request(smollm2_dir: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_name", lambda request: request.request_id.partition("#")[0])
+    vllm = scheduler(smollm2_dir)
+    vllm.add("r#1", prompt(1), 50)
+    vllm.step()
+    vllm.add("r#2", prompt(2), 50)
+    vllm.abort("r#1")
+    assert vllm.rekey("r", 7) and vllm.scheduler.requests["r#2"].priority == 7
+    vllm.abort("r#2")
+    assert not vllm.rekey("r", 8)
 
 
 def test_a_new_key_of_a_running_request_changes_the_order(smollm2_dir: Path) -> None:
