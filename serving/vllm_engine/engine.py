@@ -271,8 +271,9 @@ class VllmEngine:
             answer.task.cancel()
 
     async def _shut_down(self, error: ServingError) -> None:
-        tasks = [answer.task for answer in self._answers.values() if answer.task is not None]
-        for answer in list(self._answers.values()):
+        answers = list(self._answers.values())  # readers of other loops come and go meanwhile
+        tasks = [answer.task for answer in answers if answer.task is not None]
+        for answer in answers:
             answer.fail(anew(error))
         for task in tasks:
             task.cancel()

@@ -99,7 +99,8 @@ class Urgent(_Scheduler):  # type: ignore[misc]  # vLLM's scheduler is the next 
         return [self.steps.total, self.steps.after(after), phases, pool.num_gpu_blocks - pool.get_num_free_blocks()]
 
     def _free_request(self, request: Any, *arguments: Any, **keywords: Any) -> Any:
-        self._names.pop(_name(request), None)
+        if self._names.get(_name(request)) == request.request_id:  # else it is a newer one's by now
+            del self._names[_name(request)]
         self._held_since.pop(request.request_id, None)
         return super()._free_request(request, *arguments, **keywords)
 

@@ -233,3 +233,19 @@ async def test_totals_never_go_back_while_a_request_ends(start, monkeypatch) -> 
     await collect(engine, request())
     await asyncio.to_thread(readers[0].join, 20)
     assert told == [2]
+
+
+async def test_an_engine_closes_while_requests_come_and_go(start) -> None:
+    class Leaving(VllmAnswer):
+        @property
+        def task(self) -> None:
+            engine._answers.pop("leaving", None)
+
+        @task.setter
+        def task(self, _: None) -> None: ...
+
+    engine, _ = start(short)
+    engine._answers["leaving"] = Leaving(lambda _: None, 0)
+    engine._answers["staying"] = VllmAnswer(lambda _: None, 0)
+    await engine.close()
+    assert not engine._thread.is_alive()
