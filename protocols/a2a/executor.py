@@ -24,7 +24,7 @@ from agentsys.protocols.a2a.outcomes import agent_message, concluded, outcome_of
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.tasks import BoardTaskStore, client_of
 from agentsys.protocols.offers import offered_workflows
-from agentsys.runs import PRINCIPAL, RunRecord, RunResult
+from agentsys.runs import PRINCIPAL, RunRecord, RunResult, UnknownRun
 from agentsys.runtime import Runtime
 from agentsys.supervisor import INTERRUPTIONS, RunSupervisor
 
@@ -113,10 +113,16 @@ class RunExecutor(AgentExecutor):
             self._followed.discard(task_id)
 
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
-        """Cancel the task's run."""
+        """Cancel the task's run; one that has just ended keeps its outcome, which may not have been told yet."""
         task_id = context.task_id or ""
         await self.end(task_id, context.call_context)
-        await TaskUpdater(event_queue, task_id, context.context_id or "").cancel()
+        updater = TaskUpdater(event_queue, task_id, context.context_id or "")
+        try:
+            record = await asyncio.to_thread(RunRecord.load, self._runtime.board, task_id)
+        except UnknownRun:
+            await updater.cancel()
+        else:
+            await self._conclude(updater, RunResult(record), client_of(context.call_context))
 
     def _workflow(self, message: Message, request: dict[str, Any]) -> str:
         known = offered_workflows(self._runtime)

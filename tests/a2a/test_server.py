@@ -31,10 +31,13 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.labels import NOBODY, Label
 from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.labelled import Labelled
+from agentsys.protocols.a2a.executor import RunExecutor
 from agentsys.protocols.a2a.labels import FLOW_EXTENSION
 from agentsys.protocols.a2a.parts import plain, value_of
 from agentsys.protocols.a2a.remote import remote_agent
+from agentsys.runs import RunResult
 from agentsys.runtime import Runtime
+from agentsys.supervisor import RunSupervisor
 from agentsys.testing import ScriptedModel
 
 # PostgreSQL lets one process open a board twice.
@@ -143,6 +146,38 @@ async def test_cancel_ends_the_run(serving: Any, board: Board, binding: str) -> 
         assert board.history(topics.RUNS, task.id)[-1].writer == "a2a:ann"
         again = await client.get_task(GetTaskRequest(id=task.id))
         assert again.status.state == TaskState.TASK_STATE_CANCELED
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_run_that_ends_before_it_is_cancelled_keeps_its_answer(
+    serving: Any, board: Board, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    go_on, wait, cancel = asyncio.Event(), RunExecutor.wait, RunSupervisor.cancel
+
+    async def held(context: Any, value: Any) -> Any:
+        await go_on.wait()
+        return "the answer"
+
+    async def untold(self: RunExecutor, task_id: str) -> RunResult:
+        result = await wait(self, task_id)
+        return result if told else await asyncio.Future()
+
+    async def too_late(self: RunSupervisor, run: str, **options: Any) -> None:
+        go_on.set()
+        await self.wait(run)
+        while told and (await client.get_task(GetTaskRequest(id=run))).status.state != TaskState.TASK_STATE_COMPLETED:
+            await asyncio.sleep(0)
+        await cancel(self, run, **options)
+
+    monkeypatch.setattr(RunExecutor, "wait", untold)
+    monkeypatch.setattr(RunSupervisor, "cancel", too_late)
+    async with serving(board, workflows=[held]) as (url, runtime), client_of(url, streaming=False) as client:
+        task = await send(client, wanted(text("x"), "held", return_immediately=True))
+        ended = await client.cancel_task(CancelTaskRequest(id=task.id))
+        assert runtime.runs()[0].status == "done"
+        for seen in (ended, await client.get_task(GetTaskRequest(id=task.id))):
+            assert seen.status.state == TaskState.TASK_STATE_COMPLETED
+            assert [value_of(artifact.parts) for artifact in seen.artifacts] == ["the answer"]
 
 
 async def test_tasks_belong_to_their_client(serving: Any, board: Board) -> None:
