@@ -78,11 +78,15 @@ def status_of(error: AgentsysError) -> int:
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 400)
 
 
-def error_response(error: AgentsysError, status: int | None = None) -> JSONResponse:
+def error_body(error: AgentsysError) -> dict[str, dict[str, str]]:
     """Return ``error`` in the API's shape."""
     # Lone surrogates of a client's own text cannot be encoded.
-    body = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in error.to_json().items()}
-    return JSONResponse({"error": body}, status_code=status or status_of(error))
+    return {"error": {key: text.encode("utf-8", "backslashreplace").decode() for key, text in error.to_json().items()}}
+
+
+def error_response(error: AgentsysError, status: int | None = None) -> JSONResponse:
+    """Return what answers a request that ``error`` ended."""
+    return JSONResponse(error_body(error), status_code=status or status_of(error))
 
 
 def install_error_handlers(app: FastAPI) -> None:

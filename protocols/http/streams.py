@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,7 +17,9 @@ from pydantic import BaseModel
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.labels import Label
+from agentsys.errors import AgentsysError
 from agentsys.events import RunEvent
+from agentsys.protocols.http.errors import error_body
 from agentsys.protocols.http.schemas import EventDocument
 from agentsys.supervisor import NumberedEvent, RunSupervisor
 from agentsys.views.withholding import may_read
@@ -65,7 +68,7 @@ class EventStream(StreamingResponse):
 
     def __init__(self, items: AsyncIterator[Item | None]) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_encoded(items), headers=headers)
+        super().__init__(_told_to_the_end(_encoded(items)), headers=headers)
 
 
 def last_seen(after: int, last_event_id: str | None) -> int:
@@ -128,6 +131,15 @@ def event_document(number: int, event: RunEvent, reader: str) -> EventDocument:
 def _emptied(value: Any) -> Any:
     """Return what stands in the place of a withheld value: as much of its form as readers rely on."""
     return type(value)() if isinstance(value, str | int | float | bool) else None
+
+
+async def _told_to_the_end(texts: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    """Yield the texts, and last the error that ended them: the status is sent by then."""
+    try:
+        async for text in texts:
+            yield text
+    except AgentsysError as error:
+        yield f"event: error\ndata: {json.dumps(error_body(error))}\n\n"
 
 
 async def _encoded(items: AsyncIterator[Item | None]) -> AsyncGenerator[str]:

@@ -1,6 +1,7 @@
 """Whoever follows a run or the board misses nothing, whatever happens between two looks."""
 
 import asyncio
+import json
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ import pytest
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.compaction import Keep
 from agentsys.blackboard.labels import Label
+from agentsys.blackboard.storage import BoardUnreachable
 from agentsys.protocols.app import FaceOptions, create_app
 from agentsys.protocols.http import run_routes
-from agentsys.protocols.http.streams import Stopping, commits_after
+from agentsys.protocols.http.streams import PAGE, Stopping, commits_after
 from agentsys.runtime import Runtime
 from agentsys.supervisor import RunSupervisor
 from agentsys.tenancy import SeenBy, board_for
@@ -129,6 +131,25 @@ def test_a_past_that_the_board_no_longer_has_is_refused(client, board):
         assert "AGS-" in refused.read().decode()
     first = board.log()[0].seq
     assert first_commit(client, f"/api/v1/board/tail?after={first}") == first + 1
+
+
+def test_a_board_that_fails_while_it_is_followed_says_so(client, board, monkeypatch):
+    log = Board.log
+
+    def unreachable(self, **which):
+        if which["limit"] == PAGE:
+            raise BoardUnreachable("planted: out of reach")
+        return log(self, **which)
+
+    write(board, "a")
+    monkeypatch.setattr(Board, "log", unreachable)
+    with client.stream("GET", "/api/v1/board/tail?after=0") as answer:
+        told = answer.read().decode().split("\n\n")
+    assert (told[0], len(told), told[-1]) == (": open", 3, "")
+    event, data = told[1].split("\n")
+    error = json.loads(data.removeprefix("data: "))["error"]
+    assert event == "event: error"
+    assert error["code"] == BoardUnreachable.code and "planted" in error["message"]
 
 
 async def test_who_follows_what_it_may_not_read_goes_on_past_it(board):
