@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,11 @@ NUMBERS_OF_A_COMMIT = 1 << 20
 
 INTERRUPTIONS: Final = (LeaseLost, RunBusy, StorageFailed, BoardFull)
 """What stops a run here that goes on elsewhere, was ended there, or can go on once its record can be written again."""
+
+PATIENCE_SECONDS: float = 30.0
+"""How long runs that are interrupted may take to end, and those that are being ended for good."""
+
+_log = logging.getLogger(__name__)
 
 NumberedEvent = tuple[int, RunEvent]
 
@@ -160,6 +166,11 @@ class RunSupervisor:
                 raise error
         return RunResult(await asyncio.to_thread(RunRecord.load, self.runtime.board, run))
 
+    @property
+    def at_work(self) -> bool:
+        """Whether any run goes on here, be it closed or not."""
+        return bool(self._tasks)
+
     def executing(self, run: str) -> bool:
         """Whether this process executes the run at the moment."""
         return run in self._beginning.values() or (run in self._watched and not self._watched[run].ended)
@@ -201,13 +212,20 @@ class RunSupervisor:
     async def close(self) -> None:
         """Interrupt every run, also one that just begins, and begin no others.
 
-        Their records stay, and a later process can resume them.
+        Their records stay, and a later process can resume them. What goes on nevertheless is left behind after half a
+        minute, and told in the log.
         """
         self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._abandoning, return_exceptions=True)
+        if ending := {*tasks, *self._abandoning}:
+            await asyncio.wait(ending, timeout=PATIENCE_SECONDS)
+        for task in self._tasks:
+            _log.warning(
+                "%s goes on although it was interrupted; its code catches asyncio.CancelledError and keeps it",
+                task.get_name(),
+            )
         for follower in self._followers:
             await follower()
 
@@ -229,7 +247,7 @@ class RunSupervisor:
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._beginning[begun] = run
         begun.add_done_callback(self._beginning.pop)
-        watched.task = asyncio.create_task(self._work(run, watched, begun, execute))
+        watched.task = asyncio.create_task(self._work(run, watched, begun, execute), name=f"run {run}")
         self._tasks.add(watched.task)
         watched.task.add_done_callback(self._tasks.discard)
         watched.task.add_done_callback(lambda _: watched.wake())

@@ -18,6 +18,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import settings_with
+from agentsys.cli.ending import end_without_what_goes_on
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import ExitCode, err, reported_errors
 from agentsys.cli.serve import composed, listening, run_server
@@ -115,13 +116,15 @@ async def _serve(
 
         err.print(f"runtime {url}{PREFIX}", highlight=False)
         runtime = composed(file, lake, settings)
+        supervisor = RunSupervisor(runtime)
         try:
             stopping, operation = Stopping(), Operation()
             options = FaceOptions(url=url, token=token, recorded=RECORDED)
-            app = create_app(RunSupervisor(runtime), options, stopping, operation)
+            app = create_app(supervisor, options, stopping, operation)
             await run_server(app, listener, stopping, operation, pages.wait())
         finally:
             await runtime.close()
+            end_without_what_goes_on(supervisor)
         return pages.returncode
 
 

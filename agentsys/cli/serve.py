@@ -14,6 +14,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
+from agentsys.cli.ending import end_without_what_goes_on
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
 from agentsys.cli.startup import calm_the_collector
@@ -89,8 +90,8 @@ async def _serve(
     from agentsys.supervisor import RunSupervisor
 
     runtime = composed(file, lake, settings)
+    supervisor = RunSupervisor(runtime)
     try:
-        supervisor = RunSupervisor(runtime)
         server, port = settings.server, listener.getsockname()[1]
         shown = server.host_in_url
         options = FaceOptions(
@@ -114,6 +115,7 @@ async def _serve(
                 compacting.cancel()
     finally:
         await runtime.close()
+        end_without_what_goes_on(supervisor)
 
 
 async def _compact_regularly(runtime: Runtime, keep: str | None) -> None:
@@ -142,6 +144,7 @@ async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, 
     finally:
         await supervisor.close()
         await runtime.close()
+        end_without_what_goes_on(supervisor)
 
 
 def composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime:

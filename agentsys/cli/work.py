@@ -11,6 +11,7 @@ import typer
 
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import file_runtime, settings_with
+from agentsys.cli.ending import end_without_what_goes_on
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import ExitCode, err, reported_errors
 from agentsys.errors import ConfigurationError
@@ -65,3 +66,4 @@ async def _work(file: Path, settings: Settings, most: int, *, drain: bool) -> di
         # What is under way is given back, for other workers or for later.
         await supervisor.close()
         await runtime.close()
+        end_without_what_goes_on(supervisor)

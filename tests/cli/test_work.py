@@ -67,3 +67,37 @@ def test_a_worker_ends_when_told(tmp_path: Path, told: signal.Signals, code: int
         assert output.strip() in working.stderr.readline()
         working.send_signal(told)
         assert working.wait(60) == code
+
+
+STUBBORN = """
+import asyncio
+
+from agentsys import Workflow, supervisor
+
+supervisor.PATIENCE_SECONDS = 0.1
+
+
+async def stubborn(context, _):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except BaseException:
+            pass
+
+
+workflow = Workflow("stubborn", stubborn)
+"""
+
+
+def test_a_worker_ends_without_a_run_that_does_not_let_itself_be_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    _, output, _ = run(tmp_path, "run", "stubborn.py", "--input", "1", "--enqueue")
+    with start(tmp_path, "work", "stubborn.py") as working:
+        assert working.stderr is not None
+        assert output.strip() in working.stderr.readline()
+        working.send_signal(signal.SIGTERM)
+        try:
+            assert working.wait(60) == 1
+        finally:
+            working.kill()
+        assert f"run {output.strip()} goes on although it was interrupted" in working.stderr.read()

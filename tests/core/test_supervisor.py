@@ -1,10 +1,11 @@
 """Runs in the background: started, watched by many, cancelled, resumed."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from agentsys import runtime, topics
+from agentsys import runtime, supervisor, topics
 from agentsys.beginning import RunExists
 from agentsys.events import RunFinished, RunStarted, TokensStreamed
 from agentsys.leases import RunBusy
@@ -152,6 +153,31 @@ async def test_closing_leaves_nothing_under_way(make_runtime, gate):
     assert {record.status for record in supervised.runtime.runs()} == {"running"}
     working.cancel()
     await asyncio.wait([working])
+
+
+async def test_closing_goes_on_without_a_run_that_does_not_let_itself_be_interrupted(make_runtime, monkeypatch, caplog):
+    monkeypatch.setattr(supervisor, "PATIENCE_SECONDS", 0.02)
+    released, ended = asyncio.Event(), []
+
+    async def stubborn(context, text):
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    async def follower():
+        ended.append("follower")
+
+    supervised = RunSupervisor(make_runtime(workflows=[stubborn]))
+    supervised.close_with(follower)
+    run = await supervised.start("stubborn", "now")
+    supervised.abandon(run, by="user:owner")
+    async with asyncio.timeout(20):
+        await supervised.close()
+    assert ended == ["follower"] and f"run {run}" in caplog.text
+    released.set()
+    async with asyncio.timeout(20):
+        while supervised.at_work:
+            await asyncio.sleep(0)
 
 
 async def test_closing_interrupts_a_run_that_just_begins(supervised):
