@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -64,6 +64,22 @@ def runs_at(board: str | None, url: str | None, token: str | None) -> Iterator[B
         yield BoardRuns(opened, board)
 
 
+@contextmanager
+def server_or_board(
+    board: str | None, url: str | None, token: str | None, told: Callable[[str], None] = lambda server: None
+) -> Iterator[BoardRuns | RuntimeClient]:
+    """Open what the arguments name; without any, the settings' server, or their board where that does not answer, of
+    which ``told`` hears."""
+    if board is None and url is None:
+        with connected(None, token) as client:
+            if _answers(client):
+                yield client
+                return
+            told(client.url)
+    with runs_at(board, url, token) as place:
+        yield place
+
+
 def named(run: str, place: BoardRuns | RuntimeClient) -> str:
     """Return the identifier of the run that is meant: with ``latest``, of the newest one.
 
@@ -74,3 +90,13 @@ def named(run: str, place: BoardRuns | RuntimeClient) -> str:
     for newest in place.runs(limit=1):
         return newest.run
     raise ConfigurationError("There is no run yet.", remedy="Start one with `agentsys run` or `agentsys ask`.")
+
+
+def _answers(client: RuntimeClient) -> bool:
+    from agentsys.protocols.http.client import ServerUnreachable
+
+    try:
+        client.health()
+    except ServerUnreachable:
+        return False
+    return True

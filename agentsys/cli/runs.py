@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -21,8 +20,13 @@ from agentsys.cli.output import (
     reported_errors,
     time_text,
 )
-from agentsys.cli.run_argument import RunArgument, RunOrLatestArgument
-from agentsys.cli.run_source import BoardRuns, named, runs_at
+from agentsys.cli.run_argument import (
+    AnyRunArgument,
+    AnyRunOrLatestArgument,
+    ServerRunArgument,
+    ServerRunOrLatestArgument,
+)
+from agentsys.cli.run_source import BoardRuns, named, server_or_board
 from agentsys.cli.server_option import TokenOption, UrlOption, connected
 
 if TYPE_CHECKING:
@@ -58,7 +62,9 @@ def list_(
 
 
 @app.command("show")
-def show(run: RunOrLatestArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
+def show(
+    run: AnyRunOrLatestArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
     """Print one run as JSON: its input, value, labels and failure; where no server answers, of this machine's board."""
     with reported_errors(), _server_or_board(board, url, token) as place:
         print_json(place.run(named(run, place)).model_dump())
@@ -85,7 +91,7 @@ def start(
 
 @app.command("watch")
 def watch(
-    run: RunOrLatestArgument, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
+    run: ServerRunOrLatestArgument, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
 ) -> None:
     """Follow a run until it ends, also one that waits for a worker."""
     with reported_errors(as_json=as_json), connected(url, token) as client:
@@ -94,14 +100,14 @@ def watch(
 
 
 @app.command("cancel")
-def cancel(run: RunArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
+def cancel(run: AnyRunArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
     """End a run for good; where no server answers, on this machine's board."""
     with reported_errors(), _server_or_board(board, url, token) as place:
         place.cancel(run)
 
 
 @app.command("resume")
-def resume(run: RunArgument, url: UrlOption = None, token: TokenOption = None) -> None:
+def resume(run: ServerRunArgument, url: UrlOption = None, token: TokenOption = None) -> None:
     """Go on with an interrupted run on the server."""
     with reported_errors(), connected(url, token) as client:
         client.resume(run)
@@ -109,7 +115,7 @@ def resume(run: RunArgument, url: UrlOption = None, token: TokenOption = None) -
 
 @app.command("fork")
 def fork(
-    run: RunArgument,
+    run: ServerRunArgument,
     at: Annotated[int | None, typer.Option(min=1, help="Take over what was recorded at this commit.")] = None,
     url: UrlOption = None,
     token: TokenOption = None,
@@ -121,27 +127,16 @@ def fork(
     _print_end(ended, as_json=as_json)
 
 
-@contextmanager
-def _server_or_board(board: str | None, url: str | None, token: str | None) -> Iterator[BoardRuns | RuntimeClient]:
-    """Open what the flags name; without any, the settings' server, or their board where that server does not answer."""
-    if board is None and url is None:
-        with connected(None, token) as client:
-            if _answers(client):
-                yield client
-                return
-            err.print(f"no server at {client.url}; this machine's board is meant", style="dim", highlight=False)
-    with runs_at(board, url, token) as place:
-        yield place
+def _server_or_board(
+    board: str | None, url: str | None, token: str | None
+) -> AbstractContextManager[BoardRuns | RuntimeClient]:
+    """Open what the flags name; without any, the settings' server, or their board where that server does not answer,
+    which is told."""
 
+    def told(server: str) -> None:
+        err.print(f"no server at {server}; this machine's board is meant", style="dim", highlight=False)
 
-def _answers(client: RuntimeClient) -> bool:
-    from agentsys.protocols.http.client import ServerUnreachable
-
-    try:
-        client.health()
-    except ServerUnreachable:
-        return False
-    return True
+    return server_or_board(board, url, token, told)
 
 
 def _watched(client: RuntimeClient, run: str) -> RunDocument:

@@ -20,6 +20,8 @@ from agentsys.cli.run_argument import completed_run, completed_unfinished
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from tests.cli.here import command_here
+from tests.cli.test_commands import completions
+from tests.http.conftest import TOKEN, served
 
 WORKFLOW = """
 from agentsys import Workflow
@@ -122,3 +124,23 @@ def test_runs_complete(runs: list[str], tmp_path: Path) -> None:
     assert list(completed_run(context, "")) == [(one, "add") for one in runs[::-1]]
     assert list(completed_unfinished(context, "")) == [(runs[-1], "add")]
     assert list(completed_run(context, runs[0][:10])) == [(runs[0], "add")]
+
+
+def test_runs_complete_from_where_the_command_asks(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTSYS_BOARD__PATH", str(tmp_path / "board.db"))
+    commands = ("watch", "resume", "fork", "show", "cancel")
+
+    def offered() -> list[set[str]]:
+        return [completions("runs", command, "") - {""} for command in commands]
+
+    with Board.open(":memory:") as board:
+        runtime = Runtime(board, ScriptedModel(str), workflows=[add])
+        elsewhere = asyncio.run(runtime.run("add", 1)).run
+        with served(runtime) as client:
+            monkeypatch.setenv("AGENTSYS_TOKEN", TOKEN)
+            monkeypatch.setenv("AGENTSYS_SERVER__PORT", str(client.base_url.port))
+            assert offered() == [{elsewhere}] * 5
+    assert offered() == [set()] * 3 + [set(runs)] * 2
