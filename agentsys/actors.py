@@ -12,7 +12,7 @@ from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
-from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, policy_of, reconciled
+from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, freed_on_failure, policy_of, reconciled
 from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
@@ -71,7 +71,8 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
     while True:
         context = Context(scope, actor)
         try:
-            return await _attempt(scope, context, body, conclude)
+            with freed_on_failure(scope.board, f"agent:{actor.name}", actor.owner):
+                return await _attempt(scope, context, body, conclude)
         except Conflict as conflict:
             if is_loss(conflict):
                 raise LeaseLost(f"Run {scope.run} is not this process's any more.") from conflict

@@ -14,7 +14,7 @@ A policy belongs to an entry type. Where a conflict concerns several types, the 
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentsys.blackboard.board import Board
@@ -22,6 +22,7 @@ from agentsys.blackboard.commits import Isolation
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict
 from agentsys.blackboard.entries import Entry, Json
 from agentsys.blackboard.transactions import Resolved, Transaction
+from agentsys.errors import BoardError
 
 Reconcile: TypeAlias = Callable[[Json, Json, Json], Json]
 ConflictPolicy: TypeAlias = Literal["repair", "retry", "escalate"] | Reconcile
@@ -79,7 +80,7 @@ def transact(
     held: Transaction | None = None
     for attempt in range(1, attempts + 1):
         transaction = held or board.begin(principal, isolation=isolation, urgency=urgency)
-        with _freed_on_failure(board, held):
+        with freed_on_failure(board, principal, None if held is None else held.owner):
             result = work(transaction, changes)
         try:
             commit_reconciling(board, transaction, policies or {})
@@ -110,15 +111,16 @@ def commit_reconciling(board: Board, transaction: Transaction, policies: Policie
 
 
 @contextmanager
-def _freed_on_failure(board: Board, held: Transaction | None) -> Iterator[None]:
-    """End the exclusive turn of a transaction that fails before its commit: others wait for it."""
+def freed_on_failure(board: Board, principal: str, owner: str | None) -> Iterator[None]:
+    """End the exclusive turn of ``owner``, if there is one, where this block fails before its commit: others wait."""
     try:
         yield
     except BaseException:
-        if held is not None:
-            nothing = board.begin(held.principal)
-            nothing.owner = held.owner
-            board.submit(nothing)
+        if owner is not None:
+            with suppress(BoardError):
+                nothing = board.begin(principal)
+                nothing.owner = owner
+                board.submit(nothing)
         raise
 
 

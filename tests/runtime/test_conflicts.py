@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentsys import actors
 from agentsys.actors import MAX_ATTEMPTS
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import EffectClass
@@ -92,6 +93,31 @@ async def test_an_exclusive_turn_on_the_second_loss(board: Board):
     assert waiting[0].result(timeout=5).seq > result.record.first_seq
     entry = board.get("notes", "n")
     assert entry is not None and entry.value == {"late": True}, "the meddler's write waited, and came after"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_who_fails_in_its_exclusive_turn_ends_it(
+    board: Board, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+):
+    monkeypatch.setattr(actors, "HOLD_SECONDS", 50.0)
+    losing = Meddled(board, 2)
+
+    async def work(context: Any, text: Any) -> Any:
+        await losing(context, text)
+        if context.actor.owner is not None:
+            if interrupted:
+                running.cancel()
+                await asyncio.sleep(0)
+            raise LookupError("failed in its turn")
+
+    running = asyncio.create_task(runtime(board, conflicts={"note": "escalate"}).run(work, run_id="r"))
+    # What it held was also what its own run writes in the end.
+    async with asyncio.timeout(20):
+        await asyncio.wait([running])
+    assert running.cancelled() if interrupted else running.result().failure is not None
+    waiting = board.begin(OWNER)
+    waiting.put("notes", "n", 2, type="note")
+    assert board.submit(waiting).result(timeout=20).writes
 
 
 async def test_counters_of_agents_do_not_conflict(board: Board):
