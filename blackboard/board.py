@@ -193,7 +193,8 @@ class Board(UpkeptBoard):
         """Return a new transaction that alone may write what ``lost`` touched, for at most ``seconds``.
 
         It is for one that loses again and again; others' commits wait meanwhile, so be short. It waits itself while
-        another holds some of the same. The hold ends with the transaction's commit, whatever comes of it.
+        another holds some of the same. The hold ends with the transaction's commit, whatever comes of it. Commits over
+        several boards (``commit_together``) know of no holds: they do not wait, and end none.
         """
         request = replace(lost.seal(self.epoch), hold=seconds, resubmitted=False)
         self.wait_for(self.committer().submit(request).result().seq)

@@ -5,12 +5,15 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from agentsys.blackboard import upkeep
 from agentsys.blackboard.storage import BoardClosed, Maintenance
 from agentsys.blackboard.upkeep import EndLease, TakeLease
 from agentsys.errors import BoardError
+
+SHORTEST_SECONDS: Final = 0.1
+"""For how long a lease is taken at least: each one writes three times meanwhile to renew it."""
 
 
 class SnapshotLease:
@@ -18,6 +21,8 @@ class SnapshotLease:
 
     def __init__(self, maintain: Callable[[Maintenance], Any], snapshot: int, seconds: float) -> None:
         """Use :meth:`Board.lease`."""
+        if not seconds >= SHORTEST_SECONDS:
+            raise ValueError(f"a lease is for {SHORTEST_SECONDS} seconds or more, got {seconds}; it is renewed in time")
         self.snapshot = snapshot
         self._take = TakeLease(uuid.uuid4().hex, snapshot, seconds)
         self._maintain = maintain

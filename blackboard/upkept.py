@@ -40,7 +40,8 @@ class UpkeptBoard(ABC):
     def lease(self, at: int | None = None, *, seconds: float = 60.0) -> SnapshotLease:
         """Keep the states from commit ``at`` on, by default the present one, from compactions until it is closed.
 
-        Should this process die it holds for ``seconds``. Raises :class:`HistoryCompacted` if they are gone.
+        Should this process die it holds for ``seconds``, a tenth or more. Raises :class:`HistoryCompacted` if they are
+        gone.
         """
         return SnapshotLease(self.maintain, self.state().head if at is None else at, seconds)
 

@@ -1,5 +1,6 @@
 """Compaction: what goes, what stays, what still proves the board, and who is told that the past is gone."""
 
+import math
 import multiprocessing
 import sqlite3
 import subprocess
@@ -184,6 +185,12 @@ def test_an_expired_lease_holds_nothing(board: Board, monkeypatch: pytest.Monkey
         board.lease(2)
     lease.close()
     lease.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 1e-9, math.nan])
+def test_a_lease_that_would_be_renewed_without_end_is_refused(board: Board, seconds: float) -> None:
+    with pytest.raises(ValueError, match=str(seconds)):
+        board.lease(0, seconds=seconds)
 
 
 def test_a_lease_is_renewed_while_its_process_lives(board: Board) -> None:
