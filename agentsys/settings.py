@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_origin
+from typing import Annotated, Any, ClassVar, Final, get_origin
 
 import platformdirs
 from pydantic import (
@@ -43,6 +44,8 @@ SETTINGS_FILE = "agentsys.toml"
 
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
 
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
+
 SECRET_NAMES = frozenset({"api_key", "token"})
 """Last parts of the keys whose values are never shown."""
 
@@ -52,6 +55,15 @@ def is_secret(key: str) -> bool:
     mistakes where a secret goes may have written it there.
     """
     return key == "board.url" or key.startswith("secrets.") or key.rpartition(".")[2] in SECRET_NAMES
+
+
+def without_credentials(value: Any) -> Any:
+    """Return a value of JSON as it may be shown: of addresses within it, not who asks there, and by which password."""
+    if isinstance(value, str):
+        return _CREDENTIALS.sub("(hidden)", value)
+    if isinstance(value, dict):
+        return {key: without_credentials(item) for key, item in value.items()}
+    return [without_credentials(item) for item in value] if isinstance(value, list) else value
 
 
 class Settings(Section):
@@ -240,7 +252,7 @@ def _shown(key: str, value: object) -> str:
         return "(hidden)"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return "a list of tables"
-    return f"a table of {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+    return f"a table of {', '.join(map(str, value))}" if isinstance(value, dict) else repr(without_credentials(value))
 
 
 def _keys_within(section: str) -> str:

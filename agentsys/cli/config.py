@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from agentsys.cli.output import JsonOption, print_json, print_table, reported_errors
-from agentsys.settings import Settings, flatten, is_secret, load_settings
+from agentsys.settings import Settings, flatten, is_secret, load_settings, without_credentials
 
 app = typer.Typer(help="Show settings and where each value comes from.", no_args_is_help=True)
 
@@ -18,13 +18,11 @@ def show(as_json: JsonOption = False) -> None:
     with reported_errors(as_json=as_json):
         loaded = load_settings()
     values = {
-        key: "(hidden)" if is_secret(key) and value is not None else value
+        key: "(hidden)" if is_secret(key) and value is not None else without_credentials(to_jsonable_python(value))
         for key, value in flatten(loaded.settings).items()
     }
     if as_json:
-        print_json(
-            {key: {"value": to_jsonable_python(value), "source": loaded.sources[key]} for key, value in values.items()}
-        )
+        print_json({key: {"value": value, "source": loaded.sources[key]} for key, value in values.items()})
         return
     meanings = _meanings(Settings, "")
     print_table(

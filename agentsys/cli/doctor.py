@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from agentsys.cli.output import ExitCode, JsonOption, out, print_json, reported_errors
 from agentsys.errors import ConfigurationError
-from agentsys.settings import Settings, load_settings
+from agentsys.settings import Settings, load_settings, without_credentials
 
 if TYPE_CHECKING:
     from agentsys.serving.models import EngineOptions
@@ -131,9 +131,8 @@ def check_model(settings: Settings) -> Finding:
         commands = " and ".join(f"`agentsys models pull {spec}`" for spec in missing)
         verb = "is" if len(missing) == 1 else "are"
         return Finding("model", "warning", f"{', '.join(missing)} {verb} not pulled", f"Run {commands}.")
-    return Finding(
-        "model", "ok", ", ".join(f"{spec} (remote; not contacted)" if is_remote(spec) else spec for spec in specs)
-    )
+    found = (f"{spec} (remote; not contacted)" if is_remote(spec) else spec for spec in specs)
+    return Finding("model", "ok", without_credentials(", ".join(found)))
 
 
 def check_adapters(settings: Settings) -> Finding:

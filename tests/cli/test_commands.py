@@ -210,6 +210,26 @@ def test_config_show_writes_tables_and_sets_as_json(run: Run, tmp_path: Path) ->
     assert "PELICAN" not in done.stdout
 
 
+def test_credentials_within_addresses_are_not_shown(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "agentsys.toml").write_text(
+        "[model]\nname = 'https://u:PELICAN@host/v1#m'\nreplicas = ['https://u:PEL@ICAN@host/v1#n']\n"
+        "[models.big]\nspec = 'http://PELICAN@host/v1#m'\n"
+        "[mcp.servers.x]\ncommand = ['x', '--dsn=postgresql://u:PELICAN@host/db?mail=a@b']\n"
+    )
+    done = run("config", "show", "--json")
+    shown = json.loads(done.stdout)
+    assert shown["model.name"]["value"] == "https://(hidden)@host/v1#m"
+    assert shown["model.replicas"]["value"] == ["https://(hidden)@host/v1#n"]
+    assert shown["models"]["value"]["big"]["spec"] == "http://(hidden)@host/v1#m"
+    dsn = "--dsn=postgresql://(hidden)@host/db?mail=a@b"
+    assert shown["mcp.servers"]["value"]["x"]["command"] == ["x", dsn]
+    assert "https://(hidden)@host/v1#m" in run("doctor", "--json").stdout
+    for words in (("config", "show", "--json"), ("config", "show"), ("doctor", "--json")):
+        assert "ICAN" not in run(*words).stdout
+    refused = run("config", "show", "--json", AGENTSYS_MODEL__DEVICE="http://u:PELICAN@host")
+    assert refused.returncode == 2 and "PELICAN" not in refused.stdout
+
+
 def test_an_empty_lake_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert error_of(run("ask", "--lake", "empty", "how many?", "--json"))["code"].startswith("AGS-05")
