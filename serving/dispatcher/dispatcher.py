@@ -29,6 +29,7 @@ from agentsys.serving.dispatcher.resumption import continuable, interrupted, mov
 from agentsys.serving.dispatcher.watching import Watching
 from agentsys.serving.engine import Capabilities, Engine, EngineStats, QueuedRequest, close_all
 from agentsys.serving.engine_errors import DuplicateRequestError
+from agentsys.serving.meanwhile import OnTheWay
 from agentsys.serving.requests import (
     Chunk,
     Embedding,
@@ -87,6 +88,7 @@ class Dispatcher:
         without_outage = replace(limits, outage=math.inf)
         self._core = DispatchCore(specs, policy=policy, limits=without_outage, workflows=workflows)
         self._calls: dict[str, Answering] = {}
+        self._embedding = OnTheWay()
         self._sizes = PromptSizes()
         self._lock = _LOCKS.setdefault(self._core.workflows, threading.RLock())
         self._wakes = LoopWakes(self._act)
@@ -125,24 +127,23 @@ class Dispatcher:
         self._wakes.begin()
         self._wakes.soon()
         try:
-            call = embedding_call(request, now())
-            replicas = self._replicas.values()
-            return await embed_somewhere(request, call, replicas, self._watching, self._health.attempts)
+            call, limit = embedding_call(request, now()), self._health.attempts
+            with self._embedding.coming(request.request_id) as told:
+                return await embed_somewhere(request, call, self._replicas.values(), self._watching, limit, told)
         finally:
             self._wakes.end()
 
     def abort(self, request_id: str) -> None:
-        answering = self._calls.get(request_id)
-        if answering is not None:
+        if (answering := self._calls.get(request_id)) is not None:
             answering.on_loop(self._abort, answering)
             return
+        self._embedding.abort(request_id)
         for engine in self._connected():  # requests for vectors have their own id there
             engine.abort(request_id)
 
     def rekey(self, request_id: str, urgency: float) -> None:
         """Move the deadline of the call's workflow; κ follows."""
-        answering = self._calls.get(request_id)
-        if answering is None:
+        if (answering := self._calls.get(request_id)) is None:
             return
         with self._lock:
             self._hand_out(self._core.reschedule(request_id, urgency, now()))
@@ -150,8 +151,7 @@ class Dispatcher:
 
     def stats(self) -> EngineStats:
         """Return the load of all replicas together, and what waits for them."""
-        every = [engine.stats() for engine in self._connected()]
-        return total(every, waiting=len(self._core.queue))
+        return total([engine.stats() for engine in self._connected()], waiting=len(self._core.queue))
 
     def queue(self) -> tuple[QueuedRequest, ...]:
         """Return the calls by κ, with what their replicas tell of them."""

@@ -9,23 +9,33 @@ from agentsys.errors import ServingError
 from agentsys.serving.dispatcher.loops import TICK
 from agentsys.serving.dispatcher.replica import Replica, blames_replica, foreign_errors_blamed, refuses_all
 from agentsys.serving.dispatcher.watching import Watching
+from agentsys.serving.engine_errors import RequestAbortedError
+from agentsys.serving.meanwhile import Meanwhile
 from agentsys.serving.requests import Embedding, EmbedRequest, WorkflowCall, learners
 from agentsys.serving.scheduling.calls import Call, NoReplicaError
 
 
 async def embed_somewhere(
-    request: EmbedRequest, call: Call, replicas: Iterable[Replica], watching: Watching, attempts: int
+    request: EmbedRequest,
+    call: Call,
+    replicas: Iterable[Replica],
+    watching: Watching,
+    attempts: int,
+    meanwhile: Meanwhile,
 ) -> Embedding:
     """Return the vectors, trying up to ``attempts`` times, or each replica once if there are more of them.
 
     Where all are down it waits for one to come back, as long as a call does. Raises ``NoReplicaError`` if none may see
-    the texts, the last error if none answers, and what an engine raises about the request itself.
+    the texts, ``RequestAbortedError`` if that was asked ``meanwhile``, the last error if none answers, and what an
+    engine raises about the request itself.
     """
     permitted = [one for one in replicas if one.permits(call)]
     if not permitted:
         raise NoReplicaError(f"none of the replicas may see the texts of {request.request_id!r}.")
     tried: list[str] = []
     while True:
+        if meanwhile.aborted:
+            raise RequestAbortedError(f"request {request.request_id!r} was aborted.")
         able = [one for one in permitted if one.up]
         if not able:
             hopeless = watching.hopeless(call)

@@ -332,6 +332,17 @@ async def test_a_request_for_vectors_can_be_aborted(cluster) -> None:
     assert all(view.failed == 0 for view in dispatcher.replicas())
 
 
+async def test_a_request_for_vectors_that_waits_for_a_replica_can_be_aborted(cluster) -> None:
+    dispatcher, servers = cluster(1)
+    servers[0].mode = "busy"
+    asking = asyncio.create_task(dispatcher.embed(EmbedRequest(("text",), request_id="e")))
+    while dispatcher.replicas()[0].state != "open":
+        await asyncio.sleep(0.005)
+    dispatcher.abort("e")
+    with pytest.raises(RequestAbortedError, match="'e'"):
+        await asyncio.wait_for(asking, 15)  # less than the patience with replicas that are down
+
+
 async def test_vectors_that_wait_end_with_the_dispatcher(cluster) -> None:
     dispatcher, servers = cluster(1)
     servers[0].mode = "busy"
