@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from agentsys.errors import RunError
 
+PATIENCE_SECONDS: float = 30.0
+"""How long work that is cancelled may take to end before others go on without it."""
+
 
 class StrayCancellation(RunError):
     """An agent, a tool or a workflow awaited a task that had been cancelled."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from agentsys import cancellation
 from agentsys.agenda import Agenda
 from agentsys.agents import Agent, AgentRegistry
 from agentsys.approvals import Approval, ApprovalStatus, list_approvals
@@ -239,13 +240,15 @@ class Runtime:
         """End a run for good, also one that a dead process left behind; of a finished run nothing changes.
 
         ``by`` is who wants that, by default the policy's owner.
-        A tool call under way is recorded as in doubt. Raises :class:`UnknownRun`.
+        A tool call under way is recorded as in doubt. Code that catches the cancellation and goes on commits nothing
+        more. Raises :class:`UnknownRun`.
         """
         await self._load(run)
-        await self._interrupt(run)
+        interrupted = await self._interrupt(run)
         await record_cancelled(self.board, run, by or self.policy.owner)
         # Who took it meanwhile would learn that at its next commit, after whatever call it waits for.
-        await self._interrupt(run)
+        if self._held.task(run) is not interrupted:
+            await self._interrupt(run)
 
     def lease(self, run: str) -> Entry | None:
         """Return the lease under which this runtime executes a run, if it does."""
@@ -305,11 +308,13 @@ class Runtime:
         scope = await asyncio.to_thread(self._scope, record, listener, Mode.LIVE)
         return await execute(scope, record, workflow, resumed=resumed)
 
-    async def _interrupt(self, run: str) -> None:
+    async def _interrupt(self, run: str) -> asyncio.Task[Any] | None:
+        """Cancel what executes a run here, and wait until it has ended; return it."""
         executing = self._held.task(run)
         if executing is not None and executing is not asyncio.current_task():
             executing.cancel()
-            await asyncio.wait([executing])
+            await asyncio.wait([executing], timeout=cancellation.PATIENCE_SECONDS)
+        return executing
 
     async def _load(self, run: str) -> RunRecord:
         return await asyncio.to_thread(RunRecord.load, self.board, run)

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from agentsys import topics
+from agentsys import cancellation, topics
 from agentsys.beginning import new_name
 from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
@@ -36,9 +36,6 @@ NUMBERS_OF_A_COMMIT = 1 << 20
 
 INTERRUPTIONS: Final = (LeaseLost, RunBusy, StorageFailed, BoardFull)
 """What stops a run here that goes on elsewhere, was ended there, or can go on once its record can be written again."""
-
-PATIENCE_SECONDS: float = 30.0
-"""How long runs that are interrupted may take to end, and those that are being ended for good."""
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +217,7 @@ class RunSupervisor:
         for task in tasks:
             task.cancel()
         if ending := {*tasks, *self._abandoning}:
-            await asyncio.wait(ending, timeout=PATIENCE_SECONDS)
+            await asyncio.wait(ending, timeout=cancellation.PATIENCE_SECONDS)
         for task in self._tasks:
             _log.warning(
                 "%s goes on although it was interrupted; its code catches asyncio.CancelledError and keeps it",

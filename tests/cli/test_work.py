@@ -72,9 +72,9 @@ def test_a_worker_ends_when_told(tmp_path: Path, told: signal.Signals, code: int
 STUBBORN = """
 import asyncio
 
-from agentsys import Workflow, supervisor
+from agentsys import Workflow, cancellation
 
-supervisor.PATIENCE_SECONDS = 0.1
+cancellation.PATIENCE_SECONDS = 0.1
 
 
 async def stubborn(context, _):

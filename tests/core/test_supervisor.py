@@ -5,10 +5,10 @@ import contextlib
 
 import pytest
 
-from agentsys import runtime, supervisor, topics
+from agentsys import cancellation, runtime, topics
 from agentsys.beginning import RunExists
 from agentsys.events import RunFinished, RunStarted, TokensStreamed
-from agentsys.leases import RunBusy
+from agentsys.leases import LeaseLost, RunBusy
 from agentsys.runs import RunRecord, UnknownRun
 from agentsys.runtime import UnknownWorkflow
 from agentsys.supervisor import RunSupervisor
@@ -156,7 +156,7 @@ async def test_closing_leaves_nothing_under_way(make_runtime, gate):
 
 
 async def test_closing_goes_on_without_a_run_that_does_not_let_itself_be_interrupted(make_runtime, monkeypatch, caplog):
-    monkeypatch.setattr(supervisor, "PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(cancellation, "PATIENCE_SECONDS", 0.02)
     released, ended = asyncio.Event(), []
 
     async def stubborn(context, text):
@@ -178,6 +178,27 @@ async def test_closing_goes_on_without_a_run_that_does_not_let_itself_be_interru
     async with asyncio.timeout(20):
         while supervised.at_work:
             await asyncio.sleep(0)
+
+
+async def test_cancelling_ends_a_run_for_good_that_does_not_let_itself_be_interrupted(make_runtime, monkeypatch):
+    monkeypatch.setattr(cancellation, "PATIENCE_SECONDS", 0.02)
+    released = asyncio.Event()
+
+    async def stubborn(context, text):
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    supervised = RunSupervisor(make_runtime(workflows=[stubborn]))
+    run = await supervised.start("stubborn", "now")
+    async with asyncio.timeout(20):
+        await supervised.cancel(run)
+    assert RunRecord.load(supervised.runtime.board, run).status == "cancelled"
+    released.set()
+    async with asyncio.timeout(20):
+        with pytest.raises(LeaseLost):
+            await supervised.wait(run)
+    assert RunRecord.load(supervised.runtime.board, run).status == "cancelled"
 
 
 async def test_closing_interrupts_a_run_that_just_begins(supervised):
