@@ -128,7 +128,8 @@ async def test_of_two_who_begin_one_run_or_take_one_the_slower_is_refused(two_bo
     values = [result.value for result in taken if not isinstance(result, BaseException)]
     assert set(values) == {4}
     assert all(isinstance(result, RunBusy) for result in taken if isinstance(result, BaseException))
-    assert len([entry for entry in one.history(topics.LEASES, "q") if entry.value["held_by"]]) == len(values)
+    # Who comes when the run has ended takes nothing, and is told its value.
+    assert 1 <= len([entry for entry in one.history(topics.LEASES, "q") if entry.value["held_by"]]) <= len(values)
 
 
 async def test_a_worker_takes_what_is_enqueued_the_oldest_first_and_no_more_than_it_may(board: Board) -> None:
