@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from agentsys.policy.domains import Domain
 from agentsys.policy.policy import Policy
 from agentsys.policy.rules import EVERYONE, readers_of
 from agentsys.policy.situations import Outcome, verdicts
@@ -87,13 +88,7 @@ def verdict_changes(old: Policy, new: Policy) -> list[VerdictChange]:
 
 def text_changes(old: Policy, new: Policy) -> list[TextChange]:
     """Return the places that say something else, tests left out."""
-    before, after = _flat(old.canonical), _flat(new.canonical)
-    places = sorted({*before, *after})
-    return [
-        TextChange(place, before.get(place), after.get(place))
-        for place in places
-        if before.get(place) != after.get(place)
-    ]
+    return _changes(_flat(old.canonical), _flat(new.canonical))
 
 
 def widened(old: Policy, new: Policy) -> list[TextChange]:
@@ -104,7 +99,58 @@ def widened(old: Policy, new: Policy) -> list[TextChange]:
     gone = tuple(
         f"{group}.{name}." for group in _GROUPS for name in getattr(old, group) if name not in getattr(new, group)
     )
-    return [change for change in text_changes(old, new) if change.widens and not change.place.startswith(gone)]
+    vouched = {*_other_members(old, new), *_other_endorsed(old, new)}
+    changes = _changes(_flat(old.canonical) | _implied(old, new), _flat(new.canonical) | _implied(new, old))
+    return [
+        change for change in changes if (change.widens or change.place in vouched) and not change.place.startswith(gone)
+    ]
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[TextChange]:
+    return [
+        TextChange(place, before.get(place), after.get(place))
+        for place in sorted({*before, *after})
+        if before.get(place) != after.get(place)
+    ]
+
+
+def _implied(policy: Policy, other: Policy) -> dict[str, Any]:
+    """Return who shapes what ``other`` alone speaks of: a call by an argument's value, a part of a result."""
+    implied: dict[str, Any] = {}
+    for name, rule in policy.tools.items():
+        if rule.source is not None:
+            said = other.rule(name)
+            places = [f"sources.{part}.{value}" for part, values in said.sources.items() for value in values]
+            places += [f"fields.{pattern}" for pattern in said.fields]
+            implied |= {f"tools.{name}.{place}": list(rule.source) for place in places}
+    return {place: source for place, source in implied.items() if place not in _flat(policy.canonical)}
+
+
+def _other_members(old: Policy, new: Policy) -> Iterator[str]:
+    """Yield where directories found by a tool become others, of which nobody knows the members."""
+    for name in old.domains.keys() & new.domains.keys():
+        before, after = old.domains[name], new.domains[name]
+        if after.tool is not None and (before.tool, before.path) != (after.tool, after.path):
+            yield f"domains.{name}.{'path' if before.tool == after.tool else 'tool'}"
+
+
+def _other_endorsed(old: Policy, new: Policy) -> Iterator[str]:
+    """Yield where endorsers let through what they did not, as far as no bound of theirs says it."""
+    for name in old.endorsers.keys() & new.endorsers.keys():
+        before, after = old.endorsers[name], new.endorsers[name]
+        parts = [part for part in ("type", "format", "as_text") if getattr(before, part) != getattr(after, part)]
+        if before.type == after.type == "date":
+            (first, last), (now_first, now_last) = before.span, after.span
+            parts += ["earliest"] * (now_first < first) + ["latest"] * (now_last > last)
+        if before.domain and after.domain and not _within(new.domains[after.domain], old.domains[before.domain]):
+            parts.append("domain")
+        yield from (f"endorsers.{name}.{part}" for part in parts)
+
+
+def _within(after: Domain, before: Domain) -> bool:
+    """Whether one directory surely lists no more than another."""
+    same = (after.tool, after.path) == (before.tool, before.path)
+    return same if after.tool is not None else before.tool is None and set(after.values) <= set(before.values)
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

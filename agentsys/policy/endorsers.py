@@ -66,9 +66,16 @@ class Endorser(Part):
                 raise ValueError(f"a date's format has only the directives {', '.join(sorted(DIRECTIVES))}")
             if self.earliest is None or self.latest is None:
                 raise ValueError("an endorser of dates needs earliest and latest")
-            if self._moment(self.earliest) > self._moment(self.latest):
+            first, last = self.span
+            if first > last:
                 raise ValueError("earliest is after latest")
         return self
+
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """The first and the last date."""
+        assert self.earliest is not None and self.latest is not None
+        return self._moment(self.earliest), self._moment(self.latest)
 
     def size(self, members: Sequence[Member]) -> int:
         """Return how many values the domain has, lists and refusal left out."""
@@ -129,12 +136,12 @@ class Endorser(Part):
         return (self.maximum - self.minimum) / self.step
 
     def _date(self, value: Json) -> Json:
-        assert self.earliest is not None and self.latest is not None
+        first, last = self.span
         try:
             moment = self._moment(value if isinstance(value, str) else "")
         except ValueError as error:
             raise Refused(f"it is no date written as {self.format}") from error
-        if not self._moment(self.earliest) <= moment <= self._moment(self.latest):
+        if not first <= moment <= last:
             raise Refused(f"it is not from {self.earliest} to {self.latest}")
         return moment.strftime(self.format)
 
@@ -143,8 +150,8 @@ class Endorser(Part):
         return datetime.strptime(text, self.format)
 
     def _count_of_dates(self) -> int:
-        assert self.earliest is not None and self.latest is not None
-        seconds = (self._moment(self.latest) - self._moment(self.earliest)).total_seconds()
+        first, last = self.span
+        seconds = (last - first).total_seconds()
         finest = 1 if "%S" in self.format else 60 if "%M" in self.format else 3600 if "%H" in self.format else 86400
         return int(seconds // finest) + 1
 

@@ -39,6 +39,9 @@ labels = { to = { by = ["external"], through = ["contact"] }, text = { by = ["ex
 expect = "allow"
 """
 NUMBER = "[endorsers.n]\ntype = 'number'\nmaximum = 9"
+DATE = "[endorsers.d]\ntype = 'date'\nformat = '%d.%m.%Y'"
+MEMBER = "[domains]\nfew = { values = ['a'] }\nmany = { values = ['a', 'b'] }\nfound = { tool = 'look' }\n[endorsers.m]"
+SAID = "[tools.x]\nsource = []"
 LOOSER = POLICY.replace('role = "target", endorsers = ["contact"]', 'role = "payload"')
 
 
@@ -126,6 +129,17 @@ def test_what_changes_between_two_policies_is_told_and_what_is_looser_can_fail(p
         ("[tools.x]\nfields = { '*.from' = ['web'] }", "[tools.x]\nfields = { '*.from' = [] }"),
         ("[tools.x]\nreaders = ['user:owner']", "[tools.x]\nreaders = ['everyone']"),
         ("[tools.x.arguments.text]\nlinks = 'defang'", "[tools.x.arguments.text]\nlinks = 'keep'"),
+        (
+            f"{DATE}\nearliest = '02.02.2025'\nlatest = '01.03.2025'",
+            f"{DATE}\nearliest = '28.01.2025'\nlatest = '01.03.2025'",
+        ),
+        (
+            f"{DATE}\nearliest = '01.01.2025'\nlatest = '30.01.2025'",
+            f"{DATE}\nearliest = '01.01.2025'\nlatest = '01.02.2025'",
+        ),
+        (f"{MEMBER}\ndomain = 'few'", f"{MEMBER}\ndomain = 'many'"),
+        (f"{SAID}\nsources = {{ url = {{ 'https://a.org' = ['web'] }} }}", SAID),
+        (f"{SAID}\nfields = {{ '*.body' = ['web'] }}", SAID),
     ],
 )
 def test_a_bound_that_is_wider_can_fail_though_no_situation_is_decided_otherwise(
@@ -138,6 +152,31 @@ def test_a_bound_that_is_wider_can_fail_though_no_situation_is_decided_otherwise
     assert code == 1 and [change["looser"] for change in json.loads(out)["texts"]].count(True) == 1
     assert invoke("diff", new, old, "--no-looser")[0] == 0
     assert "looser" in invoke("diff", old, new)[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("[tools.x]\nsource = ['web']", "[tools.x]\nsource = ['web']\nfields = { '*.from' = ['mail'] }"),
+        (f"{MEMBER}\ndomain = 'few'", f"{MEMBER}\ndomain = 'found'"),
+        ("[domains.d]\nvalues = ['a']", "[domains.d]\ntool = 'look'"),
+        ("[domains.d]\ntool = 'find'", "[domains.d]\ntool = 'look'"),
+        ("[domains.d]\ntool = 'look'", "[domains.d]\ntool = 'look'\npath = '*.name'"),
+        (f"{NUMBER}\nminimum = 5", f"{NUMBER}\nminimum = 5\nas_text = true"),
+        (f"{NUMBER}\nminimum = 5", "[endorsers.n]\ntype = 'boolean'"),
+        (
+            "[endorsers.d]\ntype = 'date'\nearliest = '2025-01-02'\nlatest = '2025-02-03'",
+            f"{DATE}\nearliest = '02.01.2025'\nlatest = '03.02.2025'",
+        ),
+    ],
+)
+def test_what_lets_through_other_things_than_before_can_fail_either_way(tmp_path: Path, one: str, other: str) -> None:
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    for before, after in ((one, other), (other, one)):
+        old.write_text(before)
+        new.write_text(after)
+        code, out, _ = invoke("diff", old, new, "--no-looser", "--json")
+        assert code == 1 and [change["looser"] for change in json.loads(out)["texts"]].count(True) >= 1
 
 
 def test_explaining_says_the_verdict_of_each_situation(policies: Path) -> None:
