@@ -7,6 +7,8 @@ a policy with such checks are made again only by a runtime that has the very sam
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,12 +19,13 @@ from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.storage import HistoryCompacted
 from agentsys.blackboard.transactions import Transaction
 from agentsys.decisions import DecisionRecord
 from agentsys.gateway import Decision, Deny, Gateway
 from agentsys.journal import Step
 from agentsys.policy.policy import Policy
-from agentsys.questions import about_write, decided_again, merging
+from agentsys.questions import about_write, decided_again, is_merge, merging
 from agentsys.topics import is_reserved
 
 CIRCUMSTANTIAL: Final = frozenset({"unavailable-tool", "check-timed-out", "secret"})
@@ -79,22 +82,41 @@ async def audit(board: Board, gateway: Gateway, run: str) -> AuditReport:
 def _decided(board: Board, run: str) -> list[Entry]:
     """Return what tells of a decision: its record, or an agent's write, which only an allowed one is.
 
-    Merges have a record, as their entries have also the labels of what was there before.
+    What was written over since counts, as far as the board has it. Merges have a record, as their entries have also the
+    labels of what was there before.
     """
-    decided = board.query(Predicate(topic=topics.decisions(run)))
-    recorded = {
-        (f"agent:{record.agent}", record.action) for record in map(DecisionRecord.of, decided) if record.allowed
-    }
+    decided, merges = (
+        board.query(Predicate(topic=topics.decisions(run))),
+        defaultdict[tuple[str, str], list[Label]](list),
+    )
+    for record in map(DecisionRecord.of, decided):
+        if record.allowed and is_merge(record.action):
+            question: Any = record.question
+            merges[f"agent:{record.agent}", record.action].append(Label.from_json(question["label"]))
+    versions = [*board.query(Predicate(run=run)), *(entry for commit in board.log(run=run) for entry in commit.writes)]
     written = [
         entry
-        for entry in board.query(Predicate(run=run))
-        if _is_agents(entry) and (entry.writer, merging(entry.topic, entry.key)) not in recorded
+        for entry in {entry.ref: entry for entry in versions if _is_agents(entry)}.values()
+        if not _is_merged(board, entry, merges[entry.writer, merging(entry.topic, entry.key)])
     ]
     return sorted([*decided, *written], key=lambda entry: (entry.seq, entry.topic, entry.key))
 
 
 def _is_agents(entry: Entry) -> bool:
-    return entry.writer.startswith("agent:") and not is_reserved(entry.topic)
+    # An entry's end has the entry's label beside that of who ended it.
+    return entry.writer.startswith("agent:") and not is_reserved(entry.topic) and not entry.deleted
+
+
+def _is_merged(board: Board, entry: Entry, merges: Sequence[Label]) -> bool:
+    """Whether an entry follows from what stood there before and merges of such labels."""
+    if not merges:
+        return False
+    before = board.begin(entry.writer, at=entry.seq - 1)
+    try:
+        before.get(*entry.address)
+    except HistoryCompacted:
+        return True
+    return {*before.reads} <= {*entry.derived_from} and entry.label.flows_to(before.reads_label.join(*merges))
 
 
 class _Auditor:

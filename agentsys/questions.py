@@ -10,6 +10,7 @@ from agentsys.blackboard.labels import Label, Readers
 from agentsys.gateway import Allow, AskCall, Decision, Deny, Gateway
 from agentsys.tools import to_json
 
+_MERGE: Final = "merge "
 UNKNOWN_ENDORSER: Final = "the policy declares none of that name"
 
 
@@ -37,7 +38,12 @@ def about_write(topic: str, label: Label) -> Json:
 
 def merging(topic: str, key: str) -> str:
     """Return the action of which an allowed merge is on record."""
-    return f"merge {topic}/{key}"
+    return f"{_MERGE}{topic}/{key}"
+
+
+def is_merge(action: str) -> bool:
+    """Whether a decision's action is a merge."""
+    return action.startswith(_MERGE)
 
 
 def about_disclosure(what: str, label: Label, audience: Readers) -> Json:

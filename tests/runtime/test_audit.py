@@ -22,6 +22,7 @@ from agentsys.blackboard.storage import ChainBroken
 from agentsys.context import Context
 from agentsys.decisions import DecisionRecord
 from agentsys.errors import AgentsysError
+from agentsys.gateway import Allow, Gateway
 from agentsys.policy.policy import Policy
 from agentsys.policy.rules import Limits, ToolRule
 from agentsys.runtime import Runtime
@@ -183,6 +184,55 @@ async def test_a_merge_is_decided_again_as_it_was_whoever_shaped_the_entry_befor
     transaction.put("shared", "other", 1, type="note", label=STRANGER)
     board.commit(transaction)
     assert "shared/other" in str((await runtime.audit(run)).difference)
+
+
+async def counts_and_puts(context: Any, order: Any) -> None:
+    """Merge into an entry and put it, in one transaction, and perhaps read what strangers say in between."""
+    for verb in order:
+        if verb == "put":
+            context.put("shared", "count", 7, type="note")
+        elif verb == "peek":
+            await context.call("peek")
+        else:
+            context.merge("shared", "count", Add(1), type="note")
+
+
+@pytest.mark.parametrize(("order", "value"), [(["merge", "put"], 7), (["put", "merge"], 8)])
+async def test_a_put_beside_a_merge_is_decided_again(board: Board, order: list[str], value: int):
+    transaction = board.begin("web:example.org")
+    transaction.put("shared", "count", 1, type="note", label=STRANGER)
+    board.commit(transaction)
+    runtime = runtime_on(board)
+    run = (await runtime.run(counts_and_puts, order)).run
+    assert (found := board.get("shared", "count")) is not None and found.value == value
+    report = await runtime.audit(run)
+    assert (report.difference, report.decisions) == (None, 2)
+    transaction = board.begin("agent:counts_and_puts", run=run)
+    transaction.put("shared", "count", 3, type="note", label=STRANGER)
+    board.commit(transaction)
+    assert "shared/count" in str((await runtime.audit(run)).difference)
+
+
+async def test_a_put_that_no_policy_allowed_is_found_beside_a_merge_that_one_allowed(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+):
+    runtime = runtime_on(board)
+    with monkeypatch.context() as patch:
+        patch.setattr(Gateway, "decide_write", lambda self, topic, label: Allow("trusted-write"))
+        run = (await runtime.run(counts_and_puts, ["merge", "peek", "put"])).run
+    difference = (await runtime.audit(run)).difference
+    assert difference is not None and difference.startswith("shared/count of commit")
+
+
+async def test_a_write_that_no_policy_allowed_is_found_though_others_wrote_over_it(board: Board):
+    runtime = runtime_on(board)
+    run = await worked(runtime)
+    for writer, label in (("agent:works", STRANGER), (OWNER, Label.trusted())):
+        transaction = board.begin(writer, run=run if label is STRANGER else None)
+        transaction.put("shared", "planted", 1, type="note", label=label)
+        board.commit(transaction)
+    report = await runtime.audit(run)
+    assert report.difference is not None and "shared/planted" in report.difference
 
 
 async def test_a_quota_denies_and_is_made_again(board: Board):
