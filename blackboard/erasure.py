@@ -151,7 +151,7 @@ def _record(board: Erasable, addresses: Sequence[Key], reason: str, principal: s
         value: Json = {"versions": versions, "reason": reason}
         transaction.put(ERASURES, uuid.uuid4().hex, value, type="erasure", label=Label.trusted())
         for topic, key in addresses:
-            transaction.delete(topic, key, derived_from=())
+            transaction.end(topic, key)
         try:
             return board.commit(transaction)
         except Conflict:

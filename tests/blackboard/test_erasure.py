@@ -149,6 +149,19 @@ def test_many_entries_are_put_on_record_a_part_at_a_time(board: Board, monkeypat
     assert SECRET not in held(board) and (board.verify(), erased_values(board)) == (8, 5)
 
 
+def test_each_end_has_the_label_of_its_entry_alone(board: Board) -> None:
+    labels = {name: Label.trusted(f"user:{name}") for name in ("ann", "bob")}
+    for name, label in labels.items():
+        tx = board.begin(f"user:{name}")
+        tx.put("people", name, SECRET, type="person", label=label)
+        board.commit(tx)
+    board.erase(find(board), "both of them")
+    for name, label in labels.items():
+        reader = board.begin(f"user:{name}")
+        assert reader.get("people", name) is None
+        assert reader.reads_label == label
+
+
 def test_many_versions_of_an_entry_go_a_few_at_a_time(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(7):
         put(board, "ann", f"{SECRET} {number}")
