@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from agentsys.blackboard.labels import Label
+from agentsys.blackboard.board import Board
+from agentsys.blackboard.labels import Label, join_all
+from agentsys.blackboard.predicates import Predicate
+from agentsys.blackboard.rows import label_from_text
+from agentsys.blackboard.snapshots import labels_at
 from agentsys.current import current_context
 
 
@@ -11,6 +15,16 @@ def deliver(label: Label) -> None:
     context = current_context.get()
     if context is not None:
         context.deliver(label)
+
+
+def deliver_search(board: Board, predicate: Predicate, at: int) -> None:
+    """Raise the label of the actor whose code searched the state after commit ``at``, if there is one.
+
+    Whoever ended an entry had a say in what is found.
+    """
+    if current_context.get() is not None:
+        rows = board.select(labels_at(predicate).params(at=at))
+        deliver(join_all(label_from_text(row[0]) for row in rows))
 
 
 def raised(label: Label) -> Label:

@@ -25,20 +25,17 @@ def delete_thread(transaction: Transaction, thread: str, label: Label) -> None:
     _delete(transaction, transaction.query(Predicate(topic=thread_topic(thread))), label)
 
 
-def copy_thread(transaction: Transaction, source: str, target: str, label: Label) -> None:
-    """Copy everything that a thread has; what the target has under other identifiers stays, also as its newest."""
-    for entry in transaction.query(Predicate(topic=thread_topic(source))):
-        if entry.type == HEAD and _is_behind(entry, transaction.get(thread_topic(target), entry.key)):
+def copy_thread(transaction: Transaction, entries: Iterable[Entry], target: str, label: Label) -> None:
+    """Copy ``entries``, all that a thread has; what the target has under other identifiers stays, also as its newest.
+
+    Each keeps its label, under that of who copies: ``entries`` were not read by ``transaction``, nor is the target.
+    """
+    topic = thread_topic(target)
+    for entry in entries:
+        if entry.type == HEAD and _is_behind(entry, transaction.get_hidden(topic, entry.key)):
             continue
-        derived_from = (entry.ref,)
-        transaction.put(
-            thread_topic(target),
-            entry.key,
-            entry.value,
-            type=entry.type,
-            label=label.join(entry.label),
-            derived_from=derived_from,
-        )
+        above, sources = label.join(entry.label), (entry.ref,)
+        transaction.put(topic, entry.key, entry.value, type=entry.type, label=above, derived_from=sources)
 
 
 def _is_behind(head: Entry, other: Entry | None) -> bool:

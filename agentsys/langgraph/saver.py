@@ -29,7 +29,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
 from agentsys.langgraph import removal
-from agentsys.langgraph.acting import deliver, raised
+from agentsys.langgraph.acting import deliver, deliver_search, raised
 from agentsys.langgraph.addresses import CHECKPOINT, ROOT, Place, thread_topic
 from agentsys.langgraph.channels import State, ValueReader
 from agentsys.langgraph.encoding import decoded
@@ -100,22 +100,27 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread's checkpoints and writes from the board's present; its log keeps them."""
-        self._commit(lambda tx: removal.delete_thread(tx, thread_id, self._label))
+        self._commit(lambda tx, label: removal.delete_thread(tx, thread_id, label))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that these runs made, and what was written on them. What builds on them stays."""
-        self._commit(lambda tx: removal.delete_for_runs(tx, set(run_ids), self._label))
+        self._commit(lambda tx, label: removal.delete_for_runs(tx, set(run_ids), label))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes of a thread into another, under their identifiers."""
-        self._commit(lambda tx: removal.copy_thread(tx, source_thread_id, target_thread_id, self._label))
+        source = Predicate(topic=thread_topic(source_thread_id))
+
+        def copy(tx: Transaction, label: Label) -> None:
+            removal.copy_thread(tx, self._board.query(source, at=tx.snapshot), target_thread_id, label)
+
+        self._commit(copy)
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete all but each namespace's newest checkpoint, or with ``"delete"`` all of them.
 
         Ancestors whose writes a ``DeltaChannel`` needs stay.
         """
-        self._commit(lambda tx: removal.prune(tx, thread_ids, strategy, self._label, self.serde))
+        self._commit(lambda tx, label: removal.prune(tx, thread_ids, strategy, label, self.serde))
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -203,7 +208,10 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
     ) -> Iterator[CheckpointTuple]:
         transaction = self._board.begin(PRINCIPAL)
         readers: dict[Place, tuple[ValueReader, Claim]] = {}
-        for entry in _checkpoints(transaction, config):
+        predicate = _predicate(config)
+        checkpoints = _newest_first(transaction.query(predicate), config)
+        deliver_search(self._board, predicate, transaction.snapshot)
+        for entry in checkpoints:
             deliver(transaction.reads_label)
             place, checkpoint = Place.at(entry.topic, entry.key)
             if before is not None and checkpoint >= before:
@@ -247,10 +255,10 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
         # LangGraph copies savers and gives the copies another serialiser.
         return Writing(self.serde, raised(self._label), self._forks == "allow", self._known)
 
-    def _commit(self, write: Callable[[Transaction], None]) -> None:
+    def _commit(self, write: Callable[[Transaction, Label], None]) -> None:
         while True:
             transaction = self._board.begin(PRINCIPAL)
-            write(transaction)
+            write(transaction, raised(self._label))
             try:
                 self._board.commit(transaction)
                 return
@@ -259,15 +267,17 @@ class BlackboardSaver(BaseCheckpointSaver[str]):
                 continue
 
 
-def _checkpoints(transaction: Transaction, config: RunnableConfig | None) -> Sequence[Entry]:
-    """Return the checkpoints that ``config`` speaks of, the newest first."""
+def _predicate(config: RunnableConfig | None) -> Predicate:
+    """Return what the checkpoints match of which ``config`` speaks."""
     if config is None:
-        found = transaction.query(Predicate(topic_prefix=ROOT, type=CHECKPOINT))
-    elif config["configurable"].get("checkpoint_ns") is None:
-        topic = thread_topic(str(config["configurable"]["thread_id"]))
-        found = transaction.query(Predicate(topic=topic, type=CHECKPOINT))
-    else:
-        found = transaction.query(Place.of(config).checkpoints())
+        return Predicate(topic_prefix=ROOT, type=CHECKPOINT)
+    if config["configurable"].get("checkpoint_ns") is None:
+        return Predicate(topic=thread_topic(str(config["configurable"]["thread_id"])), type=CHECKPOINT)
+    return Place.of(config).checkpoints()
+
+
+def _newest_first(found: Sequence[Entry], config: RunnableConfig | None) -> Sequence[Entry]:
+    """Return the checkpoints, or the one that ``config`` names, the newest first."""
     named = config and get_checkpoint_id(config)
     identified = [(Place.at(entry.topic, entry.key)[1], entry) for entry in found]
     kept = [item for item in identified if named is None or item[0] == named]

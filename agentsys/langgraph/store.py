@@ -42,7 +42,7 @@ from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
-from agentsys.langgraph.acting import deliver, raised
+from agentsys.langgraph.acting import deliver, deliver_search, raised
 from agentsys.langgraph.addresses import quoted
 from agentsys.langgraph.store_expiry import PRINCIPAL, ROOT, SWEEP_MINUTES, Expiry, Sweeper
 from agentsys.langgraph.store_search import Ranking, matches, namespace_matches
@@ -206,8 +206,7 @@ class BlackboardStore(BaseStore):
         self, transaction: Transaction, op: SearchOp, embedded: Mapping[str, list[float]]
     ) -> list[tuple[Entry, float | None]]:
         """Return what ``op`` finds, the best first, with its score."""
-        prefix = _topic(op.namespace_prefix)
-        found = self._expiry.living(transaction.query(Predicate(topic_prefix=prefix, type=ITEM)), prefix)
+        found = self._found(transaction, _topic(op.namespace_prefix))
         kept = [entry for entry in found if matches(_body(entry)["value"], op.filter or {})]
         scores: list[float | None] = [None] * len(kept)
         if op.query:
@@ -215,9 +214,14 @@ class BlackboardStore(BaseStore):
         ranked = sorted(zip(kept, scores, strict=True), key=_by_score, reverse=True)
         return ranked[op.offset : op.offset + op.limit]
 
+    def _found(self, transaction: Transaction, prefix: str) -> list[Entry]:
+        """Return the items whose topics begin with ``prefix``."""
+        predicate = Predicate(topic_prefix=prefix, type=ITEM)
+        deliver_search(self._board, predicate, transaction.snapshot)
+        return self._expiry.living(transaction.query(predicate), prefix)
+
     def _namespaces(self, transaction: Transaction, op: ListNamespacesOp) -> list[Namespace]:
-        found = self._expiry.living(transaction.query(Predicate(topic_prefix=ROOT, type=ITEM)), ROOT)
-        all_of = {_namespace(entry.topic) for entry in found}
+        all_of = {_namespace(entry.topic) for entry in self._found(transaction, ROOT)}
         conditions = op.match_conditions or ()
         kept = {name for name in all_of if all(namespace_matches(name, condition) for condition in conditions)}
         if op.max_depth is not None:

@@ -32,6 +32,18 @@ from agentsys.tools import tool
 from agentsys.workspace import Workspace
 
 STRANGER = Label(frozenset({"mail"}))
+PRESSED = Label(frozenset({"web"}))
+CHECKPOINT: Any = {
+    "v": 1, "id": "1", "ts": "", "channel_values": {}, "channel_versions": {}, "versions_seen": {},
+}  # fmt: skip
+
+
+def thread(name: str) -> Any:
+    return {"configurable": {"thread_id": name, "checkpoint_ns": ""}}
+
+
+def labels_of(board: Board, topic: str) -> dict[str, Label]:
+    return {entry.key: entry.label for entry in board.query(Predicate(topic=topic))}
 
 
 def write(board: Board, topic: str, key: str, value: Any, label: Label = STRANGER) -> None:
@@ -182,31 +194,62 @@ async def test_a_store_inside_a_run_tells_and_is_told(board: Board) -> None:
 
 async def test_a_saver_inside_a_run_tells(board: Board) -> None:
     saver = BlackboardSaver(board, label=STRANGER)
-    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
-    checkpoint: Any = {
-        "v": 1, "id": "1", "ts": "", "channel_values": {}, "channel_versions": {}, "versions_seen": {},
-    }  # fmt: skip
-    saver.put(config, checkpoint, {}, {})
+    saver.put(thread("t"), CHECKPOINT, {}, {})
 
     async def reads(context: Context) -> None:
-        assert await saver.aget_tuple(config) is not None
+        assert await saver.aget_tuple(thread("t")) is not None
 
     assert "mail" in (await label_after(board, reads)).influencers
 
 
 async def test_a_saver_that_lists_tells_what_tasks_wrote(board: Board) -> None:
     saver, other = BlackboardSaver(board, label=BOTTOM), BlackboardSaver(board, label=STRANGER)
-    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
-    checkpoint: Any = {
-        "v": 1, "id": "1", "ts": "", "channel_values": {}, "channel_versions": {}, "versions_seen": {},
-    }  # fmt: skip
-    other.put_writes(saver.put(config, checkpoint, {}, {}), [("text", "from a stranger")], "task")
+    other.put_writes(saver.put(thread("t"), CHECKPOINT, {}, {}), [("text", "from a stranger")], "task")
 
     async def lists(context: Context) -> None:
-        (found,) = [found async for found in saver.alist(config)]
+        (found,) = [found async for found in saver.alist(thread("t"))]
         assert found.pending_writes == [("task", "text", "from a stranger")]
 
     assert "mail" in (await label_after(board, lists)).influencers
+
+
+async def test_copies_of_checkpoints_keep_their_labels_under_that_of_who_copies(board: Board) -> None:
+    saver, other = BlackboardSaver(board, label=BOTTOM), BlackboardSaver(board, label=STRANGER)
+    other.put_writes(saver.put(thread("t"), CHECKPOINT, {}, {}), [("text", "from a stranger")], "task")
+    await saver.acopy_thread("t", "copied")
+    labels = {name: labels_of(board, f"langgraph/{name}") for name in ("t", "copied")}
+    assert labels["copied"] == labels["t"] and len(set(labels["t"].values())) == 2
+
+    async def copies(context: Context) -> None:
+        context.deliver(PRESSED)
+        await saver.acopy_thread("t", "told to")
+        await saver.adelete_thread("copied")
+
+    await label_after(board, copies)
+    copied = labels_of(board, "langgraph/told%20to").values()
+    assert copied and all("web" in label.influencers for label in copied)
+    gone = [entry for commit in board.log() for entry in commit.writes if entry.deleted]
+    assert gone and all("web" in entry.label.influencers for entry in gone)
+
+
+async def test_a_search_of_a_store_or_saver_tells_who_ended_what_is_not_there(board: Board) -> None:
+    store, saver = BlackboardStore(board, label=BOTTOM), BlackboardSaver(board, label=BOTTOM)
+    store.put(("tips",), "a", {"v": 1})
+    saver.put(thread("t"), CHECKPOINT, {}, {})
+    BlackboardStore(board, label=STRANGER).delete(("tips",), "a")
+    BlackboardSaver(board, label=STRANGER).delete_thread("t")
+
+    async def searches(context: Context) -> None:
+        assert await store.asearch(("tips",)) == []
+
+    async def names(context: Context) -> None:
+        assert await store.alist_namespaces() == []
+
+    async def lists(context: Context) -> None:
+        assert [found async for found in saver.alist(thread("t"))] == []
+
+    for body in (searches, names, lists):
+        assert "mail" in (await label_after(board, body)).influencers, body.__name__
 
 
 def test_no_attribute_leads_to_a_hidden_value() -> None:
