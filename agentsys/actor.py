@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 
 
@@ -17,7 +17,8 @@ class Actor:
     ``rated`` is its rating on the agenda, ``None`` for one that needs no turn. ``changes`` lists, from the second
     attempt on, what other transactions changed under the one before. ``kept`` names the requests with which earlier
     attempts committed writes: such writes are not made again, and what is read after the request is as of the commit
-    given with it. ``owner`` is whose exclusive turn the attempt has, if any.
+    given with it. ``owner`` is whose exclusive turn the attempt has, if any. ``known`` are the versions of entries that
+    it starts from without having read them.
     """
 
     path: str
@@ -30,3 +31,4 @@ class Actor:
     changes: tuple[Json, ...] = ()
     kept: Mapping[str, int] = field(default_factory=dict)
     owner: str | None = None
+    known: tuple[EntryVersionRef, ...] = ()

@@ -18,9 +18,9 @@ from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context
 from agentsys.decisions import DecisionLog
-from agentsys.handles import NoValue, sources_of
+from agentsys.handles import NoValue
 from agentsys.journal import RecordEnded, Step, submit
-from agentsys.labelled import unwrap
+from agentsys.labelled import sources_of, unwrap
 from agentsys.leases import LeaseLost, is_loss
 from agentsys.recording import FATAL
 from agentsys.scope import RunScope
@@ -82,7 +82,8 @@ async def perform(scope: RunScope, actor: Actor, body: Body, conclude: Conclude 
             policy = policy_of(conflict.items, scope.conflicts)
             owner = await _exclusive_turn(scope, context) if policy == "escalate" else None
             await _record_attempt(scope, context, conflict, told=policy != "retry")
-            actor = replace(_at_attempt(scope, actor, actor.attempt + 1), owner=owner)
+            known = (*context.read_so_far, *(entry.ref for entry in _versions(conflict.items)))
+            actor = replace(_at_attempt(scope, actor, actor.attempt + 1), owner=owner, known=known)
         except FATAL:
             raise
         except Exception as error:

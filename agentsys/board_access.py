@@ -13,7 +13,8 @@ from agentsys.blackboard.merges import Merge, own_copy
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import LabelTooLow
 from agentsys.gateway import Decision, Deny
-from agentsys.handles import Handle, Hidden, sources_of
+from agentsys.handles import Handle, Hidden
+from agentsys.labelled import sources_of
 from agentsys.questions import about_write, merging
 from agentsys.recording import Recording
 from agentsys.scope import RunScope
@@ -26,7 +27,10 @@ class BoardAccess(Recording):
 
     def __init__(self, scope: RunScope, actor: Actor) -> None:
         super().__init__(scope, actor)
-        self._workspace = Workspace(scope.journal, f"agent:{actor.name}", actor.snapshot, actor.owner, scope.audience)
+        self._workspace = Workspace(
+            scope.journal, f"agent:{actor.name}", actor.snapshot, actor.owner, scope.audience, actor.known
+        )
+        self._named = len(self.read_so_far)
 
     @property
     def read_so_far(self) -> Sequence[EntryVersionRef]:
@@ -99,6 +103,10 @@ class BoardAccess(Recording):
         with self._stopping():
             self._workspace.delete(topic, key, label=self._label)
         self.deliver(self._workspace.reads_label)
+
+    def learn(self, sources: Sequence[EntryVersionRef]) -> None:
+        """Count versions of entries among what the actor knows of: what it writes from now on is derived from them."""
+        self._workspace.note(sources)
 
     def advance(self, seq: int) -> None:
         """Let the next transaction see everything up to commit ``seq``."""

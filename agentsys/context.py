@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,12 +13,12 @@ from agentsys import topics
 from agentsys.actor import Actor
 from agentsys.agents import Request
 from agentsys.asking import approval_of_question
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.transactions import Transaction
 from agentsys.events import RequestPosted
 from agentsys.handles import Handle, Hidden
 from agentsys.journal import ReplayDivergence, Step
-from agentsys.labelled import Labelled
+from agentsys.labelled import Labelled, sources_of
 from agentsys.model_asking import ModelAsking
 from agentsys.questions import about_person
 from agentsys.rounds import RoundOutcome
@@ -58,6 +59,7 @@ class Context(ModelAsking):
         """
         outcome = await self._ask(kind, value, timeout, max_volunteers, single)
         self.deliver(outcome.label)
+        self.learn(_sources(outcome))
         return outcome
 
     async def ask_hidden(
@@ -73,7 +75,8 @@ class Context(ModelAsking):
         How many there are, and whether there are any, is hidden too.
         """
         outcome = await self._ask(kind, value, timeout, max_volunteers, single=False)
-        return self._handle(Hidden([response.value for response in outcome.answers], outcome.label))
+        answers: list[Json] = [response.value for response in outcome.answers]
+        return self._handle(Hidden(answers, outcome.label, sources=_sources(outcome)))
 
     async def _ask(
         self,
@@ -86,15 +89,16 @@ class Context(ModelAsking):
         plain, labels = self._unwrap(value)
         document = self._scope.secrets.json(to_json(plain))
         step, recorded = self._take("ask", [kind, document, timeout, max_volunteers, single])
-        label = self._label.join(*labels)
+        label, sources = self._label.join(*labels), sources_of(value)
         request = Request(step.key, self.run, kind, document, label, self.agent, self._deadline(timeout), single)
         if recorded is None:
-            recorded = await self._post(step, request)
+            recorded = await self._post(step, request, sources)
         else:
             self._skip_writes(recorded, repeated=recorded.key == step.key)
         posted: Any = recorded.value
         request = replace(request, id=recorded.key, deadline=posted["deadline"])
-        bounds = Round(request, recorded.seq, timeout, max_volunteers or self._scope.max_volunteers)
+        known = tuple(dict.fromkeys((*self.read_so_far, *sources)))
+        bounds = Round(request, recorded.seq, timeout, max_volunteers or self._scope.max_volunteers, known)
         outcome, closed = await self._run_round(bounds)
         self._workspace.advance(max(closed, self.actor.kept.get(recorded.key, 0)))
         return outcome
@@ -105,7 +109,7 @@ class Context(ModelAsking):
         Raises :class:`PolicyDenied` where the owner may not read the question, and
         :class:`~agentsys.approval_use.AnswerRefused`.
         """
-        plain, labels = self._unwrap(question)
+        (plain, labels), sources = self._unwrap(question), sources_of(question)
         document = self._scope.secrets.json(to_json(plain))
         step, recorded = self._take("question", document)
         fresh = recorded is None
@@ -114,8 +118,9 @@ class Context(ModelAsking):
             decision = self._scope.gateway.decide_question("this", label)
             self.decisions.require("ask a person", decision, about_person("this", label))
             approval = approval_of_question(self._scope, self.actor, step, self._identity(step), document, label)
-            recorded = await self._post_approval(step, approval)
+            recorded = await self._post_approval(step, approval, sources)
         self.deliver(recorded.label)
+        self.learn(sources)
         answered = await self._answered(recorded, fresh=fresh)
         return Labelled(answered.answer, answered.label)
 
@@ -138,14 +143,15 @@ class Context(ModelAsking):
         bounds = [self.actor.deadline, None if timeout is None else time.time() + timeout]
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    async def _post(self, step: Step, request: Request) -> Step:
+    async def _post(self, step: Step, request: Request, sources: Sequence[EntryVersionRef]) -> Step:
         body = {name: getattr(request, name) for name in ("kind", "value", "asked_by", "deadline", "single")}
         value: Json = {"writes": self._workspace.writes_digest(), "deadline": request.deadline}
         writing = self._workspace.has_writes
         transaction = self._workspace.take()
         transaction.put(topics.requests(self.run), step.key, body, type="request", label=request.label)
         self.lost = transaction
-        recorded = await self._record(replace(step, value=value, label=request.label), transaction)
+        read = (*transaction.reads, *sources)
+        recorded = await self._record(replace(step, value=value, label=request.label), transaction, read)
         if writing:
             self.kept = recorded.key
         self._workspace.advance(recorded.seq)
@@ -170,3 +176,8 @@ class Context(ModelAsking):
         if repeated or self._workspace.has_writes:
             self._workspace.drop()
             self._workspace.advance(recorded.seq)
+
+
+def _sources(outcome: RoundOutcome) -> tuple[EntryVersionRef, ...]:
+    """Return the versions of entries that the responses of a round were made from."""
+    return tuple(dict.fromkeys(source for response in outcome.responses for source in response.sources))

@@ -161,7 +161,7 @@ class ControlLoop:
         rated = rating(self._scope.urgency(request.deadline) - time.time(), bid.score, bid.cost)
         path = f"{request.id}/{bid.agent}"
         label = request.label.join(bid.label)
-        actor = Actor(path, bid.agent, label, posted.seq, request.deadline, rated)
+        actor = Actor(path, bid.agent, label, posted.seq, request.deadline, rated, known=posted.known)
         async with self._scope.agenda.turn(rated):
             conclusion = await self._attempt_answer(posted, member, actor, recorded is None)
         if self._scope.replaying and recorded is not None:
@@ -241,7 +241,7 @@ class ControlLoop:
             return None
         body: Any = entry.value
         failure = Failure(**body["failure"]) if body["failure"] else None
-        return Response(name, body["status"], body["value"], entry.label, failure)
+        return Response(name, body["status"], body["value"], entry.label, failure, entry.derived_from)
 
     def _compare(self, path: str, recorded: Response, conclusion: Conclusion | None) -> None:
         if conclusion is None or conclusion.value != recorded.value:

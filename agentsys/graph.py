@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from agentsys.actor import Actor
 from agentsys.actors import ActorFailed, Conclusion, perform
 from agentsys.blackboard.conflicts import Conflict
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.transactions import Transaction
 from agentsys.context import Context
@@ -67,7 +68,7 @@ class GraphExecution:
     def __init__(self, scope: RunScope, context: Context) -> None:
         self._scope = scope
         self._context = context
-        self._ends: list[tuple[int, int, Label]] = []
+        self._ends: list[tuple[int, int, Label, Sequence[EntryVersionRef]]] = []
 
     def instrument(self, builder: StateGraph[Any, Any, Any, Any]) -> StateGraph[Any, Any, Any, Any]:
         """Return a copy of the graph in which each node runs as an actor."""
@@ -79,9 +80,10 @@ class GraphExecution:
 
     def finish(self) -> None:
         """Deliver to the workflow what its nodes saw and wrote."""
-        for _, seq, label in self._ends:
+        for _, seq, label, read in self._ends:
             self._context.advance(seq)
             self._context.deliver(label)
+            self._context.learn(read)
 
     def _as_actor(self, name: str, node: Any) -> Runnable[Any, Any]:
         async def run(state: Any, config: RunnableConfig) -> Any:
@@ -125,12 +127,13 @@ class GraphExecution:
         try:
             conclusion = await perform(self._scope, actor, body, None if recorded else conclude)
         except ActorFailed as failed:
-            self._ends.append((superstep, 0, failed.label))
+            self._ends.append((superstep, 0, failed.label, failed.read))
             await self._record_decisions(actor, failed)
             raise failed.cause from None
         if recorded is not None:
             self._compare(recorded, conclusion)
-        self._ends.append((superstep, recorded.seq if recorded else conclusion.seq, conclusion.label))
+        seq = recorded.seq if recorded else conclusion.seq
+        self._ends.append((superstep, seq, conclusion.label, conclusion.read))
         if leaving:
             raise leaving[0]
         return update[0]
@@ -147,14 +150,15 @@ class GraphExecution:
             raise LeaseLost(f"Run {self._scope.run} is not this process's any more.") from conflict
 
     def _actor_at(self, superstep: int, place: str, name: str) -> Actor:
-        before = [(seq, label) for step, seq, label in self._ends if step < superstep]
-        parent = self._context.actor
+        before = [end[1:] for end in self._ends if end[0] < superstep]
+        parent, known = self._context.actor, (*self._context.read_so_far, *(ref for end in before for ref in end[2]))
         return Actor(
             path=f"{parent.path}:{place}",
             name=name,
-            label=self._context.label.join(*(label for _, label in before)),
-            snapshot=max([parent.snapshot, *(seq for seq, _ in before)]),
+            label=self._context.label.join(*(label for _, label, _ in before)),
+            snapshot=max([parent.snapshot, *(seq for seq, _, _ in before)]),
             deadline=parent.deadline,
+            known=tuple(dict.fromkeys(known)),
         )
 
     def _compare(self, recorded: Step, conclusion: Conclusion) -> None:

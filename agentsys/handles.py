@@ -38,7 +38,7 @@ class Hidden:
     """A value and the labels of its parts: ``fields`` maps patterns of places to labels, ``label`` is of all others.
 
     ``failure`` says why there is no value; it is as hidden as a value would be. ``sources`` are the versions of
-    the entries that it is, if it is any.
+    entries that it was made from.
     """
 
     value: Json
@@ -120,19 +120,10 @@ def open_handle(handle: Handle) -> Json:
         raise NoValue(f"{handle} stands for nothing: {error}.", hidden.label_at(())) from error
 
 
-def sources_of(value: Any) -> list[EntryVersionRef]:
-    """Return the versions of entries that the handles inside a value stand for."""
-    if isinstance(value, Handle):
-        return list(hidden_of(value).sources)
-    if isinstance(value, Mapping):
-        return [source for item in value.values() for source in sources_of(item)]
-    return [source for item in value for source in sources_of(item)] if isinstance(value, list | tuple) else []
-
-
 def together(name: str, handles: Sequence[Handle]) -> Handle:
     """Return one handle for a list of what several stand for. Where one stands for nothing, so does the list."""
     labels: dict[tuple[str, ...], Label] = {(str(number),): handle.label for number, handle in enumerate(handles)}
-    sources = tuple(sources_of(handles))
+    sources = tuple(source for handle in handles for source in hidden_of(handle).sources)
     try:
         hidden = Hidden([open_handle(handle) for handle in handles], BOTTOM, labels, sources=sources)
     except NoValue as nothing:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from agentsys.blackboard.entries import EntryVersionRef
 from agentsys.blackboard.labels import Label, join_all
-from agentsys.handles import Handle, NoValue, open_handle, sources_of
+from agentsys.handles import Handle, NoValue, hidden_of, open_handle
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Given:
     """A call's ``arguments`` bare, and the ``labels`` of those that carry any.
 
     ``nothing`` is why there is no value for one of them, which stands as null. ``sources`` are the versions of entries
-    that handles among them stand for.
+    that what handles among them stand for was made from.
     """
 
     arguments: dict[str, Any]
@@ -68,6 +68,13 @@ def unwrap(value: Any, opened: Callable[[Handle], Any] = open_handle) -> tuple[A
         return [item for item, _ in items], _flatten(labels for _, labels in items)
     inner, labels = unwrap(_fields_of(value), opened)
     return (inner, labels) if labels else (value, [])
+
+
+def sources_of(value: Any) -> list[EntryVersionRef]:
+    """Return the versions of entries that what the handles inside a value stand for was made from."""
+    found: list[EntryVersionRef] = []
+    unwrap(value, lambda handle: found.extend(hidden_of(handle).sources))
+    return found
 
 
 def unwrap_arguments(arguments: dict[str, Any]) -> Given:

@@ -14,9 +14,9 @@ from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import Label
 from agentsys.capacity import capacity_of
 from agentsys.gateway import Allow, Deny, PolicyDenied
-from agentsys.handles import Handle, Hidden, NoValue, sources_of
+from agentsys.handles import Handle, Hidden, NoValue
 from agentsys.journal import Step
-from agentsys.labelled import Labelled, unwrap
+from agentsys.labelled import Labelled, sources_of, unwrap
 from agentsys.memoisation import Memoise, Turn, check_deterministic
 from agentsys.model_calls import answer_of_model
 from agentsys.models import InvalidAnswer, ModelFailed, identity_of
@@ -93,9 +93,10 @@ class ModelAsking(ToolCalling):
         """
         if isinstance(value, Handle):
             return self._handle(await self._extract_hidden(value, schema, question, model, max_tokens))
-        plain, labels = unwrap(value)
+        (plain, labels), sources = unwrap(value), sources_of(value)
+        self.learn(sources)
         try:
-            answer = await self._quarantined(plain, labels, schema, question, model, max_tokens, memo)
+            answer = await self._quarantined(plain, labels, schema, question, model, max_tokens, memo, sources)
         except ModelFailed:
             # That it could not be read, and why, follows from what it is.
             self.deliver(*labels)
@@ -131,19 +132,19 @@ class ModelAsking(ToolCalling):
         except NoValue as nothing:
             return self._handle(Hidden(None, nothing.label, failure=nothing.message))
         step, recorded = self._take("vouch", [what, given])
-        fresh = recorded is None
+        fresh, sources = recorded is None, tuple(sources_of(value))
         if recorded is None:
             label = self._label.join(value.label)
             decision = self._scope.gateway.decide_question(what, label)
             self.decisions.require("ask a person", decision, about_person(what, label))
             identity, control = self._identity(step), self._label
             approval = approval_of_value(self._scope, self.actor, step, identity, what, given, control, value.label)
-            recorded = await self._post_approval(step, approval)
+            recorded = await self._post_approval(step, approval, sources)
         answered = await self._answered(recorded, fresh=fresh, hide=True)
         if answered.status == "modified":
-            return self._handle(Hidden(answered.granted, answered.label_of(answered.kind)))
+            return self._handle(Hidden(answered.granted, answered.label_of(answered.kind), sources=sources))
         label = answered.label.endorsed(PERSON, value.label.capacity, keeping=self.policy.trusted)
-        return self._handle(Hidden(answered.granted, label))
+        return self._handle(Hidden(answered.granted, label, sources=sources))
 
     async def _endorser(self, name: str) -> tuple[Endorser, tuple[Member, ...], Label]:
         """Return an endorser, the members of its directory, and their label."""
@@ -177,17 +178,18 @@ class ModelAsking(ToolCalling):
         policy, bits, action = self._scope.gateway.policy, by.bits(members), f"endorse by {name}"
         label = value.label.join(among).endorsed(name, bits, keeping=policy.trusted)
         step, recorded = self._take("endorse", [name, to_json(given), list(members), failure is None])
+        sources = tuple(sources_of(value))
         if recorded is None:
             before = self.decisions.pending
             self.decisions.note(action, Allow("endorsed"), value.label, about_endorser(name))
             charges = charges_of_endorsement(policy, self.run, label, bits)
             body: Json = {"endorser": name, "bits": bits, "value": admitted, "refused": failure}
             try:
-                await self._record_spending(replace(step, value=body, label=label), charges)
+                await self._record_spending(replace(step, value=body, label=label), charges, derived_from=sources)
             except QuotaExceeded as exceeded:
                 self.decisions.pending = before + self.decisions.pending
                 self.decisions.require(action, Deny("quota", exceeded.message), about_endorser(name))
-        return self._handle(Hidden(admitted, label, failure=failure))
+        return self._handle(Hidden(admitted, label, failure=failure, sources=sources))
 
     async def _extract_hidden(
         self,
@@ -198,18 +200,17 @@ class ModelAsking(ToolCalling):
         max_tokens: int,
         among: Label | None = None,
     ) -> Hidden:
-        label = value.label.join(*([] if among is None else [among]))
+        label, sources = value.label.join(*([] if among is None else [among])), tuple(sources_of(value))
         try:
             plain, labels = unwrap(value)
             given = [*labels, label]
-            sources = sources_of(value)
             answer = await self._quarantined(plain, given, schema, question, model, max_tokens, None, sources)
             label = _bounded(answer.label, schema)
-            return Hidden(to_json(parse_answer(schema, answer.value)), label)
+            return Hidden(to_json(parse_answer(schema, answer.value)), label, sources=sources)
         except NoValue as nothing:
-            return Hidden(None, label.join(nothing.label), failure=nothing.message)
+            return Hidden(None, label.join(nothing.label), failure=nothing.message, sources=sources)
         except (ModelFailed, InvalidAnswer) as failed:
-            return Hidden(None, label.join(self._label), failure=failed.message)
+            return Hidden(None, label.join(self._label), failure=failed.message, sources=sources)
 
     async def _quarantined(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agentsys.blackboard.entries import Json, canonical_json
+from agentsys.blackboard.entries import EntryVersionRef, Json, canonical_json
 from agentsys.blackboard.labels import Label
 from agentsys.errors import RunError
 
@@ -60,13 +60,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What one agent gave: its answer, or why there is none."""
+    """What one agent gave: its answer, or why there is none.
+
+    ``sources`` are the versions of entries that it was made from.
+    """
 
     agent: str
     status: ResponseStatus
     value: Json
     label: Label
     failure: Failure | None = None
+    sources: tuple[EntryVersionRef, ...] = ()
 
     def describe(self) -> str:
         """Return one line for people: who, with what status, and why where it failed."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from agentsys.agenda import Agenda
 from agentsys.agents import AgentRegistry, Request
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import EntryVersionRef
 from agentsys.blackboard.labels import Readers
 from agentsys.blackboard.resolution import Policies
 from agentsys.events import Listener, RunEvent
@@ -31,12 +32,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A posted request with the bounds of its round; ``seq`` is the commit that posted it, timeouts in seconds."""
+    """A posted request with the bounds of its round; ``seq`` is the commit that posted it, timeouts in seconds.
+
+    ``known`` are the versions of entries that the request was made from.
+    """
 
     request: Request
     seq: int
     timeout: float | None
     max_volunteers: int
+    known: tuple[EntryVersionRef, ...] = ()
 
 
 class RunRound(Protocol):

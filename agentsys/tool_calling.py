@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -13,13 +13,13 @@ from agentsys.approval_use import INVALID, use
 from agentsys.approvals import Approval
 from agentsys.asking import approval_of_call, decided
 from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.labels import PUBLIC, Label
 from agentsys.board_access import BoardAccess
 from agentsys.gateway import Allow, AllowCall, AskCall, Deny, PolicyDenied
-from agentsys.handles import Handle, Hidden, patterns, shown, sources_of, together
+from agentsys.handles import Handle, Hidden, patterns, shown, together
 from agentsys.journal import COMPENSATE, Step
-from agentsys.labelled import Given, Labelled, unwrap, unwrap_arguments
+from agentsys.labelled import Given, Labelled, sources_of, unwrap, unwrap_arguments
 from agentsys.memoisation import Asked, Memoise, Turn, version_of
 from agentsys.policy.policy import Policy
 from agentsys.questions import about_call
@@ -55,6 +55,7 @@ class ToolCalling(BoardAccess):
         """
         hidden, label, failed = await self._call(tool, arguments, hide=False)
         self.deliver(label)
+        self.learn(sources_of(arguments))
         if failed is not None:
             raise failed
         return Labelled(hidden.value, label)
@@ -67,13 +68,13 @@ class ToolCalling(BoardAccess):
         :class:`~agentsys.tool_calls.EffectInDoubt`, and :class:`~agentsys.handles.NoValue` where an endorser refused.
         """
         hidden, _, _ = await self._call(tool, arguments, hide=True)
-        return self._handle(hidden)
+        return self._handle(replace(hidden, sources=tuple(sources_of(arguments))))
 
     async def reveal(self, handle: Handle) -> Labelled[Any]:
         """Show what a handle stands for, which raises the control label. Raises :class:`~agentsys.handles.NoValue`."""
         self._check()
         self.deliver(handle.label)
-        self._workspace.note(sources_of(handle))
+        self.learn(sources_of(handle))
         with self._delivering_no_value():
             value, _ = unwrap(handle)
         return Labelled(value, handle.label)
@@ -88,7 +89,10 @@ class ToolCalling(BoardAccess):
         Raises :class:`~agentsys.handles.NoValue`, where that may be known.
         """
         self._check()
-        return shown(handle, self._label)
+        seen = shown(handle, self._label)
+        if seen is not handle:
+            self.learn(sources_of(handle))
+        return seen
 
     @asynccontextmanager
     async def saga(self) -> AsyncIterator[None]:
@@ -327,11 +331,11 @@ class ToolCalling(BoardAccess):
         result_of(undo, undone)
         await note_compensated(self._scope.board, effect)
 
-    async def _post_approval(self, step: Step, approval: Approval) -> Step:
+    async def _post_approval(self, step: Step, approval: Approval, sources: Sequence[EntryVersionRef]) -> Step:
         transaction = self._scope.journal.begin(f"agent:{self.agent}")
         approval.write(transaction)
         value: Json = {"asked": approval.id, "binding": approval.binding}
-        return await self._record(replace(step, value=value, label=approval.label), transaction)
+        return await self._record(replace(step, value=value, label=approval.label), transaction, sources)
 
     async def _answered(self, asked: Step, *, fresh: bool, hide: bool = False) -> Approval:
         """Return once a person's word allows what a step asked. Raises what :func:`use` raises."""

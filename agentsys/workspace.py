@@ -24,8 +24,12 @@ class Workspace:
         snapshot: int,
         owner: str | None = None,
         audience: Readers | None = None,
+        known: Sequence[EntryVersionRef] = (),
     ) -> None:
-        """With an ``audience``, what not all of it may read is not there."""
+        """With an ``audience``, what not all of it may read is not there.
+
+        What is written is derived from the versions that are ``known``, too.
+        """
         self._journal = journal
         self._principal = principal
         self._snapshot = snapshot
@@ -35,7 +39,7 @@ class Workspace:
         self._writes: list[Json] = []
         self._read: dict[EntryVersionRef, None] = {}
         """What transactions before this one read."""
-        self._found: dict[EntryVersionRef, None] = {}
+        self._found: dict[EntryVersionRef, None] = dict.fromkeys(known)
 
     @property
     def transaction(self) -> Transaction:
@@ -103,7 +107,7 @@ class Workspace:
         self._writes.append(["delete", topic, key])
 
     def note(self, versions: Sequence[EntryVersionRef]) -> None:
-        """Count versions among those that were found: what a handle stood for, say."""
+        """Count versions among those that were found: what a handle or an answer was made from, say."""
         self._found |= dict.fromkeys(versions)
 
     def writes_digest(self) -> str:
@@ -129,7 +133,7 @@ class Workspace:
     def _reads(self) -> list[EntryVersionRef]:
         """Return the versions that shape what is written now."""
         now = () if self._transaction is None else self._transaction.reads
-        return list(dict.fromkeys((*self._read, *now)))
+        return list(dict.fromkeys((*self._read, *now, *self._found)))
 
     def _note(self, entries: Sequence[Entry]) -> None:
         # An own write has no version yet.

@@ -20,9 +20,9 @@ from agentsys.handles import (
     open_handle,
     patterns,
     shown,
-    sources_of,
     together,
 )
+from agentsys.labelled import Given, Labelled, sources_of
 from agentsys.paths import at, covers, everywhere, pattern_of, reaches_into
 
 QUICK = settings(deadline=None)
@@ -185,6 +185,7 @@ def test_the_entries_behind_handles_are_known() -> None:
     ref = EntryVersionRef("t", "k", 1)
     handle = Handle("$1", Hidden(1, BOTTOM, sources=(ref,)))
     assert sources_of({"a": [handle, (handle["x"],)], "b": 2}) == [ref, ref]
+    assert sources_of([Labelled(handle, BOTTOM), Given({"a": handle}, {})]) == [ref, ref]
     assert sources_of(Handle("$2", HIDDEN)) == []
 
 

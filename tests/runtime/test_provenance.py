@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime as GraphRuntime
 
 from agentsys import topics
 from agentsys.agents import Bid, FunctionAgent
@@ -15,9 +17,14 @@ from agentsys.blackboard.erasure import erase, find
 from agentsys.blackboard.labels import OWNER, PUBLIC, Label, Readers
 from agentsys.blackboard.merges import Insert
 from agentsys.blackboard.predicates import Predicate
+from agentsys.context import Context
 from agentsys.erasing import find_derived
 from agentsys.gateway import PolicyDenied
+from agentsys.handles import Handle
+from agentsys.labelled import Labelled
 from agentsys.memoisation import Memoise
+from agentsys.policy.domains import Domain
+from agentsys.policy.endorsers import Endorser
 from agentsys.policy.policy import Policy
 from agentsys.protocols.http.recorded import recorded_board
 from agentsys.runs import list_runs
@@ -27,6 +34,7 @@ from agentsys.tools import tool
 from agentsys.ui.boards import RECORDED
 from agentsys.views.provenance import Provenance, load_provenance
 from agentsys.views.run_graph import load_graph
+from agentsys.workflow import Workflow
 
 FILE = Label(frozenset({"file:prices.csv"}), Readers.of(OWNER))
 
@@ -242,6 +250,119 @@ async def test_what_runs_made_of_an_entry_is_erased_with_it(board: Board) -> Non
     left = [entry.value for entry in board.query(Predicate())]
     assert not [value for value in left if "42 years" in repr(value)]
     assert [entry.key for entry in board.query(Predicate(topic="people"))] == ["bob"]
+
+
+@tool(effect=EffectClass.PURE)
+def again(text: str) -> str:
+    return text
+
+
+def ann(context) -> Handle:
+    return context.read_hidden("people", "ann")
+
+
+async def is_told_of(context, value):
+    outcome = await context.ask("tells")
+    context.put("notes", "made", outcome.answers[0].value, type="note")
+
+
+async def has_written(context, value):
+    await context.ask("writes", context.read("people", "ann").value)
+
+
+async def has_written_unseen(context, value):
+    await context.ask("writes", ann(context))
+
+
+async def puts_unseen_answers(context, value):
+    context.put("notes", "made", await context.ask_hidden("tells"), type="note")
+
+
+async def puts_an_unseen_result(context, value):
+    context.put("notes", "made", await context.call_hidden("again", text=ann(context)), type="note")
+
+
+async def puts_a_result(context, value):
+    context.put("notes", "made", (await context.call("again", text=ann(context))).value, type="note")
+
+
+async def puts_what_it_reveals(context, value):
+    context.put("notes", "made", (await context.reveal(ann(context))).value, type="note")
+
+
+async def puts_what_is_visible(context, value):
+    context.put("notes", "made", context.visible(ann(context)), type="note")
+
+
+async def puts_what_is_labelled(context, value):
+    context.put("notes", "made", [Labelled(ann(context), context.label)], type="note")
+
+
+async def puts_what_is_endorsed(context, value):
+    context.put("notes", "made", await context.endorse(ann(context), "age"), type="note")
+
+
+async def returns_what_is_labelled(context, value):
+    return Labelled(ann(context), context.label)
+
+
+async def tells(context, request):
+    return context.read("people", "ann").value
+
+
+async def writes(context, request):
+    context.put("notes", "made", request.value, type="note")
+
+
+def graph_of_two() -> Workflow:
+    async def first(state, runtime: GraphRuntime[Context]):
+        return {"person": runtime.context.read("people", "ann").value}
+
+    async def second(state, runtime: GraphRuntime[Context]):
+        runtime.context.put("notes", "made", state["person"], type="note")
+
+    graph = StateGraph(dict, context_schema=Context).add_node("first", first).add_node("second", second)
+    return Workflow("graph", graph.add_edge(START, "first").add_edge("first", "second"))
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        is_told_of,
+        has_written,
+        has_written_unseen,
+        puts_unseen_answers,
+        puts_an_unseen_result,
+        puts_a_result,
+        puts_what_it_reveals,
+        puts_what_is_visible,
+        puts_what_is_labelled,
+        puts_what_is_endorsed,
+        returns_what_is_labelled,
+        graph_of_two(),
+    ],
+)
+async def test_what_came_of_an_entry_by_way_of_others_or_unseen_is_erased_with_it(board: Board, workflow) -> None:
+    tx = board.begin(OWNER)
+    tx.put("people", "ann", "42 years", type="person", label=Label.trusted())
+    board.commit(tx)
+    runtime = Runtime(
+        board,
+        ScriptedModel(str),
+        agents=[FunctionAgent(act, act.__name__, frozenset({act.__name__})) for act in (tells, writes)],
+        tools=[again],
+        policy=Policy(
+            open_topics=("notes",),
+            domains={"ages": Domain(values=("42 years",))},
+            endorsers={"age": Endorser(domain="ages")},
+        ),
+    )
+    result = await runtime.run(workflow, {}, run_id="run")
+    assert result.status == "done", result.failure
+    assert "42 years" in repr([result.value, *board.query(Predicate(topic="notes"))])
+    erase(board, find_derived(board, Predicate(topic="people")), "asked for")
+    left = [entry for entry in board.query(Predicate()) if entry.topic != topics.POLICIES]
+    assert not [entry.address for entry in left if "42 years" in repr(entry.value)]
 
 
 def test_what_an_erased_run_made_is_traced_as_far_as_its_record_is_left(board: Board, runtime: Runtime) -> None:
