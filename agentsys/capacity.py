@@ -48,10 +48,19 @@ def _bits_of_type(node: dict[str, Any], definitions: dict[str, Any], open_refere
             return math.inf if length is None else length * BITS_PER_CHARACTER
         case "array":
             return _array_bits(node, definitions, open_references)
-        case "object" if "properties" in node and not isinstance(node.get("additionalProperties"), dict):
-            return sum(_bits(part, definitions, open_references) for part in node["properties"].values())
+        case "object" if "properties" in node and not node.get("additionalProperties"):
+            return _record_bits(node, definitions, open_references)
         case _:
             return math.inf
+
+
+def _record_bits(node: dict[str, Any], definitions: dict[str, Any], open_references: frozenset[str]) -> float:
+    required, total = node.get("required", []), 0.0
+    for name, part in node["properties"].items():
+        bits = _bits(part, definitions, open_references)
+        # That a field is left out says something, too.
+        total += bits if name in required else _log2_sum([bits, 0.0])
+    return total
 
 
 def _integer_bits(node: dict[str, Any]) -> float:

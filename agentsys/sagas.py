@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.effects import Effect, EffectIntent, EffectState
+from agentsys.blackboard.entries import Json
 from agentsys.blackboard.labels import Label
 from agentsys.journal import submit
+from agentsys.tool_calls import ToolFailed
 from agentsys.tools import Tool
 
 
@@ -57,16 +61,26 @@ class Saga:
         return sorted(self._made, key=lambda call: call.position)
 
 
-def compensation(identity: str, step: str, made: Effect, undo: Tool, control: Label) -> EffectIntent:
+def undoing_arguments(made: Effect, undo: Tool) -> dict[str, Json]:
+    """Return the arguments of the call that takes ``made`` back. Raises :class:`~agentsys.tool_calls.ToolFailed`."""
+    given: dict[str, Any] = dict(made.intent.arguments) if isinstance(made.intent.arguments, dict) else {}
+    if isinstance(made.result, dict) and "value" in made.result:
+        # On record also once it was taken back, as where a run is repeated.
+        given["result"] = made.result["value"]
+    try:
+        return undo.arguments({name: given.get(name) for name in undo.parameters.model_fields if name in given})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+        raise ToolFailed(f"{undo.name} cannot take back the call {made.id}: {faults}") from error
+
+
+def compensation(
+    identity: str, step: str, made: Effect, undo: Tool, arguments: dict[str, Json], control: Label
+) -> EffectIntent:
     """Return the intent that takes ``made`` back; ``control`` is the label of who decided to."""
     intent = made.intent
-    given: dict[str, Any] = dict(intent.arguments) if isinstance(intent.arguments, dict) else {}
-    result: Any = made.result
-    if made.state is EffectState.SUCCEEDED:
-        given["result"] = result["value"]
-    arguments = {name: given.get(name) for name in undo.parameters.model_fields if name in given}
     label = intent.label.join(control, *([made.result_label] if made.result_label else []))
-    return EffectIntent(identity, intent.run, step, undo.name, undo.effect_class, undo.arguments(arguments), label)
+    return EffectIntent(identity, intent.run, step, undo.name, undo.effect_class, arguments, label)
 
 
 async def note_compensated(board: Board, effect: str) -> None:

@@ -25,7 +25,7 @@ from agentsys.policy.policy import Policy
 from agentsys.questions import about_call
 from agentsys.quotas import QuotaExceeded, charges_of_call
 from agentsys.ruling import field_labels, own_source
-from agentsys.sagas import MadeCall, Saga, compensation, note_compensated
+from agentsys.sagas import MadeCall, Saga, compensation, note_compensated, undoing_arguments
 from agentsys.settling import as_told
 from agentsys.tool_calls import EffectInDoubt, ToolFailed, UnknownTool, carry_out, label_of, result_of
 from agentsys.tools import Tool, to_json
@@ -314,11 +314,13 @@ class ToolCalling(BoardAccess):
         made = as_told(made, self.run)
         if made.state is EffectState.FAILED:
             return
+        self.deliver(label_of(made))
+        arguments = undoing_arguments(made, undo)
         step, recorded = self._take(COMPENSATE, effect)
         if recorded is None:
             # Allowed with the call itself: to leave it standing would be the harm.
             self.decisions.note(f"call {undo.name}", Allow("compensation"))
-            intent = compensation(self._identity(step), step.key, made, undo, self._label)
+            intent = compensation(self._identity(step), step.key, made, undo, arguments, self._label)
             transaction = self._scope.journal.begin(f"agent:{self.agent}")
             transaction.plan_effect(intent)
             recorded = await self._record(replace(step, value={"effect": intent.id}, label=intent.label), transaction)

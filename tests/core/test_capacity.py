@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, create_model
+from typing_extensions import TypedDict
 
 from agentsys.capacity import BITS_PER_CHARACTER, BITS_PER_NUMBER, capacity_of
 
@@ -21,6 +22,14 @@ class Colour(Enum):
 class Inner(BaseModel):
     flag: bool
     colour: Colour
+
+
+class Open(BaseModel, extra="allow"):
+    flag: bool
+
+
+class Partial(TypedDict, total=False):
+    flag: bool
 
 
 class Tree(BaseModel):
@@ -49,6 +58,8 @@ class Tree(BaseModel):
         (tuple[bool, Colour], 1 + math.log2(3)),
         (dict[str, bool], math.inf),
         (Tree, math.inf),
+        (Open, math.inf),
+        (Partial, math.log2(3)),
     ],
 )
 def test_capacity_is_the_logarithm_of_the_number_of_values(annotation, bits):

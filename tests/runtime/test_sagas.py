@@ -16,7 +16,7 @@ from agentsys.errors import ConfigurationError
 from agentsys.policy.policy import Policy
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
-from agentsys.tool_calls import ToolFailed
+from agentsys.tool_calls import EffectInDoubt, ToolFailed
 from agentsys.tools import EffectClass, Tool, tool
 
 
@@ -98,6 +98,37 @@ async def test_what_cannot_be_taken_back_is_said_and_the_rest_is(hotel: Hotel):
         assert hotel.log[-1] == "back a no. 1"
         states = [effect.state for effect in board.effects(result.run) if effect.intent.tool == "reserve"]
         assert sorted(states) == ["compensated", "failed", "succeeded"]
+
+
+async def test_what_the_undoing_cannot_be_given_keeps_no_other_call(hotel: Hotel):
+    """The reservation whose answer was lost has no number, without which it cannot be given back."""
+
+    async def give_back(room: str, result: str) -> None:
+        raise AssertionError("nobody knows the result")
+
+    @tool(effect=EffectClass.COMPENSABLE, audience=NOBODY, source=Label.trusted(), undo=give_back, timeout=0.001)
+    async def request(room: str) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("it waits for ever")
+
+    notes: list[str] = []
+
+    async def asks(context: Any, _: Any) -> None:
+        try:
+            async with context.saga():
+                await context.call("reserve", room="a", nights=2)
+                await context.call("request", room="b")
+        except EffectInDoubt as error:
+            notes.append(error.__notes__[0])
+            raise
+
+    with Board.open(":memory:") as board:
+        runtime = Runtime(board, ScriptedModel(str), tools=[hotel.tool(), request], workflows=[asks])
+        result = await runtime.run("asks")
+        assert result.failure is not None and result.failure.type == "EffectInDoubt"
+        assert hotel.log == ["reserved a", "back a no. 1"]
+        assert len(notes) == 1 and "result: Field required" in notes[0]
+        assert (await runtime.replay(result.run)).identical and notes[0] == notes[1]
 
 
 async def test_a_restart_in_the_middle_takes_each_back_once(tmp_path: Path, hotel: Hotel):
