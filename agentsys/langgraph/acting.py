@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.entries import EntryVersionRef
 from agentsys.blackboard.labels import Label, join_all
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.rows import label_from_text
@@ -10,11 +13,12 @@ from agentsys.blackboard.snapshots import labels_at
 from agentsys.current import current_context
 
 
-def deliver(label: Label) -> None:
-    """Raise the label of the actor whose code is running, if there is one."""
+def deliver(label: Label, read: Sequence[EntryVersionRef] = ()) -> None:
+    """Raise the label of the actor whose code is running, if there is one, which has ``read`` what it carries."""
     context = current_context.get()
     if context is not None:
         context.deliver(label)
+        context.learn(read)
 
 
 def deliver_search(board: Board, predicate: Predicate, at: int) -> None:
@@ -25,6 +29,12 @@ def deliver_search(board: Board, predicate: Predicate, at: int) -> None:
     if current_context.get() is not None:
         rows = board.select(labels_at(predicate).params(at=at))
         deliver(join_all(label_from_text(row[0]) for row in rows))
+
+
+def known() -> Sequence[EntryVersionRef]:
+    """Return the versions of entries of which the actor whose code is running knows; of nobody, none."""
+    context = current_context.get()
+    return () if context is None else context.read_so_far
 
 
 def raised(label: Label) -> Label:

@@ -42,7 +42,7 @@ from agentsys.blackboard.entries import Entry
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
-from agentsys.langgraph.acting import deliver, deliver_search, raised
+from agentsys.langgraph.acting import deliver, deliver_search, known, raised
 from agentsys.langgraph.addresses import quoted
 from agentsys.langgraph.store_expiry import PRINCIPAL, ROOT, SWEEP_MINUTES, Expiry, Sweeper
 from agentsys.langgraph.store_search import Ranking, matches, namespace_matches
@@ -122,7 +122,7 @@ class BlackboardStore(BaseStore):
         while True:
             transaction = self._board.begin(PRINCIPAL)
             found = self._got(transaction, GetOp(namespace, key))
-            deliver(transaction.reads_label)
+            deliver(transaction.reads_label, transaction.reads)
             value = change(None if found is None else _body(found)["value"])
             minutes = self._expiry.default if found is None else _body(found).get("ttl")
             op = _checked([PutOp(namespace, key, value, ttl=minutes)])[0]
@@ -177,7 +177,7 @@ class BlackboardStore(BaseStore):
             results.append(result)
             if isinstance(op, GetOp | SearchOp) and op.refresh_ttl:
                 used += [entry for entry in read if _body(entry).get("ttl") is not None]
-        deliver(transaction.reads_label)
+        deliver(transaction.reads_label, transaction.reads)
         # Deletions last: they read what they end, and would keep what is put from lying below that.
         for put in sorted(puts.values(), key=lambda op: op.value is None):
             self._put(transaction, put, embedded)
@@ -200,7 +200,7 @@ class BlackboardStore(BaseStore):
         if op.ttl is not None:
             body["ttl"] = op.ttl
             self._expiry.put(transaction, topic, key, op.ttl, label)
-        transaction.put(topic, key, body, type=ITEM, label=label, derived_from=())
+        transaction.put(topic, key, body, type=ITEM, label=label, derived_from=known())
 
     def _searched(
         self, transaction: Transaction, op: SearchOp, embedded: Mapping[str, list[float]]

@@ -164,6 +164,9 @@ def test_a_reader_who_knows_more_leaves_no_trace(board, clock):
         def deliver(self, label):
             self.label = self.label.join(label)
 
+        def learn(self, read):
+            pass
+
     token = current_context.set(Actor())
     try:
         assert store.get(NAMES, "k").value == {"n": 1}

@@ -22,6 +22,7 @@ from agentsys.erasing import find_derived
 from agentsys.gateway import PolicyDenied
 from agentsys.handles import Handle
 from agentsys.labelled import Labelled
+from agentsys.langgraph.store import BlackboardStore
 from agentsys.memoisation import Memoise
 from agentsys.policy.domains import Domain
 from agentsys.policy.endorsers import Endorser
@@ -257,6 +258,10 @@ def again(text: str) -> str:
     return text
 
 
+def memory(context) -> BlackboardStore:
+    return BlackboardStore(context._scope.board)
+
+
 def ann(context) -> Handle:
     return context.read_hidden("people", "ann")
 
@@ -302,6 +307,16 @@ async def puts_what_is_endorsed(context, value):
     context.put("notes", "made", await context.endorse(ann(context), "age"), type="note")
 
 
+async def keeps_it_in_a_store(context, value):
+    await memory(context).aput(("made",), "k", {"v": context.read("people", "ann").value})
+
+
+async def puts_what_a_store_kept(context, value):
+    await keeps_it_in_a_store(context, value)
+    made = await asyncio.to_thread(memory(context).search, ("made",))
+    context.put("notes", "made", made[0].value["v"], type="note")
+
+
 async def returns_what_is_labelled(context, value):
     return Labelled(ann(context), context.label)
 
@@ -339,6 +354,8 @@ def graph_of_two() -> Workflow:
         puts_what_is_labelled,
         puts_what_is_endorsed,
         returns_what_is_labelled,
+        keeps_it_in_a_store,
+        puts_what_a_store_kept,
         graph_of_two(),
     ],
 )
@@ -359,8 +376,10 @@ async def test_what_came_of_an_entry_by_way_of_others_or_unseen_is_erased_with_i
     )
     result = await runtime.run(workflow, {}, run_id="run")
     assert result.status == "done", result.failure
-    assert "42 years" in repr([result.value, *board.query(Predicate(topic="notes"))])
-    erase(board, find_derived(board, Predicate(topic="people")), "asked for")
+    derived = find_derived(board, Predicate(topic="people"))
+    made = [*board.query(Predicate(topic_prefix="langgraph")), *board.query(Predicate(topic="notes"))]
+    assert "42 years" in repr([result.value, made])
+    erase(board, derived, "asked for")
     left = [entry for entry in board.query(Predicate()) if entry.topic != topics.POLICIES]
     assert not [entry.address for entry in left if "42 years" in repr(entry.value)]
 
