@@ -104,6 +104,10 @@ class BoardAccess(Recording):
             self._workspace.delete(topic, key, label=self._label)
         self.deliver(self._workspace.reads_label)
 
+    def forget_writes(self) -> None:
+        """Write nothing of what was written since the last commit: the actor's code does it again."""
+        self._workspace.forget_writes()
+
     def learn(self, sources: Sequence[EntryVersionRef]) -> None:
         """Count versions of entries among what the actor knows of: what it writes from now on is derived from them."""
         self._workspace.note(sources)

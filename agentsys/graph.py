@@ -35,7 +35,7 @@ _SCRATCHPAD = "__pregel_scratchpad"
 
 
 class InterruptUnsupported(RunError):
-    """A graph inside a node of a graph called LangGraph's ``interrupt()`` inside a run."""
+    """A graph of a run interrupts where nobody can be asked: inside a node, or around one as it was compiled to."""
 
     code = "AGS-0606"
     remedy = "Call interrupt() in a node of the workflow's own graph, or use a BlackboardSaver: docs/langgraph.md."
@@ -48,7 +48,7 @@ async def execute_graph(graph: Any, scope: RunScope, context: Context, state: An
     as it was when the superstep began; what they wrote is visible from the next one on.
     """
     execution = GraphExecution(scope, context)
-    compiled = execution.instrument(getattr(graph, "builder", graph)).compile()
+    compiled = _compiled(graph, execution)
     _tell_stages(scope, compiled)
     # No context here: the graph's edges would act through it, under a label that lacks what the nodes saw. A chat model
     # that an edge calls finds one that refuses.
@@ -117,6 +117,7 @@ class GraphExecution:
                     return
                 except GraphInterrupt as interrupted:
                     # Like LangGraph: the node begins again, and finds the answer where it asked.
+                    context.forget_writes()
                     answers.append(await interrupts.answer(context, interrupted))
 
         def conclude(transaction: Transaction, conclusion: Conclusion) -> None:
@@ -167,6 +168,18 @@ class GraphExecution:
             raise ReplayDivergence(
                 f"The writes of {recorded.key} of run {self._scope.run} differ from the recorded ones."
             )
+
+
+def _compiled(graph: Any, execution: GraphExecution) -> Any:
+    """Compile the graph with nodes that are actors, and with what its author compiled it with that a run can heed."""
+    around = {*getattr(graph, "interrupt_before_nodes", ()), *getattr(graph, "interrupt_after_nodes", ())}
+    if around:
+        names = ", ".join(sorted(around))
+        raise InterruptUnsupported(f"The graph was compiled to interrupt before or after {names}, which asks nothing.")
+    builder, store = getattr(graph, "builder", graph), getattr(graph, "store", None)
+    compiled = execution.instrument(builder).compile(store=store)
+    compiled.config = getattr(graph, "config", None)
+    return compiled
 
 
 def _tell_stages(scope: RunScope, compiled: Any) -> None:

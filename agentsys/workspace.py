@@ -120,6 +120,11 @@ class Workspace:
         self.drop()
         return transaction
 
+    def forget_writes(self) -> None:
+        """Drop what was buffered; what was read stays read."""
+        self.transaction.rollback_to(0)
+        self._writes = []
+
     def drop(self) -> None:
         """Begin anew; the buffered writes were committed."""
         self._read = dict.fromkeys(self._reads())

@@ -9,6 +9,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime as GraphRuntime
 from langgraph.runtime import get_runtime
+from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
 from agentsys.agents import agent
@@ -65,6 +66,28 @@ async def test_a_graph_runs_with_a_context_in_every_node(make_runtime, board, co
     assert result.value == "detail of q + left q + l"
     assert {entry.key: entry.version for entry in board.query(Predicate(topic="found"))} == {"left": 1}
     assert (await runtime.replay("g")).identical
+
+
+async def test_a_compiled_graph_keeps_its_store_and_how_many_steps_it_may_take(make_runtime):
+    async def counts(state: State, runtime: GraphRuntime[Context]) -> State:
+        assert runtime.store is not None
+        await runtime.store.aput(("steps",), "count", {"n": len(state.get("found", ()))})
+        return {"found": ["one"]}
+
+    builder = StateGraph(State, context_schema=Context).add_node("counts", counts).add_edge(START, "counts")
+    builder.add_conditional_edges("counts", lambda state: END if len(state["found"]) == 5 else "counts")
+    store = InMemoryStore()
+    runtime = make_runtime(
+        workflows=[
+            Workflow("all", builder.compile(store=store)),
+            Workflow("few", builder.compile(store=store).with_config(recursion_limit=3)),
+        ]
+    )
+    assert (await runtime.run("all", {})).status == "done"
+    kept = store.get(("steps",), "count")
+    assert kept is not None and kept.value == {"n": 4}
+    failure = (await runtime.run("few", {})).failure
+    assert failure is not None and failure.type == "GraphRecursionError"
 
 
 async def test_a_graph_resumes_without_doing_anything_twice(make_runtime, board):

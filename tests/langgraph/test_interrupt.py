@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypedDict
 
+import pytest
 from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime as GraphRuntime
 from langgraph.types import Command, interrupt
 
 from agentsys.blackboard.board import Board
+from agentsys.blackboard.merges import Add
+from agentsys.blackboard.predicates import Predicate
+from agentsys.context import Context
 from agentsys.runtime import Runtime
 from agentsys.testing import ScriptedModel
 from agentsys.workflow import Workflow
@@ -89,3 +94,35 @@ async def test_a_graph_inside_a_node_that_interrupts_is_a_clear_failure():
         failure = (await asyncio.wait_for(runtime.run(Workflow("outer", outer), {"text": "x"}), 20)).failure
         assert failure is not None and failure.code == "AGS-0606"
         assert runtime.approvals() == []
+
+
+async def test_what_a_node_wrote_before_it_was_entered_again_is_written_once():
+    async def counts(state: Draft, runtime: GraphRuntime[Context]) -> Draft:
+        runtime.context.merge("drafts", "count", Add(1), type="count")
+        if interrupt("Which title?") == "none":
+            return {}
+        runtime.context.put("drafts", "kept", interrupt("Keep it?"), type="answer")
+        return {}
+
+    graph = StateGraph(Draft, context_schema=Context).add_node("counts", counts).add_edge(START, "counts")
+    with Board.open(":memory:") as board:
+        runtime = Runtime(board, ScriptedModel(str), workflows=[Workflow("draft", graph)])
+        running = asyncio.create_task(runtime.run("draft", {"text": "x"}))
+        await answer(runtime, "On ships")
+        await answer(runtime, "yes")
+        result = await running
+        assert result.status == "done", result.failure
+        written = {entry.key: entry.value for entry in board.query(Predicate(topic="drafts"))}
+        assert written == {"count": 1, "kept": "yes"}
+        assert (await runtime.replay(result.run)).identical
+
+
+@pytest.mark.parametrize("around", ["interrupt_before", "interrupt_after"])
+async def test_a_graph_compiled_to_interrupt_around_a_node_does_not_go_on_as_if_it_was_not(around: str):
+    options: Any = {around: ["publish"]}
+    graph = StateGraph(Draft).add_node("publish", publish).add_edge(START, "publish").compile(**options)
+    with Board.open(":memory:") as board:
+        runtime = Runtime(board, ScriptedModel(str))
+        result = await runtime.run(Workflow("draft", graph), {"text": "x"})
+        assert result.failure is not None and result.failure.code == "AGS-0606"
+        assert "publish" in result.failure.message
