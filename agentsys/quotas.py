@@ -6,6 +6,7 @@ cannot both take the last of it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ def spend(transaction: Transaction, charges: Iterable[Charge]) -> None:
         entry = transaction.get(topics.QUOTAS, charge.key)
         body: Any = entry.value if entry is not None else {}
         spent = float(body.get("spent", 0.0)) + charge.amount
-        if spent > charge.limit:
+        # Three times 0.1 is a little more than 0.3 in floats.
+        if spent > charge.limit and not math.isclose(spent, charge.limit):
             raise QuotaExceeded(f"{charge.what} would come to {spent:g}, and {charge.limit:g} is the limit.")
         value: Json = {"spent": spent}
         # How much was spent is known to all; on what is not said.

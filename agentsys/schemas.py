@@ -10,8 +10,10 @@ from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic import BaseModel, ValidationError
 from referencing import Registry
 
+from agentsys.blackboard.entries import InvalidValue, canonical_json
 from agentsys.models import InvalidAnswer
 from agentsys.serving.requests import Constraint
+from agentsys.tools import to_json
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,11 +37,12 @@ def extraction_prompt(schema: type[BaseModel], question: str = "") -> str:
 def parse_answer(schema: type[M], answer: str) -> M:
     """Read a model's answer. Raises :class:`InvalidAnswer`."""
     try:
-        return schema.model_validate_json(answer)
-    except ValidationError as error:
-        raise InvalidAnswer(
-            f"The model's answer {answer[:200]!r} is no {schema.__name__}: {error.errors()[0]['msg']}."
-        ) from error
+        read = schema.model_validate_json(answer)
+        canonical_json(to_json(read))
+    except (ValidationError, InvalidValue) as error:
+        fault = error.message if isinstance(error, InvalidValue) else f"{error.errors()[0]['msg']}."
+        raise InvalidAnswer(f"The model's answer {answer[:200]!r} is no {schema.__name__}: {fault}") from error
+    return read
 
 
 def validator_of(schema: dict[str, Any]) -> Validator:

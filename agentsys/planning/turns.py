@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentsys.blackboard.entries import Json
+from agentsys.blackboard.entries import InvalidValue, Json, canonical_json
 from agentsys.tools import Tool
 
 FROM: Final = "from"
@@ -66,6 +66,11 @@ def read_turn(text: str) -> Turn:
         raise BadTurn(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
     if sum(part is not None for part in (turn.call, turn.reveal, turn.answer)) != 1:
         raise BadTurn("give exactly one of call, reveal and answer")
+    try:
+        # On record they lie inside of a decision's question.
+        canonical_json([[[] if turn.call is None else turn.call.arguments]])
+    except InvalidValue as error:
+        raise BadTurn(error.message) from error
     return turn
 
 

@@ -17,6 +17,7 @@ from agentsys.blackboard.labels import Label
 from agentsys.context import Context
 from agentsys.gateway import PolicyDenied
 from agentsys.handles import Handle, HandleOpaque, NoValue
+from agentsys.models import InvalidAnswer
 from agentsys.policy.documents import read_policy
 from agentsys.runs import RunResult
 from agentsys.runtime import Runtime
@@ -230,6 +231,23 @@ async def test_what_is_extracted_from_a_handle_is_hidden_and_bounded(attempt) ->
         return (await context.reveal(urgent["urgent"])).value
 
     assert (await attempt(body, {"is it urgent?": {"urgent": True}})).value is True
+
+
+async def test_an_extracted_number_that_no_entry_holds_is_as_if_nothing_was_found(attempt, outside: Outside) -> None:
+    class Amount(BaseModel):
+        amount: float
+
+    async def body(context: Context) -> Any:
+        mail = await context.call_hidden("read_mail")
+        amount = await context.extract(mail[0]["body"], Amount, question="how much?")
+        await context.call_hidden("send", to="bob@example.org", text=amount["amount"])
+        with pytest.raises(NoValue):
+            await context.reveal(amount)
+        with pytest.raises(InvalidAnswer, match="which JSON cannot hold"):
+            await context.generate("how much?", schema=Amount)
+
+    assert (await attempt(body, {"how much?": {"amount": float("inf")}})).status == "done"
+    assert outside.sent == []
 
 
 async def test_code_cannot_look_through_a_handle(attempt) -> None:

@@ -162,6 +162,9 @@ async def test_what_an_endorser_lets_through_may_be_looked_at(carry_out, outside
         (call("send", to={"from": "$9"}, text="x"), "nothing hidden is named $9"),
         (call("send", to={"from": [], "ask": "x"}, text="x"), "nothing hidden is named so"),
         (json.dumps({"reveal": {"from": "$1"}}), "only what an endorser lets through"),
+        (call("send", to="ann@example.org", text=float("nan")), "nan, which JSON cannot hold"),
+        (call("send", to="ann@example.org", text=1e300).replace("1e+300", "1e999"), "inf, which JSON cannot hold"),
+        (call("send", to="ann@example.org", text=0).replace("0", "[" * 62 + "]" * 62), "nested more than"),
     ],
 )
 async def test_what_is_no_turn_is_told_to_the_model(carry_out, said: str, fault: str) -> None:

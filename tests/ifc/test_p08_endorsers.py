@@ -263,6 +263,17 @@ def test_who_is_not_trusted_needs_an_endorser_that_is_accepted(label: Label, by:
     assert label.influenced_only_by([OWNER]) == (trusted and not through)
 
 
+def test_all_of_a_limit_can_be_spent_in_parts_that_no_float_is_exactly() -> None:
+    charge = Charge("r/cost", 0.1, 0.3, "the cost of the run")
+    with Board.open(":memory:") as board:
+        for _ in range(3):
+            transaction = board.begin("runtime")
+            spend(transaction, [charge])
+            board.commit(transaction)
+        with pytest.raises(QuotaExceeded, match=r"would come to 0\.4, and 0\.3 is the limit"):
+            spend(board.begin("runtime"), [charge])
+
+
 @QUICK
 @given(label=labels, bits=st.sampled_from([1.5, 3.0]))
 def test_everybody_untrusted_who_shaped_an_endorsed_value_is_charged(label: Label, bits: float) -> None:
