@@ -15,6 +15,7 @@ from agentsys.agents import Request
 from agentsys.asking import approval_of_question
 from agentsys.blackboard.entries import EntryVersionRef, Json
 from agentsys.blackboard.transactions import Transaction
+from agentsys.errors import ConfigurationError
 from agentsys.events import RequestPosted
 from agentsys.handles import Handle, Hidden
 from agentsys.journal import ReplayDivergence, Step
@@ -86,6 +87,11 @@ class Context(ModelAsking):
         max_volunteers: int | None,
         single: bool,
     ) -> RoundOutcome:
+        if max_volunteers is not None and max_volunteers < 1:
+            raise ConfigurationError(
+                f"A request for {max_volunteers} volunteers has no answer.",
+                remedy="Ask for one at least, or leave max_volunteers out for as many as the runtime allows.",
+            )
         plain, labels = self._unwrap(value)
         document = self._scope.secrets.json(to_json(plain))
         step, recorded = self._take("ask", [kind, document, timeout, max_volunteers, single])

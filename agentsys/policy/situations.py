@@ -54,8 +54,9 @@ def outcome_of(policy: Policy, tool: str, arguments: Mapping[str, Any], control:
 
 def outcome_of_trial(policy: Policy, trial: Trial) -> Outcome:
     """Decide about the call of a trial."""
-    labels = {name: shape.label(policy.owner) for name, shape in trial.labels.items()}
-    return outcome_of(policy, trial.tool, trial.arguments, trial.control.label(policy.owner), labels)
+    whose = policy.owner, policy.trusted
+    labels = {name: shape.label(*whose) for name, shape in trial.labels.items()}
+    return outcome_of(policy, trial.tool, trial.arguments, trial.control.label(*whose), labels)
 
 
 def fault_of(trial: Trial, outcome: Outcome) -> str | None:

@@ -18,10 +18,10 @@ class Shape(Part):
     through: tuple[str, ...] = Field((), description="endorsers who let them through")
     readers: tuple[str, ...] = Field((), description="who may read it, or 'everyone'; default: the owner")
 
-    def label(self, owner: str) -> Label:
+    def label(self, owner: str, trusted: frozenset[str]) -> Label:
         label = Label(frozenset(self.by or (owner,)), readers_of(self.readers or (owner,)))
         for endorser in self.through:
-            label = label.endorsed(endorser, 1.0, keeping=(owner,)) if label.influencers - {owner} else label
+            label = label.endorsed(endorser, 1.0, keeping=trusted) if label.influencers - trusted else label
         return label
 
 

@@ -64,6 +64,13 @@ def test_a_good_policy_passes_its_own_tests_and_a_looser_one_does_not(policies: 
     assert "a stranger does not choose the recipient: expected deny, got allow" in err
 
 
+def test_who_is_trusted_needs_no_endorser_in_tests_as_in_runs(policies: Path) -> None:
+    file = policies / "strict.toml"
+    trusting = POLICY.replace(', endorsers = ["contact"]', "").replace('["external"]', '["user:ann"]')
+    file.write_text(f'trusted = ["user:owner", "user:ann"]\n{trusting}')
+    assert "1 of 2 tests passed" in invoke("test", file)[1], "only what is to be denied is allowed"
+
+
 def test_of_tests_that_share_a_name_each_counts(policies: Path) -> None:
     file = policies / "looser.toml"
     trial = LOOSER[LOOSER.index("[[tests]]") :]

@@ -11,6 +11,7 @@ import pytest
 from agentsys.agents import Bid, Decline, FunctionAgent, agent
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
+from agentsys.errors import ConfigurationError
 from agentsys.events import BidMade, RequestPosted, Responded, RoundClosed, RunEvent
 from agentsys.gateway import PolicyDenied
 from agentsys.policy.policy import Policy
@@ -62,6 +63,16 @@ async def test_only_the_best_of_many_volunteers_act(make_runtime):
     agents = [answering(f"a{number}", number, score=number / 10) for number in range(10)]
     outcome = await ask(make_runtime(agents=agents), max_volunteers=3)
     assert [response.agent for response in outcome.responses] == ["a9", "a8", "a7"]
+
+
+@pytest.mark.parametrize("number", [0, -1])
+async def test_nobody_is_asked_by_a_request_for_less_than_one_volunteer(make_runtime, number: int):
+    async def workflow(context, value):
+        with pytest.raises(ConfigurationError, match=f"{number} volunteers"):
+            await context.ask("question", value, max_volunteers=number)
+
+    result = await make_runtime(agents=[answering("a", 1), answering("b", 2)]).run(workflow, "?")
+    assert result.status == "done", result.failure
 
 
 async def test_different_answers_contradict_only_where_one_is_asked_for(make_runtime):
