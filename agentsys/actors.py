@@ -10,18 +10,19 @@ from typing import Any
 from agentsys.actor import Actor
 from agentsys.blackboard.commits import Commit
 from agentsys.blackboard.conflicts import Conflict, ConflictItem, CursorConflict, KeyConflict, PredicateConflict
-from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
+from agentsys.blackboard.entries import Entry, EntryVersionRef, Json, Key
 from agentsys.blackboard.labels import Label
 from agentsys.blackboard.resolution import ESCALATE_AFTER, HOLD_SECONDS, freed_on_failure, policy_of, reconciled
 from agentsys.blackboard.transactions import Transaction
 from agentsys.cancellation import stray_cancellation_as_error
 from agentsys.context import Context
 from agentsys.current import current_context
-from agentsys.decisions import DecisionLog
+from agentsys.decisions import DecisionLog, DecisionRecord
 from agentsys.handles import NoValue
 from agentsys.journal import RecordEnded, Step, submit
 from agentsys.labelled import sources_of, unwrap
 from agentsys.leases import LeaseLost, is_loss
+from agentsys.questions import about_write, merging
 from agentsys.recording import FATAL
 from agentsys.scope import RunScope
 from agentsys.threads import without_exit
@@ -122,6 +123,7 @@ async def _attempt(scope: RunScope, context: Context, body: Body, conclude: Conc
 
 async def _commit(scope: RunScope, context: Context, transaction: Transaction) -> Commit:
     """Commit; values that a function of their type makes one with others' are written so, without a new attempt."""
+    decided, joined = transaction, set[Key]()
     for _ in range(MAX_ATTEMPTS):
         context.lost = transaction
         try:
@@ -136,7 +138,23 @@ async def _commit(scope: RunScope, context: Context, transaction: Transaction) -
             if again is None:
                 raise
             transaction = again
+            joined |= {(item.topic, item.key) for item in conflict.items if isinstance(item, KeyConflict)}
+            _record_decided(scope, context, decided, transaction, joined)
     return await submit(scope.board, transaction)
+
+
+def _record_decided(
+    scope: RunScope, context: Context, decided: Transaction, joined: Transaction, addresses: Iterable[Key]
+) -> None:
+    """Put on record with ``joined`` what was decided about its writes: others' labels are joined to theirs since."""
+    gateway, actor = scope.gateway, context.actor
+    for number, (topic, key) in enumerate(sorted(addresses)):
+        write = decided.written(topic, key)
+        assert write is not None, "only what was put is made one with others' values"
+        decision, question = gateway.decide_write(topic, write.label), about_write(topic, write.label)
+        made = DecisionRecord.made(actor.name, merging(topic, key), decision, gateway.policy.version, question)
+        label = context.label.join(joined.reads_label)
+        made.write(joined, scope.run, f"{actor.path}#{actor.attempt}:joined/{number}", label)
 
 
 async def _exclusive_turn(scope: RunScope, context: Context) -> str | None:

@@ -224,6 +224,33 @@ async def test_a_put_that_no_policy_allowed_is_found_beside_a_merge_that_one_all
     assert difference is not None and difference.startswith("shared/count of commit")
 
 
+async def test_a_put_that_is_made_one_with_a_strangers_is_decided_again_as_it_was(board: Board):
+    async def lists(context: Any, times: Any) -> None:
+        context.read("shared", "list")
+        for number in range(times):
+            # The last comes while the run's own commit is made one with those before.
+            write(str(number))
+        context.put("shared", "list", ["mine"], type="list")
+
+    def write(item: str) -> None:
+        transaction = board.begin("web:example.org")
+        transaction.put("shared", "list", [item], type="list", label=STRANGER)
+        board.commit(transaction)
+
+    def one(base: Any, mine: Any, theirs: Any) -> Any:
+        if theirs == ["1"]:
+            write("2")
+        return [*theirs, *mine]
+
+    runtime = Runtime(board, ScriptedModel(str), policy=policy(), conflicts={"list": one})
+    run = (await runtime.run(lists, 2)).run
+    entry = board.get("shared", "list")
+    assert entry is not None and entry.run == run and STRANGER.influencers <= entry.label.influencers
+    report = await runtime.audit(run)
+    assert (report.difference, report.decisions) == (None, 1)
+    assert (await runtime.replay(run, lists)).identical
+
+
 async def test_a_write_that_no_policy_allowed_is_found_though_others_wrote_over_it(board: Board):
     runtime = runtime_on(board)
     run = await worked(runtime)
