@@ -59,7 +59,8 @@ def _(replace: Any) -> None:
 @weakening("persistence inside a run delivers nothing")
 def _(replace: Any) -> None:
     for module in (store, saver):
-        replace(module, "deliver", lambda label: None)
+        replace(module, "deliver", lambda label, read=(): None)
+        replace(module, "deliver_search", lambda board, predicate, at: None)
 
 
 @weakening("persistence inside a run keeps its own label")
