@@ -23,7 +23,7 @@ from agentsys.blackboard.entries import Entry, Json, canonical_json
 from agentsys.blackboard.labels import BOTTOM, Label, Readers
 from agentsys.blackboard.predicates import Predicate
 from agentsys.blackboard.transactions import Transaction
-from agentsys.errors import LabelError
+from agentsys.errors import AgentsysError, LabelError
 from agentsys.gateway import PolicyDenied
 
 ApprovalKind = Literal["call", "question", "value"]
@@ -37,7 +37,7 @@ REFUSED: Final = ("rejected", "expired", "terminated")
 STATUSES: Final = ("pending", *GRANTED, *REFUSED, "void")
 
 
-class UnknownApproval(LabelError):
+class UnknownApproval(AgentsysError):
     """No approval has this identifier."""
 
     code = "AGS-0330"
@@ -69,7 +69,7 @@ class NotAnApprover(PolicyDenied):
     """A principal decided, or was handed, what it may not decide: the policy or the label keeps it from that."""
 
     code = "AGS-0334"
-    remedy = "Name the principal in the policy's approvers, or let one of them decide who may read what is asked."
+    remedy = "Name the principal in the policy's approvers, or leave it to one who may read what is asked."
 
 
 @dataclass(frozen=True, slots=True)

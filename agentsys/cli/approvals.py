@@ -241,7 +241,7 @@ def _decide(place: Place, asked: ApprovalView, verdict: Verdict, *, as_json: boo
         print_json(_documents([decided])[0])
         return
     outcome = f"handed to {decided.assigned}" if verdict == "escalate" else decided.status
-    out.print(f"{outcome} {asked.id}: {_summary(asked)}", highlight=False, markup=False)
+    out.print(f"{outcome} {asked.id}: {_summary(decided)}", highlight=False, markup=False)
     if verdict not in ("terminate", "escalate"):
         err.print(f"run {asked.run} goes on where it is executed, or with --resume", style="dim", highlight=False)
 
@@ -267,8 +267,10 @@ def _documents(found: list[ApprovalView]) -> Any:
 
 
 def _summary(asked: ApprovalView) -> str:
+    """Return what was asked, or what a person put in its place, on one line."""
     if asked.withheld:
         return f"{asked.tool or f'a {asked.kind}'} (withheld)"
-    shown = [one.text if asked.kind != "call" else f"{one.name}={one.text}" for one in asked.shown]
+    texts = {one.name: one.text if one.edited is None else one.edited for one in asked.shown}
+    shown = [text if asked.kind != "call" else f"{name}={text}" for name, text in texts.items()]
     text = f"{asked.tool} {' '.join(shown)}".strip().replace("\n", "⏎")
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

@@ -115,7 +115,14 @@ def test_a_question_wants_an_answer_and_a_refusal_ends_the_run(run: Run, folder:
 def test_an_unknown_approval_is_named(run: Run) -> None:
     run("run", "care.py", "--input", '"hello"')
     unknown = run("approvals", "approve", "no-such")
-    assert unknown.returncode == 3 and "AGS-0330" in unknown.stderr
+    assert unknown.returncode == 1 and "AGS-0330" in unknown.stderr, "nothing was denied"
+
+
+def test_what_is_said_of_a_change_is_what_will_be_done(run: Run) -> None:
+    run("run", "care.py", "--input", '"hello"')
+    (asked,) = json.loads(run("approvals", "list", "--json").stdout)
+    modified = run("approvals", "modify", asked["id"], "--set", "text=goodbye")
+    assert "text=goodbye" in modified.stdout and "hello" not in modified.stdout
 
 
 @contextmanager
