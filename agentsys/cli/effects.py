@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
-from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
+from agentsys.cli.output import (
+    AlwaysJsonOption,
+    JsonOption,
+    err,
+    json_flag,
+    out,
+    print_json,
+    print_table,
+    reported_errors,
+    time_text,
+)
 from agentsys.cli.run_argument import completed_run
 from agentsys.cli.secrets import known_secrets
 from agentsys.errors import AgentsysError
@@ -75,9 +85,9 @@ def list_(
 
 
 @app.command("show")
-def show(effect: EffectArgument, board: BoardOption = None) -> None:
+def show(effect: EffectArgument, board: BoardOption = None, as_json: AlwaysJsonOption = False) -> None:
     """Print one effect as JSON: the call, its label, its outcome, and who settled it, if somebody did."""
-    with reported_errors():
+    with reported_errors(as_json=as_json):
         print_json(_find(_list(board, "all", None), effect))
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
+AlwaysJsonOption = Annotated[bool, typer.Option("--json", help="Tell errors in JSON, too; what is printed is JSON.")]
+
 DENIALS = "AGS-03"
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}

@@ -60,7 +60,5 @@ def _argument(complete: Complete, help: str) -> Any:
 _OR_LATEST: Final = f"The run, or `{LATEST}`: the newest."
 
 RunOrLatestArgument = Annotated[str, _argument(completed_run, _OR_LATEST)]
-AnyRunArgument = Annotated[str, _argument(completed_of_either, "The run.")]
 AnyRunOrLatestArgument = Annotated[str, _argument(completed_of_either, _OR_LATEST)]
-ServerRunArgument = Annotated[str, _argument(completed_of_server, "The run.")]
 ServerRunOrLatestArgument = Annotated[str, _argument(completed_of_server, _OR_LATEST)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from agentsys.cli.board_option import BoardOption
+from agentsys.cli.live import LiveRun
 from agentsys.cli.output import (
+    AlwaysJsonOption,
     JsonOption,
     err,
     exit_code_of_run,
@@ -20,18 +23,14 @@ from agentsys.cli.output import (
     reported_errors,
     time_text,
 )
-from agentsys.cli.run_argument import (
-    AnyRunArgument,
-    AnyRunOrLatestArgument,
-    ServerRunArgument,
-    ServerRunOrLatestArgument,
-)
+from agentsys.cli.run_argument import AnyRunOrLatestArgument, ServerRunOrLatestArgument
 from agentsys.cli.run_source import BoardRuns, named, server_or_board
 from agentsys.cli.server_option import TokenOption, UrlOption, connected
 
 if TYPE_CHECKING:
+    from agentsys.events import RunEvent
     from agentsys.protocols.http.client import RuntimeClient
-    from agentsys.protocols.http.schemas import RunDocument
+    from agentsys.protocols.http.schemas import EventDocument, RunDocument
 
 app = typer.Typer(help="List runs; start, watch and steer those of a server (`agentsys serve`).", no_args_is_help=True)
 
@@ -63,10 +62,14 @@ def list_(
 
 @app.command("show")
 def show(
-    run: AnyRunOrLatestArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None
+    run: AnyRunOrLatestArgument,
+    board: BoardOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: AlwaysJsonOption = False,
 ) -> None:
     """Print one run as JSON: its input, value, labels and failure; where no server answers, of this machine's board."""
-    with reported_errors(), _server_or_board(board, url, token) as place:
+    with reported_errors(as_json=as_json), _server_or_board(board, url, token) as place:
         print_json(place.run(named(run, place)).model_dump())
 
 
@@ -100,22 +103,26 @@ def watch(
 
 
 @app.command("cancel")
-def cancel(run: AnyRunArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None) -> None:
+def cancel(
+    run: AnyRunOrLatestArgument, board: BoardOption = None, url: UrlOption = None, token: TokenOption = None
+) -> None:
     """End a run for good; where no server answers, on this machine's board."""
     with reported_errors(), _server_or_board(board, url, token) as place:
-        place.cancel(run)
+        meant = named(run, place)
+        place.cancel(meant)
+        err.print(f"run {meant}: {place.run(meant).status}", highlight=False, markup=False)
 
 
 @app.command("resume")
-def resume(run: ServerRunArgument, url: UrlOption = None, token: TokenOption = None) -> None:
+def resume(run: ServerRunOrLatestArgument, url: UrlOption = None, token: TokenOption = None) -> None:
     """Go on with an interrupted run on the server."""
     with reported_errors(), connected(url, token) as client:
-        client.resume(run)
+        client.resume(named(run, client))
 
 
 @app.command("fork")
 def fork(
-    run: ServerRunArgument,
+    run: ServerRunOrLatestArgument,
     at: Annotated[int | None, typer.Option(min=1, help="Take over what was recorded at this commit.")] = None,
     url: UrlOption = None,
     token: TokenOption = None,
@@ -123,7 +130,7 @@ def fork(
 ) -> None:
     """Start a new run from a run's beginning, or from what it had recorded at a commit."""
     with reported_errors(as_json=as_json), connected(url, token) as client:
-        ended = _watched(client, client.fork(run, at=at))
+        ended = _watched(client, client.fork(named(run, client), at=at))
     _print_end(ended, as_json=as_json)
 
 
@@ -140,16 +147,31 @@ def _server_or_board(
 
 
 def _watched(client: RuntimeClient, run: str) -> RunDocument:
-    def waiting() -> None:
-        err.print(f"run {run} waits for a worker (`agentsys work`)", highlight=False, markup=False)
+    """Follow a run as `agentsys run` shows its own."""
+    with LiveRun(err) as live:
 
-    for event in client.watch(run, waiting=waiting):
-        if event.type == "tokens_streamed":
-            err.print(event.data["text"], end="", style="dim", highlight=False, markup=False)
-        else:
-            said = {key: value for key, value in event.data.items() if key not in ("run", "label")}
-            err.print(f"● {event.type} {_brief(said)}", highlight=False, markup=False)
+        def waiting() -> None:
+            err.print(f"run {run} waits for a worker (`agentsys work`)", highlight=False, markup=False)
+
+        try:
+            for event in client.watch(run, waiting=waiting):
+                if (told := _event(event)) is not None:
+                    live.listen(told)
+        except KeyboardInterrupt:
+            err.print(f"run {run} goes on: `agentsys runs watch {run}`, or `cancel`", highlight=False, markup=False)
+            raise
     return client.run(run)
+
+
+def _event(document: EventDocument) -> RunEvent | None:
+    """Return what a server told of a run; ``None`` for what is withheld, or what only a newer server knows."""
+    from agentsys import events
+
+    kind = getattr(events, document.type.title().replace("_", ""), None)
+    if kind is None or document.data.get("withheld"):
+        return None
+    event: RunEvent = kind(**{one.name: document.data.get(one.name) for one in fields(kind) if one.name != "label"})
+    return event
 
 
 def _print_end(run: RunDocument, *, as_json: bool) -> None:

@@ -61,7 +61,9 @@ class RuntimeClient:
                 base_url=url.rstrip("/") + PREFIX, headers=_headers(token), timeout=timeout, trust_env=False
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise ServerUnreachable(f"{url!r} is no address of a server.") from error
+            raise _no_address(url) from error
+        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+            raise _no_address(url)
         self.url = url.rstrip("/")
         self.views = ViewClient(self._get)
         """What people read of the server's board."""
@@ -182,13 +184,19 @@ class RuntimeClient:
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            raise ServerUnreachable(f"{self._http.base_url.host} does not answer: {error}.") from error
+            raise ServerUnreachable(f"{self._http.base_url.host} does not answer: {str(error).rstrip('.')}.") from error
         if not answer.is_success:
             raise _refusal(answer)
         try:
             return TypeAdapter(shape).validate_json(answer.content)
         except ValidationError as error:
             raise ServerUnreachable(f"{self._http.base_url.host} is no agentsys of this version.") from error
+
+
+def _no_address(url: str) -> ServerUnreachable:
+    return ServerUnreachable(
+        f"{url!r} is no address of a server.", remedy="Give it as `agentsys serve` prints it, such as http://HOST:8700."
+    )
 
 
 def _headers(token: str | None) -> dict[bytes, bytes]:

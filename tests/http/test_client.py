@@ -1,6 +1,7 @@
 """The client of the API, and the commands that use it, against a server on a real socket."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -11,13 +12,14 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from agentsys.agents import agent
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import InvalidValue
 from agentsys.blackboard.labels import Label, Readers
 from agentsys.cli.app import app
 from agentsys.errors import ConfigurationError
 from agentsys.labelled import Labelled
-from agentsys.protocols.http.client import RuntimeClient
+from agentsys.protocols.http.client import RuntimeClient, ServerUnreachable
 from agentsys.runtime import Runtime
 from agentsys.sections import PrincipalSettings
 from agentsys.testing import ScriptedModel
@@ -30,6 +32,15 @@ async def echo(context, text):
 
 async def fails(context, text):
     raise ValueError("no")
+
+
+async def asks(context, text):
+    return (await context.ask("fact", text, single=True)).value
+
+
+@agent(kind="fact")
+async def knowing(context, request):
+    return request.value
 
 
 @tool()
@@ -47,7 +58,9 @@ async def confides(context, text):
 
 @pytest.fixture
 def runtime(board):
-    return Runtime(board, ScriptedModel(str), tools=[tell], workflows=[echo, fails, tells, confides])
+    return Runtime(
+        board, ScriptedModel(str), tools=[tell], agents=[knowing], workflows=[echo, fails, asks, tells, confides]
+    )
 
 
 @pytest.fixture
@@ -86,6 +99,33 @@ def test_a_token_that_cannot_be_sent_is_not_shown():
 def test_a_refused_run_is_told_from_a_failed_one(command, workflow, code):
     for more in ([], ["--json"]):
         assert command("start", workflow, "--input", '"x"', *more).exit_code == code
+
+
+def test_a_run_of_a_server_is_shown_like_one_of_this_process(command):
+    done = command("start", "asks", "--input", '"x"')
+    assert done.stdout == "x\n"
+    assert "● asks posts a request for fact" in done.stderr and "● round closed: answered" in done.stderr
+
+
+def test_the_newest_run_has_a_name_for_every_command(command):
+    started = command("start", "echo", "--input", '"x"', "--no-wait").stdout.strip()
+    assert command("watch", "latest").stdout == "x\n"
+    cancelled = command("cancel", "latest")
+    assert (cancelled.exit_code, cancelled.stderr) == (0, f"run {started}: done\n"), "of a finished run nothing changes"
+    assert command("resume", "latest").exit_code == 0
+    assert command("fork", "latest").stdout == "x\n"
+
+
+def test_what_is_json_anyway_takes_the_flag(command):
+    command("start", "echo", "--input", '"x"')
+    assert json.loads(command("show", "latest", "--json").stdout)["value"] == "x"
+    assert json.loads(command("show", "none", "--json").stderr)["error"]["code"] == "AGS-0709"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "127.0.0.1:8700"])
+def test_what_is_no_address_is_told_as_that(url):
+    with pytest.raises(ServerUnreachable, match="is no address of a server"):
+        RuntimeClient(url)
 
 
 def test_what_a_label_keeps_from_the_caller_is_not_called_none(command):
@@ -162,5 +202,5 @@ def test_a_run_that_waits_for_a_worker_is_watched_from_when_one_takes_it(tmp_pat
             later.join()
     assert (done.exit_code, done.stdout) == (0, "hello\n")
     assert done.stderr.startswith("run r waits for a worker")
-    assert ("run_finished" in done.stderr) is ("run_finished" in followed[0]) is (taken == "here")
+    assert ("run_finished" in followed[0]) is (taken == "here")
     assert '"status":"done"' in followed[0]
