@@ -19,6 +19,7 @@ from agentsys.serving.scheduling.policy import UrgencyPolicy
 from agentsys.serving.scheduling.workflows import WorkflowTable
 from agentsys.serving.server.limits import ServerLimits, TenantLimits
 from agentsys.serving.torch_engine.limits import ADAPTIVE
+from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 from agentsys.settings import Settings
 
 
@@ -36,8 +37,11 @@ def limits_of(settings: Settings) -> ServerLimits:
     )
 
 
-def client_of(settings: Settings) -> ServingClient:
-    """Return a client of the settings' models, each loaded at its first call. Raises :class:`ConfigurationError`."""
+def client_of(settings: Settings, *, progress: ProgressListener = ignore_progress) -> ServingClient:
+    """Return a client of the settings' models, each loaded at its first call. Raises :class:`ConfigurationError`.
+
+    ``progress`` is told, by the thread that loads a model, how far its pull is.
+    """
     if settings.model.name in settings.models and settings.model.replicas:
         raise ConfigurationError(
             f"model.name is that of [models.{settings.model.name}], and model.replicas gives it others beside its own.",
@@ -53,7 +57,13 @@ def client_of(settings: Settings) -> ServingClient:
         options = replace(options_of(settings, named), adapters=adapters_of(settings, name))
         specs, slots = (settings.default_specs, None) if named is None else (named.specs, named.slots)
         models[name] = replicated(
-            specs, options, workflows, slots=slots or model.slots or 0, limits=limits, policy=policy
+            specs,
+            options,
+            workflows,
+            slots=slots or model.slots or 0,
+            limits=limits,
+            policy=policy,
+            progress=progress,
         )
     return ServingClient(
         models,

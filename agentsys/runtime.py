@@ -41,6 +41,7 @@ from agentsys.policy.policy import Policy
 from agentsys.runs import ReplayReport, RunRecord, RunResult, list_runs
 from agentsys.scope import RunScope
 from agentsys.secrets import Secret, Secrets, declared_in, redact_logs
+from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 from agentsys.settling import SettledAs, settle
 from agentsys.tools import Tool, ToolRegistry, to_json
 from agentsys.workflow import Workflow, WorkflowFunction
@@ -115,15 +116,18 @@ class Runtime:
         return Runtime.from_settings(load_settings({"board.path": path}).settings, **arguments)
 
     @staticmethod
-    def from_settings(settings: Settings, *, read_only: bool = False, **arguments: Any) -> Runtime:
+    def from_settings(
+        settings: Settings, *, read_only: bool = False, progress: ProgressListener = ignore_progress, **arguments: Any
+    ) -> Runtime:
         """Return a runtime on the settings' board with the settings' model; ``arguments`` are the constructor's.
 
+        ``progress`` is told how far a model is that is pulled at its first call.
         On a board opened ``read_only``, beside another process that writes it, runs can only be listed and replayed.
         Without a policy of its own, naming a model server in the settings makes it a processor of the owner's data.
         """
         from agentsys.embedded import client_of
 
-        client = client_of(settings)
+        client = client_of(settings, progress=progress)
         if arguments.get("policy") is None:
             policy = Policy() if settings.policy is None else load_policy(settings.policy)
             arguments["policy"] = policy.with_processors(client.audience.members or ())

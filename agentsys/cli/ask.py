@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHOWN_FILES = 5
 SHOWN_ROWS = 20
+QUESTIONS_REMEDY = 'Write JSON: ["question", …] or [{"question": …}, …].'
 
 
 def ask(
@@ -72,12 +73,13 @@ def ask(
         lake = lake or "."
         from agentsys.lake.local import lake_folder, lake_runtime, planner_kind
 
-        runtime = lake_runtime(open_lake(lake, settings), settings)
+        live = LiveRun(err)
+        runtime = lake_runtime(open_lake(lake, settings), settings, progress=live.pulling)
         origin = {"lake": str(lake_folder(lake).resolve()), "planner": planner_kind(settings)}
-        results = asyncio.run(_ask_all(runtime, asked, resume, origin, as_json=as_json))
+        results = asyncio.run(_ask_all(runtime, live, asked, resume, origin, as_json=as_json))
     if as_json:
         print_json([_document(result) for result in results])
-    elif settings.runs_smallest:
+    elif settings.runs_smallest and any(result.status == "done" for result in results):
         err.print(
             "A model of 135 million parameters planned these answers. Name a better one with --model: a folder, a "
             "Hugging Face id, or http://host/v1#model for vLLM and any OpenAI-compatible server.",
@@ -99,14 +101,14 @@ def _check_asked(record: RunRecord) -> None:
 
 
 async def _ask_all(
-    runtime: Runtime, questions: list[str], resume: str | None, origin: dict[str, Any], *, as_json: bool
+    runtime: Runtime, live: LiveRun, questions: list[str], resume: str | None, origin: dict[str, Any], *, as_json: bool
 ) -> list[RunResult]:
     from agentsys.lake.ask import ASK
 
     results = []
     try:
         if resume is not None:
-            with LiveRun(err) as live:
+            with live:
                 results.append(await runtime.resume(resume, listener=live.listen))
             if not as_json:
                 out.print(f"\n[bold]? {escape(_question(results[-1]))}[/]", highlight=False)
@@ -114,7 +116,7 @@ async def _ask_all(
         for question in questions:
             if not as_json:
                 out.print(f"\n[bold]? {escape(question)}[/]", highlight=False)
-            with LiveRun(err) as live:
+            with live:
                 results.append(await runtime.run(ASK, {"question": question}, origin=origin, listener=live.listen))
             if not as_json:
                 _print_answer(results[-1])
@@ -128,15 +130,14 @@ def _questions(given: list[str], file: Path | None) -> list[str]:
         return given
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
-        questions = [item if isinstance(item, str) else item["question"] for item in listed]
-        if not isinstance(listed, list) or not all(isinstance(question, str) for question in questions):
-            raise TypeError("it must be a list, and every question a string")
-        return given + questions
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(
-            f"{file} holds no list of questions: {error!r}.",
-            remedy='Write JSON: ["question", …] or [{"question": …}, …].',
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{file} is no JSON: {error}.", remedy=QUESTIONS_REMEDY) from error
+    items = listed if isinstance(listed, list) else [None]
+    found = [item.get("question") if isinstance(item, dict) else item for item in items]
+    questions = [question for question in found if isinstance(question, str)]
+    if len(questions) < len(found):
+        raise ConfigurationError(f"{file} holds no list of questions.", remedy=QUESTIONS_REMEDY)
+    return given + questions
 
 
 def _print_answer(result: RunResult) -> None:

@@ -16,10 +16,10 @@ import typer
 from rich.text import Text
 
 from agentsys.cli.approval_text import print_approval
-from agentsys.cli.live import LiveRun
 from agentsys.cli.output import ExitCode, err
 
 if TYPE_CHECKING:
+    from agentsys.cli.live import LiveRun
     from agentsys.deciding import Verdict
     from agentsys.events import ApprovalRequested, Listener, RunEvent
     from agentsys.runs import RunResult
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentsys.views.approvals import ApprovalView
 
 
-async def attended(runtime: Runtime, execute: Callable[[Listener], Awaitable[RunResult]]) -> RunResult:
+async def attended(runtime: Runtime, live: LiveRun, execute: Callable[[Listener], Awaitable[RunResult]]) -> RunResult:
     """Execute a run, showing it live and asking the person at the terminal what it asks.
 
     Raises ``typer.Exit`` with code 4 where it asks and nobody is there.
@@ -35,7 +35,7 @@ async def attended(runtime: Runtime, execute: Callable[[Listener], Awaitable[Run
     from agentsys.events import ApprovalRequested
 
     asked: asyncio.Queue[ApprovalRequested] = asyncio.Queue()
-    with LiveRun(err) as live:
+    with live:
 
         def listen(event: RunEvent) -> None:
             live.listen(event)

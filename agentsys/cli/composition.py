@@ -67,11 +67,12 @@ def _name_skipped(skipped: Sequence[SkippedFile]) -> None:
         err.print(f"skipped {len(others)} files that are no data ({', '.join(types)})", highlight=False, markup=False)
 
 
-def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> Runtime:
+def file_runtime(file: Path, settings: Settings, **options: Any) -> Runtime:
     """Return a runtime of the agents, tools, workflows and policy at a Python file's top level. Runs the file.
 
     The settings' built-in tools can be called beside the file's own. The foreign agents of the settings volunteer
-    beside its agents, and the tools of its MCP servers can be called.
+    beside its agents, and the tools of its MCP servers can be called. ``options`` are those of
+    :meth:`~agentsys.runtime.Runtime.from_settings`.
     """
     from agentsys.agents import Agent
     from agentsys.policy.policy import Policy
@@ -88,7 +89,7 @@ def file_runtime(file: Path, settings: Settings, *, read_only: bool = False) -> 
         )
     runtime = Runtime.from_settings(
         settings,
-        read_only=read_only,
+        **options,
         agents=[member for member in members if isinstance(member, Agent)],
         tools=[member for member in members if isinstance(member, Tool)] + _builtin_tools(settings, members),
         workflows=[member for member in members if isinstance(member, Workflow)],

@@ -9,19 +9,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.status import Status
 
 from agentsys.cli.output import without_controls
+from agentsys.cli.pulling import LONG, STAGES
 
 if TYPE_CHECKING:
     from agentsys.events import RunEvent
+    from agentsys.serving.weights.progress import PullProgress
 
 SHOWN_TEXT = 100
 
 
 class LiveRun:
-    """Prints the events of one run; where the console is a terminal, a spinner shows what is going on."""
+    """Prints the events of one run, or of several after each other; on a terminal a spinner shows what is going on."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -32,9 +35,11 @@ class LiveRun:
         self._tokens = 0
         self._first = 0
         self._began = 0.0
+        self._pulled = ""
 
     def __enter__(self) -> LiveRun:
         if self._status:
+            self._status.update("starting")
             self._status.start()
         return self
 
@@ -86,6 +91,17 @@ class LiveRun:
         self._finish_call()
         if line:
             self._console.print(f"[dim]{escape(_on_one_line(line))}[/]", highlight=False)
+
+    def pulling(self, progress: PullProgress) -> None:
+        """Show how far a model is that a call waits for: a pull at first use takes a minute."""
+        stage = progress.stage
+        if self._status:
+            amount = f" {decimal(progress.done)} of {decimal(progress.total)}" if progress.total else ""
+            told = f"{STAGES[stage]}{amount if stage == 'download' else ''}"
+            self._status.update("loading the model" if stage == "ready" else f"the model: {told}")
+        elif stage in LONG and stage != self._pulled:
+            self._console.print(f"the model: {STAGES[stage]}", highlight=False)
+        self._pulled = stage
 
     def _stream(self, event: RunEvent) -> None:
         from agentsys import events

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from agentsys.serving.weights.progress import PullProgress
 
 STAGES = {"resolve": "asking the index", "download": "downloading", "convert": "converting", "ready": "ready"}
-_LONG = ("download", "convert")
+LONG = ("download", "convert")
+"""The stages that are told where no bar is drawn."""
 
 
 class PullBar:
@@ -45,6 +46,6 @@ class PullBar:
         assert self._task is not None
         told = f"{self._title}: {STAGES[progress.stage]}"
         self._bar.update(self._task, description=told, completed=progress.done, total=progress.total)
-        if not err.is_terminal and progress.stage in _LONG and told != self._told:
+        if not err.is_terminal and progress.stage in LONG and told != self._told:
             err.print(told, highlight=False, markup=False)
         self._told = told

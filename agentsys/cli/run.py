@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from agentsys.cli.attendance import attended
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import file_runtime, settings_with
+from agentsys.cli.live import LiveRun
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import (
     JsonOption,
@@ -63,12 +65,12 @@ def run(
         settings = settings_with(model_name=model, board_path=board)
         if resume is not None:
             resume = recorded_run(settings.board.location, resume, kind="file").run
-        runtime = file_runtime(file, settings)
-        origin = {"file": str(file.resolve())}
+        live = LiveRun(err)
+        runtime = file_runtime(file, settings, progress=live.pulling)
         if enqueue:
-            _print_enqueued(asyncio.run(_enqueue(runtime, value, origin)), as_json=as_json)
+            _print_enqueued(asyncio.run(_enqueue(runtime, file, value)), as_json=as_json)
             return
-        result = asyncio.run(_execute(runtime, value, resume, origin))
+        result = asyncio.run(_execute(runtime, live, file, value, resume))
     document = {
         "run": result.run,
         "status": result.status,
@@ -97,9 +99,9 @@ def _print_value(value: Any) -> None:
         out.print(span.text, highlight=False, markup=False)
 
 
-async def _enqueue(runtime: Runtime, value: Any, origin: Any) -> str:
+async def _enqueue(runtime: Runtime, file: Path, value: Any) -> str:
     try:
-        return await runtime.enqueue(_only_workflow(runtime), value, origin=origin)
+        return await runtime.enqueue(_only_workflow(runtime, file), value, origin=_origin(file))
     finally:
         await runtime.close()
 
@@ -111,21 +113,29 @@ def _print_enqueued(run: str, *, as_json: bool) -> None:
         out.print(run, highlight=False)
 
 
-async def _execute(runtime: Runtime, value: Any, resume: str | None, origin: Any) -> RunResult:
+async def _execute(runtime: Runtime, live: LiveRun, file: Path, value: Any, resume: str | None) -> RunResult:
     try:
         if resume is not None:
-            return await attended(runtime, lambda listener: runtime.resume(resume, listener=listener))
-        workflow = _only_workflow(runtime)
-        return await attended(runtime, lambda listener: runtime.run(workflow, value, origin=origin, listener=listener))
+            return await attended(runtime, live, lambda listener: runtime.resume(resume, listener=listener))
+        start = partial(runtime.run, _only_workflow(runtime, file), value, origin=_origin(file))
+        return await attended(runtime, live, lambda listener: start(listener=listener))
     finally:
         await runtime.close()
 
 
-def _only_workflow(runtime: Runtime) -> str:
+def _origin(file: Path) -> dict[str, Any]:
+    return {"file": str(file.resolve())}
+
+
+def _only_workflow(runtime: Runtime, file: Path) -> str:
     names = sorted(runtime.workflows)
-    if len(names) != 1:
+    if not names:
         raise ConfigurationError(
-            f"The file defines {len(names)} workflows ({', '.join(names) or 'none'}).",
-            remedy="Keep one agentsys.Workflow at its top level.",
+            f"{file} defines no workflow.", remedy="Give an agentsys.Workflow a name at its top level, not in a list."
+        )
+    if len(names) > 1:
+        raise ConfigurationError(
+            f"{file} defines {len(names)} workflows ({', '.join(names)}).",
+            remedy=f"Keep one at its top level; or serve them (`agentsys serve {file}`, `agentsys runs start NAME`).",
         )
     return names[0]

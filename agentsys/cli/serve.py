@@ -104,10 +104,12 @@ async def _serve(
             mcp=mcp,
         )
         stopping, operation = Stopping(), Operation(limits_of(settings))
+        # Before the faces add some of their own, which nobody starts by name.
+        workflows = sorted(runtime.workflows)
         app = create_app(supervisor, options, stopping, operation)
         async with _taking_runs(supervisor, wanted=resume):
             calm_the_collector()
-            _announce(options, as_json=as_json)
+            _announce(options, workflows, as_json=as_json)
             compacting = asyncio.create_task(_compact_regularly(runtime, settings.board.keep))
             try:
                 await run_server(app, listener, stopping, operation)
@@ -201,7 +203,7 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _announce(options: FaceOptions, *, as_json: bool) -> None:
+def _announce(options: FaceOptions, workflows: list[str], *, as_json: bool) -> None:
     from agentsys.protocols.http.app import PREFIX
 
     faces = {"runtime": f"{options.url}{PREFIX}", "openai": f"{options.url}/v1"}
@@ -210,10 +212,11 @@ def _announce(options: FaceOptions, *, as_json: bool) -> None:
     if options.mcp:
         faces["mcp"] = f"{options.url}/mcp"
     if as_json:
-        print_json({"url": options.url, "token_required": bool(options.token or options.principals), "faces": faces})
+        needs_token = bool(options.token or options.principals)
+        print_json({"url": options.url, "token_required": needs_token, "faces": faces, "workflows": workflows})
         return
-    for name, address in faces.items():
-        err.print(f"{name:<8} {address}", highlight=False)
+    for name, told in {**faces, "workflows": ", ".join(workflows) or "none"}.items():
+        err.print(f"{name:<9} {told}", highlight=False, markup=False)
     if not (options.token or options.principals):
         err.print("no token: every program on this machine may call", style="dim")
 

@@ -14,6 +14,7 @@ from agentsys.lake.queries.sandbox import SandboxLimits
 from agentsys.lake.tools import lake_tools
 from agentsys.runtime import Runtime
 from agentsys.serving.weights.catalogue import is_remote
+from agentsys.serving.weights.progress import ProgressListener, ignore_progress
 from agentsys.settings import Settings
 
 PACKAGE_PREFIX = "package:"
@@ -33,8 +34,13 @@ def lake_folder(lake: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
-def lake_runtime(lake: Lake, settings: Settings, *, read_only: bool = False) -> Runtime:
-    """Return a runtime whose agents own the lake's families and whose workflow is ``ask``."""
+def lake_runtime(
+    lake: Lake, settings: Settings, *, read_only: bool = False, progress: ProgressListener = ignore_progress
+) -> Runtime:
+    """Return a runtime whose agents own the lake's families and whose workflow is ``ask``.
+
+    ``progress`` is told how far a model is that is pulled at its first call.
+    """
     limits = SandboxLimits(
         seconds=settings.lake.query_seconds,
         memory_bytes=settings.lake.query_memory_mib * 2**20,
@@ -43,6 +49,7 @@ def lake_runtime(lake: Lake, settings: Settings, *, read_only: bool = False) -> 
     return Runtime.from_settings(
         settings,
         read_only=read_only,
+        progress=progress,
         agents=family_agents(lake),
         tools=lake_tools(lake, limits),
         workflows=[ask_workflow(planner_for(lake, settings), deadline=settings.run.deadline_seconds)],

@@ -21,6 +21,7 @@ from agentsys.cli.app import app as cli
 from agentsys.cli.doctor import check_queries
 from agentsys.lake.queries import sandbox
 from agentsys.runs import list_runs
+from agentsys.serving import models as serving_models
 from agentsys.serving.weights import pull as pull_module
 from agentsys.serving.weights.errors import UnknownModelError
 from agentsys.serving.weights.progress import ProgressListener, PullProgress
@@ -48,6 +49,18 @@ async def main(context, number):
 
 
 workflow = Workflow("arithmetic", main)
+"""
+
+
+GREETING = """
+from agentsys import Workflow
+
+
+async def greet(context, _):
+    return await context.generate("Greet Ada.")
+
+
+workflow = Workflow("greet", greet)
 """
 
 
@@ -262,7 +275,8 @@ def test_a_denied_run_exits_with_a_code_of_its_own(run: Run, tmp_path: Path) -> 
         ("x = 1\nimport nosuchmodule", "named 'nosuchmodule' (line 2)"),
         ("x = 1\ny = (", "line 2"),
         (WORKFLOW.replace('"arithmetic"', '"doubler"'), "both named 'doubler'"),
-        ("", "defines 0 workflows"),
+        ("", "bad.py defines no workflow"),
+        (WORKFLOW + "other = Workflow('other', main)", "bad.py defines 2 workflows (arithmetic, other)"),
     ],
 )
 def test_a_file_that_cannot_run_is_a_usage_error(run: Run, tmp_path: Path, text: str, cause: str) -> None:
@@ -279,6 +293,25 @@ def test_a_lake_names_unreadable_data_and_counts_what_is_no_data(run: Run, lake:
     done = run("ask", "--lake", "lake", "zzz?")
     assert (done.returncode, "skipped broken.parquet" in done.stderr, "module3" in done.stderr) == (1, True, False)
     assert "skipped 9 files that are no data (.py)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (None, "questions.json: No such file or directory"),
+        ("{", "questions.json is no JSON: Expecting property name"),
+        ("[1]", "questions.json holds no list of questions"),
+        ('[{"text": "x"}]', "questions.json holds no list of questions"),
+        ('{"question": "x"}', "questions.json holds no list of questions"),
+    ],
+)
+def test_a_file_that_holds_no_questions_is_told_without_python(
+    text: str | None, cause: str, run: Run, lake: Path, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "questions.json").write_text(text)
+    message = error_of(run("ask", "--lake", "lake", "--questions", "questions.json", "--json"))["message"]
+    assert message.startswith(cause) and "Error" not in message
 
 
 def test_an_empty_question_is_a_usage_error(run: Run, lake: Path) -> None:
@@ -470,6 +503,25 @@ def test_a_server_tells_how_far_the_pull_of_its_model_is(tmp_path: Path, monkeyp
     told = CliRunner().invoke(cli, ["models", "serve", "--port", "0"]).stderr
     stages = [line for line in told.splitlines() if line.startswith("smollm2-135m: ")]
     assert stages == ["smollm2-135m: downloading", "smollm2-135m: converting"] and "has been told of" in told
+
+
+@pytest.mark.parametrize("words", [["run", "greet.py"], ["ask", "--lake", "lake", "Which is the highest town?"]])
+def test_a_run_tells_how_far_the_pull_of_its_model_is(
+    words: list[str], tmp_path: Path, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetching(source: str, *, progress: ProgressListener, directory: Path) -> Path:
+        for stage in ("resolve", "download", "download", "convert", "ready"):
+            progress(PullProgress(stage, 1, 2))
+        raise UnknownModelError(f"{source} has been told of")
+
+    (tmp_path / "greet.py").write_text(GREETING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTSYS_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("AGENTSYS_BOARD__PATH", str(tmp_path / "board.db"))
+    monkeypatch.setattr(serving_models, "pull", fetching)
+    told = CliRunner().invoke(cli, words).stderr
+    stages = [line for line in told.splitlines() if line.startswith("the model: ")]
+    assert stages == ["the model: downloading", "the model: converting"] and "has been told of" in told
 
 
 def test_the_recorded_runs_that_the_console_opens_with_replay(run: Run, tmp_path: Path) -> None:

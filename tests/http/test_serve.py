@@ -53,7 +53,9 @@ def server(tmp_path):
         while not lines or lines[-1] != "}\n":
             lines.append(process.stdout.readline())
             assert lines[-1], (tmp_path / "stderr").read_text()
-        yield json.loads("".join(lines))["url"]
+        told = json.loads("".join(lines))
+        assert told["workflows"] == ["shout", "sleeps"]
+        yield told["url"]
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=20)
     assert TOKEN not in "".join(lines) + rest + (tmp_path / "stderr").read_text()
