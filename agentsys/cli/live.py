@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +37,10 @@ class LiveRun:
         self._first = 0
         self._began = 0.0
         self._pulled = ""
+        self._over = False
 
     def __enter__(self) -> LiveRun:
+        self._over = False
         if self._status:
             self._status.update("starting")
             self._status.start()
@@ -49,6 +52,9 @@ class LiveRun:
         self._finish_call()
         if self._status:
             self._status.stop()
+        self._over = True
+        if self._pulled == "ready" and isinstance(error, asyncio.CancelledError):
+            self._console.print("ending once the model is loaded", style="dim")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -93,7 +99,14 @@ class LiveRun:
             self._console.print(f"[dim]{escape(_on_one_line(line))}[/]", highlight=False)
 
     def pulling(self, progress: PullProgress) -> None:
-        """Show how far a model is that a call waits for: a pull at first use takes a minute."""
+        """Show how far a model is that a call waits for: a pull at first use takes a minute.
+
+        Raises ``EngineClosedError`` once nobody waits any more: an interrupted command would go on pulling.
+        """
+        if self._over:
+            from agentsys.serving.engine_errors import EngineClosedError
+
+            raise EngineClosedError("Nobody waits for the model any more.")
         stage = progress.stage
         if self._status:
             amount = f" {decimal(progress.done)} of {decimal(progress.total)}" if progress.total else ""
@@ -109,7 +122,7 @@ class LiveRun:
         assert isinstance(event, events.TokensStreamed)
         if event.call != self._call:
             self._finish_call()
-            self._call, self._agent = event.call, event.agent
+            self._call, self._agent, self._pulled = event.call, event.agent, ""
             self._began, self._first = time.monotonic(), event.tokens
         self._text += event.text
         self._tokens += event.tokens

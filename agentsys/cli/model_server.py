@@ -62,7 +62,11 @@ async def _serve(settings: Settings, listener: socket.socket, *, as_json: bool) 
     _pull(settings)
     try:
         err.print(f"loading {settings.model.name}", highlight=False)
-        await client.engine()
+        try:
+            await client.engine()
+        except asyncio.CancelledError:
+            err.print("ending once the model is loaded", style="dim")
+            raise
         server = settings.server
         app = EdgeMiddleware(
             serving_app(client, operation),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -503,6 +504,42 @@ def test_a_server_tells_how_far_the_pull_of_its_model_is(tmp_path: Path, monkeyp
     told = CliRunner().invoke(cli, ["models", "serve", "--port", "0"]).stderr
     stages = [line for line in told.splitlines() if line.startswith("smollm2-135m: ")]
     assert stages == ["smollm2-135m: downloading", "smollm2-135m: converting"] and "has been told of" in told
+
+
+PULLING = """
+import time
+
+from agentsys.cli.app import main
+from agentsys.serving import models
+from agentsys.serving.weights.progress import PullProgress
+
+
+def pull(source, *, progress, directory):
+    while True:
+        progress(PullProgress("download", 1, 2))
+        time.sleep(0.01)
+
+
+models.pull = pull
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [["run", "greet.py"], ["ask", "--lake", "lake", "Which is the highest town?"]])
+def test_an_interrupt_ends_the_pull_of_a_model(words: list[str], tmp_path: Path, lake: Path) -> None:
+    (tmp_path / "greet.py").write_text(GREETING)
+    environment = os.environ | {"AGENTSYS_BOARD__PATH": str(tmp_path / "board.db"), "AGENTSYS_MODELS_DIR": "models"}
+    command = [sys.executable, "-c", PULLING, *words]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "the model: downloading" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()
+        assert "interrupted" in process.stderr.read()
 
 
 @pytest.mark.parametrize("words", [["run", "greet.py"], ["ask", "--lake", "lake", "Which is the highest town?"]])
