@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
-from agentsys.cli.output import JsonOption, err, json_flag, out, print_json, print_table, reported_errors, time_text
+from agentsys.cli.output import (
+    JsonOption,
+    err,
+    json_flag,
+    out,
+    print_json,
+    print_table,
+    reported_errors,
+    shortened,
+    time_text,
+)
 from agentsys.cli.secrets import known_secrets
 from agentsys.cli.server_option import TokenOption, UrlBesideBoardOption, connected, server_beside
 from agentsys.errors import AgentsysError, ConfigurationError
@@ -22,7 +32,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="See and decide what waits for a person's word.", no_args_is_help=True)
 
 STATUSES: Final = ("pending", "approved", "modified", "rejected", "terminated", "expired", "void", "all")
-SHOWN: Final = 100
 COMPLETIONS: Final = 50
 
 
@@ -272,5 +281,4 @@ def _summary(asked: ApprovalView) -> str:
         return f"{asked.tool or f'a {asked.kind}'} (withheld)"
     texts = {one.name: one.text if one.edited is None else one.edited for one in asked.shown}
     shown = [text if asked.kind != "call" else f"{name}={text}" for name, text in texts.items()]
-    text = f"{asked.tool} {' '.join(shown)}".strip().replace("\n", "⏎")
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return shortened(f"{asked.tool} {' '.join(shown)}".strip().replace("\n", "⏎"))

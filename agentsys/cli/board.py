@@ -13,8 +13,18 @@ import typer
 from agentsys.cli import board_compact, board_copies, board_drop, board_erase, board_subscriptions
 from agentsys.cli.board_option import BoardOption, board_to_read
 from agentsys.cli.composition import settings_with
-from agentsys.cli.output import ExitCode, JsonOption, out, print_error, print_json, print_table, reported_errors
+from agentsys.cli.output import (
+    ExitCode,
+    JsonOption,
+    out,
+    print_error,
+    print_json,
+    print_table,
+    reported_errors,
+    shortened,
+)
 from agentsys.cli.run_argument import completed_run
+from agentsys.cli.run_source import BoardRuns, named
 from agentsys.errors import BoardError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,8 +44,9 @@ app.command("drop")(board_drop.drop)
 app.command("subscriptions")(board_subscriptions.subscriptions)
 app.command("unsubscribe")(board_subscriptions.unsubscribe)
 
-RunOption = Annotated[str | None, typer.Option("--run", help="Only commits of this run.", autocompletion=completed_run)]
-SHOWN_VALUE = 100
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Only commits of this run, or `latest`.", autocompletion=completed_run)
+]
 POLL_SECONDS = 0.5
 
 
@@ -49,6 +60,7 @@ def log(
 ) -> None:
     """List the newest commits: who wrote what, in which run."""
     with reported_errors(as_json=as_json), board_to_read(board) as opened:
+        run = _run(opened, run)
         since = None if after is None else min(after, opened.head)
         first = since if run else max(since or 0, opened.horizon, opened.head - limit)
         commits = opened.log(after=first, run=run)[-limit:]
@@ -89,7 +101,7 @@ def show(
 def tail(board: BoardOption = None, run: RunOption = None, as_json: JsonOption = False) -> None:
     """Print commits as they happen, until interrupted; with ``--json`` one document a line."""
     with reported_errors(as_json=as_json), board_to_read(board) as opened:
-        seen = opened.head
+        run, seen = _run(opened, run), opened.head
         while True:
             head = opened.head
             for commit in opened.log(after=seen, run=run):
@@ -201,10 +213,22 @@ def _listed(item: Listed) -> dict[str, Any]:
     return {"board": item.name, "head": item.head, "horizon": item.horizon, "head_hash": item.head_hash}
 
 
+def _run(board: Board, run: str | None) -> str | None:
+    """Return the run that is meant. Raises :class:`~agentsys.runs.UnknownRun` where none of its commits is there."""
+    from agentsys.runs import UnknownRun
+
+    if run is None:
+        return None
+    meant = named(run, BoardRuns(board))
+    if not board.log(run=meant, limit=1):
+        raise UnknownRun(f"The board has no commits of run {meant!r}.")
+    return meant
+
+
 def _summary(commit: Commit) -> str:
     writes = [f"{entry.type} {entry.key} v{entry.version}" for entry in commit.writes]
     effects = [f"{effect.intent.tool} {effect.state}" for effect in commit.effects]
-    return ", ".join(writes + effects)[:SHOWN_VALUE] or "nothing"
+    return shortened(", ".join(writes + effects)) or "nothing"
 
 
 def _time(at: float) -> str:

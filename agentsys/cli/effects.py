@@ -19,6 +19,7 @@ from agentsys.cli.output import (
     print_json,
     print_table,
     reported_errors,
+    shortened,
     time_text,
 )
 from agentsys.cli.run_argument import completed_run
@@ -40,7 +41,6 @@ WORDS = {
     "redo": "it surely did not take effect, and is to be made again",
 }
 COMPLETIONS = 50
-SHOWN = 100
 
 
 def _completed(context: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
@@ -199,5 +199,4 @@ def _document(effect: Effect) -> dict[str, Any]:
 
 def _summary(effect: dict[str, Any]) -> str:
     arguments = "(withheld)" if effect["withheld"] else json.dumps(effect["arguments"], ensure_ascii=False)
-    text = f"{effect['tool']} {arguments}"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return shortened(f"{effect['tool']} {arguments}")

@@ -14,14 +14,12 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.status import Status
 
-from agentsys.cli.output import without_controls
+from agentsys.cli.output import SHOWN_TEXT, shortened, without_controls
 from agentsys.cli.pulling import LONG, STAGES
 
 if TYPE_CHECKING:
     from agentsys.events import RunEvent
     from agentsys.serving.weights.progress import PullProgress
-
-SHOWN_TEXT = 100
 
 
 class LiveRun:
@@ -133,7 +131,7 @@ class LiveRun:
         if not self._call:
             return
         rate = (self._tokens - self._first) / max(time.monotonic() - self._began, 1e-9)
-        shown = " ".join(self._text.split())[:SHOWN_TEXT]
+        shown = shortened(" ".join(self._text.split()))
         line = f"● {self._agent} wrote {self._tokens} tokens, {rate:.0f} tokens/s after the first piece: {shown}"
         self._console.print(f"[dim]{escape(_on_one_line(line))}[/]", highlight=False)
         self._call, self._text, self._tokens = "", "", 0

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -30,6 +30,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout i
 AlwaysJsonOption = Annotated[bool, typer.Option("--json", help="Tell errors in JSON, too; what is printed is JSON.")]
 
 DENIALS = "AGS-03"
+SHOWN_TEXT: Final = 100
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -137,6 +138,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     return "" if value is None else without_controls(str(value))
+
+
+def shortened(text: str, most: int = SHOWN_TEXT) -> str:
+    """Return ``text``, or its beginning with a sign that there is more."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def without_controls(text: str) -> str:

@@ -21,6 +21,7 @@ from agentsys.cli.output import (
     print_json,
     print_table,
     reported_errors,
+    shortened,
     time_text,
 )
 from agentsys.cli.run_argument import AnyRunOrLatestArgument, ServerRunOrLatestArgument
@@ -189,5 +190,4 @@ def _print_end(run: RunDocument, *, as_json: bool) -> None:
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:99] + "…"
+    return shortened(json.dumps(value, ensure_ascii=False))

@@ -246,6 +246,8 @@ async def run_server(
 
     waiting = None if end is None else asyncio.create_task(stop_after(end))
     try:
+        # An interrupt that came before ends this here: the server would log it as a fault of its own.
+        await asyncio.sleep(0)
         await server.serve(sockets=[listener])
     finally:
         if waiting is not None:

@@ -102,6 +102,22 @@ def test_latest_is_the_newest_run(run: Run, runs: list[str]) -> None:
     assert (replayed["run"], replayed["identical"]) == (runs[-1], True)
 
 
+def test_the_log_of_a_run_is_of_one_that_is_there(run: Run, runs: list[str]) -> None:
+    newest = json.loads(run("board", "log", "--run", "latest", "--json").stdout)
+    assert newest and {commit["run"] for commit in newest} == {runs[-1]}
+    assert run("board", "log", "--run", "nosuch").returncode == 1
+    assert "AGS-0601" in run("board", "tail", "--run", "nosuch").stderr
+
+
+def test_what_is_cut_off_is_marked(run: Run, tmp_path: Path) -> None:
+    with Board.open(tmp_path / "board.db") as board:
+        writing = board.begin("user:owner")
+        for number in range(20):
+            writing.put("notes", f"a-key-of-some-length-{number}", number, type="note")
+        board.commit(writing)
+    assert "…" in run("board", "log").stdout
+
+
 def test_a_run_is_cancelled_on_the_board(run: Run, runs: list[str]) -> None:
     assert run("runs", "cancel", runs[-1]).returncode == 0
     assert json.loads(run("runs", "show", runs[-1]).stdout)["status"] == "cancelled"

@@ -1,15 +1,21 @@
 """`agentsys serve` as a process of its own, and `agentsys runs` against it from this one."""
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
+from agentsys.cli.serve import run_server
 from agentsys.protocols.http.client import RuntimeClient, ServerRefused, ServerUnreachable
+from agentsys.protocols.http.streams import Stopping
+from agentsys.serving.server.operation import Operation
 from tests.cli.here import command_here
 
 TOKEN = "a-token-that-nobody-may-see"
@@ -59,6 +65,18 @@ def server(tmp_path):
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=20)
     assert TOKEN not in "".join(lines) + rest + (tmp_path / "stderr").read_text()
+
+
+def test_an_interrupt_before_the_server_begins_is_no_fault(capfd):
+    """Such as one that comes while the runtime is composed, which awaits nothing."""
+
+    async def interrupted():
+        asyncio.current_task().cancel()
+        await run_server(Starlette(), listener, Stopping(), Operation())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    assert capfd.readouterr().err == ""
 
 
 def test_runs_are_steered_from_the_command_line(server, tmp_path):
