@@ -6,9 +6,13 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from agentsys.serving.client import ServingClient
 from agentsys.serving.server.bodies import MOST_PROMPT_BYTES, BoundedBodies
+from agentsys.serving.server.errors import InvalidRequestError
 from agentsys.serving.server.health_routes import health_router
 from agentsys.serving.server.metrics import Measured
 from agentsys.serving.server.model_routes import model_router
@@ -30,6 +34,16 @@ def serving_app(client: ServingClient, operation: Operation | None = None) -> Fa
     refuse = partial(refusal, metrics=operation.metrics)
     app.add_middleware(BoundedBodies, most=MOST_PROMPT_BYTES, refuse=refuse)
     app.add_middleware(Measured, metrics=operation.metrics)
+
+    async def not_there(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        told = f"{error.detail}: {request.method} {request.url.path}."
+        refused = refuse(InvalidRequestError(told, remedy="/v1/openapi.json names every route of the models."))
+        refused.status_code = error.status_code
+        refused.headers.update(error.headers or {})
+        return refused
+
+    app.add_exception_handler(HTTPException, not_there)
     app.include_router(openai_router(client, operation), prefix="/v1")
     app.include_router(health_router(client, operation))
     app.include_router(model_router(client, operation))

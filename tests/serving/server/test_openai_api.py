@@ -208,6 +208,18 @@ def test_an_unknown_model_is_not_found_and_text_that_is_no_json_refused(client: 
         assert (response.status_code, response.json()["error"]["code"]) == (400, "AGS-0720")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/", 404), ("GET", "/v1/nope", 404), ("GET", "/v1/chat/completions", 405)],
+)
+def test_what_is_not_there_is_told_in_the_shape_of_openai(method: str, path: str, status: int, url: str) -> None:
+    answer = httpx.request(method, url.removesuffix("/v1") + path)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, "AGS-0720")
+    assert f"{method} {path}" in error["message"] and "/v1/openapi.json" in error["remedy"]
+    assert (answer.headers.get("allow") == "POST") is (status == 405)
+
+
 def test_a_body_is_read_so_far_and_no_further(url: str) -> None:
     json_type = {"Content-Type": "application/json"}
     pieces = (b"x" * 2**20 for _ in range(MOST_PROMPT_BYTES // 2**20 + 1))
