@@ -64,6 +64,13 @@ class ConfigurationError(AgentsysError):
     remedy = "Run `agentsys config show` to see every setting and where its value comes from."
 
 
+def cause_in_file(error: Exception) -> str:
+    """Return why a file could not be read, or its JSON not be taken, without Python's own words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
 class BoardError(AgentsysError):
     """The shared state refused an operation."""
 

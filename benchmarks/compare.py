@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agentsys.errors import ConfigurationError
+from agentsys.errors import ConfigurationError, cause_in_file
 
 SAME_MACHINE = ("processor", "cores", "memory_gib")
 RESAMPLES = 10_000
@@ -58,7 +58,8 @@ def load_result(path: Path) -> dict[str, Any]:
         result["repetitions"] = {arm: [*map(float, values)] for arm, values in result["repetitions"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Incomparable(
-            f"{path} is no benchmark result: {error!r}.", remedy="Pass files that `agentsys bench NAME` wrote."
+            f"{path} is no benchmark result: {cause_in_file(error)}.",
+            remedy="Pass files that `agentsys bench NAME` wrote.",
         ) from error
     return result
 

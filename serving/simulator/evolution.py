@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from agentsys.errors import cause_in_file
 from agentsys.serving.simulator.cluster import Cluster
 from agentsys.serving.simulator.contenders import Learned, ours
 from agentsys.serving.simulator.expression_policy import FIRST_COST, FIRST_KEY, ExpressionPolicy
@@ -78,8 +79,8 @@ class Evolution:
             data = json.loads(path.read_text(encoding="utf-8"))
             kept = [(float(one["score"]), ExpressionPolicy.of(one["key"], one["cost"])) for one in data["population"]]
             state = Evolution(int(data["seed"]), str(data["belongs_to"]), int(data["generation"]), kept)
-        except (OSError, ValueError, KeyError, TypeError, ExpressionError) as error:
-            raise SearchStateError(f"{path} is no state of `agentsys evolve`: {error!r}.") from error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ExpressionError) as error:
+            raise SearchStateError(f"{path} is no state of `agentsys evolve`: {cause_in_file(error)}.") from error
         if state.belongs_to != belongs_to:
             raise SearchStateError(
                 f"{path} is of a search with other traces, seed, slots, scale, children or proposer."

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from agentsys.errors import ServingError
+from agentsys.errors import ServingError, cause_in_file
 
 FORMAT: Final = 1
 
@@ -167,12 +167,12 @@ class Trace:
             if data["format"] != FORMAT:
                 raise TraceError(f"{path} is a trace of format {data['format']!r}, and this version reads {FORMAT}.")
             return Trace(tuple(_workflow(one) for one in data["workflows"]), data["about"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TraceError(f"{path} is no trace: {error!r}.") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TraceError(f"{path} is no trace: {cause_in_file(error)}.") from error
 
 
 def _workflow(data: dict[str, Any]) -> TraceWorkflow:
-    calls = [TraceCall(**{**call, "after": tuple(call["after"])}) for call in data["calls"]]
+    calls = [TraceCall(**{**call, "after": tuple(call.get("after", ()))}) for call in data["calls"]]
     return TraceWorkflow(**{**data, "calls": tuple(calls)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from itertools import pairwise
 from pathlib import Path
@@ -73,12 +74,33 @@ def test_a_trace_survives_its_file(tmp_path: Path) -> None:
     assert Trace.load(tmp_path / "trace.json").workflows == trace.workflows
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 9}', '{"format": 1, "workflows": [{}], "about": {}}'])
-def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_trace_written_by_hand_leaves_out_what_need_not_be_said(tmp_path: Path) -> None:
+    call = {"stage": "s", "prompt_tokens": 10, "completion_tokens": 5}
+    workflow = {"workflow": "w", "kind": "k", "arrived": 0, "tenant": "t", "tightness": 2, "calls": [call]}
+    written = {"format": 1, "about": {}, "workflows": [workflow]}
+    (tmp_path / "trace.json").write_text(json.dumps(written))
+    assert Trace.load(tmp_path / "trace.json").workflows == (
+        TraceWorkflow("w", "k", 0, (TraceCall("s", 10, 5),), "t", 2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", "Expecting value"),
+        ("[]", "list indices"),
+        ('{"format": 9}', "of format 9"),
+        ('{"format": 1, "workflows": [{}], "about": {}}', "'calls' is missing"),
+        ('{"format": 1, "workflows": [{"calls": [1]}], "about": {}}', "trace.json is no trace"),
+        ("[" * 100_000, "trace.json is no trace"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str, cause: str) -> None:
     (tmp_path / "trace.json").write_text(text)
-    with pytest.raises(TraceError, match=r"trace\.json"):
+    with pytest.raises(TraceError, match=r"trace\.json") as refused:
         Trace.load(tmp_path / "trace.json")
-    with pytest.raises(TraceError, match="absent"):
+    assert cause in refused.value.message and "Error" not in refused.value.message
+    with pytest.raises(TraceError, match=r"absent\.json is no trace: No such file or directory\."):
         Trace.load(tmp_path / "absent.json")
 
 
