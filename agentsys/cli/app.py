@@ -11,6 +11,7 @@ from agentsys.cli.ask import ask
 from agentsys.cli.bench import bench
 from agentsys.cli.console import console
 from agentsys.cli.doctor import doctor
+from agentsys.cli.examples import examples
 from agentsys.cli.output import out
 from agentsys.cli.policy_search import evolve, tune
 from agentsys.cli.replay import replay
@@ -24,19 +25,72 @@ app = typer.Typer(
     name="agentsys",
     help="Run teams of LLM agents over one shared, labelled, transactional blackboard.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
-app.command("ask")(ask)
-app.command("run")(run)
-app.command("serve")(serve)
-app.command("work")(work)
-app.command("replay")(replay)
-app.command("why")(why)
+app.command(
+    "ask",
+    epilog=examples(
+        'agentsys ask --lake data "How many ships sailed in 1900?"',
+        "agentsys ask --lake data --questions questions.json --json",
+        "agentsys ask --resume latest",
+    ),
+)(ask)
+app.command(
+    "run",
+    epilog=examples(
+        "agentsys run team.py --input '\"Ada\"'",
+        "agentsys run team.py --resume latest",
+        "agentsys run team.py --enqueue",
+    ),
+)(run)
+app.command(
+    "serve",
+    epilog=examples(
+        "agentsys serve team.py --port 8700 --mcp --a2a",
+        "agentsys serve --lake data",
+        "agentsys serve team.py --mcp --stdio",
+    ),
+)(serve)
+app.command(
+    "work",
+    epilog=examples(
+        "agentsys work team.py",
+        "agentsys work team.py --drain",
+    ),
+)(work)
+app.command(
+    "replay",
+    epilog=examples(
+        "agentsys replay latest",
+    ),
+)(replay)
+app.command(
+    "why",
+    epilog=examples(
+        "agentsys why latest",
+        "agentsys why latest 0",
+    ),
+)(why)
 app.command("doctor")(doctor)
-app.command("bench")(bench)
+app.command(
+    "bench",
+    epilog=examples(
+        "agentsys bench list",
+        "agentsys bench demo --quick",
+        "agentsys bench compare before.json after.json",
+    ),
+)(bench)
 app.command("tune")(tune)
 app.command("evolve")(evolve)
-app.command("console")(console)
+app.command(
+    "console",
+    epilog=examples(
+        "agentsys console --lake data",
+        "agentsys console team.py",
+        "agentsys console --url https://agents.example.org",
+    ),
+)(console)
 app.add_typer(runs.app, name="runs")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(policy.app, name="policy")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
+from agentsys.cli.examples import examples
 from agentsys.cli.output import (
     JsonOption,
     err,
@@ -109,7 +110,13 @@ def show(
     print_json(_documents([found])[0]) if as_json else print_approval(out, found, full=full)
 
 
-@app.command("approve")
+@app.command(
+    "approve",
+    epilog=examples(
+        "agentsys approvals approve 3f9a --note 'as agreed'",
+        "agentsys approvals approve 3f9a --answer '\"Graz\"'",
+    ),
+)
 def approve(
     approval: IdArgument,
     note: NoteOption = "",
@@ -132,7 +139,13 @@ def approve(
         _decide(place, found, "approve", as_json=as_json, note=note, **said)
 
 
-@app.command("modify")
+@app.command(
+    "modify",
+    epilog=examples(
+        "agentsys approvals modify 3f9a --set text='see you at nine'",
+        'agentsys approvals modify 3f9a --edited \'{"to": "ann@example.org"}\'',
+    ),
+)
 def modify(
     approval: IdArgument,
     changes: Annotated[

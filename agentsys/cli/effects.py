@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsys.cli.board_option import BoardOption, board_to_read, board_to_write
+from agentsys.cli.examples import examples
 from agentsys.cli.output import (
     AlwaysJsonOption,
     JsonOption,
@@ -91,7 +92,13 @@ def show(effect: EffectArgument, board: BoardOption = None, as_json: AlwaysJsonO
         print_json(_find(_list(board, "all", None), effect))
 
 
-@app.command("settle")
+@app.command(
+    "settle",
+    epilog=examples(
+        "agentsys effects settle 3f9a succeeded --result '\"sent\"' --note 'seen in the outbox'",
+        "agentsys effects settle 3f9a redo",
+    ),
+)
 def settle(
     effect: EffectArgument,
     outcome: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentsys.cli.board_option import BoardOption
+from agentsys.cli.examples import examples
 from agentsys.cli.live import LiveRun
 from agentsys.cli.output import (
     AlwaysJsonOption,
@@ -74,7 +75,13 @@ def show(
         print_json(place.run(named(run, place)).model_dump())
 
 
-@app.command("start")
+@app.command(
+    "start",
+    epilog=examples(
+        "agentsys runs start shout --input '\"hello\"'",
+        "agentsys runs start shout --no-wait --url http://127.0.0.1:8700",
+    ),
+)
 def start(
     workflow: Annotated[str, typer.Argument(help="A workflow of the server.")],
     run_input: Annotated[str, typer.Option("--input", help="The workflow's input, as JSON.")] = "null",

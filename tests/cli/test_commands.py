@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import agentsys.ui
@@ -126,6 +129,27 @@ def test_help_names_every_command(run: Run) -> None:
     assert done.returncode == 0
     for command in ("ask", "run", "replay", "models", "board", "doctor", "config", "bench"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("words", [["-h"], ["ask", "-h"], ["board", "log", "-h"]])
+def test_help_has_a_short_name(words: list[str]) -> None:
+    shown = CliRunner().invoke(cli, words)
+    assert shown.exit_code == 0 and "Usage: " in shown.stdout
+
+
+def test_the_examples_of_the_help_are_calls_of_their_command() -> None:
+    root = typer.main.get_command(cli)
+    context, waiting, tried = typer.Context(root, info_name="agentsys"), [root], 0
+    for command in waiting:
+        waiting += getattr(command, "commands", {}).values()
+        for example in re.findall("`(agentsys .+?)`", command.epilog or ""):
+            found, words = root, shlex.split(example)[1:]
+            while hasattr(found, "resolve_command"):
+                name, found, words = found.resolve_command(context, words)
+            assert found is command, example
+            found.make_context(name, words, parent=context)
+            tried += 1
+    assert tried > 20
 
 
 def test_completion_scripts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
