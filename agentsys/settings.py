@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, get_origin
 
@@ -45,6 +46,9 @@ SETTINGS_FILE = "agentsys.toml"
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
 
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
+_MEND = "Mend that where it stands; then `agentsys config show` lists every setting, and where its value comes from."
+_ALIKE = 0.75
+"""How much like a setting's a mistaken key must be, from 0 to 1."""
 
 SECRET_NAMES = frozenset({"api_key", "token"})
 """Last parts of the keys whose values are never shown."""
@@ -143,7 +147,7 @@ def load_settings(
     try:
         settings = Settings.model_validate(_nest(values, sources))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, sources)) from error
+        raise ConfigurationError(_explain(error, sources), remedy=_MEND) from error
     return LoadedSettings(settings=settings, sources={key: _source_of(key, sources) for key in flatten(settings)})
 
 
@@ -181,7 +185,7 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{path} cannot be read as TOML: {error}.") from error
+        raise ConfigurationError(f"{path} cannot be read as TOML: {error}.", remedy=_MEND) from error
     return _flat(tables, Settings, "")
 
 
@@ -240,10 +244,10 @@ def _parts(dotted: str, value: Any) -> list[str]:
 
 
 def _where(key: str, sources: dict[str, str]) -> str:
-    """Return the source of a value, or of the innermost table around it that has one."""
+    """Return the source of a value, or of the innermost table around it that has one; of a table, that of its keys."""
     parts = key.split(".")
     around = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
-    return next((sources[outer] for outer in around if outer in sources), "unknown source")
+    return next((sources[outer] for outer in around if outer in sources), _source_of(key, sources))
 
 
 def _shown(key: str, value: object) -> str:
@@ -261,6 +265,12 @@ def _keys_within(section: str) -> str:
     return ", ".join(f"{section}.{key}" for key in getattr(field and field.annotation, "model_fields", ()))
 
 
+def _perhaps(key: str) -> str:
+    """Return which setting a mistaken key may have meant."""
+    known = [*flatten(Settings()), *Settings.model_fields]
+    return "".join(f", perhaps {close} is meant" for close in get_close_matches(key, known, 1, _ALIKE))
+
+
 def _explain(error: ValidationError, sources: dict[str, str]) -> str:
     faults = []
     for fault in error.errors():
@@ -268,7 +278,7 @@ def _explain(error: ValidationError, sources: dict[str, str]) -> str:
         where = _where(key, sources)
         if fault["type"] == "extra_forbidden":
             # Without its value: whoever mistook the key may have written a secret there.
-            faults.append(f"{key} (from {where}): unknown key")
+            faults.append(f"{key} (from {where}): unknown key{_perhaps(key)}")
         elif fault["type"] == "model_type" and (keys := _keys_within(key)):
             faults.append(f"{key} = {_shown(key, fault['input'])} (from {where}): a table, whose keys are {keys}")
         else:

@@ -90,6 +90,17 @@ def test_a_part_of_what_is_a_single_value_is_told_whichever_comes_first(tmp_path
         load_settings(directory=tmp_path, environment={})
 
 
+def test_a_mistaken_key_is_told_with_its_file_and_what_may_be_meant(tmp_path):
+    (tmp_path / "agentsys.toml").write_text('[modle]\nname = "x"\n[board]\npth = "x"\n[nothing.like]\nit = 1\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={})
+    file = tmp_path / "agentsys.toml"
+    assert f"modle (from {file}): unknown key, perhaps model is meant" in caught.value.message
+    assert f"board.pth (from {file}): unknown key, perhaps board.path is meant" in caught.value.message
+    assert f"nothing (from {file}): unknown key." in caught.value.message
+    assert not caught.value.remedy.startswith("Run `agentsys config show`"), "which says the same"
+
+
 def test_the_name_of_a_model_may_hold_dots(tmp_path):
     (tmp_path / "agentsys.toml").write_text('[models."qwen2.5"]\nspec = "a"\n[models.small]\nspec = "b"\n')
     loaded = load_settings(directory=tmp_path, environment={"AGENTSYS_MODELS__SMALL__SLOTS": "3"})
