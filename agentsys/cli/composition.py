@@ -146,10 +146,23 @@ def _check_names(members: Collection[object]) -> None:
         )
 
 
+def check_source(file: Path | None, lake: str | None) -> None:
+    """Tell at once, before anything is opened, what cannot be served."""
+    if file is not None and lake is not None:
+        raise ConfigurationError("Both a file and --lake were given.", remedy="Serve one of them.")
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"{file} is not a file.", remedy="Pass a Python file.")
+    if lake is not None:
+        from agentsys.lake.faults import LakeNotFoundError
+        from agentsys.lake.local import lake_folder
+
+        if not (folder := lake_folder(lake)).is_dir():
+            raise LakeNotFoundError(f"{folder} is not a folder.")
+
+
 def _load(file: Path) -> ModuleType:
     """Import ``file`` as a module of its own name, so that its classes pickle and its neighbours import."""
-    if not file.is_file():
-        raise ConfigurationError(f"{file} is not a file.", remedy="Pass a Python file.")
+    check_source(file, None)
     sys.path.insert(0, str(file.resolve().parent))
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from agentsys.cli.board_option import BoardOption
-from agentsys.cli.composition import settings_with
+from agentsys.cli.composition import check_source, settings_with
 from agentsys.cli.ending import end_without_what_goes_on
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import ExitCode, err, reported_errors
@@ -64,6 +64,7 @@ def console(
                 raise ConfigurationError("--url shows a server that runs elsewhere.", remedy="Pass --url alone.")
             _end_with(asyncio.run(_show(command, url)))
             return
+        check_source(file, lake)
         settings = settings_with(
             model_name=model, board_path=board, server_host=LOOPBACK, server_port=0, server_token=_token()
         )

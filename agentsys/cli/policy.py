@@ -106,7 +106,8 @@ def diff(
         rows = [[one.tool, one.situation, one.before.verdict, one.after.verdict, one.direction] for one in verdicts]
         print_table(["tool", "situation", "was", "is", "so"], rows, title=f"looser in {len(looser)} situations")
         places = [[one.place, one.before, one.after, "looser" if one.place in wider else ""] for one in texts]
-        print_table(["place", "was", "is", "so"], places)
+        if places:
+            print_table(["place", "was", "is", "so"], places)
     if strict and (looser or wider):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -161,6 +162,7 @@ def _tools_of(program: Path) -> list[Any]:
 def _title(policy: Policy, name: str) -> str:
     rule = policy.rule(name)
     audience = "as declared" if rule.audience is None else ", ".join(rule.audience) or "nobody"
-    limits = [f"{count} a {span}" for span, count in (("run", rule.limits.run), ("hour", rule.limits.hour)) if count]
+    spans = (("a run", rule.limits.run), ("an hour", rule.limits.hour))
+    limits = [f"{count} {span}" for span, count in spans if count]
     parts = [f"told to {audience}", *(["declassifies"] if rule.declassifies else []), f"asks {rule.ask}", *limits]
     return f"{name}: {' · '.join(parts)}"

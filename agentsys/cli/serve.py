@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agentsys.cli.board_option import BoardOption
-from agentsys.cli.composition import attach_foreign_tools, file_runtime, open_lake, settings_with
+from agentsys.cli.composition import attach_foreign_tools, check_source, file_runtime, open_lake, settings_with
 from agentsys.cli.ending import end_without_what_goes_on
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, print_json, reported_errors
@@ -151,8 +151,7 @@ async def _serve_stdio(file: Path | None, lake: str | None, settings: Settings, 
 
 def composed(file: Path | None, lake: str | None, settings: Settings) -> Runtime:
     """Return the runtime to serve: of a Python file, of a lake, or one that only keeps the board."""
-    if file is not None and lake is not None:
-        raise ConfigurationError("Both a file and --lake were given.", remedy="Serve one of them.")
+    check_source(file, lake)
     if file is not None:
         return file_runtime(file, settings)
     if lake is not None:

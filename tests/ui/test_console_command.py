@@ -51,6 +51,15 @@ def test_without_streamlit_the_extra_is_named(monkeypatch):
     assert "pip install 'agentsys-runtime[console]'" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["absent.py"], ["--lake", "absent"], ["work.py", "--lake", "."]])
+def test_what_cannot_be_served_is_told_before_pages_open(words, tmp_path, monkeypatch):
+    (tmp_path / "work.py").write_text(WORKFLOW)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "_pages", lambda *started: pytest.fail("pages were opened"))
+    done = CliRunner().invoke(app, ["console", "--board", "board.db", *words])
+    assert done.exit_code in (1, 2) and "AGS-0" in done.stderr
+
+
 def test_another_server_is_shown_and_none_started():
     done = CliRunner().invoke(app, ["console", "--url", "http://127.0.0.1:1", "--lake", "."])
     assert done.exit_code == 2
