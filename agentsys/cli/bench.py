@@ -87,6 +87,8 @@ def bench(
         calm_the_collector()
         named = {"peer": peer, "engine": engine, "device": device}
         named_arguments = {key: value for key, value in named.items() if value is not None}
+        # Many take minutes, and most say nothing until they end.
+        err.print(f"{name}: {BENCHMARKS[name]}", style="dim", highlight=False, markup=False)
         result: BenchResult = module.main(Options(quick, repeats, _arguments(arguments or []) | named_arguments))
     path = write_json(result, output)
     if as_json:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from agentsys.cli import policy_search
 from agentsys.cli.app import app
+from agentsys.errors import ConfigurationError
 from agentsys.serving.simulator.workload import WorkloadSpec, generate
 from agentsys.settings import Settings
 
@@ -88,3 +89,12 @@ def test_a_benchmark_whose_result_cannot_be_written_does_not_begin(place: str, t
     result = CliRunner().invoke(app, ["bench", "structure", "--output", str(tmp_path / place)])
     assert result.exit_code == 2 and "AGS-0100" in result.stderr and "cannot be written" in result.stderr
     assert not result.stdout
+
+
+def test_a_benchmark_says_what_it_measures_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(options: object) -> None:
+        raise ConfigurationError("It was measured.")
+
+    monkeypatch.setattr("agentsys.benchmarks.structure.main", measured)
+    told = CliRunner().invoke(app, ["bench", "structure", "--output", str(tmp_path)]).stderr.splitlines()
+    assert told[0].startswith("structure: lengths of files") and "It was measured." in told[1]
