@@ -64,9 +64,7 @@ def test_superseded_versions_and_old_commits_go_and_the_state_stays(board: Board
 
 def test_readers_of_what_is_gone_are_told(board: Board) -> None:
     fill(board)
-    tx, young = board.begin("user:ann"), board.begin("user:ann")
-    old = board.begin("user:ann")
-    old.snapshot, young.snapshot = 3, 15
+    tx, young, old = board.begin("user:ann"), board.begin("user:ann", at=15), board.begin("user:ann", at=3)
     board.compact(Keep(commits=5))
     for read in (
         lambda: board.get("notes", "k0", at=14),
@@ -435,9 +433,8 @@ def test_a_process_that_does_not_lead_compacts_too(tmp_path: Path) -> None:
         process.join(60)
         assert process.exitcode == 0
         assert board.horizon == 9 and board.verify() == 13
-        tx = board.begin("user:ann")
-        tx.snapshot = 8
-        tx._predicates = {ALL: None}
+        tx = board.begin("user:ann", at=8)
+        tx._read.predicates[ALL] = None
         tx.put("notes", "k", 1, type="note")
         with pytest.raises(HistoryCompacted):
             board.commit(tx)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 
 import pytest
+from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
@@ -41,12 +43,11 @@ def test_another_program_gets_each_row_in_one_line(
     assert f"│ r1  │ {long} │\n" in capsys.readouterr().out
 
 
-def test_a_cell_is_cut_where_the_terminal_ends_and_the_rest_of_its_row_is_kept(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    print_table(["run", "input"], [["182869739589", "word " * 60]], cut="input")
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if "word" in line]
+def test_a_cell_is_cut_where_the_terminal_ends_and_the_rest_of_its_row_is_kept() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=40, color_system=None)
+    with terminal.capture() as captured:
+        print_table(["run", "input"], [["182869739589", "word " * 60]], cut="input", console=terminal)
+    (row,) = [line for line in captured.get().splitlines() if "word" in line]
     assert len(row) == 40 and row.startswith("│ 182869739589 │ word") and row.endswith("… │")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from agentsys import actors, control, graph, tool_calling, tool_calls
 from agentsys.benchmarks.ifc.attacks.weakenings import plain, weakening, without_delivery
 from agentsys.blackboard.labels import BOTTOM, Label
-from agentsys.blackboard.transactions import Transaction
+from agentsys.blackboard.read_set import ReadSet
 from agentsys.board_access import BoardAccess
 from agentsys.context import Context
 from agentsys.handles import open_handle
@@ -91,7 +91,7 @@ def _(replace: Any) -> None:
 
 @weakening("a transaction forgets who shaped what it read")
 def _(replace: Any) -> None:
-    replace(Transaction, "_remember", lambda self, entry: None)
+    replace(ReadSet, "see", lambda self, entry: None)
     replace(BoardAccess, "query", without_delivery(BoardAccess, "query"))
 
 
@@ -102,8 +102,8 @@ def _(replace: Any) -> None:
 
 @weakening("an end of an entry has no label")
 def _(replace: Any) -> None:
-    original = plain(Transaction, "_remember")
-    replace(Transaction, "_remember", lambda self, entry: None if entry.deleted else original(self, entry))
+    original = plain(ReadSet, "see")
+    replace(ReadSet, "see", lambda self, entry: None if entry.deleted else original(self, entry))
 
 
 @weakening("each task of an actor has a control label of its own")
