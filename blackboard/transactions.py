@@ -254,7 +254,7 @@ class Transaction:
         """Buffer the end of an entry under its own label, for a caller that would end it whatever it is."""
         existing = self.get_hidden(topic, key)
         if existing is not None:
-            self._operations.append(Write(topic, key, existing.type, None, None, existing.label, (), None))
+            self._buffer(Write(topic, key, existing.type, None, None, existing.label, (), None))
 
     def plan_effect(self, intent: EffectIntent) -> None:
         """Put ``intent`` on record with this transaction's writes; planning the same intent again changes nothing."""

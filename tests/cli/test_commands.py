@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -554,7 +555,15 @@ def test_an_interrupt_ends_the_pull_of_a_model(words: list[str], tmp_path: Path,
     (tmp_path / "greet.py").write_text(GREETING)
     environment = os.environ | {"AGENTSYS_BOARD__PATH": str(tmp_path / "board.db"), "AGENTSYS_MODELS_DIR": "models"}
     command = [sys.executable, "-c", PULLING, *words]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background ignores interrupts, and its children would.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         while "the model: downloading" not in process.stderr.readline():
             assert process.poll() is None
