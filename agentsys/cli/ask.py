@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import open_lake, settings_with
+from agentsys.cli.interrupts import interrupts_heeded
 from agentsys.cli.live import LiveRun
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import JsonOption, err, exit_code_of_run, out, print_failure, print_json, reported_errors
@@ -107,19 +108,20 @@ async def _ask_all(
 
     results = []
     try:
-        if resume is not None:
-            with live:
-                results.append(await runtime.resume(resume, listener=live.listen))
-            if not as_json:
-                out.print(f"\n[bold]? {escape(_question(results[-1]))}[/]", highlight=False)
-                _print_answer(results[-1])
-        for question in questions:
-            if not as_json:
-                out.print(f"\n[bold]? {escape(question)}[/]", highlight=False)
-            with live:
-                results.append(await runtime.run(ASK, {"question": question}, origin=origin, listener=live.listen))
-            if not as_json:
-                _print_answer(results[-1])
+        with interrupts_heeded():
+            if resume is not None:
+                with live:
+                    results.append(await runtime.resume(resume, listener=live.listen))
+                if not as_json:
+                    out.print(f"\n[bold]? {escape(_question(results[-1]))}[/]", highlight=False)
+                    _print_answer(results[-1])
+            for question in questions:
+                if not as_json:
+                    out.print(f"\n[bold]? {escape(question)}[/]", highlight=False)
+                with live:
+                    results.append(await runtime.run(ASK, {"question": question}, origin=origin, listener=live.listen))
+                if not as_json:
+                    _print_answer(results[-1])
     finally:
         await runtime.close()
     return results

@@ -12,6 +12,7 @@ import typer
 from agentsys.cli.attendance import attended
 from agentsys.cli.board_option import BoardOption
 from agentsys.cli.composition import file_runtime, settings_with
+from agentsys.cli.interrupts import interrupts_heeded
 from agentsys.cli.live import LiveRun
 from agentsys.cli.model_names import ModelOption
 from agentsys.cli.output import (
@@ -115,10 +116,11 @@ def _print_enqueued(run: str, *, as_json: bool) -> None:
 
 async def _execute(runtime: Runtime, live: LiveRun, file: Path, value: Any, resume: str | None) -> RunResult:
     try:
-        if resume is not None:
-            return await attended(runtime, live, lambda listener: runtime.resume(resume, listener=listener))
-        start = partial(runtime.run, _only_workflow(runtime, file), value, origin=_origin(file))
-        return await attended(runtime, live, lambda listener: start(listener=listener))
+        with interrupts_heeded():
+            if resume is not None:
+                return await attended(runtime, live, lambda listener: runtime.resume(resume, listener=listener))
+            start = partial(runtime.run, _only_workflow(runtime, file), value, origin=_origin(file))
+            return await attended(runtime, live, lambda listener: start(listener=listener))
     finally:
         await runtime.close()
 
