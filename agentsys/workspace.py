@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import Entry, EntryVersionRef, Json
 from agentsys.blackboard.labels import Label, Readers, join_all
 from agentsys.blackboard.merges import Merge, as_json
@@ -12,6 +13,15 @@ from agentsys.blackboard.rows import label_from_text
 from agentsys.blackboard.snapshots import labels_at
 from agentsys.blackboard.transactions import Transaction
 from agentsys.journal import Journal, digest
+
+
+def label_of_search(board: Board, predicate: Predicate, at: int, audience: Readers | None = None) -> Label:
+    """Return who had a say in what a search of the state after commit ``at`` finds: whoever ended an entry did, too.
+
+    What the audience may not read is not there, and its label would tell that it is.
+    """
+    labels = [label_from_text(row[0]) for row in board.select(labels_at(predicate).params(at=at))]
+    return join_all(label for label in labels if audience is None or label.readers.permits(audience))
 
 
 class Workspace:
@@ -76,13 +86,8 @@ class Workspace:
         return entries
 
     def label_of_search(self, predicate: Predicate) -> Label:
-        """Return who had a say in what a search finds: whoever ended or changed an entry did, too.
-
-        What the audience may not read is not there, and its label would tell that it is.
-        """
-        statement = labels_at(predicate).params(at=self.transaction.snapshot)
-        labels = [label_from_text(row[0]) for row in self._journal.board.select(statement)]
-        return join_all(label for label in labels if self._audience is None or label.readers.permits(self._audience))
+        """Return what :func:`label_of_search` does for the transaction's snapshot and audience."""
+        return label_of_search(self._journal.board, predicate, self.transaction.snapshot, self._audience)
 
     def put(
         self,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from agentsys.blackboard.board import Board
 from agentsys.blackboard.entries import EntryVersionRef
-from agentsys.blackboard.labels import Label, join_all
+from agentsys.blackboard.labels import Label
 from agentsys.blackboard.predicates import Predicate
-from agentsys.blackboard.rows import label_from_text
-from agentsys.blackboard.snapshots import labels_at
 from agentsys.current import current_context
+from agentsys.workspace import label_of_search
 
 
 def deliver(label: Label, read: Sequence[EntryVersionRef] = ()) -> None:
@@ -22,13 +21,9 @@ def deliver(label: Label, read: Sequence[EntryVersionRef] = ()) -> None:
 
 
 def deliver_search(board: Board, predicate: Predicate, at: int) -> None:
-    """Raise the label of the actor whose code searched the state after commit ``at``, if there is one.
-
-    Whoever ended an entry had a say in what is found.
-    """
+    """Raise the label of the actor whose code searched the state after commit ``at``, if there is one."""
     if current_context.get() is not None:
-        rows = board.select(labels_at(predicate).params(at=at))
-        deliver(join_all(label_from_text(row[0]) for row in rows))
+        deliver(label_of_search(board, predicate, at))
 
 
 def known() -> Sequence[EntryVersionRef]:
