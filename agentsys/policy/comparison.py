@@ -100,7 +100,7 @@ def widened(old: Policy, new: Policy) -> list[TextChange]:
         f"{group}.{name}." for group in _GROUPS for name in getattr(old, group) if name not in getattr(new, group)
     )
     vouched = {*_other_members(old, new), *_other_endorsed(old, new)}
-    changes = _changes(_flat(old.canonical) | _implied(old, new), _flat(new.canonical) | _implied(new, old))
+    changes = _changes(_implied(old, new) | _flat(old.canonical), _implied(new, old) | _flat(new.canonical))
     return [
         change for change in changes if (change.widens or change.place in vouched) and not change.place.startswith(gone)
     ]
@@ -115,7 +115,8 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[TextCh
 
 
 def _implied(policy: Policy, other: Policy) -> dict[str, Any]:
-    """Return who shapes what ``other`` alone speaks of: a call by an argument's value, a part of a result."""
+    """Return who shapes what ``other`` speaks of, where ``policy`` does not: a call by an argument's value, a part of
+    a result."""
     implied: dict[str, Any] = {}
     for name, rule in policy.tools.items():
         if rule.source is not None:
@@ -123,7 +124,7 @@ def _implied(policy: Policy, other: Policy) -> dict[str, Any]:
             places = [f"sources.{part}.{value}" for part, values in said.sources.items() for value in values]
             places += [f"fields.{pattern}" for pattern in said.fields]
             implied |= {f"tools.{name}.{place}": list(rule.source) for place in places}
-    return {place: source for place, source in implied.items() if place not in _flat(policy.canonical)}
+    return implied
 
 
 def _other_members(old: Policy, new: Policy) -> Iterator[str]:
