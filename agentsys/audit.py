@@ -85,10 +85,8 @@ def _decided(board: Board, run: str) -> list[Entry]:
     What was written over since counts, as far as the board has it. Merges have a record, as their entries have also the
     labels of what was there before.
     """
-    decided, merges = (
-        board.query(Predicate(topic=topics.decisions(run))),
-        defaultdict[tuple[str, str], list[Label]](list),
-    )
+    decided = board.query(Predicate(topic=topics.decisions(run)))
+    merges = defaultdict[tuple[str, str], list[Label]](list)
     for record in map(DecisionRecord.of, decided):
         if record.allowed and is_merge(record.action):
             question: Any = record.question

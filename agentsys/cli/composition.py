@@ -153,11 +153,10 @@ def check_source(file: Path | None, lake: str | None) -> None:
     if file is not None and not file.is_file():
         raise ConfigurationError(f"{file} is not a file.", remedy="Pass a Python file.")
     if lake is not None:
-        from agentsys.lake.faults import LakeNotFoundError
+        from agentsys.lake.lake import check_folder
         from agentsys.lake.local import lake_folder
 
-        if not (folder := lake_folder(lake)).is_dir():
-            raise LakeNotFoundError(f"{folder} is not a folder.")
+        check_folder(lake_folder(lake))
 
 
 def _load(file: Path) -> ModuleType:

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from agentsys.lake.reading.materialise import Materialiser
 
 
+def check_folder(path: Path | str) -> None:
+    """Raise :class:`LakeNotFoundError` unless a lake's files could be there."""
+    if not Path(path).is_dir():
+        raise LakeNotFoundError(f"{path} is not a folder.")
+
+
 @dataclass(frozen=True)
 class Lake:
     """A profiled lake. ``files`` and ``families`` are sorted by path and name."""
@@ -61,8 +67,7 @@ class Lake:
         Raises LakeNotFoundError, LakeEmptyError or CacheUnusableError; a fault of one file only skips that file.
         """
         root = Path(path).resolve()
-        if not root.is_dir():
-            raise LakeNotFoundError(f"{path} is not a folder.")
+        check_folder(path)
         store = ProfileCache((cache or default_cache()).resolve(), root)
         return _Opening(root, store, limits or LakeLimits(), progress).run()
 
