@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from agentsys.blackboard.board import Board
 from agentsys.cli.app import app
 from tests.cli.here import command_here
+from tests.interrupts import hearing_interrupts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -138,8 +138,7 @@ def attended(folder: Path, environment: dict[str, str], *more: str) -> Iterator[
         stdin=end,
         stdout=subprocess.PIPE,
         stderr=end,
-        # Tests that run in a shell's background have been told to ignore interrupts, and would hand that on.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hearing_interrupts,
     ) as process:
         shown, deadline = b"", time.monotonic() + 60
         while b"Allow it?" not in shown and time.monotonic() < deadline:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ from agentsys.serving.weights import pull as pull_module
 from agentsys.serving.weights.errors import UnknownModelError
 from agentsys.serving.weights.progress import ProgressListener, PullProgress
 from agentsys.settings import Settings
+from tests.interrupts import hearing_interrupts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -561,8 +561,7 @@ def test_an_interrupt_ends_the_pull_of_a_model(words: list[str], tmp_path: Path,
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
-        # A job in the background ignores interrupts, and its children would.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hearing_interrupts,
     ) as process:
         assert process.stderr is not None
         while "the model: downloading" not in process.stderr.readline():

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.interrupts import hearing_interrupts
 
 PROGRAM = """
 from agentsys import Workflow
@@ -36,8 +37,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Tests that run in a shell's background have been told to ignore interrupts, and would hand that on.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hearing_interrupts,
     )
 
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 
 import httpx
 import psutil
@@ -20,6 +19,7 @@ from agentsys.cli import console
 from agentsys.cli.app import app
 from agentsys.protocols.http.client import RuntimeClient
 from agentsys.runs import RunRecord
+from tests.interrupts import hearing_interrupts
 
 PATIENCE_SECONDS = 60
 TOKEN = "the-settings-own-token"
@@ -83,8 +83,7 @@ def start(tmp_path):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=inherited | environment,
-            # Tests that run in a shell's background have been told to ignore interrupts, and would hand that on.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+            preexec_fn=hearing_interrupts,
         )
         started.append(process)
         url = f"http://127.0.0.1:{port}"
